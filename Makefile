@@ -1,0 +1,36 @@
+# make demo   set up .venv, then the whole road on embedded data: anchors, training, attacks, report
+# make test   set up .venv, then lint, types and tests
+# make bench  side-by-side measurements
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python nonisotropic.py
+DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
+
+.PHONY: demo test bench clean
+
+.venv/installed: setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: .venv/installed
+	$(RUN) compute_threat --dataset_name=mnist_5k
+	$(RUN) train $(DEMO)
+	$(RUN) test $(DEMO) --standard_eval --adv_eval --N_adv_eval --num_examples=200
+	$(RUN) report --dataset_name=mnist_5k
+
+# One thread a process: two spinning ones on a busy machine take many times as long.
+test: export OMP_NUM_THREADS = 1
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist=worksteal --cov --cov-report=term:skip-covered
+
+bench: export OMP_NUM_THREADS = 1
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,119 @@
+"""From the words of a command line to a finished run and an exit code (0 success, 1 failure, 2 mistake)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cli.parsing import Parser, make_parser
+from cli.runner_registry import RUNNERS
+from cli.shared_args import EXTRA_ARGS, SharedArgs
+from foundations.errors import NonisotropicError, UsageError, nearest
+from foundations.lazy import load_object
+
+PROGRAM = "python nonisotropic.py"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; errors become a line on stderr and an exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return dispatch(arguments)
+    except NonisotropicError as error:
+        if _is_debugging(arguments):
+            raise
+        _tell(error, str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _tell(None, "interrupted; the same command goes on from what is complete")
+        return 130
+    except Exception as error:
+        if _is_debugging(arguments):
+            raise
+        text = " ".join(str(error).split()) or "no message"
+        _tell(error, f"unexpected {type(error).__name__}: {text} (add --debug for the traceback)")
+        return 1
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Find the runner that the first word names, and run it with the rest."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {PROGRAM} RUNNER --dataset_name=NAME [--flag=value ...]\n\n{listing()}")
+        print(f"\n{PROGRAM} RUNNER --help shows the flags of a runner.")
+        return 0
+    if not arguments or arguments[0] not in RUNNERS:
+        problem = f"unknown runner '{arguments[0]}'{nearest(arguments[0], list(RUNNERS))}" if arguments else "no runner"
+        raise UsageError(f"{problem}; expected {PROGRAM} RUNNER --flag=value ..., with RUNNER one of\n{listing()}")
+    return run(arguments[0], arguments[1:])
+
+
+def listing() -> str:
+    """The runners, one line each."""
+    width = max(map(len, RUNNERS))
+    return "\n".join(f"  {name.ljust(width)}  {entry.summary}" for name, entry in RUNNERS.items())
+
+
+def run(runner: str, arguments: list[str]) -> int:
+    """Parse flags, describe the run, and run it unless only its directory is asked for."""
+    from foundations.environment import limit_threads, make_environment, resolve_root
+    from runners.completion import finished_result, tell
+    from runners.descriptions import DESCRIPTIONS
+
+    values = runner_parser(runner, arguments).parse(arguments)
+    shared = SharedArgs(**{name: values[name] for name in SharedArgs.__dataclass_fields__})
+    desc = DESCRIPTIONS[runner].from_flags(values)
+    root = resolve_root(shared.root_dir)
+    if shared.display_output_location:
+        if _rank() == "0":
+            print(desc.directory(root))
+        return 0
+    if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
+        if not shared.quiet:
+            print("complete already", file=sys.stderr)
+        return tell(desc, result, root)
+    limit_threads()  # before torch is imported
+    environment = make_environment(
+        shared.root_dir, shared.data_dir, shared.device, shared.quiet, shared.num_workers
+    )
+    with environment.process_group():
+        result = load_object(RUNNERS[runner].runner)(desc, environment).execute()
+    return tell(desc, result, root) if environment.is_primary else 0
+
+
+def runner_parser(runner: str, arguments: list[str]) -> Parser:
+    """The parser of a runner, with the defaults of the data set and model that the arguments name."""
+    from runners.descriptions import DESCRIPTIONS
+
+    groups = [SharedArgs, *EXTRA_ARGS.get(runner, []), *DESCRIPTIONS[runner].hparams_classes()]
+    program = f"{PROGRAM} {runner}"
+    return make_parser(program, RUNNERS[runner].summary, groups, first_look(arguments))
+
+
+def first_look(arguments: list[str]) -> dict[str, Any]:
+    """The defaults that --dataset_name and --model_name among the arguments imply."""
+    from runners.commands import named_defaults
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for flag in ("--dataset_name", "--model_name"):
+        parser.add_argument(flag, default="")
+    named, _ = parser.parse_known_args(arguments)
+    return named_defaults(named.dataset_name, named.model_name)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
+def _is_debugging(arguments: list[str]) -> bool:
+    return "--debug" in arguments
+
+
+def _tell(error: Exception | None, message: str) -> None:
+    """A line on stderr; a mistake in the command line, which all processes see, is told by one of them."""
+    rank = _rank()
+    if rank != "0" and isinstance(error, UsageError):
+        return
+    prefix = "nonisotropic" if rank == "0" else f"nonisotropic [rank {rank}]"
+    print(f"{prefix}: {message}", file=sys.stderr, flush=True)

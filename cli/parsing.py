@@ -1,0 +1,112 @@
+"""Dataclasses of hyperparameters -> flags of the command line, by the standard library's argparse.
+
+(tyro, the other candidate, answers a mistake with a box of 8 to 16 lines where ours is one, and takes 0.13 s
+longer for the same help.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, get_type_hints
+
+from foundations.errors import UsageError, nearest
+from foundations.hparams import Hparams, format_value
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `UsageError`s of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """All flags with their values; an unknown one is answered with the nearest."""
+        values, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            suggestion = nearest(flag, list(self._option_string_actions)) if flag.startswith("-") else ""
+            raise UsageError(f"unknown argument {flag}{suggestion}; see {self.prog} --help")
+        return vars(values)
+
+
+def make_parser(
+    program: str, summary: str, groups: Iterable[type[Hparams]], defaults: dict[str, Any]
+) -> Parser:
+    """A parser for all fields of some groups; `defaults` overrides those of the fields."""
+    parser = Parser(
+        prog=program,
+        usage=f"{program} --flag=value ...",
+        description=summary[0].upper() + summary[1:] + ".",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=120),
+    )
+    for group in groups:
+        section = parser.add_argument_group(group.__name__, (group.__doc__ or "").splitlines()[0])
+        types = get_type_hints(group)
+        for field in dataclasses.fields(group):
+            add_flag(section, field, types[field.name], defaults.get(field.name, field.default))
+    return parser
+
+
+def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any) -> None:
+    """One field as a flag; booleans may stand alone."""
+    names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
+    shown = "" if default == "" or default is False else f" [{format_value(default)}]"
+    options: dict[str, Any] = {"nargs": "?", "const": True} if declared is bool else {}
+    section.add_argument(
+        *names,
+        type=_PARSERS[declared],
+        default=default,
+        metavar=_METAVARS[declared],
+        help=(field.metadata["help"] + shown).replace("%", "%%"),
+        **options,
+    )
+
+
+def _fails_as(expected: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A converter whose failures say what was expected."""
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except (ValueError, KeyError, ZeroDivisionError):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'") from None
+
+    return parse
+
+
+def _number(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / (float(denominator) if slash else 1.0)
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _boolean_or_integer(text: str) -> bool | int:
+    return _boolean(text) if text.lower() in ("true", "false") else int(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.split(","))
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: _fails_as("a whole number", int),
+    float: _fails_as("a number such as 0.03 or 8/255", _number),
+    bool: _fails_as("true or false, or the flag alone", _boolean),
+    bool | int: _fails_as("true or a whole number", _boolean_or_integer),
+    tuple[float, ...]: _fails_as("numbers such as 0.1,8/255", _numbers),
+}
+_METAVARS: dict[Any, str] = {
+    str: "NAME",
+    int: "N",
+    float: "X",
+    bool: "true|false",
+    bool | int: "True|N",
+    tuple[float, ...]: "X,X,...",
+}

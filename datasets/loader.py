@@ -1,0 +1,51 @@
+"""Shuffled batches of a split that lives on the device, shared out over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datasets.base import Split
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's part of one global batch.
+
+    images [b,C,H,W] float32 in [0, 1]; labels [b]; index [b] rows of the split; share = b / global batch size
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    share: float
+
+
+@dataclass(frozen=True)
+class ShuffledBatches:
+    """Global batches in an order that depends on seed and epoch alone; each process takes its slice of every one.
+
+    An incomplete last batch is dropped (the next epoch shuffles anew), unless it is the only one.
+    """
+
+    split: Split
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return max(1, len(self.split) // self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0."""
+        generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
+        order = torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
+        for i in range(len(self)):
+            whole = order[i * self.batch_size : (i + 1) * self.batch_size]
+            index = whole.tensor_split(self.world_size)[self.rank]
+            yield Batch(self.split.pixels(index), self.split.labels[index], index, len(index) / len(whole))

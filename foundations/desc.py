@@ -1,0 +1,176 @@
+"""Descriptions of runs: hyperparameters -> hash -> directory.
+
+A description is a frozen dataclass that declares groups of hyperparameters and the runs it builds on;
+flags, hash and directory follow from that, here, once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+from foundations.errors import UsageError
+from foundations.files import read_json
+from foundations.hparams import Hparams
+
+
+def digest(content: Any) -> str:
+    """12 hex digits of the sha256 of canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def builds_on(needed: Callable[[Any], bool] = lambda desc: True) -> Any:
+    """Declare a run that this one reads; its hash and replicate enter ours wherever `needed(desc)` holds."""
+    return dataclasses.field(kw_only=True, metadata={"needed": needed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desc:
+    """What one run is. Subclasses add fields of type `Hparams`, and of type `Desc` through `builds_on`."""
+
+    runner: ClassVar[str] = ""
+    replicate_flag: ClassVar[str] = ""
+    always_anew: ClassVar[bool] = False  # what it shows may have changed: never complete
+
+    seed: int = 0
+    replicate: int = 1
+
+    @classmethod
+    def parts(cls) -> dict[str, type]:
+        """Name and class of every field that is a group of hyperparameters or a run."""
+        hints = get_type_hints(cls)
+        return {
+            field.name: hints[field.name]
+            for field in dataclasses.fields(cls)
+            if isinstance(hints[field.name], type) and issubclass(hints[field.name], (Hparams, Desc))
+        }
+
+    @classmethod
+    def hparams_classes(cls) -> Iterator[type[Hparams]]:
+        """Every group of hyperparameters below this description, each once, in order of declaration."""
+        seen: dict[type[Hparams], None] = {}
+        for part in cls.parts().values():
+            seen.update(dict.fromkeys(part.hparams_classes() if issubclass(part, Desc) else [part]))
+        yield from seen
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> Any:
+        """Build the description, and those it builds on, from one flat dictionary of flags."""
+        made: dict[str, Any] = {}
+        for name, part in cls.parts().items():
+            if issubclass(part, Desc):
+                made[name] = part.from_flags(values)
+            else:
+                names = (field.name for field in dataclasses.fields(part))
+                made[name] = part(**{name: values[name] for name in names if name in values})
+        return cls(seed=values.get("seed", 0), replicate=values.get(cls.replicate_flag, 1), **made)
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set this run is on; its directory is named by it."""
+        return getattr(self, "dataset").dataset_name
+
+    @property
+    def name(self) -> str:
+        """What people recognise the run by, before the hash in its directory."""
+        return self.runner
+
+    def hashed(self) -> dict[str, Any]:
+        """All that can change this run's result, but for its replicate number."""
+        content: dict[str, Any] = {"runner": self.runner, "seed": self.seed}
+        for name, run in self.needed_runs().items():
+            content[name] = {"hash": run.hash, "replicate": run.replicate}
+        for field in dataclasses.fields(self):
+            if isinstance(group := getattr(self, field.name), Hparams):
+                content[field.name] = group.hashed()
+        return content
+
+    def needed_runs(self) -> dict[str, Any]:
+        """The runs that this one reads, as it is configured."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if "needed" in field.metadata and field.metadata["needed"](self)
+        }
+
+    @property
+    def hash(self) -> str:
+        return digest(self.hashed())
+
+    def directory(self, root: Path) -> Path:
+        """Where this run lives below a root."""
+        folder = root / "runs" / self.dataset_name / self.runner
+        return folder / f"{self.name}_{self.hash}" / f"replicate_{self.replicate}"
+
+    def stored(self) -> dict[str, Any]:
+        """The content of hparams.json."""
+        return {
+            "runner": self.runner,
+            "dataset_name": self.dataset_name,
+            "name": self.name,
+            "hash": self.hash,
+            "replicate": self.replicate,
+            "hashed": self.hashed(),
+        }
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run named by its directory: stands in for the `Desc` that made it."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, root: Path, runner: str) -> StoredRun:
+        """Read hparams.json of a run's directory (as given, or below the root) and check that it is untouched and of the right runner."""
+        path = path if path.is_dir() else root / path
+        file = path / "hparams.json"
+        if not file.is_file():
+            raise UsageError(f"expected a run's directory (with hparams.json), got {path}")
+        content = read_json(file)
+        if not isinstance(content, dict) or content.get("hash") != digest(content.get("hashed")):
+            raise UsageError(f"{file} was edited or written by another version: its hash does not fit its content")
+        if content["runner"] != runner:
+            raise UsageError(f"expected the directory of a {runner} run, got one of {content['runner']}: {path}")
+        return cls(path, content)
+
+    @property
+    def name(self) -> str:
+        return self.content["name"]
+
+    @property
+    def hash(self) -> str:
+        return self.content["hash"]
+
+    @property
+    def replicate(self) -> int:
+        return self.content["replicate"]
+
+    @property
+    def dataset_name(self) -> str:
+        return self.content["dataset_name"]
+
+    def hparam(self, group: str, name: str) -> Any:
+        """One hashed hyperparameter."""
+        return self.content["hashed"][group][name]
+
+    @property
+    def relative(self) -> str:
+        """Its place below the root it was made in: runs/<dataset>/train/<name>_<hash>/replicate_<k>."""
+        return "/".join(self.path.absolute().parts[-5:])
+
+    def directory(self, root: Path) -> Path:
+        return self.path
+
+
+def derive_seed(seed: int, replicate: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose of one run; not of its rank, batch size or other hyperparameters."""
+    text = f"{seed}/{replicate}/{purpose}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,162 @@
+"""Where a command runs: processes, device, roots. Made once in `cli/main.py` and passed on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundations.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# Evaluation has no collective until its very end, where a slow rank may be hours behind a quick one.
+PROCESS_GROUP_TIMEOUT = timedelta(hours=24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Device, ranks and roots of this process; nothing here can change a result."""
+
+    root_dir: Path
+    data_dir: Path | None = None
+    device_name: str = "cpu"
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    quiet: bool = False
+    num_workers: int = 0
+
+    @property
+    def is_primary(self) -> bool:
+        """True on global rank 0, the only process that writes or prints."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device(self.device_name)
+
+    def say(self, message: str) -> None:
+        """Tell people something (stderr, primary process, not when quiet)."""
+        if self.is_primary and not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def progress(self, iterable: Any, description: str, total: int | None = None, unit: str = "it") -> Any:
+        """The iterable with a progress bar where people look at one."""
+        from tqdm import tqdm
+
+        silent = self.quiet or not self.is_primary or not sys.stderr.isatty()
+        return tqdm(iterable, desc=description, total=total, unit=unit, disable=silent, dynamic_ncols=True)
+
+    @contextmanager
+    def process_group(self) -> Iterator[None]:
+        """Join the other processes for the duration of a block; does nothing when alone."""
+        if self.world_size == 1:
+            yield
+            return
+        import torch
+
+        on_gpu = self.device.type == "cuda"
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+        try:
+            yield
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            import torch
+
+            torch.distributed.barrier()
+
+    def from_primary(self, value: bool) -> bool:
+        """The primary's answer on every process, so that all take the same way."""
+        if self.world_size == 1:
+            return value
+        import torch
+
+        flag = torch.tensor([int(value)], device=self.device)
+        torch.distributed.broadcast(flag, src=0)
+        return bool(flag.item())
+
+    def merge(self, array: numpy.ndarray) -> numpy.ndarray:
+        """Element-wise sum over the processes of arrays that are zero wherever another process has the value."""
+        if self.world_size == 1:
+            return array
+        import torch
+
+        wide = {"b": "int64", "i": "int64", "f": "float64"}[array.dtype.kind]
+        tensor = torch.from_numpy(array.astype(wide)).to(self.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy().astype(array.dtype)
+
+
+def make_environment(
+    root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int
+) -> Environment:
+    """Read torchrun's variables, choose device and threads; every choice can be overridden by a flag or variable."""
+    world_size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
+    local_rank, local_size = _whole_number("LOCAL_RANK", 0), _whole_number("LOCAL_WORLD_SIZE", 1)
+    return Environment(
+        root_dir=resolve_root(root_dir),
+        data_dir=Path(data_dir).expanduser() if data_dir else None,
+        device_name=_choose_device(device, local_rank),
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        quiet=quiet,
+        num_workers=num_workers,
+    )
+
+
+def resolve_root(root_dir: str) -> Path:
+    """--root_dir, else NONISOTROPIC_HOME, else output/ in the project folder."""
+    return Path(root_dir or os.environ.get("NONISOTROPIC_HOME", "") or PROJECT_ROOT / "output").expanduser().absolute()
+
+
+def limit_threads() -> None:
+    """Unless OMP_NUM_THREADS or OMP_WAIT_POLICY say otherwise, let idle OpenMP threads sleep; call before torch.
+
+    A thread that spins while its neighbour is kept from running costs 5-17 times the work (small machines,
+    several processes). torchrun sets OMP_NUM_THREADS=1 itself.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _choose_device(name: str, local_rank: int) -> str:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:<n>, got '{name}'") from None
+    if device.type != "cuda" or not torch.cuda.is_available():
+        raise UsageError(f"--device={name}: no such device here; use --device=cpu")
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"--device={name}: this machine has {torch.cuda.device_count()} GPUs; start fewer processes")
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
+def _whole_number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdigit():
+        raise UsageError(f"the environment variable {variable} should be a whole number, got '{text}'")
+    return int(text)

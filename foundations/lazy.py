@@ -1,0 +1,12 @@
+"""Registries name code as "module:object", so that a name costs no import."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def load_object(reference: str) -> Any:
+    """The object that "module:object" names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,52 @@
+"""What every result says besides its own figures: versions, machine; and accuracies with their intervals."""
+
+from __future__ import annotations
+
+import math
+import platform
+from importlib import metadata
+from typing import Any
+
+from foundations.environment import Environment
+
+PACKAGES = ("torch", "torchvision", "numpy", "robustbench", "pyautoattack", "scikit-learn", "mlxtend")
+
+
+def describe_environment(environment: Environment) -> dict[str, Any]:
+    """Versions, machine and processes that made a result; none of it can identify a folder."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": environment.device_name,
+        "world_size": environment.world_size,
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """95 % interval of a fraction seen on `count` examples (Wilson 1927)."""
+    if count == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    centre = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns line up in plain text too."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )

@@ -1,0 +1,38 @@
+"""The directory a run owns: what is in it, and when the run counts as complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from foundations.files import read_json, write_json, write_npz
+
+
+class RunDirectory:
+    """Paths and files of one run. Completion is the presence of result.json, which is written last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def is_complete(self) -> bool:
+        return (self / "result.json").is_file()
+
+    def open(self, hparams: dict[str, Any]) -> None:
+        """Create the directory and say in hparams.json what was hashed."""
+        write_json(self / "hparams.json", hparams)
+
+    def result(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return read_json(self / "result.json")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json: from now on the run is complete."""
+        write_json(self / "result.json", result)
+
+    def write_examples(self, arrays: dict[str, Any]) -> None:
+        """Per-example arrays: one row per example, in data set order."""
+        write_npz(self / "examples.npz", arrays)

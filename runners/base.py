@@ -1,0 +1,59 @@
+"""What all runners do: skip what is complete, own a directory, write the result last."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+from foundations.desc import Desc
+from foundations.environment import Environment
+from foundations.results import describe_environment
+from foundations.run_directory import RunDirectory
+from runners.commands import command
+from runners.completion import finished_result
+
+
+class Runner(ABC):
+    """One run: wires data, model, threat and loop. Subclasses implement `prepare` and `run`."""
+
+    def __init__(self, desc: Any, environment: Environment) -> None:
+        self.desc = desc
+        self.environment = environment
+        self.directory = RunDirectory(desc.directory(environment.root_dir))
+
+    def execute(self) -> dict[str, Any]:
+        """The result, from disk when the run is complete, else by running it."""
+        finished = finished_result(self.desc, self.environment.root_dir)
+        if self.environment.from_primary(finished is not None):
+            self.environment.say(f"complete already: {self.directory.path}")
+            return finished if finished is not None else self.directory.result()
+        started = time.monotonic()
+        self.prepare()
+        if self.environment.is_primary:
+            self.directory.open(self.stored())
+        self.environment.barrier()
+        result = self.run()
+        result = {
+            "runner": self.desc.runner,
+            "dataset_name": self.desc.dataset_name,
+            **result,
+            "wall_seconds": round(time.monotonic() - started, 3),
+            "environment": describe_environment(self.environment),
+        }
+        if self.environment.is_primary:
+            self.directory.finish(result)
+        self.environment.barrier()
+        return result
+
+    def stored(self) -> dict[str, Any]:
+        """The content of hparams.json."""
+        return {**self.desc.stored(), "command": command(self.desc)}
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Read all inputs, and refuse what cannot be done, before anything is written."""
+
+    @abstractmethod
+    def run(self) -> dict[str, Any]:
+        """Do the work; returns what result.json says of it."""

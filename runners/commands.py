@@ -1,0 +1,56 @@
+"""From a description back to the command that makes it, and the defaults that a command's names imply."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from datasets.registry import DATASETS, dataset_info
+from foundations.desc import Desc, StoredRun
+from foundations.hparams import Hparams, format_value
+from models.registry import model_defaults
+from runners.descriptions import MultiDesc
+
+
+def named_defaults(dataset_name: str, model_name: str) -> dict[str, Any]:
+    """Flags whose default depends on the data set or the model; the data set's word goes last."""
+    defaults: dict[str, Any] = {}
+    if model_name:
+        defaults |= model_defaults(model_name, DATASETS)
+    if dataset_name:
+        defaults |= dataset_info(dataset_name).defaults
+    return defaults
+
+
+def command(desc: Desc) -> str:
+    """The command line that makes a run: only flags that differ from their default."""
+    flags = _flags(desc)
+    defaults = named_defaults(flags["dataset_name"], flags.get("model_name", ""))
+    words = [f"python nonisotropic.py {desc.runner}"]
+    for name, value in flags.items():
+        default = defaults.get(name, _field_defaults(desc).get(name))
+        if value != default:
+            words.append(f"--{name}" if value is True else f"--{name}={format_value(value)}")
+    return " ".join(words)
+
+
+def _flags(desc: Desc) -> dict[str, Any]:
+    """Every flag of a description and of the runs it reads, flat."""
+    if isinstance(desc, MultiDesc):
+        return _flags(desc.children[0]) | {f"toggle_{name}": True for name in desc.toggled}
+    flags: dict[str, Any] = {}
+    for field in dataclasses.fields(desc):
+        part = getattr(desc, field.name)
+        if isinstance(part, Hparams):
+            flags |= dataclasses.asdict(part)
+    for run in desc.needed_runs().values():
+        flags |= {"train_dir": run.relative} if isinstance(run, StoredRun) else _flags(run)
+    if desc.seed:
+        flags["seed"] = desc.seed
+    if desc.replicate != 1:
+        flags[desc.replicate_flag] = desc.replicate
+    return flags
+
+
+def _field_defaults(desc: Desc) -> dict[str, Any]:
+    return {field.name: field.default for group in desc.hparams_classes() for field in dataclasses.fields(group)}

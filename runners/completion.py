@@ -1,0 +1,30 @@
+"""When a run need not be run again. Torch-free, so that saying so costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from foundations.desc import Desc
+from foundations.run_directory import RunDirectory
+from runners.summaries import SUMMARIES
+
+
+def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
+    """The result of a complete run, else None; a run whose children did not all succeed is tried again."""
+    directory = RunDirectory(desc.directory(root))
+    if desc.always_anew or not directory.is_complete:
+        return None
+    result = directory.result()
+    return None if failures(result) else result
+
+
+def failures(result: dict[str, Any]) -> int:
+    """How many children of a multi_* run ended with an error."""
+    return sum("error" in child for child in result.get("children", ()))
+
+
+def tell(desc: Desc, result: dict[str, Any], root: Path) -> int:
+    """A result for people, on stdout. Returns the exit code."""
+    print(f"{SUMMARIES[desc.runner](result)}\n{desc.directory(root)}")
+    return 1 if failures(result) else 0

@@ -1,0 +1,221 @@
+"""What each runner's run is. Torch-free: the command line and `--display_output_location` need no more.
+
+To add a runner: a description here, a file beside it, an entry in cli/runner_registry.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.registry import DATASETS, dataset_info
+from foundations.desc import Desc, StoredRun, builds_on
+from foundations.environment import resolve_root
+from foundations.errors import UsageError
+from foundations.hparams import (
+    AugmentationHparams,
+    DatasetHparams,
+    ModelHparams,
+    TestingHparams,
+    ThreatHparams,
+    TrainingHparams,
+)
+from models.registry import canonical_name, check_fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatDesc(Desc):
+    """A choice of anchors."""
+
+    runner = "compute_threat"
+    replicate_flag = "threat_replicate"
+
+    dataset: DatasetHparams
+    threat: ThreatHparams
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+
+    @property
+    def name(self) -> str:
+        return f"{self.threat.selection}_{self.threat.per_label}"
+
+
+def _trains_under_threat(desc: TrainDesc) -> bool:
+    return desc.augmentation.N_aug or desc.training.N_adv_train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDesc(Desc):
+    """A trained model; it builds on anchors only where its training measures the PD threat."""
+
+    runner = "train"
+    replicate_flag = "train_replicate"
+
+    dataset: DatasetHparams
+    model: ModelHparams
+    augmentation: AugmentationHparams
+    training: TrainingHparams
+    anchors: ThreatDesc = builds_on(_trains_under_threat)
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+        if not self.model.model_name:
+            raise UsageError("--model_name is required, for example --model_name=lenet")
+        canonical = canonical_name(self.model.model_name, DATASETS)
+        check_fit(canonical, dataset_info(self.dataset_name))
+        object.__setattr__(self, "model", dataclasses.replace(self.model, model_name=canonical))
+
+    @property
+    def variant(self) -> str:
+        """The objectives that are on, as in 'N_aug+adv_train'; 'standard' when none is."""
+        switches = {
+            "N_aug": self.augmentation.N_aug,
+            "mixup": self.augmentation.mixup,
+            "adv_train": self.training.adv_train,
+            "N_adv_train": self.training.N_adv_train,
+        }
+        return "+".join(name for name, on in switches.items() if on) or "standard"
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.model_name}_{self.variant}"
+
+
+def _tests_under_threat(desc: TestDesc) -> bool:
+    return desc.testing.N_adv_eval
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestDesc(Desc):
+    """An evaluation of a trained model, named by its training flags or by its directory."""
+
+    __test__ = False  # not a test case, whatever pytest reads into the name
+
+    runner = "test"
+    replicate_flag = "test_replicate"
+
+    dataset: DatasetHparams
+    testing: TestingHparams
+    train: TrainDesc = builds_on()
+    anchors: ThreatDesc = builds_on(_tests_under_threat)
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> TestDesc:
+        """As for every description; with train_dir, the model is the one stored there."""
+        train_dir = values.get("train_dir")
+        if not train_dir:
+            return super().from_flags(values)
+        stored = StoredRun.read(Path(train_dir), resolve_root(values.get("root_dir", "")), "train")
+        dataset_name = values.get("dataset_name") or stored.dataset_name
+        if dataset_name != stored.dataset_name:
+            raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
+        values = {**values, "dataset_name": dataset_name, "model_name": stored.hparam("model", "model_name")}
+        made = super().from_flags(values)
+        return dataclasses.replace(made, train=stored)
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+        testing = self.testing
+        if not (testing.standard_eval or testing.adv_eval or testing.N_adv_eval):
+            raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
+
+    @property
+    def model_name(self) -> str:
+        """The canonical name of the architecture under test."""
+        train = self.train
+        return train.hparam("model", "model_name") if isinstance(train, StoredRun) else train.model.model_name
+
+    @property
+    def name(self) -> str:
+        return self.train.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportDesc(Desc):
+    """A page over every finished run of a data set."""
+
+    runner = "report"
+    always_anew = True
+
+    dataset: DatasetHparams
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+
+    def directory(self, root: Path) -> Path:
+        return root / "reports" / self.dataset_name
+
+
+# Booleans of training that --toggle_<name> varies.
+TOGGLES = ("N_aug", "mixup", "adv_train", "N_adv_train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiDesc(Desc):
+    """Several runs of one runner, one after the other: every combination of the toggled booleans."""
+
+    child_class = Desc
+
+    children: tuple[Any, ...] = ()
+    toggled: tuple[str, ...] = ()
+
+    @classmethod
+    def hparams_classes(cls) -> Any:
+        yield from cls.child_class.hparams_classes()
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> Any:
+        """One child for each combination; without toggles, the one that the flags describe."""
+        toggled = tuple(name for name in TOGGLES if values.get(f"toggle_{name}"))
+        combinations = [{}]
+        for name in toggled:
+            combinations = [{**rest, name: value} for rest in combinations for value in (False, True)]
+        children = tuple(cls.child_class.from_flags({**values, **combination}) for combination in combinations)
+        return cls(seed=values.get("seed", 0), children=children, toggled=toggled)
+
+    @property
+    def dataset_name(self) -> str:
+        return self.children[0].dataset_name
+
+    @property
+    def name(self) -> str:
+        return "+".join([self.children[0].name.rsplit("_standard", 1)[0], *self.toggled])
+
+    def hashed(self) -> dict[str, Any]:
+        children = [{"hash": child.hash, "replicate": child.replicate} for child in self.children]
+        return {"runner": self.runner, "children": children}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiTrainDesc(MultiDesc):
+    """Training runs over all combinations of the toggled booleans."""
+
+    runner = "multi_train"
+    child_class = TrainDesc
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiTestDesc(MultiDesc):
+    """Evaluations of the models of `multi_train` with the same toggles."""
+
+    runner = "multi_test"
+    child_class = TestDesc
+
+
+DESCRIPTIONS: dict[str, type[Desc]] = {
+    "compute_threat": ThreatDesc,
+    "train": TrainDesc,
+    "multi_train": MultiTrainDesc,
+    "test": TestDesc,
+    "multi_test": MultiTestDesc,
+    "report": ReportDesc,
+}
+
+
+def _check_dataset(dataset: DatasetHparams) -> None:
+    if not dataset.dataset_name:
+        raise UsageError("--dataset_name is required, for example --dataset_name=mnist_5k")
+    dataset_info(dataset.dataset_name)

@@ -1,0 +1,66 @@
+"""What runners read: data sets, anchors and models of earlier runs. What is missing names the command that makes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datasets.registry import dataset_info, load_dataset
+from foundations.desc import StoredRun
+from foundations.environment import Environment
+from foundations.errors import RunError
+from foundations.run_directory import RunDirectory
+from models.registry import build_model
+from runners.commands import command
+from runners.descriptions import ThreatDesc, TrainDesc
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from datasets.base import Dataset
+    from threat_specification.anchors import AnchorSet
+    from threat_specification.projected_displacement import ProjectedDisplacement
+
+
+def read_data(dataset_name: str, environment: Environment) -> Dataset:
+    """The data set, in memory."""
+    return load_dataset(dataset_name, environment.data_dir)
+
+
+def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:
+    """The directory of an earlier run; an error that says how to make it when it is not complete."""
+    directory = RunDirectory(desc.directory(environment.root_dir))
+    if not directory.is_complete:
+        how = f"finish its training in {desc.path}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
+        kind = "anchors are" if isinstance(desc, ThreatDesc) else "model is"
+        raise RunError(f"the {kind} not there yet ({directory.path}); first {how}")
+    return directory
+
+
+def read_anchors(desc: ThreatDesc, environment: Environment) -> AnchorSet:
+    """The anchors of a compute_threat run."""
+    from threat_specification.anchors import AnchorSet
+
+    return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors")
+
+
+def read_threat(desc: ThreatDesc, environment: Environment) -> ProjectedDisplacement:
+    """The PD threat over the anchors of a compute_threat run, ready on the device."""
+    from threat_specification import ProjectedDisplacement
+
+    anchors = read_anchors(desc, environment).to(environment.device)
+    return ProjectedDisplacement(desc.threat, anchors=anchors).prepare()
+
+
+def read_model(desc: TrainDesc | StoredRun, model_name: str, environment: Environment) -> nn.Module:
+    """The final weights of a train run, on the device."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = require_complete(desc, environment) / "model.safetensors"
+    model = build_model(model_name, dataset_info(desc.dataset_name))
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"cannot read the weights {path}: {reason}; remove that run's directory and train again") from error
+    return model.to(environment.device)

@@ -1,0 +1,40 @@
+"""multi_train and multi_test: every combination of the toggled options, one after the other, one table at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundations.errors import NonisotropicError
+from foundations.lazy import load_object
+from runners.base import Runner
+from runners.commands import command
+
+CHILD_RUNNERS = {"train": "runners.train:Train", "test": "runners.test:Test"}
+
+
+class MultiRunner(Runner):
+    """Runs its children; one that fails is reported, and the others go on."""
+
+    def prepare(self) -> None:
+        """Children read their own inputs."""
+
+    def run(self) -> dict[str, Any]:
+        children = []
+        for number, desc in enumerate(self.desc.children, start=1):
+            self.environment.say(f"[{number}/{len(self.desc.children)}] {desc.name}")
+            children.append(self._run_child(desc))
+        return {"children": children}
+
+    def _run_child(self, desc: Any) -> dict[str, Any]:
+        runner = load_object(CHILD_RUNNERS[desc.runner])(desc, self.environment)
+        told = {
+            "name": desc.name,
+            "hparams": desc.stored(),
+            "command": command(desc),
+            "directory": str(runner.directory.path.relative_to(self.environment.root_dir)),
+        }
+        try:
+            return told | {"result": runner.execute()}
+        except (NonisotropicError, ValueError, RuntimeError, OSError) as error:
+            self.environment.say(f"{desc.name}: {error}")
+            return told | {"error": str(error)}

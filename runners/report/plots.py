@@ -1,0 +1,60 @@
+"""The figures of a report, colour-blind safe."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from foundations.results import wilson_interval
+from runners.report.collect import FinishedRun
+from runners.summaries import EVALUATIONS
+
+# Okabe and Ito's colours.
+COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73"}
+
+
+def accuracy_bars(tests: list[FinishedRun]) -> Figure:
+    """Accuracy of every tested model: clean, isotropic, nonisotropic, with 95 % intervals."""
+    figure = Figure(figsize=(7, 1.2 + 0.75 * len(tests)))
+    axes = figure.add_subplot()
+    for row, run in enumerate(tests):
+        names = [name for name in EVALUATIONS if name in run.result]
+        for place, name in enumerate(names):
+            _bar(axes, row + (place - (len(names) - 1) / 2) * 0.26, name, run.result[name])
+    axes.set_yticks(range(len(tests)), [run.label for run in tests])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel("accuracy")
+    handles = {bar.get_label(): bar for bar in axes.containers}
+    axes.legend(handles.values(), handles.keys(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def _bar(axes: Any, position: float, name: str, figures: dict[str, Any]) -> None:
+    accuracy = figures["accuracy"]
+    low, high = wilson_interval(accuracy, figures["num_examples"])
+    error = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
+    axes.barh(position, accuracy, 0.24, color=COLOURS[name], label=EVALUATIONS[name])
+    axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
+    axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
+
+
+def training_curves(trainings: list[FinishedRun]) -> Figure:
+    """Loss and test accuracy of every training run over its epochs."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for run in trainings:
+        file = run.path / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        epochs = [row["epoch"] for row in rows]
+        loss.plot(epochs, [row["train_loss"] for row in rows], label=run.label)
+        accuracy.plot(epochs, [row["test_accuracy"] for row in rows], label=run.label)
+    loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    accuracy.set(xlabel="epoch", ylabel="test accuracy")
+    if 1 < len(trainings) <= 10:
+        accuracy.legend(fontsize=7, frameon=False)
+    return figure

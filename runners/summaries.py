@@ -1,0 +1,79 @@
+"""Results for people: a line or a table for each runner. Torch-free, so that a complete run is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from foundations.results import markdown_table, wilson_interval
+
+Result = dict[str, Any]
+
+# The evaluations of `test`, by their names in result.json.
+EVALUATIONS = {"standard": "clean", "adv": "isotropic attack", "N_adv": "nonisotropic attack"}
+
+
+def compute_threat(result: Result) -> str:
+    worst = min(result["coverage"], key=result["coverage"].get)
+    return (
+        f"{result['num_anchors']} anchors, {result['per_label']} of each class of {result['dataset_name']}; "
+        f"lowest coverage (cosine similarity to an anchor) {result['coverage'][worst]:.3f}, class {worst}; "
+        f"{result['dropped']['count']} ambiguous images left out"
+    )
+
+
+def train(result: Result) -> str:
+    return f"trained {result['steps']} steps; test accuracy {result['final']['test_accuracy']:.4f}"
+
+
+def test(result: Result) -> str:
+    rows = []
+    for name in EVALUATIONS:
+        if name in result:
+            accuracy, count = result[name]["accuracy"], result[name]["num_examples"]
+            low, high = wilson_interval(accuracy, count)
+            interval = f"{low:.3f}-{high:.3f}"
+            rows.append([EVALUATIONS[name], describe_set(result[name]), f"{accuracy:.4f}", interval, str(count)])
+    return markdown_table(["evaluation", "set", "accuracy", "95 % interval", "examples"], rows)
+
+
+def multi(result: Result) -> str:
+    """A row for each child: its name, its headline figures, and how it ended."""
+    children = result["children"]
+    figures = [headline(child["result"]) if "result" in child else {} for child in children]
+    columns = list(dict.fromkeys(name for row in figures for name in row))
+    rows = [
+        [child["name"], *(row.get(name, "-") for name in columns), child.get("error", "complete")]
+        for child, row in zip(children, figures, strict=True)
+    ]
+    return markdown_table(["run", *columns, "status"], rows)
+
+
+def report(result: Result) -> str:
+    counts = ", ".join(f"{count} {runner}" for runner, count in result["counts"].items())
+    return f"report over {counts}: {result['page']}"
+
+
+SUMMARIES: dict[str, Callable[[Result], str]] = {
+    "compute_threat": compute_threat,
+    "train": train,
+    "multi_train": multi,
+    "test": test,
+    "multi_test": multi,
+    "report": report,
+}
+
+
+def headline(result: Result) -> dict[str, str]:
+    """The figures of a run that a table over several runs shows."""
+    if "final" in result:
+        return {"test accuracy": f"{result['final']['test_accuracy']:.4f}"}
+    return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+
+
+def describe_set(figures: Result) -> str:
+    """The set of an attack: 'PD <= 0.1, Linf <= 0.3'."""
+    if "norm" not in figures:
+        return "-"
+    radius = "" if figures["radius"] is None else f", Linf <= {figures['radius']:.4g}"
+    return f"{figures['norm']} <= {figures['threshold']:.4g}{radius}"

@@ -1,0 +1,60 @@
+"""Editable install only: a wheel would put packages named `datasets` and `models` over other people's."""
+
+from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+PACKAGES = [
+    "cli",
+    "datasets",
+    "foundations",
+    "models",
+    "runners",
+    "runners.report",
+    "testing",
+    "threat_specification",
+    "threat_specification.attacks",
+    "training",
+]
+
+
+class RefuseWheel(bdist_wheel):
+    """An editable install asks this command for its tag and never runs it."""
+
+    def run(self):
+        raise SystemExit("nonisotropic supports the editable install only: pip install --editable .")
+
+
+setup(
+    name="nonisotropic",
+    version="0.1.0",
+    description="Measure, attack and train image classifiers under nonisotropic threats",
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    py_modules=["nonisotropic"],
+    install_requires=[
+        "torch>=2.6,<3",
+        "torchvision>=0.21,<1",
+        "numpy>=1.26,<3",
+        "robustbench>=1.1.1,<1.2",
+        "setuptools>=70.1,<81",  # robustbench imports pkg_resources, which 81 no longer has
+        "tqdm>=4.66",
+        "safetensors>=0.4.5,<1",
+        "scikit-learn>=1.4,<2",
+        "mlxtend>=0.23.4,<1",
+        "matplotlib>=3.8,<4",
+        "typing_extensions>=4.10",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8,<10",
+            "pytest-cov>=5",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100,<7",
+            "scipy>=1.11,<2",
+            "ruff>=0.9,<1",
+            "mypy>=1.13,<3",
+        ]
+    },
+    entry_points={"console_scripts": ["nonisotropic=nonisotropic:main"]},
+    cmdclass={"bdist_wheel": RefuseWheel},
+)

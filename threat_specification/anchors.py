@@ -1,0 +1,89 @@
+"""Anchors: the few training images of each class that the Projected Displacement threat is measured against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from foundations.errors import RunError, UsageError
+from foundations.files import write_bytes
+
+
+class AnchorSet:
+    """N anchor images with labels.
+
+    images   [N,C,H,W] uint8, or float in [0, 1]; 8-bit images are kept as they are (exact, a quarter of the memory)
+    labels   [N] int64, at least 0
+    indices  [N] int64, positions in the training set they come from; optional
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
+        if images.dim() != 4 or len(images) == 0:
+            raise UsageError(f"anchors: expected images [N,C,H,W] with N >= 1, got shape {list(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise UsageError(f"anchors: expected uint8, or floats in [0, 1], got {images.dtype}")
+        if images.is_floating_point() and not bool((images >= 0).all() & (images <= 1).all()):
+            raise UsageError("anchors: expected floats in [0, 1], got some outside or NaN")
+        if labels.shape != images.shape[:1] or labels.is_floating_point() or bool((labels < 0).any()):
+            raise UsageError(f"anchors: expected {len(images)} labels >= 0, got shape {list(labels.shape)}")
+        if indices is not None and indices.shape != labels.shape:
+            raise UsageError(f"anchors: expected {len(images)} indices, got shape {list(indices.shape)}")
+        self.images = images.contiguous()
+        self.labels = labels.long()
+        self.indices = None if indices is None else indices.long()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> AnchorSet:
+        """The same anchors on a device."""
+        moved = AnchorSet.__new__(AnchorSet)
+        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
+        moved.indices = self.indices
+        return moved
+
+    def floats(self) -> Tensor:
+        """[N, D] float32 in [0, 1]."""
+        flat = self.images.flatten(1)
+        return flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits over the content of images and labels."""
+        state = hashlib.sha256(str((self.images.dtype, tuple(self.images.shape))).encode())
+        state.update(self.images.cpu().numpy().tobytes())
+        state.update(self.labels.cpu().numpy().tobytes())
+        return state.hexdigest()[:12]
+
+    def save(self, path: Path | str) -> None:
+        """Write safetensors, atomically; equal anchors give equal bytes."""
+        from safetensors.torch import save
+
+        tensors = {"images": self.images.cpu(), "labels": self.labels.cpu()}
+        if self.indices is not None:
+            tensors["indices"] = self.indices.cpu()
+        # One metadata key: the order of several is random.
+        metadata = {"nonisotropic": json.dumps({"kind": "anchors", "version": 1, "digest": self.digest})}
+        write_bytes(Path(path), save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: Path | str) -> AnchorSet:
+        """Read what `save` wrote; a file of another kind, or a damaged one, is named."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                metadata = json.loads((file.metadata() or {}).get("nonisotropic", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"cannot read anchors from {path}: {error}") from error
+        if metadata.get("kind") != "anchors":
+            raise RunError(f"expected anchors written by compute_threat, got another safetensors file: {path}")
+        anchors = cls(tensors["images"], tensors["labels"], tensors.get("indices"))
+        if anchors.digest != metadata["digest"]:
+            raise RunError(f"{path} is damaged: its content does not match its checksum; run compute_threat again")
+        return anchors

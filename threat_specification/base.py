@@ -1,0 +1,130 @@
+"""What a threat is.
+
+Shapes used in this package: B batch, C channels, H, W, D = C*H*W, N anchors, K classes.
+Images lie in [0, 1]; a perturbation is `delta` = perturbed - example, [B, C, H, W].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from foundations.errors import UsageError
+
+
+class Measure(ABC):
+    """How far a perturbation goes, by some distance that can only be evaluated (SSIM, LPIPS, ...)."""
+
+    name: str = "measure"
+
+    @abstractmethod
+    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
+        """Threat of each perturbed example, [B] float32, at least 0."""
+
+
+class BoundThreat(ABC):
+    """A threat at fixed (examples, labels), with all cached that depends on those alone; made for attack loops.
+
+    The threat of `delta` must be convex and positively homogeneous, so that its sublevel sets are
+    convex and shrinking a perturbation towards 0 never leaves one.
+    """
+
+    def __init__(self, examples: Tensor) -> None:
+        self.examples = examples
+
+    @abstractmethod
+    def evaluate(self, delta: Tensor) -> Tensor:
+        """Threat of each perturbation, [B] float32."""
+
+    @abstractmethod
+    def project(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """A point of {threat <= threshold} and lower <= delta <= upper (default: the pixel box) near delta.
+
+        Bounds are [B, C, H, W] with lower <= 0 <= upper. A feasible delta comes back bit-identical.
+        """
+
+    def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The bounds given, or those that keep every pixel in [0, 1]."""
+        return (-self.examples if lower is None else lower, 1 - self.examples if upper is None else upper)
+
+    def scale(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """Clip to the bounds, then shrink towards 0 until the threat is at most the threshold.
+
+        Reaches the set in one evaluation; is not the nearest point.
+        """
+        lower, upper = self.bounds(lower, upper)
+        clipped = torch.minimum(torch.maximum(delta, lower), upper)
+        threat = self.evaluate(clipped)
+        # A hair below 1 makes up for the rounding of the product; only ever shrinks.
+        factor = torch.where(threat > threshold, threshold / threat.clamp_min(1e-38) * (1 - 5e-7), 1.0)
+        return clipped * factor.view(-1, *[1] * (delta.dim() - 1))
+
+
+class Threat(Measure):
+    """A measure with sublevel sets that can be projected onto. Subclasses implement `bind`; see the README."""
+
+    name: str = "threat"
+
+    def prepare(self, num_devices: int = 1) -> Self:
+        """Load what the threat needs and place it on devices; returns self."""
+        return self
+
+    @abstractmethod
+    def bind(self, examples: Tensor, labels: Tensor) -> BoundThreat:
+        """Fix (examples [B,C,H,W] in [0, 1], labels [B]) and cache all that depends on them alone."""
+
+    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
+        """Threat of each perturbed example (any finite values), [B] float32."""
+        check_images(examples, labels, perturbed_examples)
+        return self.bind(examples, labels).evaluate(perturbed_examples - examples)
+
+    def project(
+        self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, threshold: float = 0.1, **options: object
+    ) -> Tensor:
+        """Perturbed examples brought into {threat <= threshold} and the pixel box, [B,C,H,W] in [0, 1].
+
+        Rows that are feasible already come back bit-identical.
+        """
+        check_images(examples, labels, perturbed_examples)
+        check_threshold(threshold)
+        delta = perturbed_examples - examples
+        projected = self.bind(examples, labels).project(delta, threshold, **options)  # type: ignore[arg-type]
+        unchanged = (projected == delta).flatten(1).all(1).view(-1, 1, 1, 1)
+        in_box = (perturbed_examples >= 0) & (perturbed_examples <= 1)
+        moved = (examples + projected).clamp(0, 1)
+        return torch.where(unchanged & in_box.flatten(1).all(1).view(-1, 1, 1, 1), perturbed_examples, moved)
+
+
+def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | None = None) -> None:
+    """Refuse wrong shapes, values outside [0, 1], NaN and infinity."""
+    if examples.dim() != 4 or not examples.is_floating_point():
+        raise UsageError(
+            f"examples: expected floats [B,C,H,W] in [0, 1], got {examples.dtype} of shape {list(examples.shape)}"
+        )
+    if labels.shape != examples.shape[:1] or labels.is_floating_point():
+        raise UsageError(
+            f"labels: expected {len(examples)} integers, got {labels.dtype} of shape {list(labels.shape)}"
+        )
+    if len(examples) and not bool((examples >= 0).all() & (examples <= 1).all()):
+        raise UsageError("examples: expected values in [0, 1], got some outside or NaN; scale pixels to [0, 1]")
+    if perturbed_examples is None:
+        return
+    if perturbed_examples.shape != examples.shape:
+        raise UsageError(
+            f"perturbed_examples: expected shape {list(examples.shape)}, got {list(perturbed_examples.shape)}"
+        )
+    if not bool(perturbed_examples.isfinite().all()):
+        raise UsageError("perturbed_examples: expected finite values, got NaN or infinity")
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that is negative or not finite."""
+    if not 0 <= threshold < float("inf"):
+        raise UsageError(f"threshold: expected a finite number >= 0, got {threshold}")

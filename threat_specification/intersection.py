@@ -1,0 +1,87 @@
+"""Several threats at once, each with its own level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from foundations.errors import UsageError
+from threat_specification.base import BoundThreat, Threat, check_threshold
+from threat_specification.norms import BoundLinf
+
+DYKSTRA_ROUNDS = 100
+DYKSTRA_TOLERANCE = 1e-6  # in pixels: the last round moved no pixel by more
+
+
+class BoundIntersection(BoundThreat):
+    """max_i threat_i / level_i at fixed (examples, labels): the gauge of the intersection."""
+
+    def __init__(self, examples: Tensor, members: Sequence[tuple[BoundThreat, float]]) -> None:
+        super().__init__(examples)
+        self.members = members
+
+    def evaluate(self, delta: Tensor) -> Tensor:
+        return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)
+
+    def project(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """Into {threat_i <= threshold * level_i for all i} and the bounds.
+
+        l-inf balls only tighten the bounds; what remains is one projection, or Dykstra's between several.
+        """
+        lower, upper = self.bounds(lower, upper)
+        others = []
+        for member, level in self.members:
+            if isinstance(member, BoundLinf):
+                lower, upper = lower.clamp_min(-threshold * level), upper.clamp_max(threshold * level)
+            else:
+                others.append((member, threshold * level))
+        if not others:
+            return torch.minimum(torch.maximum(delta, lower), upper)
+        if len(others) == 1:
+            return others[0][0].project(delta, others[0][1], lower, upper)
+        return _dykstra(delta, others, lower, upper)
+
+
+def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
+    """Nearest point of an intersection of convex sets (Boyle and Dykstra 1986), each taken with the bounds."""
+    point = delta
+    corrections = [torch.zeros_like(delta) for _ in members]
+    for _ in range(DYKSTRA_ROUNDS):
+        before = point
+        for i, (member, level) in enumerate(members):
+            shifted = point + corrections[i]
+            point = member.project(shifted, level, lower, upper)
+            corrections[i] = shifted - point
+        if float((point - before).abs().max()) <= DYKSTRA_TOLERANCE:
+            break
+    # Dykstra only converges to the set; shrinking, which leaves none of the members, makes sure of it.
+    for member, level in members:
+        point = member.scale(point, level, lower, upper)
+    return point
+
+
+class Intersection(Threat):
+    """Intersection([(threat, level), ...]): its value 1 is the border of {threat_i <= level_i for all i}."""
+
+    def __init__(self, members: Sequence[tuple[Threat, float]]) -> None:
+        if not members:
+            raise UsageError("Intersection: expected at least one (threat, level), got none")
+        for _, level in members:
+            check_threshold(level)
+            if level == 0:
+                raise UsageError("Intersection: expected levels > 0, got 0; scale the members' thresholds instead")
+        self.members = list(members)
+        self.name = ",".join(f"{threat.name}@{level:g}" for threat, level in members)
+
+    def prepare(self, num_devices: int = 1) -> Self:
+        for threat, _ in self.members:
+            threat.prepare(num_devices)
+        return self
+
+    def bind(self, examples: Tensor, labels: Tensor) -> BoundIntersection:
+        return BoundIntersection(examples, [(threat.bind(examples, labels), level) for threat, level in self.members])

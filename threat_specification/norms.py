@@ -1,0 +1,72 @@
+"""The isotropic threats: l2 and l-infinity norms of the perturbation, in pixels of [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from threat_specification.base import BoundThreat, Threat, check_images
+
+BISECTIONS = 60  # halves the interval of the multiplier until float64 has no more digits to give
+
+
+class BoundLinf(BoundThreat):
+    """||delta||_inf."""
+
+    def evaluate(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().amax(1)
+
+    def project(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """Nearest point, in closed form: the ball is a box."""
+        lower, upper = self.bounds(lower, upper)
+        return torch.minimum(torch.maximum(delta, lower.clamp_min(-threshold)), upper.clamp_max(threshold))
+
+
+class BoundL2(BoundThreat):
+    """||delta||_2."""
+
+    def evaluate(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).norm(dim=1)
+
+    def project(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """Nearest point of ball and box: clip(delta * s, lower, upper) for the largest s <= 1 that fits (KKT)."""
+        lower, upper = self.bounds(lower, upper)
+
+        def shrunk(factor: Tensor) -> Tensor:
+            return torch.minimum(torch.maximum(delta * factor.to(delta.dtype).view(-1, 1, 1, 1), lower), upper)
+
+        clipped = torch.minimum(torch.maximum(delta, lower), upper)
+        outside = self.evaluate(clipped) > threshold
+        if not bool(outside.any()):
+            return clipped
+        low = torch.zeros(len(delta), dtype=torch.float64, device=delta.device)
+        high = torch.ones_like(low)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            fits = shrunk(middle).double().flatten(1).norm(dim=1) <= threshold
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        return torch.where(outside.view(-1, 1, 1, 1), shrunk(low), clipped)
+
+
+class Linf(Threat):
+    """Largest change of a pixel."""
+
+    name = "Linf"
+
+    def bind(self, examples: Tensor, labels: Tensor) -> BoundLinf:
+        check_images(examples, labels)
+        return BoundLinf(examples)
+
+
+class L2(Threat):
+    """Euclidean length of the change."""
+
+    name = "L2"
+
+    def bind(self, examples: Tensor, labels: Tensor) -> BoundL2:
+        check_images(examples, labels)
+        return BoundL2(examples)
