@@ -7,6 +7,10 @@ HERE = str(Path(__file__).resolve().parent)
 # `datasets`, `models` and `training` are also names of other people's packages: ours come first.
 sys.path[:] = [HERE, *(path for path in sys.path if path != HERE)]
 
+from foundations.third_party import install_aliases  # noqa: E402
+
+install_aliases()
+
 
 def main() -> int:
     """Run the command line of `cli/main.py`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from foundations.errors import UsageError
-from threat_specification.base import BoundThreat, Threat, check_threshold
+from threat_specification.base import BoundThreat, Threat, check_delta, check_threshold, refuse_non_finite
 from threat_specification.norms import BoundLinf
 
 DYKSTRA_ROUNDS = 100
@@ -33,6 +34,8 @@ class BoundIntersection(BoundThreat):
 
         l-inf balls only tighten the bounds; what remains is one projection, or Dykstra's between several.
         """
+        check_delta(delta, self.examples)
+        refuse_non_finite("delta", delta)
         lower, upper = self.bounds(lower, upper)
         others = []
         for member, level in self.members:
@@ -57,7 +60,7 @@ def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Ten
             shifted = point + corrections[i]
             point = member.project(shifted, level, lower, upper)
             corrections[i] = shifted - point
-        if float((point - before).abs().max()) <= DYKSTRA_TOLERANCE:
+        if bool(((point - before).abs() <= DYKSTRA_TOLERANCE).all()):
             break
     # Dykstra only converges to the set; shrinking, which leaves none of the members, makes sure of it.
     for member, level in members:
@@ -76,6 +79,7 @@ class Intersection(Threat):
             if level == 0:
                 raise UsageError("Intersection: expected levels > 0, got 0; scale the members' thresholds instead")
         self.members = list(members)
+        self.segmented = any(threat.segmented for threat, _ in members)
         self.name = ",".join(f"{threat.name}@{level:g}" for threat, level in members)
 
     def prepare(self, num_devices: int = 1) -> Self:
@@ -83,5 +87,10 @@ class Intersection(Threat):
             threat.prepare(num_devices)
         return self
 
-    def bind(self, examples: Tensor, labels: Tensor) -> BoundIntersection:
-        return BoundIntersection(examples, [(threat.bind(examples, labels), level) for threat, level in self.members])
+    def bind(self, examples: Tensor, labels: Tensor, **context: Any) -> BoundIntersection:
+        """Masks and data set indices go to the members that have masks."""
+        members = [
+            (threat.bind(examples, labels, **(context if threat.segmented else {})), level)
+            for threat, level in self.members
+        ]
+        return BoundIntersection(examples.float(), members)

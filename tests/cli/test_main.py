@@ -1,0 +1,152 @@
+"""The command line in one process: listings, flags, mistakes. Exit codes 0, 1, 2; a line or two on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.main import first_look, main, runner_parser
+from cli.runner_registry import RUNNERS
+from cli.shared_args import ToggleHparams
+from foundations.lazy import load_object
+from runners.completion import SUMMARIES
+from runners.descriptions import DESCRIPTIONS, TOGGLES
+
+NAMED = ["--dataset_name=mnist_5k", "--model_name=mnist_lenet"]
+
+
+def where(capsys: pytest.CaptureFixture[str], *words: str) -> Path:
+    assert main([*words, "--display_output_location"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("\n") == 1
+    return Path(captured.out.strip())
+
+
+def test_registries_agree() -> None:
+    assert list(RUNNERS) == list(DESCRIPTIONS) == list(SUMMARIES)
+    assert [f"toggle_{name}" for name in TOGGLES] == list(ToggleHparams.__dataclass_fields__)
+    for entry in RUNNERS.values():
+        assert load_object(entry.runner)
+
+
+@pytest.mark.parametrize("words", [[], ["tran"], ["--dataset_name=digits"]])
+def test_no_runner_or_an_unknown_one_lists_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    for name, entry in RUNNERS.items():
+        assert f"{name} " in message
+        assert entry.summary in message
+    assert ("did you mean 'train'?" in message) == (words == ["tran"])
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([runner, "--dataset_name=mnist_5k", "--model_name=conv", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for group in DESCRIPTIONS[runner].hparams_classes():
+        for name in group.__dataclass_fields__:
+            assert f"--{name}" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--dataset_nam=digits"], "unknown argument --dataset_nam (did you mean '--dataset_name'?)"),
+        (["train", "--dataset-name=digits"], "did you mean '--dataset_name'?"),
+        (["train", *NAMED, "extra"], "unknown argument extra"),
+        (["train", "--dataset_name=mnist5k", "--model_name=lenet"], "unknown data set 'mnist5k' (did you mean 'mnist_5k'?)"),
+        (["train", "--dataset_name=mnist_5k", "--model_name=lenett"], "unknown model 'lenett' (did you mean 'lenet'?)"),
+        (["train", "--dataset_name=mnist_5k", "--model_name=resnet_9"], "expected a depth of 6n+2"),
+        (["train", "--dataset_name=digits", "--model_name=lenet"], "takes images from 12x12 up, got 8x8"),
+        (["train", "--model_name=lenet"], "--dataset_name is required"),
+        (["train", "--dataset_name=mnist_5k"], "--model_name is required"),
+        (["train", *NAMED, "--lr=fast"], "--lr: expected a number such as 0.03 or 8/255, got 'fast'"),
+        (["train", *NAMED, "--lr=1/0"], "--lr: expected a number such as 0.03 or 8/255, got '1/0'"),
+        (["train", *NAMED, "--lr=nan"], "--lr: expected a finite number, got nan"),
+        (["train", *NAMED, "--lr=-1"], "--lr: expected a number in (0, inf), got -1"),
+        (["train", *NAMED, "--lr="], "--lr: expected a number"),
+        (["train", *NAMED, "--lr"], "--lr: expected one argument"),
+        (["train", *NAMED, "--batch_size=1.5"], "--batch_size: expected a whole number, got '1.5'"),
+        (["train", *NAMED, "--N_aug=perhaps"], "--N_aug: expected true or false, or the flag alone, got 'perhaps'"),
+        (["train", *NAMED, "--training_steps=10"], "--training_steps: expected a number of epochs or iterations"),
+        (["train", *NAMED, "--train_replicate=0"], "--train_replicate: expected a number in [1, inf), got 0"),
+        (["train", *NAMED, "--device=gpu"], "--device: expected auto, cpu, cuda"),
+        (["train", *NAMED, "--standard_eval"], "unknown argument --standard_eval"),
+        (["test", *NAMED], "nothing to do; add --standard_eval, --adv_eval or --N_adv_eval"),
+        (["test", *NAMED, "--standard_eval", "--num_examples=-1"], "--num_examples: expected a number in [0, inf)"),
+        (["test", "--train_dir=/nowhere", "--standard_eval"], "expected a run's directory"),
+        (["compute_threat", "--dataset_name=digits", "--num_chunks=0"], "--num_chunks: expected True or a number"),
+        (["compute_threat", "--dataset_name=digits", "--selection=best"], "--selection: expected one of greedy_subsets"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*words, f"--root_dir={tmp_path}/root"]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not (tmp_path / "root").exists()
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dataset_name"):
+        main(["train", "--debug"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compute_threat", "--dataset_name=mnist_5k", "--threat_replicate=1"],
+        ["train", *NAMED],
+        ["train", *NAMED, "--N_aug", "--mixup", "--adv_train", "--N_adv_train"],
+        ["multi_train", *NAMED, "--toggle_N_aug", "--toggle_adv_train", "--toggle_N_adv_train"],
+        ["test", *NAMED, "--standard_eval", "--adv_eval", "--N_adv_eval"],
+        ["multi_test", *NAMED, "--toggle_N_aug", "--toggle_N_adv_train", "--standard_eval"],
+        ["report", "--dataset_name=mnist_5k"],
+    ],
+)
+def test_display_output_location_prints_the_directory_and_creates_nothing(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shown = where(capsys, *words, f"--root_dir={tmp_path}/root")
+    assert shown.is_relative_to(tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_flags_that_mean_the_same_give_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
+    train = where(capsys, "train", *NAMED, "--N_adv_train", "--N_adv_train_radius=0.3")
+    for words in (
+        ["--N_adv_train=true", "--N_adv_train_radius=3/10"],
+        ["--N_adv_train", "True", "--N_adv_train_radius", "0.30"],
+        ["--N_adv_train", "--quiet", "--num_workers=3", "--device=cpu", "--data_dir=x", "--num_chunks=7"],
+    ):
+        assert where(capsys, "train", *NAMED, *words) == train
+    with_alias = where(capsys, "multi_train", *NAMED, "--toggle_N_adv")
+    assert with_alias == where(capsys, "multi_train", *NAMED, "--toggle_N_adv_train")
+
+
+def test_defaults_follow_data_set_and_model() -> None:
+    words = ["--dataset_name=mnist_5k", "--model_name=resnet_8"]
+    values = runner_parser("train", words).parse(words)
+    assert values["N_adv_train_radius"] == 0.3
+    assert values["weight_decay"] == 5e-4
+    plain = runner_parser("train", []).parse([])
+    assert plain["N_adv_train_radius"] == 32 / 255
+    assert first_look(["--lr=3"]) == {}
+    assert runner_parser("train", words).parse([*words, "--weight_decay=0"])["weight_decay"] == 0
+
+
+def test_only_rank_0_displays_and_tells_mistakes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", *NAMED, "--display_output_location"]) == 0
+    assert main(["train", *NAMED, "--lr=x"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""

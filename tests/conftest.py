@@ -1,0 +1,83 @@
+"""Running commands as a user does, in a root of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Command:
+    """`nonisotropic.py` in processes of their own, writing below `root`."""
+
+    root: Path
+
+    def __call__(
+        self, *words: str, processes: int = 0, root: str | None = None, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run with one process, or with `processes` under torchrun."""
+        launcher = [sys.executable]
+        if processes:
+            launcher += ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={processes}", "--standalone"]
+        variables = {
+            **os.environ,
+            "NONISOTROPIC_HOME": str(self.root) if root is None else root,
+            "OMP_NUM_THREADS": "1",
+            **(environment or {}),
+        }
+        return subprocess.run(
+            [*launcher, str(PROJECT / "nonisotropic.py"), *words],
+            capture_output=True,
+            text=True,
+            env=variables,
+            timeout=300,
+            cwd=self.root,
+        )
+
+    def ok(self, *words: str, **options: Any) -> Path:
+        """Run, demand success, and return the run's directory."""
+        done = self(*words, **options)
+        assert done.returncode == 0, done.stderr
+        return self.where(*words)
+
+    def where(self, *words: str) -> Path:
+        """What --display_output_location prints."""
+        done = self(*words, "--display_output_location")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("\n") == 1
+        return Path(done.stdout.strip())
+
+    def result(self, *words: str, **options: Any) -> dict[str, Any]:
+        """Run, demand success, and return result.json."""
+        return json.loads((self.ok(*words, **options) / "result.json").read_text())
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """A root for one test."""
+    return Command(tmp_path)
+
+
+TINY: Sequence[str] = ("--dataset_name=digits", "--model_name=conv", "--training_steps=3ep")
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """A root with anchors of digits and a small trained model; read, do not change."""
+    made = Command(tmp_path_factory.mktemp("digits"))
+    made.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
+    made.ok("train", *TINY)
+    return made

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundations.environment import PROJECT_ROOT, make_environment, resolve_root
+from foundations.errors import UsageError
+
+
+def test_root_is_the_flag_then_the_variable_then_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NONISOTROPIC_HOME", str(tmp_path / "home"))
+    assert resolve_root(str(tmp_path / "flag")) == tmp_path / "flag"
+    assert resolve_root("") == tmp_path / "home"
+    monkeypatch.delenv("NONISOTROPIC_HOME")
+    assert resolve_root("") == PROJECT_ROOT / "output"
+
+
+def test_ranks_come_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    environment = make_environment("", "", "cpu", False, 0)
+    assert (environment.rank, environment.local_rank, environment.world_size) == (3, 1, 4)
+    assert not environment.is_primary  # rank 0 of the whole, not of a node
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert make_environment("", "", "cpu", False, 0).is_primary
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu", "cuda:99", "meta"])
+def test_devices_that_are_not_there_are_refused(device: str) -> None:
+    with pytest.raises(UsageError, match="--device"):
+        make_environment("", "", device, False, 0)
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UsageError, match="WORLD_SIZE should be a whole number, got 'two'"):
+        make_environment("", "", "cpu", False, 0)

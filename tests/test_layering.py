@@ -1,0 +1,73 @@
+"""Imports point one way; registries and everything before a run import no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Who may import whom, beside oneself and foundations.
+ALLOWED: dict[str, set[str]] = {
+    "nonisotropic": {"cli", "datasets"},
+    "cli": {"runners", "datasets", "models"},
+    "runners": {"training", "testing", "threat_specification", "datasets", "models"},
+    "training": {"threat_specification"},
+    "testing": {"threat_specification"},
+    "threat_specification": set(),
+    "datasets": set(),
+    "models": set(),
+    "foundations": set(),
+}
+# Of these, cli takes what needs no torch.
+CLI_MAY_READ = {"runners.descriptions", "runners.commands", "runners.completion", "datasets.registry", "models.registry"}
+
+
+def imports(path: Path) -> list[str]:
+    """Every module that a file imports, inside functions too."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.append(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_point_one_way(room: str) -> None:
+    files = [PROJECT / f"{room}.py"] if room == "nonisotropic" else sorted((PROJECT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        for module in imports(file):
+            top = module.split(".")[0]
+            if top in ALLOWED and top not in {room, "foundations"}:
+                assert top in ALLOWED[room], f"{file.relative_to(PROJECT)} imports {module}"
+                assert room != "cli" or module in CLI_MAY_READ, f"{file.relative_to(PROJECT)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "module", ["cli.main", "runners.descriptions", "runners.commands", "runners.completion", "foundations.environment"]
+)
+def test_imports_no_torch(module: str) -> None:
+    code = f"import sys; import {module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["train", "--dataset_name=digits", "--model_name=conv", "--help"]]
+)
+def test_help_imports_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from cli.main import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
