@@ -11,6 +11,7 @@ from cli.parsing import Parser, make_parser
 from cli.runner_registry import RUNNERS
 from cli.shared_args import EXTRA_ARGS, SharedArgs
 from foundations.errors import NonisotropicError, UsageError, nearest
+from foundations.hparams import Hparams
 from foundations.lazy import load_object
 
 PROGRAM = "python nonisotropic.py"
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell(None, "interrupted; the same command goes on from what is complete")
         return 130
+    except BrokenPipeError:  # who reads our output has seen enough: `... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if _is_debugging(arguments):
             raise
@@ -74,9 +78,7 @@ def run(runner: str, arguments: list[str]) -> int:
             print("complete already", file=sys.stderr)
         return tell(desc, result, root)
     limit_threads()  # before torch is imported
-    environment = make_environment(
-        shared.root_dir, shared.data_dir, shared.device, shared.quiet, shared.num_workers
-    )
+    environment = make_environment(shared.root_dir, shared.data_dir, shared.device, shared.quiet, shared.num_workers)
     with environment.process_group():
         result = load_object(RUNNERS[runner].runner)(desc, environment).execute()
     return tell(desc, result, root) if environment.is_primary else 0
@@ -86,19 +88,23 @@ def runner_parser(runner: str, arguments: list[str]) -> Parser:
     """The parser of a runner, with the defaults of the data set and model that the arguments name."""
     from runners.descriptions import DESCRIPTIONS
 
-    groups = [SharedArgs, *EXTRA_ARGS.get(runner, []), *DESCRIPTIONS[runner].hparams_classes()]
+    groups: list[type[Hparams]] = [SharedArgs, *EXTRA_ARGS.get(runner, []), *DESCRIPTIONS[runner].hparams_classes()]
     program = f"{PROGRAM} {runner}"
     return make_parser(program, RUNNERS[runner].summary, groups, first_look(arguments))
 
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
-    """The defaults that --dataset_name and --model_name among the arguments imply."""
+    """The defaults implied by --dataset_name and --model_name, or by the run that --train_dir names."""
     from runners.commands import named_defaults
+    from runners.descriptions import stored_model
 
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("--dataset_name", "--model_name"):
+    for flag in ("--dataset_name", "--model_name", "--train_dir", "--root_dir"):
         parser.add_argument(flag, default="")
     named, _ = parser.parse_known_args(arguments)
+    if named.train_dir:
+        stored = stored_model(named.train_dir, named.root_dir)
+        return named_defaults(stored.dataset_name, stored.hparam("model", "model_name"))
     return named_defaults(named.dataset_name, named.model_name)
 
 

@@ -31,9 +31,7 @@ class Parser(argparse.ArgumentParser):
         return vars(values)
 
 
-def make_parser(
-    program: str, summary: str, groups: Iterable[type[Hparams]], defaults: dict[str, Any]
-) -> Parser:
+def make_parser(program: str, summary: str, groups: Iterable[type[Hparams]], defaults: dict[str, Any]) -> Parser:
     """A parser for all fields of some groups; `defaults` overrides those of the fields."""
     parser = Parser(
         prog=program,

@@ -42,7 +42,7 @@ class Desc:
     replicate: int = 1
 
     @classmethod
-    def parts(cls) -> dict[str, type]:
+    def parts(cls) -> dict[str, Any]:
         """Name and class of every field that is a group of hyperparameters or a run."""
         hints = get_type_hints(cls)
         return {
@@ -74,7 +74,8 @@ class Desc:
     @property
     def dataset_name(self) -> str:
         """The data set this run is on; its directory is named by it."""
-        return getattr(self, "dataset").dataset_name
+        dataset: Any = vars(self)["dataset"]
+        return dataset.dataset_name
 
     @property
     def name(self) -> str:
@@ -129,7 +130,10 @@ class StoredRun:
 
     @classmethod
     def read(cls, path: Path, root: Path, runner: str) -> StoredRun:
-        """Read hparams.json of a run's directory (as given, or below the root) and check that it is untouched and of the right runner."""
+        """Read hparams.json of a run's directory, as given or below the root.
+
+        Refuses one that was edited or belongs to another runner.
+        """
         path = path if path.is_dir() else root / path
         file = path / "hparams.json"
         if not file.is_file():

@@ -103,12 +103,10 @@ class Environment:
         return tensor.cpu().numpy().astype(array.dtype)
 
 
-def make_environment(
-    root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int
-) -> Environment:
+def make_environment(root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int) -> Environment:
     """Read torchrun's variables, choose device and threads; every choice can be overridden by a flag or variable."""
     world_size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
-    local_rank, local_size = _whole_number("LOCAL_RANK", 0), _whole_number("LOCAL_WORLD_SIZE", 1)
+    local_rank = _whole_number("LOCAL_RANK", 0)
     return Environment(
         root_dir=resolve_root(root_dir),
         data_dir=Path(data_dir).expanduser() if data_dir else None,

@@ -213,9 +213,7 @@ class TrainingHparams(Hparams):
     milestone_steps: str = setting(
         "", "Where the learning rate drops: 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
     )
-    gamma: float = setting(
-        0.1, "Factor of each drop.", check=in_range(0, 1, above=True), when="lr_schedule=milestones"
-    )
+    gamma: float = setting(0.1, "Factor of each drop.", check=in_range(0, 1, above=True), when="lr_schedule=milestones")
     warmup_steps: str = setting("0it", "Linear warm-up from 0.", check=steps)
     momentum: float = setting(0.9, "Momentum of SGD.", check=in_range(0, 1))
     nesterov: bool = setting(False, "Nesterov momentum.")
@@ -237,7 +235,9 @@ class TrainingHparams(Hparams):
         when="adv_train_attack_norm=L2",
     )
     adv_train_attack_iter: int = setting(10, "Steps of that attack.", check=in_range(1), when="adv_train")
-    adv_train_start_epoch: int = setting(0, "First adversarial epoch, counted from 0.", check=in_range(0), when="adv_train|N_adv_train")
+    adv_train_start_epoch: int = setting(
+        0, "First adversarial epoch, counted from 0.", check=in_range(0), when="adv_train|N_adv_train"
+    )
     adv_clean_weight: float = setting(
         0.5,
         "Weight of the clean part when an adversary is on; 0 is Madry's recipe.",
@@ -307,9 +307,7 @@ class TestingHparams(Hparams):
         check=in_range(0),
         when="N_adv_eval",
     )
-    N_attack_iter: int = setting(
-        40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval"
-    )
+    N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from foundations.images import ImageSpec
+from models.initialize import he_normal
 
 
 def build(spec: ImageSpec) -> nn.Module:
     channels, height, width = spec.shape
     rows, columns = -(-height // 4), -(-width // 4)  # two convolutions of stride 2
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(channels, 32, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(32, 32, 3, stride=2, padding=1),
@@ -24,3 +25,4 @@ def build(spec: ImageSpec) -> nn.Module:
         nn.ReLU(),
         nn.Linear(128, spec.num_classes),
     )
+    return he_normal(network)

@@ -66,7 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         pattern=r"conv",
         builder="models.conv:build",
         min_side=8,
-        defaults={"lr": 0.05, "training_steps": "20ep"},
+        defaults={"lr": 0.02, "training_steps": "20ep"},
     ),
     "resnet": Architecture(
         usage="resnet_<6n+2>[_<width>]",
@@ -76,7 +76,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         min_side=8,
         check=resnet_numbers,
         implied=(16,),
-        defaults={"weight_decay": 5e-4, "training_steps": "20ep"},
+        defaults={"lr": 0.1, "weight_decay": 5e-4, "training_steps": "20ep"},
     ),
 }
 

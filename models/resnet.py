@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.images import ImageSpec
+from models.initialize import he_normal
 
 
 class Block(nn.Module):
@@ -40,4 +41,5 @@ def build(spec: ImageSpec, depth: int, width: int = 16) -> nn.Module:
         for block in range((depth - 2) // 6):
             layers.append(Block(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
             inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, spec.num_classes))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, spec.num_classes)]
+    return he_normal(nn.Sequential(*layers))

@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-from foundations.desc import Desc
 from foundations.environment import Environment
 from foundations.results import describe_environment
 from foundations.run_directory import RunDirectory

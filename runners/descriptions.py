@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun, builds_on
@@ -84,6 +84,11 @@ class TrainDesc(Desc):
         return f"{self.model.model_name}_{self.variant}"
 
 
+def stored_model(train_dir: str, root_dir: str) -> StoredRun:
+    """The train run in a directory, as given or below the root."""
+    return StoredRun.read(Path(train_dir), resolve_root(root_dir), "train")
+
+
 def _tests_under_threat(desc: TestDesc) -> bool:
     return desc.testing.N_adv_eval
 
@@ -108,7 +113,7 @@ class TestDesc(Desc):
         train_dir = values.get("train_dir")
         if not train_dir:
             return super().from_flags(values)
-        stored = StoredRun.read(Path(train_dir), resolve_root(values.get("root_dir", "")), "train")
+        stored = stored_model(train_dir, values.get("root_dir", ""))
         dataset_name = values.get("dataset_name") or stored.dataset_name
         if dataset_name != stored.dataset_name:
             raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
@@ -157,7 +162,7 @@ TOGGLES = ("N_aug", "mixup", "adv_train", "N_adv_train")
 class MultiDesc(Desc):
     """Several runs of one runner, one after the other: every combination of the toggled booleans."""
 
-    child_class = Desc
+    child_class: ClassVar[type[Desc]] = Desc
 
     children: tuple[Any, ...] = ()
     toggled: tuple[str, ...] = ()
@@ -170,7 +175,7 @@ class MultiDesc(Desc):
     def from_flags(cls, values: dict[str, Any]) -> Any:
         """One child for each combination; without toggles, the one that the flags describe."""
         toggled = tuple(name for name in TOGGLES if values.get(f"toggle_{name}"))
-        combinations = [{}]
+        combinations: list[dict[str, bool]] = [{}]
         for name in toggled:
             combinations = [{**rest, name: value} for rest in combinations for value in (False, True)]
         children = tuple(cls.child_class.from_flags({**values, **combination}) for combination in combinations)

@@ -62,5 +62,7 @@ def read_model(desc: TrainDesc | StoredRun, model_name: str, environment: Enviro
         model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"cannot read the weights {path}: {reason}; remove that run's directory and train again") from error
+        raise RunError(
+            f"cannot read the weights {path}: {reason}; remove that run's directory and train again"
+        ) from error
     return model.to(environment.device)

@@ -60,9 +60,7 @@ def _framed(grid: Tensor, row_names: Sequence[str], pitch: int, column_names: Se
     axes = figure.add_subplot()
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_yticks([GAP + pitch * (i + 0.5) - GAP / 2 for i in range(len(row_names))], row_names, fontsize=7)
-    axes.set_xticks(
-        [GAP + pitch * (i + 0.5) - GAP / 2 for i in range(len(column_names))], column_names, fontsize=7
-    )
+    axes.set_xticks([GAP + pitch * (i + 0.5) - GAP / 2 for i in range(len(column_names))], column_names, fontsize=7)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for side in axes.spines.values():

@@ -17,8 +17,8 @@ from foundations.step import Step
 from models.registry import build_model
 from runners.base import Runner
 from runners.inputs import read_data
-from testing.modes import evaluation_mode
 from testing.evaluations import CleanEvaluation
+from testing.modes import evaluation_mode
 from testing.shards import evaluate_in_shards
 from training.loop import Progress, Trainer, every_epoch, stop_on_nonfinite_loss
 from training.objectives import standard
@@ -131,9 +131,7 @@ class Train(Runner):
         seconds = time.monotonic() - self.epoch_started
         self.epoch_started = time.monotonic()
         rate = totals.batches * self.batches.batch_size / seconds
-        self.timing.append(
-            {"epoch": row["epoch"], "seconds": round(seconds, 4), "examples_per_second": round(rate, 1)}
-        )
+        self.timing.append({"epoch": row["epoch"], "seconds": round(seconds, 4), "examples_per_second": round(rate, 1)})
         if self.environment.is_primary:
             for name, rows in (("metrics.jsonl", self.metrics), ("timing.jsonl", self.timing)):
                 write_text(self.directory / name, "".join(json.dumps(row) + "\n" for row in rows))

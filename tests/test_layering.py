@@ -24,7 +24,13 @@ ALLOWED: dict[str, set[str]] = {
     "foundations": set(),
 }
 # Of these, cli takes what needs no torch.
-CLI_MAY_READ = {"runners.descriptions", "runners.commands", "runners.completion", "datasets.registry", "models.registry"}
+CLI_MAY_READ = {
+    "runners.descriptions",
+    "runners.commands",
+    "runners.completion",
+    "datasets.registry",
+    "models.registry",
+}
 
 
 def imports(path: Path) -> list[str]:

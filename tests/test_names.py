@@ -60,7 +60,16 @@ def test_setup_names_every_package_but_the_tests() -> None:
 
 def test_a_wheel_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "setup.py"), "-q", "bdist_wheel", "-d", str(tmp_path), "-b", str(tmp_path / "b")],
+        [
+            sys.executable,
+            str(PROJECT / "setup.py"),
+            "-q",
+            "bdist_wheel",
+            "-d",
+            str(tmp_path),
+            "-b",
+            str(tmp_path / "b"),
+        ],
         cwd=PROJECT,
         capture_output=True,
         text=True,

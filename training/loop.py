@@ -18,9 +18,14 @@ from training.schedule import Schedule
 class Batch(Protocol):
     """This process's part of a global batch; `share` is its fraction of the global batch."""
 
-    images: Tensor
-    labels: Tensor
-    share: float
+    @property
+    def images(self) -> Tensor: ...
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def share(self) -> float: ...
 
 
 class Batches(Protocol):
@@ -82,9 +87,7 @@ class Trainer:
                 lr = self.peak_lr * self.schedule.factor(iteration)
                 self._step(batch, lr, totals)
                 iteration += 1
-                progress = Progress(
-                    Step(iteration), epoch, lr, i + 1 == len(self.batches), iteration == total, totals
-                )
+                progress = Progress(Step(iteration), epoch, lr, i + 1 == len(self.batches), iteration == total, totals)
                 for callback in self.callbacks:
                     callback(progress)
                 if progress.is_end:

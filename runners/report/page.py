@@ -64,6 +64,5 @@ def _table(table: Table) -> str:
 def _picture(caption: str, path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     alt = escape(caption, quote=True)
-    return (
-        f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

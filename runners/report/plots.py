@@ -27,8 +27,10 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("accuracy")
-    handles = {bar.get_label(): bar for bar in axes.containers}
-    axes.legend(handles.values(), handles.keys(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    handles: dict[str, Any] = {str(bar.get_label()): bar for bar in axes.containers}
+    axes.legend(
+        list(handles.values()), list(handles), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False
+    )
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure

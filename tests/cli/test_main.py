@@ -58,7 +58,10 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
         (["train", "--dataset_nam=digits"], "unknown argument --dataset_nam (did you mean '--dataset_name'?)"),
         (["train", "--dataset-name=digits"], "did you mean '--dataset_name'?"),
         (["train", *NAMED, "extra"], "unknown argument extra"),
-        (["train", "--dataset_name=mnist5k", "--model_name=lenet"], "unknown data set 'mnist5k' (did you mean 'mnist_5k'?)"),
+        (
+            ["train", "--dataset_name=mnist5k", "--model_name=lenet"],
+            "unknown data set 'mnist5k' (did you mean 'mnist_5k'?)",
+        ),
         (["train", "--dataset_name=mnist_5k", "--model_name=lenett"], "unknown model 'lenett' (did you mean 'lenet'?)"),
         (["train", "--dataset_name=mnist_5k", "--model_name=resnet_9"], "expected a depth of 6n+2"),
         (["train", "--dataset_name=digits", "--model_name=lenet"], "takes images from 12x12 up, got 8x8"),
@@ -80,7 +83,10 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
         (["test", *NAMED, "--standard_eval", "--num_examples=-1"], "--num_examples: expected a number in [0, inf)"),
         (["test", "--train_dir=/nowhere", "--standard_eval"], "expected a run's directory"),
         (["compute_threat", "--dataset_name=digits", "--num_chunks=0"], "--num_chunks: expected True or a number"),
-        (["compute_threat", "--dataset_name=digits", "--selection=best"], "--selection: expected one of greedy_subsets"),
+        (
+            ["compute_threat", "--dataset_name=digits", "--selection=best"],
+            "--selection: expected one of greedy_subsets",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(

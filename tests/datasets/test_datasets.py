@@ -19,7 +19,7 @@ def test_registry_tells_the_truth(name: str) -> None:
     pixels = data.train.pixels(slice(None)).double()
     assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(data.info.mean, abs=1e-4)
     assert pixels.std((0, 2, 3)).tolist() == pytest.approx(data.info.std, abs=1e-4)
-    assert 0 <= float(pixels.min()) and float(pixels.max()) == 1
+    assert float(pixels.min()) >= 0 and float(pixels.max()) == 1
     for split in (data.train, data.test):
         assert set(split.labels.tolist()) == set(range(data.info.num_classes))
         assert f"{len(split):,}" in data.info.summary

@@ -128,7 +128,9 @@ def test_an_evaluation_finds_what_training_made(switches: tuple[bool, ...]) -> N
 
 def test_a_directory_names_data_set_runner_run_and_replicate() -> None:
     desc = TrainDesc.from_flags(NAMED | {"mixup": True, "adv_train": True})
-    assert desc.directory(Path("root")) == Path(f"root/runs/mnist_5k/train/lenet_mixup+adv_train_{desc.hash}/replicate_1")
+    assert desc.directory(Path("root")) == Path(
+        f"root/runs/mnist_5k/train/lenet_mixup+adv_train_{desc.hash}/replicate_1"
+    )
 
 
 def test_multi_runs_are_the_product_of_their_toggles() -> None:

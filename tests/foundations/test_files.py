@@ -10,7 +10,9 @@ from foundations.errors import RunError
 from foundations.files import read_json, write_bytes, write_json, write_npz
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "result.json"
     write_json(target, {"accuracy": 0.5})
 

@@ -65,7 +65,7 @@ def test_names_resolve(alias: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "resnet", "resnet_7", "resnet_8_0", "lenet_5", "imagenet_lenet", "mnist_"])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="known: lenet, conv, resnet|expected a depth"):
+    with pytest.raises(UsageError, match=r"known: lenet, conv, resnet|expected a depth"):
         canonical_name(name, DATASETS)
 
 

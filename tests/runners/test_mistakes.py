@@ -1,0 +1,90 @@
+"""What cannot be done is told in a line, with the right exit code, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, Command
+
+
+def fails(command: Command, code: int, told: str, *words: str, **options: object) -> None:
+    done = command(*words, **options)  # type: ignore[arg-type]
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 2
+    assert done.stdout == ""
+
+
+def left_behind(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_missing_anchors(command: Command, digits_root: Command) -> None:
+    shutil.copytree(digits_root.root / "runs" / "digits" / "train", command.root / "runs" / "digits" / "train")
+    before = left_behind(command.root)
+    told = "first run: python nonisotropic.py compute_threat --dataset_name=digits --per_label=7 --threat_replicate=2"
+    words = ["test", *TINY, "--N_adv_eval", "--per_label=7", "--threat_replicate=2"]
+    fails(command, 1, told, *words)
+    assert left_behind(command.root) == before
+
+
+def test_missing_model(command: Command) -> None:
+    told = "first run: python nonisotropic.py train --dataset_name=digits --model_name=conv --training_steps=3ep"
+    fails(command, 1, told, "test", *TINY, "--standard_eval")
+    fails(command, 1, "no finished run of digits", "report", "--dataset_name=digits")
+    assert left_behind(command.root) == []
+
+
+def test_too_many_anchors_or_examples(command: Command, digits_root: Command) -> None:
+    told = "--per_label: expected at most 142, the images of class 0, got 500"
+    fails(command, 2, told, "compute_threat", "--dataset_name=digits", "--per_label=500")
+    assert left_behind(command.root) == []
+    told = "--num_examples: expected at most 360, the test images, got 361"
+    fails(digits_root, 2, told, "test", *TINY, "--standard_eval", "--num_examples=361")
+
+
+@pytest.mark.parametrize("place", ["a file", "a link to nowhere"])
+def test_a_directory_that_cannot_be_written(command: Command, place: str) -> None:
+    target = command.root / "root"
+    if place == "a file":
+        target.write_text("")
+    else:
+        target.symlink_to("/proc/nowhere/at/all")
+    fails(
+        command,
+        1,
+        "choose a writable place with --root_dir",
+        "compute_threat",
+        "--dataset_name=digits",
+        root=str(target),
+    )
+    assert left_behind(command.root) in ([], [target])
+
+
+def test_damaged_weights_are_named(command: Command, digits_root: Command) -> None:
+    shutil.copytree(digits_root.root / "runs", command.root / "runs")
+    weights = command.where("train", *TINY) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    fails(command, 1, "cannot read the weights", "test", *TINY, "--standard_eval")
+
+
+def test_training_that_diverges(command: Command) -> None:
+    fails(command, 1, "try a smaller --lr", "train", *TINY, "--lr=1e30")
+    assert not list(command.root.rglob("result.json"))
+
+
+def test_what_is_not_there_yet(command: Command) -> None:
+    fails(command, 1, "not yet: training with mixup", "train", *TINY, "--mixup")
+    assert left_behind(command.root) == []
+
+
+def test_mistakes_under_torchrun_are_told_once(command: Command) -> None:
+    done = command("train", *TINY, "--lr=fast", processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("--lr: expected a number such as 0.03 or 8/255, got 'fast'") == 1
+    done = command("train", *TINY, "--batch_size=1", processes=2)
+    assert done.stderr.count("--batch_size: expected at least one example for each of 2 processes, got 1") == 1
