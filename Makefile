@@ -26,7 +26,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist=worksteal --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --cov --cov-report=term:skip-covered
 
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/installed

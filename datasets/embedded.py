@@ -33,6 +33,9 @@ def load_mnist_5k(name: str, info: DatasetInfo, data_dir: Path | None) -> Datase
 
 def _split(name: str, info: DatasetInfo, images: numpy.ndarray, labels: numpy.ndarray, test_size: int) -> Dataset:
     everything = Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(numpy.int64)))
+    # Shuffled, so that consecutive examples are a mixture of classes: both packages sort by class or writer.
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    everything = Split(everything.images[order], everything.labels[order])
     test = stratified_subset(everything.labels, test_size, SPLIT_SEED)
     train = complement(test, len(everything))
     return Dataset(

@@ -307,6 +307,12 @@ class TestingHparams(Hparams):
         check=in_range(0),
         when="N_adv_eval",
     )
+    projection: str = setting(
+        "exact",
+        "Projection in each step of those attacks: exact (nearest point) or scale (quick, reports too much robustness).",
+        check=one_of("exact", "scale"),
+        when="N_adv_eval",
+    )
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from foundations.files import write_bytes
 
 if TYPE_CHECKING:
+    import numpy
     from matplotlib.figure import Figure
 
 GAP = 2  # pixels between images, before enlargement
@@ -27,15 +28,48 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 def write_contact_sheet(path: Path, images: Tensor, columns: int, row_names: Sequence[str]) -> None:
     """Images [N,C,H,W] uint8, row by row, each row with its name."""
-    grid = _tile(images.float() / 255, columns)
-    write_figure(path, _framed(grid, row_names, images.shape[2] + GAP, column_names=()))
+    from matplotlib.figure import Figure
+    from torchvision.utils import make_grid
+
+    grid = make_grid(images.cpu().float() / 255, nrow=columns, padding=GAP, pad_value=1.0)
+    height, width = grid.shape[1:]
+    figure = Figure(figsize=(width / 100 + 1, height / 100 + 0.2))
+    axes = figure.add_subplot()
+    axes.imshow(_shown(grid), interpolation="nearest")
+    pitch = images.shape[2] + GAP
+    axes.set_yticks([pitch * (i + 0.5) for i in range(len(row_names))], row_names, fontsize=7)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    write_figure(path, figure)
 
 
-def write_strip(path: Path, columns: dict[str, Tensor], row_names: Sequence[str]) -> None:
-    """One row for each example, one column for each kind of picture: name -> images [n,C,H,W] in [0, 1]."""
-    images = torch.stack(list(columns.values()), dim=1).flatten(0, 1)
-    grid = _tile(images, len(columns))
-    write_figure(path, _framed(grid, row_names, images.shape[2] + GAP, list(columns)))
+@dataclass(frozen=True)
+class Column:
+    """Pictures [n,C,H,W] in [0, 1] under a title, each with a caption."""
+
+    title: str
+    images: Tensor
+    captions: Sequence[str]
+
+
+def write_strip(path: Path, columns: Sequence[Column]) -> None:
+    """One row for each example, one column for each kind of picture."""
+    from matplotlib.figure import Figure
+
+    rows = len(columns[0].images)
+    figure = Figure(figsize=(1.25 * len(columns), 1.4 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    for place, column in enumerate(columns):
+        for row, (image, caption) in enumerate(zip(column.images, column.captions, strict=True)):
+            axes = grid[row][place]
+            axes.imshow(_shown(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_xlabel(caption, fontsize=7, labelpad=2)
+            if row == 0:
+                axes.set_title(column.title, fontsize=8)
+    write_figure(path, figure)
 
 
 def amplified(delta: Tensor) -> Tensor:
@@ -44,25 +78,6 @@ def amplified(delta: Tensor) -> Tensor:
     return (delta / largest + 1) / 2
 
 
-def _tile(images: Tensor, columns: int) -> Tensor:
-    """[C, height, width] with white gaps."""
-    from torchvision.utils import make_grid
-
-    return make_grid(images.cpu(), nrow=columns, padding=GAP, pad_value=1.0)
-
-
-def _framed(grid: Tensor, row_names: Sequence[str], pitch: int, column_names: Sequence[str]) -> Figure:
-    from matplotlib.figure import Figure
-
-    height, width = grid.shape[1:]
-    scale = max(0.012, 2.2 / max(width, 1)) if width < 600 else 0.012
-    figure = Figure(figsize=(width * scale + 1, height * scale + 0.4))
-    axes = figure.add_subplot()
-    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_yticks([GAP + pitch * (i + 0.5) - GAP / 2 for i in range(len(row_names))], row_names, fontsize=7)
-    axes.set_xticks([GAP + pitch * (i + 0.5) - GAP / 2 for i in range(len(column_names))], column_names, fontsize=7)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    return figure
+def _shown(image: Tensor) -> numpy.ndarray:
+    """[C,H,W] as matplotlib wants it: [H,W] for one channel, else [H,W,C]."""
+    return (image[0] if len(image) == 1 else image.permute(1, 2, 0)).cpu().numpy()

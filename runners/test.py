@@ -12,7 +12,7 @@ from foundations.desc import derive_seed
 from foundations.errors import UsageError
 from runners.base import Runner
 from runners.inputs import read_data, read_model, read_threat
-from runners.pictures import amplified, write_strip
+from runners.pictures import Column, amplified, write_strip
 from runners.summaries import EVALUATIONS
 from testing.autoattack import members_for
 from testing.evaluations import AttackEvaluation, CleanEvaluation, autoattack_evaluation, nonisotropic_evaluation
@@ -73,7 +73,13 @@ class Test(Runner):
             )
         if self.threat is not None:
             evaluations["N_adv"] = nonisotropic_evaluation(
-                self.model, self.threat, testing.N_threshold, testing.N_radius, testing.N_attack_iter, self.seed
+                self.model,
+                self.threat,
+                testing.N_threshold,
+                testing.N_radius,
+                testing.projection,
+                testing.N_attack_iter,
+                self.seed,
             )
         return evaluations
 
@@ -107,16 +113,24 @@ class Test(Runner):
         }
 
     def _write_strip(self, evaluations: dict[str, Any]) -> None:
-        """Examples of the first shard, first those that an attack broke: clean, perturbed, perturbation."""
+        """Examples of the first shard, first those that the attacks broke: clean, perturbed, perturbation."""
         samples = {name: evaluation.sample for name, evaluation in evaluations.items() if name != "standard"}
         if not samples:
             return
         clean = next(iter(samples.values()))[0]
-        changes = torch.stack([(worst - clean).flatten(1).abs().amax(1) for _, worst in samples.values()])
-        rows = (changes > 0).sum(0).argsort(descending=True, stable=True)[:STRIP_ROWS].cpu()
-        columns = {"clean": clean[rows]}
+        broken = torch.stack([(worst != clean).flatten(1).any(1) for _, worst in samples.values()]).sum(0)
+        rows = broken.argsort(descending=True, stable=True)[:STRIP_ROWS]
+        clean = clean[rows]
+        columns = [Column("clean", clean, self._predicted(clean))]
         for name, (_, worst) in samples.items():
-            columns[EVALUATIONS[name]] = worst[rows]
-            columns[f"{EVALUATIONS[name]}, change"] = amplified((worst - clean)[rows])
-        names = [self.data.info.classes[int(self.data.test.labels[self.index[row]])] for row in rows]
-        write_strip(self.directory / "strip.png", columns, names)
+            perturbed, kind = worst[rows], EVALUATIONS[name].split()[0]
+            largest = (perturbed - clean).flatten(1).abs().amax(1)
+            columns.append(Column(f"{kind}\nattack", perturbed, self._predicted(perturbed)))
+            columns.append(
+                Column("its change\n(amplified)", amplified(perturbed - clean), [f"l-inf {v:.3f}" for v in largest])
+            )
+        write_strip(self.directory / "strip.png", columns)
+
+    def _predicted(self, images: torch.Tensor) -> list[str]:
+        with torch.no_grad(), evaluation_mode(self.model):
+            return [f"seen as {self.data.info.classes[label]}" for label in self.model(images).argmax(1)]

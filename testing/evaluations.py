@@ -91,13 +91,13 @@ def autoattack_evaluation(
 
 
 def nonisotropic_evaluation(
-    model: nn.Module, threat: Threat, threshold: float, radius: float, steps: int, seed: int
+    model: nn.Module, threat: Threat, threshold: float, radius: float, projection: str, steps: int, seed: int
 ) -> AttackEvaluation:
     """PGD inside {threat <= threshold}, an l-inf radius and the pixel box, projected in every step."""
 
     def attack(step_size: float, draw: int) -> Callable[[Shard, Tensor], Tensor]:
         def run(shard: Shard, standing: Tensor) -> Tensor:
-            allowed = AttackSet.within(threat.bind(shard.images, shard.labels), threshold, radius)
+            allowed = AttackSet.within(threat.bind(shard.images, shard.labels), threshold, radius, method=projection)
             start = allowed.between(uniform(seed, shard.index, draw, tuple(shard.images.shape[1:])))
             return (shard.images + pgd(model, shard.labels, allowed, start, steps, step_size)[1]).clamp(0, 1)
 

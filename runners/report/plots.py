@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
@@ -27,10 +28,9 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("accuracy")
-    handles: dict[str, Any] = {str(bar.get_label()): bar for bar in axes.containers}
-    axes.legend(
-        list(handles.values()), list(handles), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False
-    )
+    shown = [name for name in EVALUATIONS if any(name in run.result for run in tests)]
+    handles = [Patch(color=COLOURS[name], label=EVALUATIONS[name]) for name in shown]
+    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure
@@ -40,7 +40,7 @@ def _bar(axes: Any, position: float, name: str, figures: dict[str, Any]) -> None
     accuracy = figures["accuracy"]
     low, high = wilson_interval(accuracy, figures["num_examples"])
     error = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
-    axes.barh(position, accuracy, 0.24, color=COLOURS[name], label=EVALUATIONS[name])
+    axes.barh(position, accuracy, 0.24, color=COLOURS[name])
     axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
     axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
 

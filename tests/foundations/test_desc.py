@@ -23,6 +23,7 @@ def other(field: dataclasses.Field) -> Any:
     """A fit value that is not the default."""
     special = {
         "selection": "random",
+        "projection": "scale",
         "training_steps": "7ep",
         "milestone_steps": "3ep",
         "warmup_steps": "2ep",

@@ -6,7 +6,8 @@ Projected in every step: what the model sees is inside the set throughout.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,16 +25,17 @@ class AttackSet:
     threshold: float
     lower: Tensor
     upper: Tensor
+    options: dict[str, Any] = field(default_factory=dict)  # of the threat's projection
 
     @classmethod
-    def within(cls, bound: BoundThreat, threshold: float, radius: float) -> AttackSet:
+    def within(cls, bound: BoundThreat, threshold: float, radius: float, **options: Any) -> AttackSet:
         """The set with an l-inf radius as its second bound (inf: the pixel box alone)."""
         examples = bound.examples
-        return cls(bound, threshold, (-examples).clamp_min(-radius), (1 - examples).clamp_max(radius))
+        return cls(bound, threshold, (-examples).clamp_min(-radius), (1 - examples).clamp_max(radius), options)
 
     def project(self, delta: Tensor) -> Tensor:
         """A point of the set near delta."""
-        return self.bound.project(delta, self.threshold, self.lower, self.upper)
+        return self.bound.project(delta, self.threshold, self.lower, self.upper, **self.options)
 
     def between(self, fraction: Tensor) -> Tensor:
         """The point of the box at a fraction in [0, 1] between its bounds, brought into the set."""
