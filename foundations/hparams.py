@@ -146,13 +146,15 @@ class ThreatHparams(Hparams):
 
     per_label: int = setting(50, "Anchors chosen for each class.", check=in_range(1))
     selection: str = setting(
-        "greedy_subsets", "How anchors are chosen: greedy_subsets or random.", check=one_of("greedy_subsets", "random")
+        "greedy_subsets",
+        "How anchors are chosen: greedy_subsets, random or kmeans.",
+        check=one_of("greedy_subsets", "random", "kmeans"),
     )
     domain_expansion_factor: int = setting(
         10,
         "Candidates per anchor: each half-set is chosen among this many times per_label / 2 images.",
         check=in_range(1),
-        when="selection=greedy_subsets",
+        when="selection=greedy_subsets|selection=kmeans",
     )
     num_chunks: bool | int = setting(
         True,
@@ -160,6 +162,10 @@ class ThreatHparams(Hparams):
         check=chunks,
         hashed=False,
     )
+    halves: bool = setting(
+        False, "compute_threat also compares its two half-sets of anchors: how stable is the threat?", hashed=False
+    )
+    strict: bool = setting(False, "compute_threat refuses training images that occur with two labels.", hashed=False)
 
 
 @dataclass(frozen=True)
@@ -309,7 +315,7 @@ class TestingHparams(Hparams):
     )
     projection: str = setting(
         "exact",
-        "Projection in each step of those attacks: exact (nearest point) or scale (quick, reports too much robustness).",
+        "Projection in every step of those attacks: exact (nearest point) or scale (quick; robustness looks too high).",
         check=one_of("exact", "scale"),
         when="N_adv_eval",
     )

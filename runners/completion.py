@@ -16,7 +16,7 @@ def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
     if desc.always_anew or not directory.is_complete:
         return None
     result = directory.result()
-    return None if failures(result) else result
+    return result if desc.is_satisfied_by(result) and not failures(result) else None
 
 
 def failures(result: dict[str, Any]) -> int:

@@ -4,49 +4,148 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
+import torch
+from torch import Tensor
+
 from foundations.desc import derive_seed
 from foundations.errors import RunError
+from foundations.files import read_json, write_json
 from runners.base import Runner
 from runners.inputs import read_data
 from runners.pictures import write_contact_sheet
-from threat_specification.anchors import AnchorSet
-from threat_specification.selection import coverage, select, shared_between_classes
+from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.selection import coverage, fingerprints, select_class, shared_between_classes
+
+HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
+RADIUS_SHARD = 500
 
 
 class ComputeThreat(Runner):
-    """Writes anchors.safetensors and anchors.png (a row for each class)."""
+    """Writes anchors.safetensors and anchors.png (a row for each class).
+
+    Classes are shared out over processes. What is chosen for a class is kept in classes/ until all is done, so that
+    an interrupted run goes on with the next class.
+    """
 
     def prepare(self) -> None:
         self.data = read_data(self.desc.dataset_name, self.environment)
-        threat = self.desc.threat
         train = self.data.train
-        self.ambiguous = shared_between_classes(train.images, train.labels)
-        self.rows = select(
-            train.images,
-            train.labels,
-            threat.selection,
-            threat.per_label,
-            threat.domain_expansion_factor,
-            derive_seed(self.desc.seed, self.desc.replicate, "anchors"),
-            allowed=~self.ambiguous,
-        )
-        if not len(self.rows):
-            raise RunError(f"{self.desc.dataset_name} has no image that belongs to one class alone")
+        self.seed = derive_seed(self.desc.seed, self.desc.replicate, "anchors")
+        self.load = lambda rows: train.images[rows]
+        self.ambiguous = shared_between_classes(self._fingerprints(), train.labels)
+        if self.desc.threat.strict and bool(self.ambiguous.any()):
+            raise RunError(
+                f"--strict: {int(self.ambiguous.sum())} training images of {self.desc.dataset_name} occur with two "
+                f"labels, the first is number {int(self.ambiguous.nonzero()[0])}; clean the data or leave out --strict"
+            )
+        self.classes = {
+            label: ((train.labels == label) & ~self.ambiguous).nonzero().flatten()
+            for label in train.labels.unique().tolist()
+        }
+        for label, rows in self.classes.items():
+            if len(rows) < self.desc.threat.per_label:
+                select_class(self.load, rows, label, "random", self.desc.threat.per_label, 1, 0)  # says what is wrong
 
     def run(self) -> dict[str, Any]:
-        train, per_label = self.data.train, self.desc.threat.per_label
-        anchors = AnchorSet(train.images[self.rows], train.labels[self.rows], self.rows)
+        threat, train = self.desc.threat, self.data.train
+        chosen, lowest = self._choose()
+        rows = torch.from_numpy(chosen).flatten()
+        anchors = AnchorSet(train.images[rows], train.labels[rows], rows)
+        names = self.data.info.classes
         if self.environment.is_primary:
             anchors.save(self.directory / "anchors.safetensors")
-            names = self.data.info.classes
-            write_contact_sheet(self.directory / "anchors.png", anchors.images, per_label, names)
+            shown = [names[label] for label in self.classes]
+            write_contact_sheet(self.directory / "anchors.png", anchors.images, threat.per_label, shown)
         dropped = self.ambiguous.nonzero().flatten().tolist()
-        classes = self.data.info.classes
-        lowest = coverage(train.images, train.labels, self.rows)
-        return {
+        result = {
             "num_anchors": len(anchors),
-            "per_label": per_label,
-            "coverage": {classes[label]: round(value, 6) for label, value in enumerate(lowest)},
+            "per_label": threat.per_label,
+            "coverage": {names[label]: round(float(v), 6) for label, v in zip(self.classes, lowest, strict=True)},
             "dropped": {"count": len(dropped), "indices": dropped},
             "digest": anchors.digest,
+            "inscribed_radius": self._inscribed_radius(anchors),
         }
+        if threat.halves:
+            result["halves"] = self._compare_halves(anchors)
+        self._forget_classes()
+        return result
+
+    def _fingerprints(self) -> Tensor:
+        """Of all training images; each process reads its share."""
+        count, world_size = len(self.data.train), self.environment.world_size
+        mine = torch.arange(count).tensor_split(world_size)[self.environment.rank]
+        prints = numpy.zeros(count, numpy.int64)
+        prints[mine.numpy()] = fingerprints(self.load, mine).numpy()
+        return torch.from_numpy(self.environment.merge(prints))
+
+    def _choose(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Row numbers [K, per_label] and coverage [K], the same on every process."""
+        chosen = numpy.zeros((len(self.classes), self.desc.threat.per_label), numpy.int64)
+        lowest = numpy.zeros(len(self.classes))
+        places = list(enumerate(self.classes))[self.environment.rank :: self.environment.world_size]
+        for place, label in self.environment.progress(places, "choosing anchors", unit="class"):
+            chosen[place], lowest[place] = self._choose_class(label)
+        return self.environment.merge(chosen), self.environment.merge(lowest)
+
+    def _choose_class(self, label: int) -> tuple[list[int], float]:
+        """Anchors and coverage of one class, from disk if an interrupted run got so far."""
+        file = self.directory / "classes" / f"{label}.json"
+        if not file.is_file():
+            threat, rows = self.desc.threat, self.classes[label]
+            expansion = threat.domain_expansion_factor
+            anchors = select_class(self.load, rows, label, threat.selection, threat.per_label, expansion, self.seed)
+            write_json(file, {"rows": anchors.tolist(), "coverage": coverage(self.load, rows, anchors)})
+        kept = read_json(file)
+        return kept["rows"], kept["coverage"]
+
+    def _forget_classes(self) -> None:
+        self.environment.barrier()
+        if self.environment.is_primary:
+            for file in (self.directory / "classes").glob("*.json"):
+                file.unlink()
+            (self.directory / "classes").rmdir()
+
+    def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
+        return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()
+
+    def _inscribed_radius(self, anchors: AnchorSet) -> dict[str, float]:
+        """Quantiles over the test images: radius of the l2 ball inside {PD <= 1}; it scales with the threshold."""
+        test, threat = self.data.test, self._threat(anchors)
+        usable = (~anchors.equal_with_another_label(test.images, test.labels)).nonzero().flatten()
+        device = self.environment.device
+        radii = torch.cat(
+            [
+                threat.inscribed_radius(test.pixels(part).to(device), test.labels[part].to(device)).cpu()
+                for part in usable.split(RADIUS_SHARD)
+            ]
+        )
+        levels = {"lowest": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "highest": 1.0}
+        return {name: round(float(radii.double().quantile(level)), 6) for name, level in levels.items()}
+
+    def _compare_halves(self, anchors: AnchorSet) -> dict[str, float]:
+        """PD of moves to images of other classes, by the one half-set of anchors and by the other.
+
+        Rank correlation, and the median of the larger over the smaller: 1 and 1 for a threat that does not depend on
+        which images were drawn.
+        """
+        from scipy.stats import spearmanr
+
+        per_label, test = self.desc.threat.per_label, self.data.test
+        if per_label < 2:
+            raise RunError("--halves: expected --per_label of at least 2, got 1")
+        first = torch.arange(len(anchors)) % per_label < per_label - per_label // 2
+        here, there = torch.arange(len(test) - 1), torch.arange(1, len(test))
+        usable = ~anchors.equal_with_another_label(test.images, test.labels)[here]
+        usable &= test.labels[here] != test.labels[there]
+        here, there = here[usable][:HALVES_EXAMPLES], there[usable][:HALVES_EXAMPLES]
+        device = self.environment.device
+        x, other, labels = (t.to(device) for t in (test.pixels(here), test.pixels(there), test.labels[here]))
+        measured = []
+        for half in (first, ~first):
+            threat = self._threat(AnchorSet(anchors.images[half], anchors.labels[half]))
+            measured.append(threat.evaluate(x, labels, other))
+        pair = torch.stack(measured).double().cpu().clamp_min(1e-12)
+        correlation = float(spearmanr(pair[0].numpy(), pair[1].numpy()).statistic)
+        ratio = float((pair.amax(0) / pair.amin(0)).median())
+        return {"examples": pair.shape[1], "rank_correlation": round(correlation, 6), "median_ratio": round(ratio, 6)}

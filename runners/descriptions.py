@@ -42,6 +42,11 @@ class ThreatDesc(Desc):
     def name(self) -> str:
         return f"{self.threat.selection}_{self.threat.per_label}"
 
+    def is_satisfied_by(self, result: dict[str, Any]) -> bool:
+        halves_missing = self.threat.halves and "halves" not in result
+        refused = self.threat.strict and result["dropped"]["count"]
+        return not halves_missing and not refused
+
 
 def _trains_under_threat(desc: TrainDesc) -> bool:
     return desc.augmentation.N_aug or desc.training.N_adv_train

@@ -15,10 +15,19 @@ EVALUATIONS = {"standard": "clean", "adv": "isotropic attack", "N_adv": "nonisot
 
 def compute_threat(result: Result) -> str:
     worst = min(result["coverage"], key=result["coverage"].get)
+    radius, halves = result["inscribed_radius"], result.get("halves")
+    stability = (
+        f"\nthe two half-sets: rank correlation {halves['rank_correlation']:.3f}, median ratio "
+        f"{halves['median_ratio']:.3f} over {halves['examples']} moves to another class"
+        if halves
+        else ""
+    )
     return (
         f"{result['num_anchors']} anchors, {result['per_label']} of each class of {result['dataset_name']}; "
         f"lowest coverage (cosine similarity to an anchor) {result['coverage'][worst]:.3f}, class {worst}; "
-        f"{result['dropped']['count']} ambiguous images left out"
+        f"{result['dropped']['count']} ambiguous images left out\n"
+        f"l2 ball inside {{PD <= t}}: radius {radius['median']:.3g} t (median of the test images), "
+        f"{radius['lowest']:.3g} t to {radius['highest']:.3g} t{stability}"
     )
 
 

@@ -36,11 +36,15 @@ class Test(Runner):
         total = len(self.data.test)
         if testing.num_examples > total:
             raise UsageError(f"--num_examples: expected at most {total}, the test images, got {testing.num_examples}")
-        self.index = (
+        rows = (
             stratified_subset(self.data.test.labels, testing.num_examples, self.seed)
             if testing.num_examples
             else torch.arange(total)
         )
+        self.index = rows[~self._without_direction(rows)]
+        self.num_excluded = len(rows) - len(self.index)
+        if self.num_excluded:
+            environment.say(f"left out: {self.num_excluded} test images that equal an anchor of another class")
 
     def run(self) -> dict[str, Any]:
         evaluations = self._evaluations()
@@ -59,6 +63,13 @@ class Test(Runner):
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
             self._write_strip(evaluations)
         return {name: self._figures(name, evaluation, arrays) for name, evaluation in evaluations.items()}
+
+    def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
+        """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
+        if self.threat is None or self.threat.anchors is None:
+            return torch.zeros(len(rows), dtype=torch.bool)
+        test = self.data.test
+        return self.threat.anchors.equal_with_another_label(test.images[rows], test.labels[rows]).cpu()
 
     def _evaluations(self) -> dict[str, Any]:
         """Name in result.json -> evaluation, for all that were asked for."""
@@ -89,7 +100,7 @@ class Test(Runner):
     def _figures(self, name: str, evaluation: Any, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
         """What result.json says of one evaluation."""
         accuracy = float(arrays[f"{name}_correct"].mean())
-        figures: dict[str, Any] = {"num_examples": len(self.index), "accuracy": accuracy}
+        figures: dict[str, Any] = {"num_examples": len(self.index), "excluded": self.num_excluded, "accuracy": accuracy}
         if not isinstance(evaluation, AttackEvaluation):
             return figures
         testing = self.desc.testing

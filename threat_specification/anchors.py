@@ -51,6 +51,22 @@ class AnchorSet:
         flat = self.images.flatten(1)
         return flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
 
+    def equal_with_another_label(self, images: Tensor, labels: Tensor) -> Tensor:
+        """[B] bool: which images [B,C,H,W] (of the anchors' type) are an anchor of another label, bit for bit.
+
+        PD has no direction from such an image; evaluations leave it out.
+        """
+        if images.dtype != self.images.dtype:
+            raise UsageError(f"images: expected {self.images.dtype} as the anchors are, got {images.dtype}")
+        labels_of: dict[bytes, set[int]] = {}
+        for image, label in zip(self.images.cpu().numpy(), self.labels.tolist(), strict=True):
+            labels_of.setdefault(image.tobytes(), set()).add(label)
+        found = [
+            bool(labels_of.get(image.tobytes(), set()) - {label})
+            for image, label in zip(images.cpu().numpy(), labels.tolist(), strict=True)
+        ]
+        return torch.tensor(found, dtype=torch.bool, device=labels.device)
+
     @property
     def digest(self) -> str:
         """12 hex digits over the content of images and labels."""

@@ -6,13 +6,18 @@ Images lie in [0, 1]; a perturbation is `delta` = perturbed - example, [B, C, H,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from foundations.errors import UsageError
+
+CONTEXT = ("masks", "indices")  # what some threats want to know about examples besides their labels
+ROUNDING_SHRINKS = (1e-6, 1e-5, 1e-4)
 
 
 class Measure(ABC):
@@ -71,6 +76,7 @@ class Threat(Measure):
     """A measure with sublevel sets that can be projected onto. Subclasses implement `bind`; see the README."""
 
     name: str = "threat"
+    segmented: bool = False  # whether `bind` takes what CONTEXT names
 
     def prepare(self, num_devices: int = 1) -> Self:
         """Load what the threat needs and place it on devices; returns self."""
@@ -80,26 +86,60 @@ class Threat(Measure):
     def bind(self, examples: Tensor, labels: Tensor) -> BoundThreat:
         """Fix (examples [B,C,H,W] in [0, 1], labels [B]) and cache all that depends on them alone."""
 
-    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
-        """Threat of each perturbed example (any finite values), [B] float32."""
+    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, **context: Any) -> Tensor:
+        """Threat of each perturbed example (any finite values), [B] float32; `context` goes to `bind`."""
         check_images(examples, labels, perturbed_examples)
-        return self.bind(examples, labels).evaluate(perturbed_examples - examples)
+        return self.bind(examples, labels, **context).evaluate(difference(perturbed_examples, examples))
 
     def project(
-        self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, threshold: float = 0.1, **options: object
+        self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, threshold: float = 0.1, **options: Any
     ) -> Tensor:
         """Perturbed examples brought into {threat <= threshold} and the pixel box, [B,C,H,W] in [0, 1].
 
-        Rows that are feasible already come back bit-identical.
+        Rows that are feasible already come back bit-identical. Of the options, `CONTEXT` goes to `bind`.
         """
         check_images(examples, labels, perturbed_examples)
         check_threshold(threshold)
-        delta = perturbed_examples - examples
-        projected = self.bind(examples, labels).project(delta, threshold, **options)  # type: ignore[arg-type]
-        unchanged = (projected == delta).flatten(1).all(1).view(-1, 1, 1, 1)
+        context = {name: options.pop(name) for name in CONTEXT if name in options}
+        bound = self.bind(examples, labels, **context)
+        delta = difference(perturbed_examples, examples)
+        projected = bound.project(delta, threshold, **options)
         in_box = (perturbed_examples >= 0) & (perturbed_examples <= 1)
-        moved = (examples + projected).clamp(0, 1)
-        return torch.where(unchanged & in_box.flatten(1).all(1).view(-1, 1, 1, 1), perturbed_examples, moved)
+        unchanged = ((projected == delta) & in_box).flatten(1).all(1).view(-1, 1, 1, 1)
+        return torch.where(unchanged, perturbed_examples, _into_pixels(bound, projected, threshold))
+
+
+def _into_pixels(bound: BoundThreat, delta: Tensor, threshold: float) -> Tensor:
+    """x + delta in [0, 1]; where rounding that to float32 left the set, delta is shrunk by a hair.
+
+    At threshold 0 shrinking does not help: a threat of about 1e-8 may stay.
+    """
+    moved = (bound.examples + delta).clamp(0, 1)
+    for shrink in ROUNDING_SHRINKS:
+        outside = bound.evaluate(moved - bound.examples) > threshold * (1 + 5e-7)
+        if not bool(outside.any()):
+            break
+        delta = torch.where(outside.view(-1, 1, 1, 1), delta * (1 - shrink), delta)
+        moved = (bound.examples + delta).clamp(0, 1)
+    return moved
+
+
+def difference(perturbed_examples: Tensor, examples: Tensor) -> Tensor:
+    """perturbed - example in float32; 16-bit numbers are widened before, not after."""
+    wide = torch.promote_types(torch.promote_types(perturbed_examples.dtype, examples.dtype), torch.float32)
+    return (perturbed_examples.to(wide) - examples.to(wide)).float()
+
+
+def check_delta(delta: Tensor, examples: Tensor) -> None:
+    """Refuse a perturbation that does not fit the examples: it would be broadcast."""
+    if delta.shape != examples.shape:
+        raise UsageError(f"delta: expected shape {list(examples.shape)}, got {list(delta.shape)}")
+
+
+def refuse_non_finite(name: str, values: Tensor) -> None:
+    """Refuse NaN and infinity: what they would be compared with could let them pass for a threat of 0."""
+    if not math.isfinite(values.detach().sum().item()):
+        raise UsageError(f"{name}: expected finite values, got NaN or infinity, or numbers too large for float32")
 
 
 def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | None = None) -> None:
@@ -109,9 +149,7 @@ def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | 
             f"examples: expected floats [B,C,H,W] in [0, 1], got {examples.dtype} of shape {list(examples.shape)}"
         )
     if labels.shape != examples.shape[:1] or labels.is_floating_point():
-        raise UsageError(
-            f"labels: expected {len(examples)} integers, got {labels.dtype} of shape {list(labels.shape)}"
-        )
+        raise UsageError(f"labels: expected {len(examples)} integers, got {labels.dtype} of shape {list(labels.shape)}")
     if len(examples) and not bool((examples >= 0).all() & (examples <= 1).all()):
         raise UsageError("examples: expected values in [0, 1], got some outside or NaN; scale pixels to [0, 1]")
     if perturbed_examples is None:

@@ -51,16 +51,20 @@ class BoundIntersection(BoundThreat):
 
 
 def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
-    """Nearest point of an intersection of convex sets (Boyle and Dykstra 1986), each taken with the bounds."""
+    """Nearest point of an intersection of convex sets (Boyle and Dykstra 1986), each taken with the bounds.
+
+    The point may rest for rounds while corrections still grow, so that both must have settled (Birgin and Raydan 2005).
+    """
     point = delta
     corrections = [torch.zeros_like(delta) for _ in members]
     for _ in range(DYKSTRA_ROUNDS):
-        before = point
+        change = torch.zeros_like(delta)
         for i, (member, level) in enumerate(members):
-            shifted = point + corrections[i]
+            before, shifted = point, point + corrections[i]
             point = member.project(shifted, level, lower, upper)
+            change = torch.maximum(change, (before - point).abs())
             corrections[i] = shifted - point
-        if bool(((point - before).abs() <= DYKSTRA_TOLERANCE).all()):
+        if bool((change <= DYKSTRA_TOLERANCE).all()):
             break
     # Dykstra only converges to the set; shrinking, which leaves none of the members, makes sure of it.
     for member, level in members:

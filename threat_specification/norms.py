@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threat_specification.base import BoundThreat, Threat, check_images
+from threat_specification.base import BoundThreat, Threat, check_delta, check_images, refuse_non_finite
 
 BISECTIONS = 60  # halves the interval of the multiplier until float64 has no more digits to give
 
@@ -14,12 +14,16 @@ class BoundLinf(BoundThreat):
     """||delta||_inf."""
 
     def evaluate(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().amax(1)
+        check_delta(delta, self.examples)
+        norm = delta.flatten(1).abs().amax(1)
+        refuse_non_finite("delta", norm)
+        return norm
 
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
         """Nearest point, in closed form: the ball is a box."""
+        refuse_non_finite("delta", delta)
         lower, upper = self.bounds(lower, upper)
         return torch.minimum(torch.maximum(delta, lower.clamp_min(-threshold)), upper.clamp_max(threshold))
 
@@ -28,12 +32,16 @@ class BoundL2(BoundThreat):
     """||delta||_2."""
 
     def evaluate(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).norm(dim=1)
+        check_delta(delta, self.examples)
+        norm = delta.flatten(1).norm(dim=1)
+        refuse_non_finite("delta", norm)
+        return norm
 
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
         """Nearest point of ball and box: clip(delta * s, lower, upper) for the largest s <= 1 that fits (KKT)."""
+        refuse_non_finite("delta", delta)
         lower, upper = self.bounds(lower, upper)
 
         def shrunk(factor: Tensor) -> Tensor:
@@ -59,7 +67,7 @@ class Linf(Threat):
 
     def bind(self, examples: Tensor, labels: Tensor) -> BoundLinf:
         check_images(examples, labels)
-        return BoundLinf(examples)
+        return BoundLinf(examples.float())
 
 
 class L2(Threat):
@@ -69,4 +77,4 @@ class L2(Threat):
 
     def bind(self, examples: Tensor, labels: Tensor) -> BoundL2:
         check_images(examples, labels)
-        return BoundL2(examples)
+        return BoundL2(examples.float())

@@ -1,13 +1,25 @@
-"""Choosing anchors: a registry of functions from the images of one class to row numbers."""
+"""Choosing anchors: a registry of functions from the rows of one class to the chosen rows.
+
+Images are read through a callable, and only those that a method looks at, so that a data set need not fit in memory.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from foundations.errors import UsageError
+
+Load = Callable[[Tensor], Tensor]  # row numbers [n] -> images [n,C,H,W], uint8 or floats in [0, 1]
+PART = 4096  # images read at a time
+
+
+def unit_features(images: Tensor) -> Tensor:
+    """[n, D] float32 of length 1."""
+    return torch.nn.functional.normalize(images.flatten(1).float(), dim=1)
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:
@@ -27,69 +39,81 @@ def farthest_first(features: Tensor, count: int) -> Tensor:
     return picks
 
 
-def greedy_subsets(images: Tensor, count: int, expansion: int, generator: torch.Generator) -> Tensor:
-    """Two half-sets, each picked farthest-first from its own half of the shuffled images (arXiv 2501.18098).
+def greedy_subsets(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:
+    """Two half-sets, each picked farthest-first from its own half of the shuffled rows (arXiv 2501.18098).
 
-    Each half is first cut to `expansion` candidates for every pick.
+    Each half is first cut to `expansion` candidates for every pick. The first count - count // 2 rows that come
+    back are the first half-set.
     """
-    order = torch.randperm(len(images), generator=generator)
+    order = rows[_shuffled(len(rows), seed)]
     picks = []
     for half, size in zip(order.tensor_split(2), (count - count // 2, count // 2), strict=True):
         candidates = half[: max(1, expansion) * size]
         if size:
-            picks.append(candidates[farthest_first(images[candidates].flatten(1), size)])
+            picks.append(candidates[farthest_first(load(candidates).flatten(1), size)])
     return torch.cat(picks)
 
 
-def random(images: Tensor, count: int, expansion: int, generator: torch.Generator) -> Tensor:
+def random(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:
     """Rows drawn uniformly without replacement."""
-    return torch.randperm(len(images), generator=generator)[:count]
+    return rows[_shuffled(len(rows), seed)[:count]]
 
 
-SELECTIONS: dict[str, Callable[[Tensor, int, int, torch.Generator], Tensor]] = {
+def kmeans(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:
+    """The image nearest to each of `count` cluster centres (scikit-learn), among `expansion` candidates for each."""
+    from sklearn.cluster import KMeans
+
+    candidates = rows[_shuffled(len(rows), seed)[: max(1, expansion) * count]]
+    features = load(candidates).flatten(1).float()
+    centres = KMeans(count, n_init=1, random_state=seed % 2**32).fit(features.cpu().numpy()).cluster_centers_
+    distances = torch.cdist(torch.from_numpy(centres).to(features), features)
+    chosen: list[int] = []
+    for row in distances:  # an image that is nearest to two centres stands for the first; the other takes its next one
+        row[chosen] = torch.inf
+        chosen.append(int(row.argmin()))
+    return candidates[chosen]
+
+
+SELECTIONS: dict[str, Callable[[Load, Tensor, int, int, int], Tensor]] = {
     "greedy_subsets": greedy_subsets,
     "random": random,
+    "kmeans": kmeans,
 }
 
 
-def select(
-    images: Tensor, labels: Tensor, method: str, per_label: int, expansion: int, seed: int, allowed: Tensor
-) -> Tensor:
-    """Row numbers of the anchors, class by class, `per_label` of each.
+def select_class(load: Load, rows: Tensor, label: int, method: str, count: int, expansion: int, seed: int) -> Tensor:
+    """`count` of the rows of one class. Each class has random numbers of its own, so that processes can share them."""
+    if len(rows) < count:
+        raise UsageError(f"--per_label: expected at most {len(rows)}, the images of class {label}, got {count}")
+    return SELECTIONS[method](load, rows, count, expansion, (seed + label) % 2**63)
 
-    images [n,C,H,W] uint8 or floats; labels [n]; allowed [n] bool: the rows that may be chosen.
-    Every class has its own stream of random numbers, so that classes can be shared out over processes.
+
+def coverage(load: Load, rows: Tensor, anchors: Tensor) -> float:
+    """The lowest cosine similarity of an image of a class to its most similar anchor (1: all covered).
+
+    rows and anchors hold row numbers of one class.
     """
-    chosen = []
-    for label in labels.unique().tolist():
-        rows = ((labels == label) & allowed).nonzero().flatten()
-        if len(rows) < per_label:
-            raise UsageError(f"--per_label: expected at most {len(rows)}, the images of class {label}, got {per_label}")
-        generator = torch.Generator().manual_seed((seed + label) % 2**63)
-        chosen.append(rows[SELECTIONS[method](images[rows], per_label, expansion, generator)])
-    return torch.cat(chosen)
+    mine = unit_features(load(anchors))
+    return min(float((unit_features(load(part)) @ mine.T).amax(1).min()) for part in rows.split(PART))
 
 
-def shared_between_classes(images: Tensor, labels: Tensor) -> Tensor:
-    """[n] bool: rows whose image also occurs, bit for bit, with another label. They leave PD no direction."""
-    seen: dict[bytes, set[int]] = {}
-    keys = [image.tobytes() for image in images.cpu().numpy()]
-    for key, label in zip(keys, labels.tolist(), strict=True):
-        seen.setdefault(key, set()).add(label)
-    return torch.tensor([len(seen[key]) > 1 for key in keys], device=labels.device)
+def fingerprints(load: Load, rows: Tensor) -> Tensor:
+    """63 bits of a hash of each image, [n] int64: equal images have equal ones, others practically never."""
+    numbers = [
+        int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "big") >> 1
+        for part in rows.split(PART)
+        for image in load(part).cpu().numpy()
+    ]
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
-def coverage(images: Tensor, labels: Tensor, anchors: Tensor) -> list[float]:
-    """For each class, the lowest cosine similarity of one of its images to its most similar anchor (1: all covered).
+def shared_between_classes(prints: Tensor, labels: Tensor) -> Tensor:
+    """[n] bool: rows whose image also occurs with another label. As anchors they leave PD no direction."""
+    _, group = prints.unique(return_inverse=True)
+    lowest = torch.full((int(group.max()) + 1,), 2**62).scatter_reduce_(0, group, labels.cpu(), "amin")
+    highest = torch.zeros_like(lowest).scatter_reduce_(0, group, labels.cpu(), "amax")
+    return (lowest != highest)[group]
 
-    anchors holds row numbers of `images`.
-    """
-    lowest = []
-    for label in labels.unique().tolist():
-        mine = torch.nn.functional.normalize(images[anchors[labels[anchors] == label]].flatten(1).float(), dim=1)
-        worst = 1.0
-        for part in (labels == label).nonzero().flatten().split(4096):
-            features = torch.nn.functional.normalize(images[part].flatten(1).float(), dim=1)
-            worst = min(worst, float((features @ mine.T).amax(1).min()))
-        lowest.append(worst)
-    return lowest
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

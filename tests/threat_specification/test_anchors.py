@@ -63,3 +63,11 @@ def test_files_that_are_no_anchors_are_named(tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes(content)
     with pytest.raises(RunError, match="damaged"):
         AnchorSet.load(tmp_path / "good")
+
+
+def test_images_that_are_an_anchor_of_another_label() -> None:
+    anchors = AnchorSet(IMAGES, LABELS)
+    images = torch.stack([IMAGES[0], IMAGES[0], IMAGES[1] ^ 1])
+    assert anchors.equal_with_another_label(images, torch.tensor([0, 1, 1])).tolist() == [False, True, False]
+    with pytest.raises(UsageError, match=r"expected torch\.uint8"):
+        anchors.equal_with_another_label(images.float(), torch.tensor([0, 1, 1]))

@@ -7,10 +7,12 @@ from foundations.errors import UsageError
 from foundations.hparams import ThreatHparams
 from threat_specification.selection import (
     SELECTIONS,
+    Load,
     coverage,
     farthest_first,
+    fingerprints,
     greedy_subsets,
-    select,
+    select_class,
     shared_between_classes,
 )
 
@@ -42,41 +44,56 @@ def test_all_rows_can_be_picked_and_none_twice() -> None:
     assert sorted(farthest_first(features, 9).tolist()) == list(range(9))
 
 
+def loader(images: torch.Tensor, seen: list[int] | None = None) -> Load:
+    def load(rows: torch.Tensor) -> torch.Tensor:
+        if seen is not None:
+            seen.extend(rows.tolist())
+        return images[rows]
+
+    return load
+
+
+ROWS = torch.arange(20) + 5
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_greedy_subsets_take_from_both_halves(count: int) -> None:
-    images = torch.rand(20, 1, 3, 3)
-    picks = greedy_subsets(images, count, 10, torch.Generator().manual_seed(1))
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    picks = greedy_subsets(loader(torch.rand(25, 1, 3, 3)), ROWS, count, 10, seed=1)
+    order = ROWS[torch.randperm(20, generator=torch.Generator().manual_seed(1))]
     first = set(order[:10].tolist())
     assert len(picks.unique()) == count
-    assert sum(int(row) in first for row in picks) == count - count // 2
+    assert [int(row) in first for row in picks] == [True] * (count - count // 2) + [False] * (count // 2)
 
 
-def test_candidates_are_cut() -> None:
-    images = torch.rand(200, 1, 3, 3)
-    picks = greedy_subsets(images, 4, 3, torch.Generator().manual_seed(1))
+def test_only_candidates_are_read() -> None:
+    seen: list[int] = []
+    picks = greedy_subsets(loader(torch.rand(200, 1, 3, 3), seen), torch.arange(200), 4, 3, seed=1)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    assert set(picks.tolist()) <= set(order[:6].tolist()) | set(order[100:106].tolist())
+    assert set(seen) == set(order[:6].tolist()) | set(order[100:106].tolist())
+    assert set(picks.tolist()) <= set(seen)
 
 
 @pytest.mark.parametrize("method", SELECTIONS)
-def test_select_takes_as_many_of_each_class_and_repeats(method: str) -> None:
-    images = torch.randint(0, 256, (60, 1, 4, 4), dtype=torch.uint8)
-    labels = torch.arange(60) % 3
-    allowed = torch.ones(60, dtype=torch.bool)
-    allowed[:30] = False
-    rows = select(images, labels, method, 4, 10, seed=7, allowed=allowed)
-    assert labels[rows].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert len(rows.unique()) == 12
-    assert int(rows.min()) >= 30
-    assert rows.equal(select(images, labels, method, 4, 10, seed=7, allowed=allowed))
-    assert not rows.equal(select(images, labels, method, 4, 10, seed=8, allowed=allowed))
+def test_select_class_takes_distinct_rows_of_it_and_repeats(method: str) -> None:
+    load = loader(torch.randint(0, 256, (25, 1, 4, 4), dtype=torch.uint8))
+    rows = select_class(load, ROWS, 3, method, 4, 10, seed=7)
+    assert len(rows.unique()) == 4
+    assert set(rows.tolist()) <= set(ROWS.tolist())
+    assert rows.equal(select_class(load, ROWS, 3, method, 4, 10, seed=7))
+    other = [select_class(load, ROWS, label, method, 4, 10, seed) for label, seed in ((3, 8), (4, 7))]
+    assert not all(rows.equal(o) for o in other)
+
+
+def test_kmeans_takes_an_image_near_each_cluster() -> None:
+    centres = torch.rand(3, 1, 4, 4)
+    images = (centres[torch.arange(30) % 3] + 0.01 * torch.rand(30, 1, 4, 4)).clamp(0, 1)
+    picks = select_class(loader(images), torch.arange(30), 0, "kmeans", 3, 10, seed=0)
+    assert sorted((picks % 3).tolist()) == [0, 1, 2]
 
 
 def test_too_many_are_refused() -> None:
-    images, labels = torch.zeros(6, 1, 2, 2), torch.tensor([0, 0, 0, 1, 1, 1])
-    with pytest.raises(UsageError, match="--per_label: expected at most 3, the images of class 0, got 4"):
-        select(images, labels, "random", 4, 10, 0, torch.ones(6, dtype=torch.bool))
+    with pytest.raises(UsageError, match="--per_label: expected at most 20, the images of class 0, got 21"):
+        select_class(loader(torch.rand(25, 1, 2, 2)), ROWS, 0, "random", 21, 10, 0)
 
 
 def test_hparams_know_the_registry() -> None:
@@ -89,21 +106,16 @@ def test_hparams_know_the_registry() -> None:
 def test_images_of_two_classes_are_found() -> None:
     images = torch.tensor([1, 2, 1, 3, 2, 4], dtype=torch.uint8).view(6, 1, 1, 1)
     labels = torch.tensor([0, 0, 1, 1, 0, 2])
-    assert shared_between_classes(images, labels).tolist() == [True, False, True, False, False, False]
+    prints = fingerprints(loader(images), torch.arange(6))
+    assert shared_between_classes(prints, labels).tolist() == [True, False, True, False, False, False]
+    assert len(prints.unique()) == 4
 
 
 def test_coverage_is_the_worst_best_similarity() -> None:
     images = torch.rand(30, 1, 3, 3)
-    labels = torch.arange(30) % 2
-    anchors = torch.tensor([0, 2, 1])
+    anchors = torch.tensor([0, 7, 12])
     flat = images.flatten(1).double()
-    expected = []
-    for label in (0, 1):
-        mine = [j for j in anchors.tolist() if labels[j] == label]
-        best = [
-            max(float(flat[i] @ flat[j] / flat[i].norm() / flat[j].norm()) for j in mine)
-            for i in range(30)
-            if labels[i] == label
-        ]
-        expected.append(min(best))
-    assert coverage(images, labels, anchors) == pytest.approx(expected, abs=1e-6)
+    best = [
+        max(float(flat[i] @ flat[j] / flat[i].norm() / flat[j].norm()) for j in anchors.tolist()) for i in range(20)
+    ]
+    assert coverage(loader(images), torch.arange(20), anchors) == pytest.approx(min(best), abs=1e-6)

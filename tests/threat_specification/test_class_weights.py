@@ -1,0 +1,223 @@
+"""Class weights: files, hierarchies, calibration."""
+
+import importlib.util
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from foundations.errors import UsageError
+from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.class_weights import (
+    calibrate,
+    hierarchy_weights,
+    load_class_weights,
+    warn_below_one,
+    wordnet_weights,
+)
+
+WEIGHTS = torch.tensor([[0.0, 2.0, 3.0], [4.0, 0.0, 5.0], [6.0, 7.0, 0.0]])
+WORDNET = Path(os.environ.get("WORDNET_DIR", "/usr/share/wordnet"))
+
+
+def write(path, weights):
+    if path.suffix == ".npy":
+        np.save(path, np.asarray(weights))
+    elif path.suffix == ".csv":
+        np.savetxt(path, np.asarray(weights), delimiter=",")
+    else:
+        save_file({"class_weights": torch.as_tensor(weights)}, str(path))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".safetensors"])
+def test_files(tmp_path, suffix):
+    loaded = load_class_weights(write(tmp_path / f"w{suffix}", WEIGHTS), num_classes=3)
+    assert loaded.dtype == torch.float32 and torch.equal(loaded, WEIGHTS)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".safetensors"])
+@pytest.mark.parametrize(
+    "weights,message",
+    [
+        (WEIGHTS[:2], "square"),
+        (WEIGHTS - 3 * torch.eye(3)[[1, 2, 0]], "positive.*classes 0, 1"),
+        (WEIGHTS * torch.tensor([1.0, 1.0, float("nan")]), "positive"),
+        (WEIGHTS / torch.tensor([1.0, 0.0, 1.0]), "positive"),
+        (WEIGHTS[:2, :2], "weights for 3 classes"),
+    ],
+)
+def test_unfit_files_are_refused_by_name(tmp_path, suffix, weights, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        load_class_weights(write(tmp_path / f"w{suffix}", weights.contiguous()), num_classes=3)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "w.txt").write_text("1")
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    save_file({"a": WEIGHTS, "b": WEIGHTS.clone()}, str(tmp_path / "two.safetensors"))
+    for name, message in (
+        ("w.txt", "unknown kind"),
+        ("pickled.npy", "cannot read"),
+        ("broken.safetensors", "cannot read"),
+        ("two.safetensors", "one tensor"),
+        ("missing.csv", "cannot read"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_class_weights(tmp_path / name)
+
+
+TREE = """
+# animals and a vehicle
+cat: animal/pet
+dog: animal / pet   # spaces do not matter
+cow: animal/farm
+
+car: vehicle
+"""
+
+
+def test_hierarchy(tmp_path):
+    path = tmp_path / "tree.txt"
+    path.write_text(TREE)
+    weights = hierarchy_weights(path, ["car", "cat", "cow", "dog"])
+    assert torch.equal(weights, weights.T)
+    assert torch.equal(weights[0, 1:], torch.ones(3))
+    assert (weights[1, 3], weights[1, 2], weights[2, 3]) == (3, 2, 2)
+    path.write_text("0: a/b\n1: a/b/c\n2: a\n")
+    assert torch.equal(hierarchy_weights(path)[0, 1:], torch.tensor([3.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("cat: a\ncat: b\n", "twice"),
+        ("cat: a\n", "missing"),
+        ("cat: a\nhorse: b\n", "line 2"),
+        ("cat a\n", "line 1"),
+        ("", "missing"),
+    ],
+)
+def test_unfit_trees(tmp_path, text, message):
+    path = tmp_path / "tree.txt"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        hierarchy_weights(path, ["cat", "dog"])
+
+
+def noun(offset, hypernyms, kind="@"):
+    pointers = " ".join(f"{kind} {h:08d} n 0000" for h in hypernyms)
+    count = len(hypernyms) + 1
+    return f"{offset:08d} 05 n 02 word 0 other_word 0 {count:03d} {pointers} ~ 00000099 n 0000 | a gloss | of words\n"
+
+
+@pytest.fixture
+def small_wordnet(tmp_path):
+    """entity 1 -> thing 2 -> animal 3 -> {dog 5, pet 4}; dog is a pet too; rex an instance of dog; car below thing."""
+    lines = ["  1 licence text\n", noun(1, []), noun(2, [1]), noun(3, [2]), noun(4, [3]), noun(5, [3, 4])]
+    lines += [noun(6, [4]), noun(7, [5], "@i"), noun(8, [2])]
+    (tmp_path / "data.noun").write_text("".join(lines))
+    return tmp_path
+
+
+def test_small_wordnet(small_wordnet):
+    dog, cat, rex, car = "n00000005", "n00000006", "n00000007", "n00000008"
+    weights = wordnet_weights([dog, cat, rex, car], small_wordnet)
+    assert weights[0, 1] == 1 + 3  # pet, below entity, thing, animal
+    assert weights[0, 2] == 1 + 4  # dog itself, by the longest way: entity, thing, animal, pet, dog
+    assert weights[0, 3] == weights[1, 3] == 1 + 1  # thing
+    assert torch.equal(weights, weights.T)
+    with pytest.raises(UsageError, match="n00000042"):
+        wordnet_weights([dog, "n00000042"], small_wordnet)
+    with pytest.raises(UsageError, match=r"data\.noun"):
+        wordnet_weights([dog], small_wordnet / "nowhere")
+
+
+@pytest.mark.skipif(not (WORDNET / "data.noun").is_file(), reason="needs WordNet 3.0 (Debian: wordnet-base)")
+def test_real_wordnet_knows_imagenet():
+    timm = importlib.util.find_spec("timm")
+    assert timm is not None and timm.origin is not None
+    ids = (Path(timm.origin).parent / "data/_info/imagenet_synsets.txt").read_text().split()
+    weights = wordnet_weights(ids, WORDNET)
+    assert weights.shape == (1000, 1000) and torch.equal(weights, weights.T)
+    tench, goldfish, shark = 0, 1, 2
+    beagle, basset, minivan = 162, 161, 656
+    assert weights[beagle, basset] > weights[beagle, tench] > weights[beagle, minivan] >= 1
+    assert weights[tench, goldfish] > weights[tench, shark]
+
+
+def test_threat_checks_its_weights():
+    images = torch.rand(4, 1, 2, 2)
+    anchors = AnchorSet(images, torch.tensor([0, 1, 2, 5]))
+    for arguments, message in (
+        ({"weighted": True}, "got none"),
+        ({"class_weights": WEIGHTS}, "weighted=False"),
+        ({"weighted": True, "class_weights": -WEIGHTS}, "positive"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            ProjectedDisplacement(anchors=anchors, **arguments)
+    with pytest.raises(UsageError, match="anchors have labels 0 to 5, the weights cover 0 to 2"):
+        ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=WEIGHTS).prepare()
+    threat = ProjectedDisplacement(anchors=AnchorSet(images[:3], torch.arange(3)), weighted=True, class_weights=WEIGHTS)
+    assert torch.equal(threat.class_weights, WEIGHTS)
+    with pytest.raises(UsageError, match="examples have labels"):
+        threat.bind(images[:1], torch.tensor([3]))
+
+
+def test_near_classes_are_less_of_a_threat():
+    generator = torch.Generator().manual_seed(0)
+    anchors = AnchorSet(torch.rand(2, 1, 4, 4, generator=generator), torch.tensor([1, 2]))
+    x, y = torch.rand(1, 1, 4, 4, generator=generator), torch.tensor([0])
+    weights = torch.tensor([[1.0, 3.0, 1.0]] * 3)  # class 1 is near
+    threat = ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=weights)
+    half = [float(threat.evaluate(x, y, x + 0.5 * (anchors.images[j : j + 1] - x))) for j in (0, 1)]
+    assert half[0] < half[1]
+    assert half[1] == pytest.approx(1.0, rel=1e-6)
+
+
+def training_set(count=60):
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(count) % 3
+    centres = torch.rand(3, 1, 5, 5, generator=generator)
+    return (0.5 * centres[labels] + 0.5 * torch.rand(count, 1, 5, 5, generator=generator)), labels
+
+
+def test_calibration_makes_the_medians_equal():
+    images, labels = training_set()
+    anchors = AnchorSet(images[:12], labels[:12])
+    plain = ProjectedDisplacement(anchors=anchors)
+    weights = 5 * WEIGHTS
+    calibrated = calibrate(weights, plain, images, labels)
+    ratio = calibrated[0, 1] / weights[0, 1]
+    torch.testing.assert_close(calibrated, weights * ratio)
+    assert abs(float(ratio) - 1) > 0.1
+    weighted = ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=calibrated)
+    pairs = [(i, j) for i, j in itertools.permutations(range(60), 2) if labels[i] != labels[j]]
+    first, second = torch.tensor(pairs).T
+    medians = [t.evaluate(images[first], labels[first], images[second]).median() for t in (plain, weighted)]
+    torch.testing.assert_close(medians[0], medians[1], rtol=0.02, atol=0)
+    with pytest.raises(UsageError, match="two classes"):
+        calibrate(weights, plain, images[:1], labels[:1])
+
+
+def test_pairs_of_anchors_below_one():
+    images, labels = training_set()
+    anchors = AnchorSet(images[:12], labels[:12])
+    weights = torch.tensor([[1.0, 9.0, 50.0], [5.0, 1.0, 9.0], [4.0, 0.1, 1.0]])
+    threat = ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=weights)
+    below = [
+        (i, j)
+        for i, j in itertools.permutations(range(12), 2)
+        if labels[i] != labels[j] and threat.evaluate(images[i : i + 1], labels[i : i + 1], images[j : j + 1]) < 1
+    ]
+    assert len(below) > 3
+    assert warn_below_one(threat) == len(below)
+    chosen = {0, 3, 6, 8, 11}  # 0, 2.75, 5.5 to even, 8.25, 11
+    assert warn_below_one(threat, limit=5) == len([pair for pair in below if set(pair) <= chosen])
+    assert warn_below_one(ProjectedDisplacement(anchors=anchors)) == 0

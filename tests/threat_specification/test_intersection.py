@@ -1,0 +1,80 @@
+"""Intersections of threats: the gauge, and joint projections."""
+
+import math
+
+import pytest
+import torch
+
+from foundations.errors import UsageError
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
+
+SHAPE = (3, 6, 6)
+
+
+def problem(batch=3):
+    generator = torch.Generator().manual_seed(0)
+    anchors = AnchorSet(torch.rand(24, *SHAPE, generator=generator), torch.arange(24) % 4)
+    x = torch.rand(batch, *SHAPE, generator=generator)
+    d = 0.4 * torch.randn(batch, *SHAPE, generator=generator)
+    return ProjectedDisplacement(anchors=anchors), x, torch.arange(batch) % 4, d
+
+
+def test_value_is_the_largest_relative_threat():
+    pd, x, y, d = problem()
+    both = Intersection([(pd, 0.2), (Linf(), 0.1), (L2(), 3.0)])
+    parts = [pd.evaluate(x, y, x + d) / 0.2, Linf().evaluate(x, y, x + d) / 0.1, L2().evaluate(x, y, x + d) / 3]
+    torch.testing.assert_close(both.evaluate(x, y, x + d), torch.stack(parts).amax(0))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 1.0, 3.0])
+@pytest.mark.parametrize("members", [("Linf",), ("PD", "Linf"), ("PD", "L2"), ("PD", "Linf", "L2"), ("L2", "L2")])
+def test_projection_is_feasible(members, threshold):
+    pd, x, y, d = problem()
+    known = {"PD": (pd, 0.05), "Linf": (Linf(), 0.1), "L2": (L2(), 0.6)}
+    both = Intersection([known[name] for name in members])
+    bound = both.bind(x, y)
+    p = bound.project(d, threshold)
+    assert bool((p >= -x).all() & (p <= 1 - x).all())
+    assert bool((bound.evaluate(p) <= threshold * (1 + 2e-6) + 1e-7).all())
+    assert torch.equal(bound.project(0.5 * p, threshold), 0.5 * p)
+    z = both.project(x, y, x + d, threshold)
+    assert bool((z >= 0).all() & (z <= 1).all())
+
+
+def test_projection_onto_two_balls_is_onto_the_smaller():
+    _, x, y, d = problem()
+    both = Intersection([(L2(), 1.0), (L2(), 0.5)])
+    torch.testing.assert_close(both.bind(x, y).project(d, 1.0), L2().bind(x, y).project(d, 0.5), rtol=1e-4, atol=1e-5)
+
+
+def test_empty_batch():
+    pd, x, y, _ = problem()
+    both = Intersection([(pd, 0.05), (L2(), 0.6), (Linf(), 0.1)])
+    assert both.project(x[:0], y[:0], x[:0]).shape == (0, *SHAPE)
+    assert both.evaluate(x[:0], y[:0], x[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_infinity_raise(bad):
+    pd, x, y, d = problem()
+    d[1, 0, 0, 0] = bad
+    for members in ([(Linf(), 0.1)], [(pd, 0.1), (Linf(), 0.1)], [(pd, 0.1), (L2(), 0.1)]):
+        bound = Intersection(members).bind(x, y)
+        for call in (lambda b=bound: b.evaluate(d), lambda b=bound: b.project(d, 1.0)):
+            with pytest.raises(UsageError, match="finite"):
+                call()
+
+
+def test_unfit_members_are_refused():
+    with pytest.raises(UsageError, match="at least one"):
+        Intersection([])
+    for level in (0.0, -1.0, math.nan):
+        with pytest.raises(UsageError, match="expected"):
+            Intersection([(L2(), level)])
+
+
+def test_prepare_reaches_the_members():
+    pd = problem()[0]
+    both = Intersection([(pd, 0.1), (Linf(), 0.1)])
+    assert both.prepare(num_devices=3) is both
+    assert len(pd.matrix.shards) == 3

@@ -1,0 +1,292 @@
+"""The exact projection: every answer certified by its KKT conditions, in float64 and from the images alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.optimize import nnls as scipy_nnls
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.nnls import nnls
+from threat_specification.projection import project_exact
+
+# Test folders are no packages, and under importlib mode not on the path either.
+_spec = importlib.util.spec_from_file_location("kkt", Path(__file__).with_name("kkt.py"))
+kkt = importlib.util.module_from_spec(_spec)
+sys.modules["kkt"] = kkt  # dataclasses look their module up
+_spec.loader.exec_module(kkt)
+
+BATCH = 8
+THRESHOLDS = [0.0, 0.001, 0.05, 0.3, 1.0]
+
+
+def photographs(count: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Smooth images of ten classes; most pixels inside (0, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 10
+    coarse = 0.7 * torch.randn(10, channels, 6, 6, generator=generator)[labels]
+    coarse = coarse + torch.randn(count, channels, 6, 6, generator=generator)
+    images = 0.5 + 0.2 * interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
+    images = images + 0.03 * torch.randn(images.shape, generator=generator)
+    return (255 * images.clamp(0, 1)).round() / 255, labels
+
+
+@cache
+def data(name: str) -> tuple[Tensor, Tensor]:
+    if name == "digits":
+        images, labels = load_digits(return_X_y=True)
+        return torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
+    if name == "28x28":
+        images, labels = photographs(200, 1, 28)
+        return (3 * images - 1).clamp(0, 1), labels  # half the pixels black or white
+    return photographs(200, 3, 32)
+
+
+class Problem:
+    """A threat bound to a few images, with what certificates need."""
+
+    def __init__(self, name: str, num_anchors: int = 120, batch: int = BATCH) -> None:
+        images, labels = data(name)
+        self.anchors, self.anchor_labels = images[:num_anchors].contiguous(), labels[:num_anchors]
+        self.x = images[num_anchors : num_anchors + batch].contiguous()
+        self.y = labels[num_anchors : num_anchors + batch]
+        self.threat = ProjectedDisplacement(anchors=AnchorSet(self.anchors, self.anchor_labels)).prepare()
+        self.bound = self.threat.bind(self.x, self.y)
+
+    def rows(self, i: int) -> np.ndarray:
+        flat = self.anchors.flatten(1).numpy()
+        return kkt.directions(self.x[i].flatten().numpy(), int(self.y[i]), flat, self.anchor_labels.numpy())
+
+    def excess(self, p: Tensor, threshold: float) -> float:
+        """Largest PD beyond the threshold, float64."""
+        return max(float((self.rows(i) @ p[i].flatten().double().numpy()).max()) - threshold for i in range(len(p)))
+
+    def certificates(self, d: Tensor, p: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> list:
+        return [
+            kkt.certify(self.rows(i), threshold, *(each[i].flatten().numpy() for each in (d, p, lower, upper)))
+            for i in range(len(p))
+        ]
+
+
+def perturbations(problem: Problem, kind: str, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x, anchors = problem.x, problem.anchors
+    if kind == "noise":
+        return 0.3 * torch.randn(x.shape, generator=generator)
+    if kind == "signs":
+        return 0.1 * torch.randn(x.shape, generator=generator).sign()
+    share = {"one anchor": 1, "twenty anchors": 20}[kind]
+    picks = torch.randint(0, len(anchors), (len(x), share), generator=generator)
+    return 1.5 * (anchors[picks].mean(1) - x)
+
+
+def frozen(x: Tensor) -> tuple[Tensor, Tensor]:
+    free = torch.zeros_like(x)
+    free[..., 2:-2, 2:-2] = 1
+    return -x * free, (1 - x) * free
+
+
+BOUNDS = {
+    "none": lambda x: (torch.full_like(x, -1e6), torch.full_like(x, 1e6)),
+    "box": lambda x: (-x, 1 - x),
+    "radius": lambda x: ((-x).clamp_min(-0.1), (1 - x).clamp_max(0.1)),
+    "frozen": frozen,
+}
+
+
+def assert_certified(problem: Problem, d: Tensor, p: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> int:
+    """Feasible and nearest; the largest number of anchors that bind."""
+    assert bool(((p >= lower) & (p <= upper)).all())
+    most = 0
+    for i, certificate in enumerate(problem.certificates(d, p, threshold, lower, upper)):
+        assert certificate.excess <= 1e-6 * threshold, (i, certificate)
+        # A projection ends as float32: that moves p by up to 2^-24 |p|, and the margin kept for it by 1e-7.
+        distance = float((d[i].double() - p[i]).norm())
+        rounding = (3e-7 + 1.2e-7 * float(p[i].norm())) / max(distance, 1e-12)
+        nearly = 1e-5 + 2 * rounding
+        assert certificate.residual <= nearly or distance < 1e-6, (i, certificate, rounding)
+        assert certificate.gap <= 1e-6 + 2 * rounding or distance < 1e-6, (i, certificate, rounding)
+        most = max(most, certificate.active)
+    return most
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("kind", ["noise", "signs", "one anchor", "twenty anchors"])
+@pytest.mark.parametrize("name", ["digits", "28x28", "3x32x32"])
+def test_answers_are_certified_and_stay(name: str, kind: str, bounds: str) -> None:
+    problem = Problem(name)
+    d = perturbations(problem, kind)
+    lower, upper = BOUNDS[bounds](problem.x)
+    for threshold in THRESHOLDS:
+        p = project_exact(problem.bound, d, threshold, lower, upper)
+        assert_certified(problem, d, p, threshold, lower, upper)
+        assert torch.equal(project_exact(problem.bound, p, threshold, lower, upper), p)
+    assert getattr(problem.bound, "fallbacks", 0) == 0
+
+
+@pytest.mark.parametrize("bounds", ["none", "box", "radius"])
+def test_dozens_of_anchors_bind(bounds: str) -> None:
+    problem = Problem("3x32x32", num_anchors=180, batch=4)
+    d = perturbations(problem, "twenty anchors") * 2
+    lower, upper = BOUNDS[bounds](problem.x)
+    p = project_exact(problem.bound, d, 0.001, lower, upper)
+    assert assert_certified(problem, d, p, 0.001, lower, upper) >= 20
+    assert getattr(problem.bound, "fallbacks", 0) == 0
+
+
+def test_agrees_with_a_slow_dual_method() -> None:
+    """L-BFGS-B on the dual of all anchors, float64."""
+    problem = Problem("28x28", num_anchors=60, batch=4)
+    d = perturbations(problem, "twenty anchors")
+    lower, upper = BOUNDS["radius"](problem.x)
+    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    for i in range(len(d)):
+        rows = problem.rows(i)
+        scale = np.linalg.norm(rows, axis=1)
+        rows, limit = rows / scale[:, None], 0.05 / scale
+        target, low, high = (each[i].flatten().double().numpy() for each in (d, lower, upper))
+
+        def negative_dual(multipliers, rows=rows, limit=limit, target=target, low=low, high=high):
+            z = np.clip(target - multipliers @ rows, low, high)
+            excess = rows @ z - limit
+            return -(0.5 * ((z - target) ** 2).sum() + multipliers @ excess), -excess
+
+        options = {"maxiter": 20000, "maxfun": 50000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30}
+        start = np.zeros(len(rows))
+        best = minimize(negative_dual, start, jac=True, bounds=[(0, None)] * len(rows), options=options)
+        distance = float((d[i].double() - p[i].double()).norm())
+        assert distance == pytest.approx(np.sqrt(-2 * best.fun), rel=1e-6)
+        z = np.clip(target - best.x @ rows, low, high)
+        assert np.abs(z - p[i].flatten().numpy()).max() < 1e-5
+
+
+def test_the_sum_with_the_image_stays_inside() -> None:
+    problem = Problem("3x32x32")
+    for threshold in THRESHOLDS:
+        d = perturbations(problem, "twenty anchors")
+        p = project_exact(problem.bound, d, threshold)
+        assert problem.excess((problem.x + p) - problem.x, threshold) <= 1e-6 * threshold
+
+
+def test_a_warm_start_changes_nothing() -> None:
+    problem = Problem("3x32x32")
+    lower, upper = BOUNDS["radius"](problem.x)
+    delta = torch.zeros_like(problem.x)
+    for step in range(8):
+        moved = delta + 0.5 * perturbations(problem, "signs", seed=step)
+        warm = project_exact(problem.bound, moved, 0.02, lower, upper)
+        problem.bound.warm = None
+        cold = project_exact(problem.bound, moved, 0.02, lower, upper)
+        assert float((warm - cold).abs().max()) < 1e-6
+        delta = warm
+
+
+def test_a_wrong_warm_start_changes_nothing() -> None:
+    problem = Problem("3x32x32")
+    lower, upper = BOUNDS["radius"](problem.x)
+    d = perturbations(problem, "twenty anchors")
+    cold = project_exact(problem.bound, d, 0.05, lower, upper)
+    generator = torch.Generator().manual_seed(0)
+    warm = problem.bound.warm
+    warm.anchors = torch.stack([torch.randperm(120, generator=generator)[:9] for _ in d])
+    warm.multipliers = 1e3 * torch.rand(len(d), 9, generator=generator, dtype=torch.float64)
+    again = project_exact(problem.bound, d, 0.05, lower, upper)
+    assert float((again - cold).abs().max()) < 1e-6
+    assert getattr(problem.bound, "fallbacks", 0) == 0
+
+
+def test_feasible_rows_return_their_bits_and_do_not_disturb_others() -> None:
+    problem = Problem("3x32x32")
+    d = perturbations(problem, "twenty anchors")
+    d[::2] *= 1e-3
+    lower, upper = BOUNDS["box"](problem.x)
+    d[::2] = torch.minimum(torch.maximum(d[::2], lower[::2]), upper[::2])
+    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    assert torch.equal(p[::2], d[::2])
+    assert not torch.equal(p[1::2], d[1::2])
+    assert_certified(problem, d, p, 0.05, lower, upper)
+
+
+def test_without_anchors_of_other_classes_only_the_bounds_count() -> None:
+    images, labels = data("3x32x32")
+    same = labels == 3
+    bound = ProjectedDisplacement(anchors=AnchorSet(images[same], labels[same])).bind(images[:5], labels[:5])
+    lower, upper = BOUNDS["radius"](images[:5])
+    d = 3 * torch.randn(images[:5].shape, generator=torch.Generator().manual_seed(0))
+    p = project_exact(bound, d, 0.05, lower, upper)
+    assert torch.equal(p[3], torch.minimum(torch.maximum(d[3], lower[3]), upper[3]))
+    assert float(bound.evaluate(p).max()) <= 0.05 * (1 + 1e-5)
+
+
+def test_equal_anchors_and_one_anchor() -> None:
+    images, labels = data("3x32x32")
+    twice = torch.cat([images[:30], images[:30]]), torch.cat([labels[:30], labels[:30]])
+    results = []
+    for anchors in (twice, (images[:30], labels[:30])):
+        bound = ProjectedDisplacement(anchors=AnchorSet(*anchors)).bind(images[50:54], labels[50:54])
+        results.append(project_exact(bound, images[60:64] - images[50:54], 0.05))
+        assert getattr(bound, "fallbacks", 0) == 0
+    assert float((results[0] - results[1]).abs().max()) < 1e-6
+    bound = ProjectedDisplacement(anchors=AnchorSet(images[:1], labels[:1])).bind(images[51:52], labels[51:52])
+    d = images[:1] - images[51:52]
+    none = BOUNDS["none"](d)
+    assert float((project_exact(bound, d, 0.5, *none) - d / 4).abs().max()) < 1e-6  # threat 2 at the anchor
+
+
+def test_what_newton_cannot_do_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threat_specification import projection
+
+    problem = Problem("3x32x32")
+    d = perturbations(problem, "twenty anchors")
+    monkeypatch.setattr(projection, "ROUNDS", 1)
+    p = project_exact(problem.bound, d, 0.05)
+    assert problem.bound.fallbacks == BATCH
+    assert problem.excess(p, 0.05) <= 1e-6 * 0.05
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    threshold=st.sampled_from(THRESHOLDS),
+    bounds=st.sampled_from(sorted(BOUNDS)),
+    size=st.sampled_from([0.03, 0.3, 3.0]),
+)
+def test_idempotent_and_non_expansive(seed: int, threshold: float, bounds: str, size: float) -> None:
+    problem = Problem("28x28", num_anchors=60)
+    generator = torch.Generator().manual_seed(seed)
+    lower, upper = BOUNDS[bounds](problem.x)
+    d = size * torch.randn(problem.x.shape, generator=generator)
+    nearby = d + 0.1 * size * torch.randn(d.shape, generator=generator)
+    p = project_exact(problem.bound, d, threshold, lower, upper)
+    q = project_exact(problem.bound, nearby, threshold, lower, upper)
+    assert torch.equal(project_exact(problem.bound, p, threshold, lower, upper), p)
+    assert bool(((p - q).flatten(1).norm(dim=1) <= (d - nearby).flatten(1).norm(dim=1) + 1e-5).all())
+    assert problem.excess(p, threshold) <= 1e-6 * threshold
+    assert getattr(problem.bound, "fallbacks", 0) == 0
+
+
+@pytest.mark.parametrize("rank", [3, 12, 40])
+def test_many_least_squares_at_once_agree_with_scipy(rank: int) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    factors = torch.randn(20, rank, 12, generator=generator, dtype=torch.float64)
+    right = torch.randn(20, rank, generator=generator, dtype=torch.float64)
+    hessian = factors.transpose(1, 2) @ factors
+    linear = (factors.transpose(1, 2) @ right.unsqueeze(2)).squeeze(2)
+    for start in (torch.zeros_like(linear), torch.rand(linear.shape, generator=generator, dtype=torch.float64)):
+        found = nnls(hessian, linear, start)
+        assert bool((found >= 0).all())
+        for i in range(20):
+            residual = float((factors[i] @ found[i] - right[i]).norm())
+            assert residual == pytest.approx(scipy_nnls(factors[i].numpy(), right[i].numpy())[1], abs=1e-6)

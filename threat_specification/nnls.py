@@ -1,0 +1,94 @@
+"""Many small nonnegative least squares problems at once.
+
+Shapes: R problems, K variables each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SIGN = 1e-9  # of the largest entry: what counts as negative
+RIDGE = 1e-10  # of the diagonal: near-dependent rows keep a Cholesky factor
+EXCHANGES = 12  # of whole blocks; more are only needed where they would go on for ever
+CHANGES = 4  # times K: of single variables
+
+
+def nnls(hessian: Tensor, linear: Tensor, start: Tensor) -> Tensor:
+    """argmin over u >= 0 of 1/2 u^T H u - b^T u, [R, K] float64.
+
+    hessian  [R, K, K] positive semidefinite, with a positive diagonal
+    linear   [R, K] b
+    start    [R, K] a guess, at least 0; a good one saves time, none changes the answer
+
+    Block principal pivoting (Judice and Pires 1994) usually ends after two or three exchanges, each O(K^3). It may
+    cycle where H is nearly singular; those problems are left to the active-set method of Lawson and Hanson (1974),
+    which starts from the guess, improves at every change, and ends.
+    """
+    scale = hessian.diagonal(dim1=1, dim2=2).rsqrt()
+    eye = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
+    scaled = hessian * scale.unsqueeze(1) * scale.unsqueeze(2) + RIDGE * eye
+    linear = linear * scale
+    solution, solved = _block_pivoting(scaled, linear, start / scale)
+    if not bool(solved.all()):
+        left = ~solved
+        solution[left] = _active_set(scaled[left], linear[left], start[left] / scale[left])
+    return solution * scale
+
+
+def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Exchange all variables of the wrong sign at once, until there are none; the solution and whether it is one."""
+    tolerance = SIGN * linear.abs().amax(1, keepdim=True)
+    free = (start > 0) | (linear > _product(hessian, start))
+    solved = torch.zeros_like(free[:, 0])
+    for _ in range(EXCHANGES):
+        solution = _solve_free(hessian, linear, free)
+        slope = _product(hessian, solution) - linear
+        floor = -SIGN * solution.abs().amax(1, keepdim=True)
+        wrong = torch.where(free, solution < floor, slope < -tolerance)
+        solved = ~wrong.any(1)
+        if bool(solved.all()):
+            break
+        free = free ^ wrong
+    return solution.clamp_min(0), solved
+
+
+def _active_set(hessian: Tensor, linear: Tensor, point: Tensor) -> Tensor:
+    """Lawson and Hanson: go to the minimum over the free variables, stopping where one reaches 0, which fixes it;
+    at such a minimum, free the variable along which the function falls most."""
+    tolerance = SIGN * linear.abs().amax(1)
+    free = point > 0
+    barred = torch.zeros_like(free)
+    for _ in range(CHANGES * (8 + linear.shape[1])):
+        target = _solve_free(hessian, linear, free)
+        floor = -SIGN * target.abs().amax(1, keepdim=True)
+        blocked = free & (target < floor)
+        ratio = torch.where(blocked, point / (point - target).clamp_min(1e-300), torch.inf)
+        fraction = ratio.amin(1, keepdim=True).clamp(max=1)
+        point = (point + fraction * (target - point)).clamp_min(0)
+        stopped = blocked.any(1)
+        leaving = blocked & (ratio <= fraction)
+        # Rounding may let a variable that was freed last be the first to stop: freed again, it would go on for ever.
+        barred = torch.where((fraction > 1e-12), leaving & (fraction <= 1e-12), barred | leaving)
+        slope = torch.where(free | barred, torch.inf, _product(hessian, point) - linear)
+        steepest, which = slope.min(1)
+        entering = ~stopped & (steepest < -tolerance)
+        if not bool((stopped | entering).any()):
+            break
+        free = free & ~leaving
+        point = torch.where(leaving, 0, point)
+        free[entering, which[entering]] = True
+    return point
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    return torch.bmm(matrix, vector.unsqueeze(2)).squeeze(2)
+
+
+def _solve_free(hessian: Tensor, linear: Tensor, free: Tensor) -> Tensor:
+    """H u = b in the free variables, 0 in the others, [R, K]."""
+    weight = free.to(hessian.dtype)
+    restricted = hessian * weight.unsqueeze(1) * weight.unsqueeze(2)
+    restricted.diagonal(dim1=1, dim2=2).add_(1 - weight)
+    factor = torch.linalg.cholesky_ex(restricted).L
+    return torch.cholesky_solve((linear * weight).unsqueeze(2), factor).squeeze(2)
