@@ -163,7 +163,9 @@ class ThreatHparams(Hparams):
         hashed=False,
     )
     halves: bool = setting(
-        False, "compute_threat also compares its two half-sets of anchors: how stable is the threat?", hashed=False
+        False,
+        "compute_threat also compares its two half-sets of anchors, to judge how stable the threat is.",
+        hashed=False,
     )
     strict: bool = setting(False, "compute_threat refuses training images that occur with two labels.", hashed=False)
 

@@ -31,7 +31,7 @@ SLACK = 1.0  # times the residual: how far inside its half-space a point is that
 WIDEN = 1.0  # times the residual per pixel
 FLAT = 0.25  # of the slope at the start: where a line search stops
 TRIES = 20
-CHUNK = 8 << 20  # bytes of rows worked on at a time: larger blocks leave the cache, and are mapped afresh each time
+CHUNK = 16 << 20  # bytes of rows worked on at a time: larger blocks leave the cache, and are mapped afresh each time
 FIRST = 4  # anchors in the first working set
 
 
@@ -291,7 +291,7 @@ def _drop(work: _Work) -> None:
     """Leave out slack anchors of multiplier 0 where that makes the working sets much smaller."""
     idle = (work.l == 0) & (work.excess < -SLACK * _residual(work).unsqueeze(1) * work.norms)
     width = max(FIRST, int((~idle).sum(1).max()))
-    if width > 0.7 * idle.shape[1]:
+    if width > 0.85 * idle.shape[1]:
         return
     kept = (~idle).to(torch.uint8).topk(width, dim=1).indices
     work.anchors, work.norms, work.l, work.excess = (
@@ -305,7 +305,7 @@ def _extend(bound, work: _Work, along: Tensor, missing: Tensor, threshold: float
     wanted = int(missing.sum(1).max())
     if not wanted:
         return
-    count = min(wanted, max(FIRST, work.anchors.shape[1]), along.shape[1] - work.anchors.shape[1])
+    count = min(wanted, max(FIRST, int((work.l > 0).sum(1).max()) // 2), along.shape[1] - work.anchors.shape[1])
     value, chosen = along.topk(count, dim=1)
     rows = _rows(bound, work.numbers, chosen)
     zeros = torch.zeros_like(value, dtype=torch.float64)

@@ -101,7 +101,7 @@ def test_backgrounds(name, method):
     elif name == "radius":
         assert bool(((d >= lower) & (d <= upper))[background].all()) and bool(d[background].any())
     else:
-        assert float(d[background].abs().max()) > 0.11
+        assert float(d[background].min()) < -0.11 and float(d[background].max()) > 0.11
     out = threat.project(x, y, z, 0.05, masks=half(5), method=method)
     assert bool(((out >= 0) & (out <= 1)).all())
 
@@ -152,14 +152,14 @@ def test_center():
 
 def test_file(tmp_path):
     anchors, x, y, z = problem()
-    masks = torch.rand(20, 1, 8, 8) > 0.5
+    masks = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1)) > 0.5
     path = tmp_path / "masks.safetensors"
     save_file({"masks": masks.to(torch.uint8)}, str(path))
     threat = ProjectedDisplacement(segmented=True, anchors=anchors, mask_source=f"file:{path}")
     indices = torch.tensor([3, 19, 0, 7, 7])
     expected = threat.evaluate(x, y, z, masks=masks[indices])
     assert torch.equal(threat.evaluate(x, y, z, indices=indices), expected)
-    both = Intersection([(threat, 1.0), (Linf(), 1e6)])
+    both = Intersection([(threat, 1.0), (Linf(), 1e30)])
     assert torch.equal(both.evaluate(x, y, z, indices=indices), expected)
     for call, message in (
         (lambda: threat.evaluate(x, y, z), "indices="),
