@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from foundations.hparams import Hparams
 from foundations.lazy import load_object
 
 PROGRAM = "python nonisotropic.py"
+PRIMARY_SPEAKS_FIRST = 20  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,9 +119,10 @@ def _is_debugging(arguments: list[str]) -> bool:
 
 
 def _tell(error: Exception | None, message: str) -> None:
-    """A line on stderr; a mistake in the command line, which all processes see, is told by one of them."""
+    """A line on stderr. A mistake in the command line is seen by all processes and told by one: the others give the
+    primary time to speak, after which torchrun stops them, and speak only if they are left."""
     rank = _rank()
     if rank != "0" and isinstance(error, UsageError):
-        return
+        time.sleep(PRIMARY_SPEAKS_FIRST)
     prefix = "nonisotropic" if rank == "0" else f"nonisotropic [rank {rank}]"
     print(f"{prefix}: {message}", file=sys.stderr, flush=True)

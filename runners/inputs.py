@@ -30,9 +30,9 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
     """The directory of an earlier run; an error that says how to make it when it is not complete."""
     directory = RunDirectory(desc.directory(environment.root_dir))
     if not directory.is_complete:
-        how = f"finish its training in {desc.path}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
+        how = f"finish its training in {desc.relative}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
         kind = "anchors are" if isinstance(desc, ThreatDesc) else "model is"
-        raise RunError(f"the {kind} not there yet ({directory.path}); first {how}")
+        raise RunError(f"the {kind} not there yet; first {how}")
     return directory
 
 

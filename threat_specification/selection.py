@@ -15,6 +15,7 @@ from foundations.errors import UsageError
 
 Load = Callable[[Tensor], Tensor]  # row numbers [n] -> images [n,C,H,W], uint8 or floats in [0, 1]
 PART = 4096  # images read at a time
+REFRESH = 64  # rows brought up to date at a time
 
 
 def unit_features(images: Tensor) -> Tensor:
@@ -25,18 +26,37 @@ def unit_features(images: Tensor) -> Tensor:
 def farthest_first(features: Tensor, count: int) -> Tensor:
     """Greedy subset by cosine similarity: each pick is the row least similar to its most similar earlier pick.
 
-    features [n, D] of any float type; the first row is the first pick; ties go to the smaller row number.
-    O(n k D): a running maximum takes the place of similarities computed anew. Returns [count] row numbers.
+    features [n, D] of any type; the first row is the first pick; ties go to the smaller row number. Returns [count]
+    row numbers. At most O(n count D): the similarity to the picks only ever grows, so that a row's last known value is
+    a lower bound, and only rows whose bound is below the least value known are looked at again.
     """
-    unit = torch.nn.functional.normalize(features.float(), dim=1)
-    picks = torch.zeros(count, dtype=torch.long)
-    nearest = torch.full((len(unit),), -torch.inf, device=unit.device)
+    lengths = torch.cat([part.float().norm(dim=1) for part in features.split(PART)]).clamp_min(1e-12)
+    nearest = torch.full((len(features),), -torch.inf, device=features.device)
+    seen = torch.zeros(len(features), dtype=torch.long, device=features.device)
+    picks = torch.zeros(count, dtype=torch.long, device=features.device)
+    picked = features.new_zeros((count, features.shape[1]), dtype=torch.float32)
     for k in range(count):
         if k > 0:
-            picks[k] = int(nearest.argmin())  # the first of equal minima
-        nearest = torch.maximum(nearest, unit @ unit[picks[k]])
-        nearest[picks[k]] = torch.inf
-    return picks
+            picks[k] = _least_similar(features, lengths, picked[:k], nearest, seen)
+        picked[k] = features[picks[k]].float() / lengths[picks[k]]
+        nearest[picks[k]], seen[picks[k]] = torch.inf, count
+    return picks.cpu()
+
+
+def _least_similar(features: Tensor, lengths: Tensor, picked: Tensor, nearest: Tensor, seen: Tensor) -> Tensor:
+    """The row of the least `nearest`, after bringing up to date whatever could be it: all of `seen` picks are in it."""
+    least = nearest.new_tensor(torch.inf)
+    while True:
+        stale = ((nearest <= least) & (seen < len(picked))).nonzero().flatten()
+        if not len(stale):
+            return nearest.argmin()  # the first of equal minima
+        if len(stale) > REFRESH:
+            stale = stale[nearest[stale].topk(REFRESH, largest=False).indices]
+        missing = picked[int(seen[stale].min()) :]
+        along = (features[stale].float() @ missing.T).amax(1) / lengths[stale]
+        nearest[stale] = torch.maximum(nearest[stale], along)
+        seen[stale] = len(picked)
+        least = torch.minimum(least, nearest[stale].min())
 
 
 def greedy_subsets(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:

@@ -148,11 +148,14 @@ def test_defaults_follow_data_set_and_model() -> None:
     assert runner_parser("train", words).parse([*words, "--weight_decay=0"])["weight_decay"] == 0
 
 
-def test_only_rank_0_displays_and_tells_mistakes(
+def test_other_ranks_do_not_display_and_leave_mistakes_to_rank_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     assert main(["train", *NAMED, "--display_output_location"]) == 0
+    said_before_waiting = []
+    monkeypatch.setattr("time.sleep", lambda seconds: said_before_waiting.append(capsys.readouterr()))
     assert main(["train", *NAMED, "--lr=x"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == captured.err == ""
+    (before,) = said_before_waiting
+    assert before.out == before.err == ""
+    assert capsys.readouterr().err.startswith("nonisotropic [rank 1]: --lr")
