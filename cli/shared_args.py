@@ -13,6 +13,9 @@ class SharedArgs(Hparams):
 
     seed: int = setting(0, "Seed of everything random, together with the replicate numbers.", check=in_range(0))
     threat_replicate: int = setting(1, "Which repetition of compute_threat.", check=in_range(1))
+    train_threat_replicate: int = setting(
+        0, "The one that training used, where evaluation uses another (0: the same).", check=in_range(0)
+    )
     train_replicate: int = setting(1, "Which repetition of train.", check=in_range(1))
     test_replicate: int = setting(1, "Which repetition of test.", check=in_range(1))
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import io
 import json
 import os
@@ -10,6 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from foundations.errors import RunError
+
+
+def file_digest(path: Path | str) -> str:
+    """12 hex digits of the sha256 of a file's content."""
+    status = os.stat(path)
+    return _file_digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache
+def _file_digest(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()[:12]
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from foundations.errors import UsageError
+from foundations.files import file_digest
 from foundations.step import Step
 
 Check = Callable[[Any], "str | None"]  # returns what was expected when the value is unfit, else None
@@ -26,6 +27,7 @@ def setting(
     hashed: bool = True,
     when: str = "",
     alias: str = "",
+    path_in: Callable[[str], str] | None = None,
 ) -> Any:
     """Declare one hyperparameter.
 
@@ -34,8 +36,9 @@ def setting(
     when    name of a boolean (or a choice, "name=value") of the same class without which this field cannot
             change a result; it enters the hash only where that one is on; "a|b" means either
     alias   another name of the flag, for published recipes
+    path_in the path that a value holds, or ""; a file enters the hash by its content, not by its name
     """
-    metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias}
+    metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
@@ -72,6 +75,17 @@ def steps_list(value: str) -> str | None:
     return next((expected for part in value.split(",") if value and (expected := steps(part))), None)
 
 
+def whole_path(value: str) -> str:
+    """The value is a path, perhaps after a `kind:`."""
+    return value.partition(":")[2] or value
+
+
+def path_after_kind(value: str) -> str:
+    """The path of `kind:PATH` or `kind:model@PATH`; a kind alone has none."""
+    argument = value.partition(":")[2]
+    return argument.partition("@")[2] or argument
+
+
 def chunks(value: bool | int) -> str | None:
     """Accept True (chosen by size) or a positive number of chunks."""
     return None if value is True or (value is not False and value >= 1) else "True or a number of chunks from 1 up"
@@ -93,10 +107,20 @@ class Hparams:
     def hashed(self) -> dict[str, Any]:
         """The fields that can change a result, defaults included."""
         return {
-            field.name: getattr(self, field.name)
+            field.name: self._hashed_value(field)
             for field in dataclasses.fields(self)
             if field.metadata["hashed"] and self.is_active(field.metadata["when"])
         }
+
+    def _hashed_value(self, field: dataclasses.Field) -> Any:
+        value, path_in = getattr(self, field.name), field.metadata["path_in"]
+        path = path_in(value) if path_in else ""
+        if not path:
+            return value
+        try:
+            return f"{value.removesuffix(path)}{file_digest(path)}"
+        except OSError as error:
+            raise UsageError(f"--{field.name}: cannot read {path}: {error.strerror}") from error
 
     def is_active(self, when: str) -> bool:
         """Whether a condition such as 'N_aug' or 'adv_train_attack_norm=L2' holds here, with what it rests on."""
@@ -166,6 +190,12 @@ class ThreatHparams(Hparams):
         False,
         "compute_threat also compares its two half-sets of anchors, to judge how stable the threat is.",
         hashed=False,
+    )
+    class_weights: str = setting(
+        "",
+        "Weights of the weighted form, calibrated and kept with the anchors: a K x K matrix (.safetensors, .npy, "
+        ".csv), tree:FILE with lines `class: path/of/groups`, or wordnet:DATA_NOUN for ImageNet.",
+        path_in=whole_path,
     )
     strict: bool = setting(False, "compute_threat refuses training images that occur with two labels.", hashed=False)
 
@@ -320,6 +350,24 @@ class TestingHparams(Hparams):
         "Projection in every step of those attacks: exact (nearest point) or scale (quick; robustness looks too high).",
         check=one_of("exact", "scale"),
         when="N_adv_eval",
+    )
+    weighted: bool = setting(
+        False,
+        "Use the weighted form of PD; needs the --class_weights that compute_threat was given.",
+        when="N_adv_eval",
+    )
+    segmented: bool = setting(False, "Use the segmented form of PD: only the object counts.", when="N_adv_eval")
+    mask_source: str = setting(
+        "center",
+        "Where masks of objects come from: center (an ellipse), grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
+        path_in=path_after_kind,
+        when="segmented",
+    )
+    background: str = setting(
+        "frozen",
+        "What attacks may do outside the mask: nothing (frozen), as inside (radius) or anything (free).",
+        check=one_of("frozen", "radius", "free"),
+        when="segmented",
     )
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
 

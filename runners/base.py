@@ -9,7 +9,7 @@ from typing import Any
 from foundations.environment import Environment
 from foundations.results import describe_environment
 from foundations.run_directory import RunDirectory
-from runners.commands import command
+from runners.commands import stored_command
 from runners.completion import finished_result
 
 
@@ -47,7 +47,7 @@ class Runner(ABC):
 
     def stored(self) -> dict[str, Any]:
         """The content of hparams.json."""
-        return {**self.desc.stored(), "command": command(self.desc)}
+        return {**self.desc.stored(), "command": stored_command(self.desc)}
 
     @abstractmethod
     def prepare(self) -> None:

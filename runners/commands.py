@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from datasets.registry import DATASETS, dataset_info
@@ -32,6 +33,17 @@ def command(desc: Desc) -> str:
         if value != default:
             words.append(f"--{name}" if value is True else f"--{name}={format_value(value)}")
     return " ".join(words)
+
+
+def stored_command(desc: Desc) -> str:
+    """`command` without absolute paths: a run's directory holds none. A file is known by its name and its digest."""
+    text = command(desc)
+    fields = {field.name: field for group in desc.hparams_classes() for field in dataclasses.fields(group)}
+    for name, value in _flags(desc).items():
+        path_in = fields[name].metadata["path_in"] if name in fields else None
+        if path_in and os.path.isabs(path := path_in(value)):
+            text = text.replace(path, os.path.basename(path))
+    return text
 
 
 def _flags(desc: Desc) -> dict[str, Any]:

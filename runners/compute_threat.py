@@ -10,19 +10,21 @@ from torch import Tensor
 
 from foundations.desc import derive_seed
 from foundations.errors import RunError
-from foundations.files import read_json, write_json
+from foundations.files import read_json, write_bytes, write_json
 from runners.base import Runner
 from runners.inputs import read_data
 from runners.pictures import write_contact_sheet
 from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.class_weights import calibrate, class_weights_from, warn_below_one
 from threat_specification.selection import coverage, fingerprints, select_class, shared_between_classes
 
 HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
 RADIUS_SHARD = 500
+CALIBRATION_IMAGES = 2000
 
 
 class ComputeThreat(Runner):
-    """Writes anchors.safetensors and anchors.png (a row for each class).
+    """Writes anchors.safetensors, anchors.png (a row for each class), and class_weights.safetensors where asked for.
 
     Classes are shared out over processes. What is chosen for a class is kept in classes/ until all is done, so that
     an interrupted run goes on with the next class.
@@ -33,6 +35,8 @@ class ComputeThreat(Runner):
         train = self.data.train
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "anchors")
         self.load = lambda rows: train.images[rows]
+        if self.desc.threat.class_weights:
+            self.weights = class_weights_from(self.desc.threat.class_weights, self.data.info.classes)
         self.ambiguous = shared_between_classes(self._fingerprints(), train.labels)
         if self.desc.threat.strict and bool(self.ambiguous.any()):
             raise RunError(
@@ -66,6 +70,8 @@ class ComputeThreat(Runner):
             "digest": anchors.digest,
             "inscribed_radius": self._inscribed_radius(anchors),
         }
+        if threat.class_weights:
+            result["class_weights"] = self._calibrate_weights(anchors)
         if threat.halves:
             result["halves"] = self._compare_halves(anchors)
         self._forget_classes()
@@ -108,6 +114,31 @@ class ComputeThreat(Runner):
 
     def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
         return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()
+
+    def _calibrate_weights(self, anchors: AnchorSet) -> dict[str, Any]:
+        """Writes class_weights.safetensors, scaled so that PD-W and PD have one median on training images."""
+        from safetensors.torch import save
+
+        train, device = self.data.train, self.environment.device
+        usable = (~self.ambiguous).nonzero().flatten()
+        generator = torch.Generator().manual_seed(derive_seed(self.desc.seed, self.desc.replicate, "calibration"))
+        rows = usable[torch.randperm(len(usable), generator=generator)[:CALIBRATION_IMAGES]]
+        images, labels = train.pixels(rows).to(device), train.labels[rows].to(device)
+        weights = calibrate(self.weights, self._threat(anchors), images, labels).cpu()
+        if self.environment.is_primary:
+            write_bytes(self.directory / "class_weights.safetensors", save({"class_weights": weights}))
+        weighted = ProjectedDisplacement(
+            self.desc.threat, weighted=True, class_weights=weights, anchors=anchors.to(device)
+        )
+        below = warn_below_one(weighted)
+        if below:
+            self.environment.say(
+                f"note: by these weights {below} moves from one anchor to another of a different class have a threat "
+                "below 1; large weights call such moves harmless"
+            )
+        other = ~torch.eye(len(weights), dtype=torch.bool)
+        factor = float((weights / self.weights)[other].median())
+        return {"factor": factor, "moves_below_one": below}
 
     def _inscribed_radius(self, anchors: AnchorSet) -> dict[str, float]:
         """Quantiles over the test images: radius of the l2 ball inside {PD <= 1}; it scales with the threshold."""

@@ -65,6 +65,12 @@ class TrainDesc(Desc):
     training: TrainingHparams
     anchors: ThreatDesc = builds_on(_trains_under_threat)
 
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> TrainDesc:
+        """As for every description; class weights and the replicate of the anchors are those of training."""
+        replicate = values.get("train_threat_replicate") or values.get("threat_replicate", 1)
+        return super().from_flags({**values, "class_weights": "", "threat_replicate": replicate})
+
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
         if not self.model.model_name:
@@ -116,6 +122,10 @@ class TestDesc(Desc):
     def from_flags(cls, values: dict[str, Any]) -> TestDesc:
         """As for every description; with train_dir, the model is the one stored there."""
         train_dir = values.get("train_dir")
+        if not values.get("weighted"):
+            values = {**values, "class_weights": ""}
+        elif not values.get("class_weights"):
+            raise UsageError("--weighted: expected --class_weights=FILE, as compute_threat was given them, got none")
         if not train_dir:
             return super().from_flags(values)
         stored = stored_model(train_dir, values.get("root_dir", ""))

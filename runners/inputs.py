@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets.registry import dataset_info, load_dataset
 from foundations.desc import StoredRun
@@ -43,12 +43,18 @@ def read_anchors(desc: ThreatDesc, environment: Environment) -> AnchorSet:
     return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors")
 
 
-def read_threat(desc: ThreatDesc, environment: Environment) -> ProjectedDisplacement:
-    """The PD threat over the anchors of a compute_threat run, ready on the device."""
+def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> ProjectedDisplacement:
+    """The PD threat over the anchors of a compute_threat run, ready on the device.
+
+    form   of `ProjectedDisplacement`: weighted (by the weights kept with the anchors), segmented, mask_source, ...
+    """
     from threat_specification import ProjectedDisplacement
+    from threat_specification.class_weights import load_class_weights
 
     anchors = read_anchors(desc, environment).to(environment.device)
-    return ProjectedDisplacement(desc.threat, anchors=anchors).prepare()
+    if form.get("weighted"):
+        form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
+    return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare()
 
 
 def read_model(desc: TrainDesc | StoredRun, model_name: str, environment: Environment) -> nn.Module:

@@ -18,6 +18,7 @@ from testing.autoattack import members_for
 from testing.evaluations import AttackEvaluation, CleanEvaluation, autoattack_evaluation, nonisotropic_evaluation
 from testing.modes import evaluation_mode
 from testing.shards import evaluate_in_shards
+from threat_specification import ProjectedDisplacement
 
 STRIP_ROWS = 6
 
@@ -31,7 +32,7 @@ class Test(Runner):
         testing, environment = self.desc.testing, self.environment
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
         self.model = read_model(self.desc.train, self.desc.model_name, environment)
-        self.threat = read_threat(self.desc.anchors, environment) if testing.N_adv_eval else None
+        self.threat = self._read_threat() if testing.N_adv_eval else None
         self.data = read_data(self.desc.dataset_name, environment)
         total = len(self.data.test)
         if testing.num_examples > total:
@@ -63,6 +64,13 @@ class Test(Runner):
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
             self._write_strip(evaluations)
         return {name: self._figures(name, evaluation, arrays) for name, evaluation in evaluations.items()}
+
+    def _read_threat(self) -> ProjectedDisplacement:
+        testing = self.desc.testing
+        form = {"weighted": testing.weighted, "segmented": testing.segmented, "background": testing.background}
+        if testing.segmented:
+            form["mask_source"] = testing.mask_source
+        return read_threat(self.desc.anchors, self.environment, **form)
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
@@ -106,7 +114,7 @@ class Test(Runner):
         testing = self.desc.testing
         sets = {
             "adv": (self._adv_power(), testing.adv_test_attack_norm, None),
-            "N_adv": (testing.N_threshold, "PD", testing.N_radius),
+            "N_adv": (testing.N_threshold, self.threat.name if self.threat else "PD", testing.N_radius),
         }
         threshold, norm, radius = sets[name]
         broken_by = arrays[f"{name}_broken_by"]

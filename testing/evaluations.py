@@ -95,23 +95,32 @@ def nonisotropic_evaluation(
 ) -> AttackEvaluation:
     """PGD inside {threat <= threshold}, an l-inf radius and the pixel box, projected in every step."""
 
+    def context(shard: Shard) -> dict[str, Tensor]:
+        return {"indices": shard.index} if threat.segmented else {}
+
+    def allowed(shard: Shard) -> AttackSet:
+        bound = threat.bind(shard.images, shard.labels, **context(shard))
+        return AttackSet.within(bound, threshold, radius, method=projection)
+
     def attack(step_size: float, draw: int) -> Callable[[Shard, Tensor], Tensor]:
         def run(shard: Shard, standing: Tensor) -> Tensor:
-            allowed = AttackSet.within(threat.bind(shard.images, shard.labels), threshold, radius, method=projection)
-            start = allowed.between(uniform(seed, shard.index, draw, tuple(shard.images.shape[1:])))
-            return (shard.images + pgd(model, shard.labels, allowed, start, steps, step_size)[1]).clamp(0, 1)
+            inside = allowed(shard)
+            start = inside.between(uniform(seed, shard.index, draw, tuple(shard.images.shape[1:])))
+            return (shard.images + pgd(model, shard.labels, inside, start, steps, step_size)[1]).clamp(0, 1)
 
         return run
 
     def measure(shard: Shard, perturbed: Tensor) -> Tensor:
-        return threat.evaluate(shard.images, shard.labels, perturbed)
+        return threat.evaluate(shard.images, shard.labels, perturbed, **context(shard))
 
     def length(shard: Shard, perturbed: Tensor) -> Tensor:
         return (perturbed - shard.images).flatten(1).abs().amax(1)
 
     def verify(shard: Shard, perturbed: Tensor) -> Tensor:
-        inside = measure(shard, perturbed) <= threshold * (1 + INSIDE) + 1e-7
-        return inside & (length(shard, perturbed) <= radius * (1 + INSIDE)) & _in_pixel_box(perturbed)
+        inside, delta = allowed(shard), perturbed - shard.images
+        slack = radius * INSIDE + 1e-7
+        within = ((delta >= inside.lower - slack) & (delta <= inside.upper + slack)).flatten(1).all(1)
+        return within & (measure(shard, perturbed) <= threshold * (1 + INSIDE) + 1e-7) & _in_pixel_box(perturbed)
 
     attacks = {"pgd_coarse": attack(radius / 4, 0), "pgd_fine": attack(2.5 * radius / steps, 1)}
     return AttackEvaluation(model, "N_adv", attacks, verify, {"threat": measure, "Linf": length})

@@ -46,6 +46,14 @@ def check_labels_covered(class_weights: Tensor, labels: Tensor, kind: str) -> No
         )
 
 
+def class_weights_from(source: str, class_names: Sequence[str]) -> Tensor:
+    """[K, K] float32 from "tree:FILE", "wordnet:DATA_NOUN" (class names are WordNet ids then) or a matrix file."""
+    kind, colon, path = source.partition(":")
+    if not colon:
+        return load_class_weights(source, len(class_names))
+    return look_up(HIERARCHIES, kind, "kind of class weights")(path, class_names)
+
+
 def load_class_weights(path: Path | str, num_classes: int | None = None) -> Tensor:
     """[K, K] float32 from .safetensors (one tensor, or one called class_weights), .npy or .csv; checked."""
     path = Path(path)
@@ -174,6 +182,12 @@ def _depth(synset: int, hypernyms: dict[int, list[int]], known: dict[int, int]) 
     if synset not in known:
         known[synset] = max((1 + _depth(parent, hypernyms, known) for parent in hypernyms[synset]), default=0)
     return known[synset]
+
+
+HIERARCHIES = {
+    "tree": hierarchy_weights,
+    "wordnet": lambda path, ids: wordnet_weights(ids, Path(path).parent),
+}
 
 
 def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tensor, labels: Tensor) -> Tensor:

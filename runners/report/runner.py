@@ -39,7 +39,7 @@ class Report(Runner):
             sections = self._sections()
             write_text(self.directory / "report.html", html_page(title, introduction, sections))
             write_text(self.directory / "report.md", markdown_page(title, introduction, sections))
-        return {"counts": counts, "page": str(self.directory / "report.html"), "command": command(self.desc)}
+        return {"counts": counts, "page": "report.html", "command": command(self.desc)}
 
     def _sections(self) -> list[Table | tuple[str, Path]]:
         tests, trainings, threats = (self.runs[name] for name in ("test", "train", "compute_threat"))

@@ -32,6 +32,8 @@ def other(field: dataclasses.Field) -> Any:
         "adv_test_attack_norm": "L2",
         "adv_test_attack_type": "apgd",
         "num_chunks": 3,
+        "mask_source": "grabcut",
+        "background": "free",
     }
     if field.name in special:
         return special[field.name]
@@ -50,7 +52,12 @@ def ancestors(group: type[Hparams], field: dataclasses.Field) -> dict[str, Any]:
 
 
 def fields_of(*groups: type[Hparams]) -> list[Any]:
-    return [pytest.param(group, field, id=field.name) for group in groups for field in dataclasses.fields(group)]
+    return [
+        pytest.param(group, field, id=field.name)
+        for group in groups
+        for field in dataclasses.fields(group)
+        if field.name != "class_weights"  # a file: see below
+    ]
 
 
 @pytest.mark.parametrize(("group", "field"), fields_of(TrainingHparams, AugmentationHparams, ThreatHparams))
@@ -74,6 +81,8 @@ def test_a_setting_that_is_switched_off_changes_nothing(group: type[Hparams], fi
 def test_each_setting_of_an_evaluation_changes_its_hash(group: type[Hparams], field: dataclasses.Field) -> None:
     base = NAMED | {"adv_eval": field.name == "standard_eval", "standard_eval": field.name != "standard_eval"}
     base |= ancestors(group, field)
+    if field.name == "weighted":
+        base |= {"class_weights": __file__}
     assert TestDesc.from_flags(base).hash != TestDesc.from_flags(base | {field.name: other(field)}).hash
 
 
@@ -86,7 +95,7 @@ def test_hash_is_of_canonical_json_with_defaults() -> None:
 
 def test_the_hashes_of_published_runs_stay_what_they_are() -> None:
     """A change here means that nobody finds their old runs: say so in the changelog."""
-    assert ThreatDesc.from_flags(NAMED).hash == "2d84991aaa34"
+    assert ThreatDesc.from_flags(NAMED).hash == "0308f9060485"
 
 
 def test_own_replicate_is_not_hashed_but_that_of_runs_below_is() -> None:
@@ -125,6 +134,48 @@ def test_an_evaluation_finds_what_training_made(switches: tuple[bool, ...]) -> N
     flags = NAMED | toggles | {"lr": 0.3, "N_aug_threshold": 0.2, "N_adv_train_radius": 0.25, "mixup_alpha": 0.4}
     evaluation = TestDesc.from_flags(flags | {"N_threshold": 0.05, "N_radius": 0.1, "N_adv_eval": True})
     assert evaluation.train.directory(Path("r")) == TrainDesc.from_flags(flags).directory(Path("r"))
+
+
+def test_files_enter_by_their_content(tmp_path: Path) -> None:
+    first, copy, other = (tmp_path / name for name in ("w.csv", "copy.csv", "other.csv"))
+    first.write_text("1,2\n2,1")
+    copy.write_text("1,2\n2,1")
+    other.write_text("1,3\n3,1")
+
+    def anchors(weights: Path | str) -> str:
+        return ThreatDesc.from_flags(NAMED | {"class_weights": str(weights)}).hash
+
+    assert anchors(first) == anchors(copy) != anchors(other)
+    assert len({anchors(first), anchors(f"tree:{first}"), anchors("")}) == 3
+    assert str(tmp_path) not in json.dumps(ThreatDesc.from_flags(NAMED | {"class_weights": str(first)}).stored())
+    with pytest.raises(UsageError, match=r"--class_weights: cannot read .*missing.csv"):
+        anchors(tmp_path / "missing.csv")
+
+    def masks(source: str) -> str:
+        flags = NAMED | {"N_adv_eval": True, "segmented": True, "mask_source": source}
+        return TestDesc.from_flags(flags).hash
+
+    assert masks(f"file:{first}") == masks(f"file:{copy}") != masks(f"file:{other}")
+    assert masks(f"sam:vit_b@{first}") == masks(f"sam:vit_b@{copy}") != masks(f"sam:{first}")
+
+
+def test_weights_belong_to_the_weighted_form_alone() -> None:
+    flags = NAMED | {"N_adv_eval": True, "N_aug": True}
+    plain, with_file = (TestDesc.from_flags(flags | more) for more in ({}, {"class_weights": __file__}))
+    assert plain.hash == with_file.hash
+    weighted = TestDesc.from_flags(flags | {"class_weights": __file__, "weighted": True})
+    assert weighted.anchors.hash == ThreatDesc.from_flags(NAMED | {"class_weights": __file__}).hash
+    assert weighted.train.hash == plain.train.hash
+    with pytest.raises(UsageError, match="--weighted: expected --class_weights=FILE"):
+        TestDesc.from_flags(flags | {"weighted": True})
+
+
+def test_anchors_of_evaluation_may_be_others_than_those_of_training() -> None:
+    flags = NAMED | {"N_adv_eval": True, "N_aug": True}
+    other = TestDesc.from_flags(flags | {"threat_replicate": 2, "train_threat_replicate": 1})
+    assert other.anchors.replicate == 2
+    assert other.train.hash == TrainDesc.from_flags(flags).hash
+    assert other.hash != TestDesc.from_flags(flags).hash
 
 
 def test_a_directory_names_data_set_runner_run_and_replicate() -> None:

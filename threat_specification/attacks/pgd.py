@@ -31,7 +31,8 @@ class AttackSet:
     def within(cls, bound: BoundThreat, threshold: float, radius: float, **options: Any) -> AttackSet:
         """The set with an l-inf radius as its second bound (inf: the pixel box alone)."""
         examples = bound.examples
-        return cls(bound, threshold, (-examples).clamp_min(-radius), (1 - examples).clamp_max(radius), options)
+        lower, upper = bound.bounds((-examples).clamp_min(-radius), (1 - examples).clamp_max(radius))
+        return cls(bound, threshold, lower, upper, options)
 
     def project(self, delta: Tensor) -> Tensor:
         """A point of the set near delta."""
