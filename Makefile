@@ -28,8 +28,12 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --cov --cov-report=term:skip-covered
 
+.venv/bench-installed: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
 bench: export OMP_NUM_THREADS = 1
-bench: .venv/installed
+bench: .venv/bench-installed
 	$(BIN)/python -m benchmarks
 
 clean:

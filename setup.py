@@ -42,6 +42,7 @@ setup(
         "scikit-learn>=1.4,<2",
         "mlxtend>=0.23.4,<1",
         "matplotlib>=3.8,<4",
+        "scipy>=1.11,<2",
         "typing_extensions>=4.10",
     ],
     extras_require={
@@ -50,10 +51,10 @@ setup(
             "pytest-cov>=5",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100,<7",
-            "scipy>=1.11,<2",
             "ruff>=0.9,<1",
             "mypy>=1.13,<3",
-        ]
+        ],
+        "bench": ["proxsuite>=0.6,<1"],
     },
     entry_points={"console_scripts": ["nonisotropic=nonisotropic:main"]},
     cmdclass={"bdist_wheel": RefuseWheel},

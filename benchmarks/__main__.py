@@ -22,6 +22,7 @@ from foundations.results import markdown_table  # noqa: E402
 SUITES = {
     "The threat": "benchmarks.bench_threat:rows",
     "Projections": "benchmarks.bench_projection:rows",
+    "Projections against a solver, and at the size of ImageNet": "benchmarks.bench_qp:rows",
     "Choosing anchors": "benchmarks.bench_selection:rows",
 }
 

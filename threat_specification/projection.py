@@ -40,7 +40,7 @@ class WarmStart:
     """What the last projection of a bound threat found; a guess for the next, never trusted.
 
     anchors      [B, K] int64 working sets            multipliers  [B, K] float64, 0 where the anchor does not bind
-    longest      [B] float32 |v| of the longest row seen; sizes the float32 error of displacements
+    longest      [B] float32 the largest |v|; sizes the float32 error of displacements
     """
 
     longest: Tensor
@@ -114,9 +114,8 @@ def _warm_start(bound: BoundProjectedDisplacement, along: Tensor) -> WarmStart:
     """The state kept on `bound`, made at the first call."""
     warm = getattr(bound, "warm", None)
     if warm is None:
-        nearest = bound.directions(torch.arange(len(along), device=along.device), along.argmax(1))
         empty = torch.zeros(len(along), 0, device=along.device)
-        warm = WarmStart(nearest.norm(dim=1), empty.long(), empty.double())
+        warm = WarmStart(1 / bound.inscribed_radius(), empty.long(), empty.double())
         bound.warm = warm
     return warm
 
@@ -255,12 +254,12 @@ def _solve(bound, work: _Work, threshold: float, result: Tensor, warm: WarmStart
         vanished = converged & (length <= VANISHED * work.target.norm(dim=1))
         work.point[vanished] = 0
         along = _others(bound, work)
-        noise = (NOISE * length + SETTLED) * torch.maximum(warm.longest[work.numbers], work.norms.amax(1).float())
+        noise = (NOISE * length + SETTLED) * warm.longest[work.numbers]
         missing = along > (threshold - noise).unsqueeze(1)
         done = converged & (vanished | ~missing.any(1))
         if bool(done.any()):
             finished = work if bool(done.all()) else work.take(done)
-            unsolved.append(_finish(bound, finished, threshold, result, warm))
+            unsolved.append(_finish(bound, finished, along.amax(1)[done], threshold, result, warm))
             if finished is work:
                 return torch.cat(unsolved)
             work, along, missing = work.take(~done), along[~done], missing[~done]
@@ -274,11 +273,16 @@ def _others(bound, work: _Work) -> Tensor:
     return bound.displacements(work.point, work.numbers).scatter_(1, work.anchors, -torch.inf)
 
 
-def _finish(bound, work: _Work, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
-    """Write feasible points into `result`; returns the numbers of the examples where there is none."""
+def _finish(bound, work: _Work, nearest: Tensor, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
+    """Write feasible points into `result`; returns the numbers of the examples where there is none.
+
+    nearest  [R] largest <p, v> of the anchors outside the working sets, before settling
+    """
     before = work.point
     good = _settle(work, threshold)
-    far = (work.point - before).norm(dim=1) > SETTLED + 0.5 * NOISE * before.norm(dim=1)
+    moved_by = (work.point - before).norm(dim=1)
+    reach = (moved_by + NOISE * before.norm(dim=1)) * warm.longest[work.numbers]
+    far = (moved_by > SETTLED + 0.5 * NOISE * before.norm(dim=1)) & (nearest + reach > threshold)
     if bool(far.any()):
         moved = work.take(far)
         good[far] &= ~_outside(bound, moved.numbers, moved.point, _others(bound, moved), threshold, warm)
@@ -376,4 +380,3 @@ def _remember(warm: WarmStart, work: _Work) -> None:
     warm.anchors[work.numbers, : order.indices.shape[1]] = work.anchors.gather(1, order.indices)
     warm.multipliers[work.numbers] = 0
     warm.multipliers[work.numbers, : order.indices.shape[1]] = order.values
-    warm.longest[work.numbers] = torch.maximum(warm.longest[work.numbers], work.norms.amax(1).float())
