@@ -52,11 +52,13 @@ class Environment:
         if self.is_primary and not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
-    def progress(self, iterable: Any, description: str, total: int | None = None, unit: str = "it") -> Any:
+    def progress(
+        self, iterable: Any, description: str, total: int | None = None, unit: str = "it", hide: bool = False
+    ) -> Any:
         """The iterable with a progress bar where people look at one."""
         from tqdm import tqdm
 
-        silent = self.quiet or not self.is_primary or not sys.stderr.isatty()
+        silent = hide or self.quiet or not self.is_primary or not sys.stderr.isatty()
         return tqdm(iterable, desc=description, total=total, unit=unit, disable=silent, dynamic_ncols=True)
 
     @contextmanager

@@ -319,8 +319,8 @@ class TestingHparams(Hparams):
     )
     adv_test_attack_type: str = setting(
         "auto",
-        "auto (AutoAttack: apgd-ce, apgd-t, fab-t, square) or apgd (its apgd-ce alone).",
-        check=one_of("auto", "apgd"),
+        "auto (AutoAttack: apgd-ce, apgd-t, fab-t, square), apgd (its apgd-ce alone) or pgd (Madry et al. 2018).",
+        check=one_of("auto", "apgd", "pgd"),
         when="adv_eval",
     )
     adv_test_attack_norm: str = setting(
@@ -343,6 +343,23 @@ class TestingHparams(Hparams):
         32 / 255,
         "Its second bound, an l-inf radius in pixels; the default depends on the data set.",
         check=in_range(0),
+        when="N_adv_eval",
+    )
+    N_thresholds: tuple[float, ...] = setting(
+        (), "A grid: these PD thresholds too, each with every radius.", check=in_range(0), when="N_adv_eval"
+    )
+    N_radii: tuple[float, ...] = setting(
+        (), "A grid: these radii too, each with every threshold.", check=in_range(0), when="N_adv_eval"
+    )
+    attacks: str = setting(
+        "",
+        "Members of the nonisotropic ensemble by name, in order, comma-separated (default: all that fit).",
+        when="N_adv_eval",
+    )
+    eot: int = setting(
+        1,
+        "For models that answer at random: gradients and decisions from the mean over this many passes.",
+        check=in_range(1),
         when="N_adv_eval",
     )
     projection: str = setting(
@@ -370,6 +387,8 @@ class TestingHparams(Hparams):
         when="segmented",
     )
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
+    evaluate_only_batch_test: bool = setting(False, "Evaluate the first shard alone: a quick look.")
+    save_adversarials: bool = setting(False, "Keep all perturbed images (adversarials.safetensors).", hashed=False)
 
 
 @dataclass(frozen=True)

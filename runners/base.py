@@ -42,12 +42,16 @@ class Runner(ABC):
         }
         if self.environment.is_primary:
             self.directory.finish(result)
+            self.tidy()
         self.environment.barrier()
         return result
 
     def stored(self) -> dict[str, Any]:
         """The content of hparams.json."""
         return {**self.desc.stored(), "command": stored_command(self.desc)}
+
+    def tidy(self) -> None:  # noqa: B027
+        """Remove what served an interrupted run, once the result is written."""
 
     @abstractmethod
     def prepare(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy
@@ -74,7 +75,6 @@ class ComputeThreat(Runner):
             result["class_weights"] = self._calibrate_weights(anchors)
         if threat.halves:
             result["halves"] = self._compare_halves(anchors)
-        self._forget_classes()
         return result
 
     def _fingerprints(self) -> Tensor:
@@ -105,12 +105,8 @@ class ComputeThreat(Runner):
         kept = read_json(file)
         return kept["rows"], kept["coverage"]
 
-    def _forget_classes(self) -> None:
-        self.environment.barrier()
-        if self.environment.is_primary:
-            for file in (self.directory / "classes").glob("*.json"):
-                file.unlink()
-            (self.directory / "classes").rmdir()
+    def tidy(self) -> None:
+        shutil.rmtree(self.directory / "classes", ignore_errors=True)
 
     def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
         return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()

@@ -118,6 +118,9 @@ class TestDesc(Desc):
     train: TrainDesc = builds_on()
     anchors: ThreatDesc = builds_on(_tests_under_threat)
 
+    def is_satisfied_by(self, result: dict[str, Any]) -> bool:
+        return not self.testing.save_adversarials or result["saved_adversarials"]
+
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> TestDesc:
         """As for every description; with train_dir, the model is the one stored there."""

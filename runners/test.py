@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy
@@ -9,22 +10,31 @@ import torch
 
 from datasets.sampling import stratified_subset
 from foundations.desc import derive_seed
-from foundations.errors import UsageError
+from foundations.errors import UsageError, look_up
+from foundations.files import write_bytes, write_text
 from runners.base import Runner
+from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
 from runners.pictures import Column, amplified, write_strip
 from runners.summaries import EVALUATIONS
 from testing.autoattack import members_for
-from testing.evaluations import AttackEvaluation, CleanEvaluation, autoattack_evaluation, nonisotropic_evaluation
-from testing.modes import evaluation_mode
-from testing.shards import evaluate_in_shards
+from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack, plain_pgd
+from testing.modes import MeanOfPasses, evaluation_mode
+from testing.nonisotropic import Cell, NonisotropicEvaluation
+from testing.shards import Shard, ShardStore, evaluate_in_shards
+from testing.suspicion import probe, warnings
 from threat_specification import ProjectedDisplacement
+from threat_specification.attacks.ensemble import MEMBERS, pd_auto
 
 STRIP_ROWS = 6
+PROBED = 50  # examples of the probe for signs that a figure should not be believed
 
 
 class Test(Runner):
-    """Writes examples.npz (a row for each example) and strip.png (clean and perturbed images)."""
+    """Writes examples.npz (a row for each example), strip.png, and curves as CSV.
+
+    A finished shard is kept in shards/ until the result is written: an interrupted run goes on with the next one.
+    """
 
     __test__ = False  # not a test case, whatever pytest reads into the name
 
@@ -34,21 +44,16 @@ class Test(Runner):
         self.model = read_model(self.desc.train, self.desc.model_name, environment)
         self.threat = self._read_threat() if testing.N_adv_eval else None
         self.data = read_data(self.desc.dataset_name, environment)
-        total = len(self.data.test)
-        if testing.num_examples > total:
-            raise UsageError(f"--num_examples: expected at most {total}, the test images, got {testing.num_examples}")
-        rows = (
-            stratified_subset(self.data.test.labels, testing.num_examples, self.seed)
-            if testing.num_examples
-            else torch.arange(total)
-        )
+        rows = self._chosen_rows()
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
             environment.say(f"left out: {self.num_excluded} test images that equal an anchor of another class")
+        self.evaluations = self._evaluations()
+        pictures_of = math.inf if testing.save_adversarials else 1
+        self.store = ShardStore(self.directory / "shards", pictures_of)
 
     def run(self) -> dict[str, Any]:
-        evaluations = self._evaluations()
         split = self.data.test.to(self.environment.device)
         with evaluation_mode(self.model):
             arrays = evaluate_in_shards(
@@ -56,21 +61,40 @@ class Test(Runner):
                 split.labels,
                 self.index.to(self.environment.device),
                 self.desc.testing.shard_size,
-                list(evaluations.values()),
+                list(self.evaluations.values()),
                 self.environment,
+                self.store,
             )
-        labels = self.data.test.labels[self.index].numpy()
+        result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
+        result["saved_adversarials"] = self.desc.testing.save_adversarials
         if self.environment.is_primary:
+            labels = self.data.test.labels[self.index].numpy()
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
-            self._write_strip(evaluations)
-        return {name: self._figures(name, evaluation, arrays) for name, evaluation in evaluations.items()}
+            self._write_pictures()
+            if "N_adv" in result:
+                result["N_adv"]["warnings"] = self._suspicions(arrays)
+                write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
+                write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
+        return result
+
+    def tidy(self) -> None:
+        self.store.remove()
+
+    def _chosen_rows(self) -> torch.Tensor:
+        testing, total = self.desc.testing, len(self.data.test)
+        if testing.num_examples > total:
+            raise UsageError(f"--num_examples: expected at most {total}, the test images, got {testing.num_examples}")
+        rows = torch.arange(total)
+        if testing.num_examples:
+            rows = stratified_subset(self.data.test.labels, testing.num_examples, self.seed)
+        return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
     def _read_threat(self) -> ProjectedDisplacement:
         testing = self.desc.testing
         form = {"weighted": testing.weighted, "segmented": testing.segmented, "background": testing.background}
         if testing.segmented:
             form["mask_source"] = testing.mask_source
-        return read_threat(self.desc.anchors, self.environment, **form)
+        return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
@@ -81,75 +105,123 @@ class Test(Runner):
 
     def _evaluations(self) -> dict[str, Any]:
         """Name in result.json -> evaluation, for all that were asked for."""
-        testing, num_classes = self.desc.testing, self.data.info.num_classes
+        testing = self.desc.testing
         evaluations: dict[str, Any] = {}
         if testing.standard_eval:
             evaluations["standard"] = CleanEvaluation(self.model)
         if testing.adv_eval:
-            members = members_for(testing.adv_test_attack_type, num_classes)
-            evaluations["adv"] = autoattack_evaluation(
-                self.model, num_classes, testing.adv_test_attack_norm, self._adv_power(), members, self.seed
-            )
+            evaluations["adv"] = self._ball_evaluation()
         if self.threat is not None:
-            evaluations["N_adv"] = nonisotropic_evaluation(
-                self.model,
-                self.threat,
-                testing.N_threshold,
-                testing.N_radius,
-                testing.projection,
-                testing.N_attack_iter,
-                self.seed,
-            )
+            evaluations["N_adv"] = self._nonisotropic_evaluation(self.threat)
         return evaluations
 
-    def _adv_power(self) -> float:
-        return getattr(self.desc.testing, f"adv_test_attack_power_{self.desc.testing.adv_test_attack_norm}")
+    def _ball_evaluation(self) -> BallEvaluation:
+        testing, num_classes = self.desc.testing, self.data.info.num_classes
+        norm = testing.adv_test_attack_norm
+        power = getattr(testing, f"adv_test_attack_power_{norm}")
+        if testing.adv_test_attack_type == "pgd":
+            attacks = plain_pgd(self.model, norm, power, self.seed)
+        else:
+            names = members_for(testing.adv_test_attack_type, num_classes)
+            attacks = autoattack(self.model, num_classes, norm, power, names, self.seed)
+        return BallEvaluation(self.model, norm, power, attacks)
 
-    def _figures(self, name: str, evaluation: Any, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
-        """What result.json says of one evaluation."""
-        accuracy = float(arrays[f"{name}_correct"].mean())
-        figures: dict[str, Any] = {"num_examples": len(self.index), "excluded": self.num_excluded, "accuracy": accuracy}
-        if not isinstance(evaluation, AttackEvaluation):
-            return figures
+    def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> NonisotropicEvaluation:
         testing = self.desc.testing
-        sets = {
-            "adv": (self._adv_power(), testing.adv_test_attack_norm, None),
-            "N_adv": (testing.N_threshold, self.threat.name if self.threat else "PD", testing.N_radius),
-        }
-        threshold, norm, radius = sets[name]
-        broken_by = arrays[f"{name}_broken_by"]
-        standing = {
-            attack: float(((broken_by == 0) | (broken_by > number)).mean())
-            for number, attack in enumerate(evaluation.attacks, start=1)
-        }
-        curve = [{"threshold": threshold, "radius": radius, "accuracy": accuracy}]
-        return figures | {
-            "threshold": threshold,
-            "norm": norm,
-            "radius": radius,
-            "attacks": standing,
-            "curve": curve,
-        }
+        members = [name.strip() for name in testing.attacks.split(",") if name.strip()]
+        members = members or pd_auto(self.data.info.num_classes)
+        for name in members:
+            look_up(MEMBERS, name, "attack")
+        measures = {}
+        if threat.weighted or threat.segmented:
+            plain = read_threat(self.desc.anchors, self.environment)
+            measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
+        return NonisotropicEvaluation(
+            self.model if testing.eot == 1 else MeanOfPasses(self.model, testing.eot),
+            threat,
+            Cell(testing.N_threshold, testing.N_radius),
+            grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
+            members,
+            testing.N_attack_iter,
+            self.seed,
+            measures,
+        )
 
-    def _write_strip(self, evaluations: dict[str, Any]) -> None:
-        """Examples of the first shard, first those that the attacks broke: clean, perturbed, perturbation."""
-        samples = {name: evaluation.sample for name, evaluation in evaluations.items() if name != "standard"}
-        if not samples:
+    def _figures(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
+        """What result.json says of one evaluation."""
+        evaluation = self.evaluations[name]
+        common = {"num_examples": len(self.index), "excluded": self.num_excluded}
+        if name == "standard":
+            return common | clean_figures(arrays)
+        if name == "adv":
+            return common | ball_figures(evaluation, arrays)
+        return common | nonisotropic_figures(evaluation, arrays, self._anchors_name())
+
+    def _anchors_name(self) -> str:
+        """Which PD: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
+        assert self.threat is not None and self.threat.anchors is not None
+        hparams, testing = self.desc.anchors.threat, self.desc.testing
+        parts = [f"k{hparams.per_label}", hparams.selection, f"r{self.desc.anchors.replicate}"]
+        parts.append(self.threat.anchors.digest)
+        if testing.segmented:
+            parts += [testing.mask_source.partition(":")[0], testing.background]
+        return f"{self.threat.name}[{','.join(parts)}]"
+
+    def _suspicions(self, arrays: dict[str, numpy.ndarray]) -> list[str]:
+        """Sentences on why the nonisotropic figure may be too high."""
+        evaluation = self.evaluations["N_adv"]
+        rows = slice(0, min(PROBED, self.desc.testing.shard_size))
+        split, index = self.data.test.to(self.environment.device), self.index[rows].to(self.environment.device)
+        shard = Shard(0, split.pixels(index), split.labels[index], index)
+        standing = torch.from_numpy(arrays["N_adv_correct"][rows]).to(self.environment.device)
+        with evaluation_mode(self.model):
+            allowed = evaluation.allowed(shard, evaluation.headline)
+            found = probe(evaluation.model, shard, allowed, standing, self.seed, evaluation.steps)
+        told = warnings(found, arrays["N_adv_broken_by"], evaluation.members)
+        for message in told:
+            self.environment.say(f"warning: {message}")
+        return told
+
+    def _write_pictures(self) -> None:
+        """strip.png: examples of the first shard, those first that broke in the smallest sets; and all images."""
+        first = {name: torch.from_numpy(rows) for name, rows in self.store.pictures(0).items()}
+        attacked = [name for name in self.evaluations if f"{name}_image" in first]
+        if not attacked:
             return
-        clean = next(iter(samples.values()))[0]
-        broken = torch.stack([(worst != clean).flatten(1).any(1) for _, worst in samples.values()]).sum(0)
-        rows = broken.argsort(descending=True, stable=True)[:STRIP_ROWS]
-        clean = clean[rows]
-        columns = [Column("clean", clean, self._predicted(clean))]
-        for name, (_, worst) in samples.items():
-            perturbed, kind = worst[rows], EVALUATIONS[name].split()[0]
-            largest = (perturbed - clean).flatten(1).abs().amax(1)
-            columns.append(Column(f"{kind}\nattack", perturbed, self._predicted(perturbed)))
-            columns.append(
-                Column("its change\n(amplified)", amplified(perturbed - clean), [f"l-inf {v:.3f}" for v in largest])
-            )
+        clean = self.data.test.pixels(self.index[: len(first[f"{attacked[0]}_image"])])
+        broken = torch.stack([(first[f"{name}_broken_by"] > 0).float() for name in attacked]).sum(0)
+        order = -broken + first["N_adv_gauge"].clamp(max=1e6) * 1e-7 if "N_adv_gauge" in first else -broken
+        rows = order.argsort(stable=True)[:STRIP_ROWS]
+        columns = [Column("clean", clean[rows], self._predicted(clean[rows]))]
+        for name in attacked:
+            columns += self._attacked_columns(name, clean[rows], first[f"{name}_image"][rows])
         write_strip(self.directory / "strip.png", columns)
+        if self.desc.testing.save_adversarials:
+            self._write_adversarials(attacked)
+
+    def _attacked_columns(self, name: str, clean: torch.Tensor, perturbed: torch.Tensor) -> list[Column]:
+        largest = (perturbed - clean).flatten(1).abs().amax(1)
+        return [
+            Column(f"{EVALUATIONS[name].split()[0]}\nattack", perturbed, self._predicted(perturbed)),
+            Column("its change\n(amplified)", amplified(perturbed - clean), [f"l-inf {v:.3f}" for v in largest]),
+        ]
+
+    def _write_adversarials(self, attacked: list[str]) -> None:
+        from safetensors.numpy import save
+
+        shards = [self.store.pictures(n) for n in range(-(-len(self.index) // self.desc.testing.shard_size))]
+        images = {name: numpy.concatenate([shard[f"{name}_image"] for shard in shards]) for name in attacked}
+        write_bytes(self.directory / "adversarials.safetensors", save({"index": self.index.numpy(), **images}))
 
     def _predicted(self, images: torch.Tensor) -> list[str]:
         with torch.no_grad(), evaluation_mode(self.model):
-            return [f"seen as {self.data.info.classes[label]}" for label in self.model(images).argmax(1)]
+            answers = self.model(images.to(self.environment.device)).argmax(1)
+        return [f"seen as {self.data.info.classes[label]}" for label in answers]
+
+
+def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:
+    """Every threshold with every radius; where a grid was asked for also each alone, and the pixel box alone."""
+    if not thresholds and not radii:
+        return []
+    rows, columns = {threshold, *thresholds}, {radius, *radii}
+    return [Cell(t, r) for t in (*rows, math.inf) for r in (*columns, math.inf)]

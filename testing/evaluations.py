@@ -1,24 +1,30 @@
-"""What `test` measures of every example: clean predictions, AutoAttack, and attacks inside a nonisotropic set.
+"""What `test` measures of every example without a nonisotropic threat: clean predictions, and attacks in l_p balls.
 
 broken_by columns: -1 wrong without any attack, 0 still right after all of them, i > 0 broken by attack number i.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from testing.autoattack import run_member
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.pgd import AttackSet, pgd
-from threat_specification.attacks.random_numbers import uniform
-from threat_specification.base import Threat
+from threat_specification.attacks.base import AttackSet
+from threat_specification.attacks.ensemble import MEMBERS
+from threat_specification.norms import L2, Linf
 
 STANDING, WRONG_WITHOUT = 0, -1
 INSIDE = 1e-5  # relative: float32 can tell no better whether a point is in the set
+PGD_STEPS = 40
+ORDERS = {"Linf": math.inf, "L2": 2.0}
+
+Attack = Callable[[Shard, Tensor], Tensor]  # (shard, standing [n] bool) -> perturbed images [n,C,H,W]
 
 
 @dataclass
@@ -26,7 +32,11 @@ class CleanEvaluation:
     """The prediction without attack."""
 
     model: nn.Module
-    columns = {"standard_prediction": "int64", "standard_correct": "bool"}
+    columns: ClassVar[dict[str, str | tuple[str, int]]] = {
+        "standard_prediction": "int64",
+        "standard_correct": "bool",
+    }
+    pictures = ()
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -35,26 +45,28 @@ class CleanEvaluation:
 
 
 @dataclass
-class AttackEvaluation:
-    """Attacks one after the other, each on what the earlier ones left standing.
+class BallEvaluation:
+    """Attacks in an l_p ball, one after the other, each on what the earlier ones left standing.
 
-    prefix   of the columns: adv or N_adv
-    attacks  name -> function of (shard, standing [n] bool) that returns perturbed images [n,C,H,W]
-    verify   (shard, perturbed images) -> [n] bool: which lie inside the set; the others do not count
-    extra    columns measured on what was found: name -> function of (shard, perturbed images)
+    attacks   name -> attack; what they find outside ball or pixel box does not count
     """
 
     model: nn.Module
-    prefix: str
-    attacks: dict[str, Callable[[Shard, Tensor], Tensor]]
-    verify: Callable[[Shard, Tensor], Tensor]
-    extra: dict[str, Callable[[Shard, Tensor], Tensor]] = field(default_factory=dict)
-    sample: tuple[Tensor, Tensor] | None = None  # images of shard 0, clean and perturbed, for pictures
+    norm: str
+    power: float
+    attacks: dict[str, Attack]
+
+    pictures = ("adv_image",)
 
     @property
-    def columns(self) -> dict[str, str]:
-        named = {f"{self.prefix}_{name}": "float32" for name in self.extra}
-        return {f"{self.prefix}_correct": "bool", f"{self.prefix}_broken_by": "int64", **named}
+    def columns(self) -> dict[str, str | tuple[str, int]]:
+        return {
+            "adv_correct": "bool",
+            "adv_broken_by": "int64",
+            "adv_Linf": "float32",
+            "adv_L2": "float32",
+            "adv_rounded": "bool",
+        }
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         standing = count_correct(self.model, shard.images, shard.labels)
@@ -64,68 +76,44 @@ class AttackEvaluation:
             if not bool(standing.any()):
                 break
             perturbed = attack(shard, standing)
-            fails = ~count_correct(self.model, perturbed, shard.labels) & standing & self.verify(shard, perturbed)
+            fails = ~count_correct(self.model, perturbed, shard.labels) & standing & self._inside(shard, perturbed)
             worst = torch.where(fails.view(-1, 1, 1, 1), perturbed, worst)
             broken_by = torch.where(fails, number, broken_by)
             standing = standing & ~fails
-        if shard.number == 0:
-            self.sample = (shard.images, worst)
-        measured = {f"{self.prefix}_{name}": measure(shard, worst) for name, measure in self.extra.items()}
-        return {f"{self.prefix}_correct": standing, f"{self.prefix}_broken_by": broken_by, **measured}
+        rounded = count_correct(self.model, (worst * 255).round() / 255, shard.labels)
+        delta = (worst - shard.images).flatten(1)
+        return {
+            "adv_correct": standing,
+            "adv_broken_by": broken_by,
+            "adv_Linf": delta.abs().amax(1),
+            "adv_L2": delta.norm(dim=1),
+            "adv_rounded": (broken_by > 0) & ~rounded,
+            "adv_image": worst,
+        }
+
+    def _inside(self, shard: Shard, perturbed: Tensor) -> Tensor:
+        """[n]: which images lie in the ball and the pixel box."""
+        length = (perturbed - shard.images).flatten(1).norm(ORDERS[self.norm], dim=1)
+        in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
+        return (length <= self.power * (1 + INSIDE) + 1e-7) & in_box
 
 
-def autoattack_evaluation(
-    model: nn.Module, num_classes: int, norm: str, power: float, members: list[str], seed: int
-) -> AttackEvaluation:
-    """AutoAttack (Croce and Hein 2020) in an l-inf or l2 ball, by the installed library."""
+def autoattack(model: nn.Module, num_classes: int, norm: str, power: float, names: list[str], seed: int) -> dict:
+    """Name -> attack for members of AutoAttack (Croce and Hein 2020), by the installed library."""
 
-    def attack(name: str) -> Callable[[Shard, Tensor], Tensor]:
+    def member(name: str) -> Attack:
         return lambda shard, standing: run_member(name, model, shard, standing, norm, power, num_classes, seed)
 
-    def verify(shard: Shard, perturbed: Tensor) -> Tensor:
-        order = float("inf") if norm == "Linf" else 2
-        length = (perturbed - shard.images).flatten(1).norm(order, dim=1)
-        return (length <= power * (1 + INSIDE) + 1e-7) & _in_pixel_box(perturbed)
-
-    return AttackEvaluation(model, "adv", {name: attack(name) for name in members}, verify)
+    return {name: member(name) for name in names}
 
 
-def nonisotropic_evaluation(
-    model: nn.Module, threat: Threat, threshold: float, radius: float, projection: str, steps: int, seed: int
-) -> AttackEvaluation:
-    """PGD inside {threat <= threshold}, an l-inf radius and the pixel box, projected in every step."""
+def plain_pgd(model: nn.Module, norm: str, power: float, seed: int) -> dict:
+    """PGD (Madry et al. 2018) in the ball, by our own attacks."""
+    threat = {"Linf": Linf, "L2": L2}[norm]()
 
-    def context(shard: Shard) -> dict[str, Tensor]:
-        return {"indices": shard.index} if threat.segmented else {}
+    def attack(shard: Shard, standing: Tensor) -> Tensor:
+        allowed = AttackSet.within(threat.bind(shard.images, shard.labels), power, power)
+        attempt = MEMBERS["pgd"](model, shard.labels, allowed, seed, shard.index, PGD_STEPS, standing)
+        return (shard.images + attempt.delta).clamp(0, 1)
 
-    def allowed(shard: Shard) -> AttackSet:
-        bound = threat.bind(shard.images, shard.labels, **context(shard))
-        return AttackSet.within(bound, threshold, radius, method=projection)
-
-    def attack(step_size: float, draw: int) -> Callable[[Shard, Tensor], Tensor]:
-        def run(shard: Shard, standing: Tensor) -> Tensor:
-            inside = allowed(shard)
-            start = inside.between(uniform(seed, shard.index, draw, tuple(shard.images.shape[1:])))
-            return (shard.images + pgd(model, shard.labels, inside, start, steps, step_size)[1]).clamp(0, 1)
-
-        return run
-
-    def measure(shard: Shard, perturbed: Tensor) -> Tensor:
-        return threat.evaluate(shard.images, shard.labels, perturbed, **context(shard))
-
-    def length(shard: Shard, perturbed: Tensor) -> Tensor:
-        return (perturbed - shard.images).flatten(1).abs().amax(1)
-
-    def verify(shard: Shard, perturbed: Tensor) -> Tensor:
-        inside, delta = allowed(shard), perturbed - shard.images
-        slack = radius * INSIDE + 1e-7
-        within = ((delta >= inside.lower - slack) & (delta <= inside.upper + slack)).flatten(1).all(1)
-        return within & (measure(shard, perturbed) <= threshold * (1 + INSIDE) + 1e-7) & _in_pixel_box(perturbed)
-
-    attacks = {"pgd_coarse": attack(radius / 4, 0), "pgd_fine": attack(2.5 * radius / steps, 1)}
-    return AttackEvaluation(model, "N_adv", attacks, verify, {"threat": measure, "Linf": length})
-
-
-def _in_pixel_box(images: Tensor) -> Tensor:
-    flat = images.flatten(1)
-    return ((flat >= 0) & (flat <= 1)).all(1)
+    return {"pgd": attack}

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+
+class MeanOfPasses(nn.Module):
+    """A model that answers at random, by the mean of its logits over several passes (Athalye et al. 2018)."""
+
+    def __init__(self, model: nn.Module, passes: int) -> None:
+        super().__init__()
+        self.model, self.passes = model, passes
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.model(images) for _ in range(self.passes)]).mean(0)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
-"""Evaluation in fixed shards of consecutive examples, shared out over processes.
+"""Evaluation in fixed shards of consecutive examples, shared out over processes and kept on disk one by one.
 
 The size of a shard does not depend on the number of processes: rank r of W takes shards r, r + W, ..., every
-example counts once, and 1, 2 or 3 processes give the same figures.
+example counts once, and 1, 2 or 3 processes, interrupted or not, give the same bits.
 """
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy
@@ -15,6 +18,9 @@ import torch
 from torch import Tensor
 
 from foundations.environment import Environment
+from foundations.files import write_npz
+
+Arrays = dict[str, numpy.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,58 @@ class Shard:
 
 
 class Evaluation(Protocol):
-    """Something measured of every example."""
+    """Something measured of every example.
+
+    columns   name -> NumPy type, or (type, length) of a row, of each array it fills
+    pictures  names of the images [n,C,H,W] that it gives beside them
+    """
 
     @property
-    def columns(self) -> dict[str, str]:
-        """Name and NumPy type of each array it fills."""
+    def columns(self) -> dict[str, str | tuple[str, int]]: ...
+
+    @property
+    def pictures(self) -> Sequence[str]: ...
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
-        """The rows [n] of those arrays for one shard."""
+        """Rows of those arrays and images for one shard."""
+
+
+@dataclass
+class ShardStore:
+    """What finished shards gave, a file each: an interrupted run goes on with the next one.
+
+    pictures_of   how many shards keep their pictures, from the first on
+    """
+
+    path: Path
+    pictures_of: float = 1
+
+    def read(self, number: int, wanted: Sequence[str], pictures: Sequence[str]) -> Arrays | None:
+        """The arrays of a shard, None when it is to be done (again)."""
+        try:
+            with numpy.load(self._file(number), allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        wanted = [*wanted, *(pictures if number < self.pictures_of else ())]
+        return arrays if set(wanted) <= arrays.keys() else None
+
+    def write(self, number: int, arrays: Arrays, pictures: Sequence[str]) -> None:
+        """Keep a shard."""
+        left_out = () if number < self.pictures_of else pictures
+        write_npz(self._file(number), {name: rows for name, rows in arrays.items() if name not in left_out})
+
+    def pictures(self, number: int) -> Arrays:
+        """Everything kept of a shard."""
+        with numpy.load(self._file(number), allow_pickle=False) as file:
+            return dict(file)
+
+    def remove(self) -> None:
+        """Forget all shards."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:06d}.npz"
 
 
 def evaluate_in_shards(
@@ -45,24 +95,43 @@ def evaluate_in_shards(
     shard_size: int,
     evaluations: Sequence[Evaluation],
     environment: Environment,
+    store: ShardStore | None = None,
     show: bool = True,
-) -> dict[str, numpy.ndarray]:
+) -> Arrays:
     """Arrays of every evaluation, one row per example in the order of `index`, on every process.
 
     pixels   row numbers -> images in [0, 1];  labels [N] of the whole split;  index [M] the rows to evaluate
     """
     count = len(index)
-    arrays = {
-        name: numpy.zeros(count, dtype) for evaluation in evaluations for name, dtype in evaluation.columns.items()
-    }
-    numbers = range(environment.rank, -(-count // shard_size), environment.world_size)
-    for number in environment.progress(numbers, "evaluating", unit="shard") if show else numbers:
+    columns = {name: kind for evaluation in evaluations for name, kind in evaluation.columns.items()}
+    arrays = {name: _empty(count, kind) for name, kind in columns.items()}
+    pictures = [name for evaluation in evaluations for name in evaluation.pictures]
+    bar = environment.progress(
+        range(environment.rank, -(-count // shard_size), environment.world_size),
+        "evaluating",
+        unit="shard",
+        hide=not show,
+    )
+    done = numpy.zeros(count, bool)
+    for number in bar:
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
-        shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
-        for evaluation in evaluations:
-            for name, values in evaluation(shard).items():
-                arrays[name][rows] = values.cpu().numpy()
+        found = store.read(number, list(columns), pictures) if store else None
+        if found is None:
+            shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
+            found = {
+                name: values.cpu().numpy() for evaluation in evaluations for name, values in evaluation(shard).items()
+            }
+            if store:
+                store.write(number, found, pictures)
+        for name in columns:
+            arrays[name][rows] = found[name]
+        done[rows] = True
+        bar.set_postfix({name: f"{arrays[name][done].mean():.3f}" for name in columns if name.endswith("_correct")})
     return {name: environment.merge(array) for name, array in arrays.items()}
+
+
+def _empty(count: int, kind: str | tuple[str, int]) -> numpy.ndarray:
+    return numpy.zeros(count, kind) if isinstance(kind, str) else numpy.zeros((count, kind[1]), kind[0])
 
 
 def count_correct(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class BoundThreat(ABC):
         Bounds are [B, C, H, W] with lower <= 0 <= upper. A feasible delta comes back bit-identical.
         """
 
+    def inscribed_radius(self) -> Tensor | None:
+        """Radius of the l2 ball around 0 inside {threat <= 1}, [B], where it is known."""
+        return None
+
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
         """The bounds given, or those that keep every pixel in [0, 1]."""
         return (-self.examples if lower is None else lower, 1 - self.examples if upper is None else upper)

@@ -27,6 +27,12 @@ class BoundIntersection(BoundThreat):
     def evaluate(self, delta: Tensor) -> Tensor:
         return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)
 
+    def inscribed_radius(self) -> Tensor | None:
+        """The smallest of the members' balls."""
+        radii = [(member.inscribed_radius(), level) for member, level in self.members]
+        known = [radius * level for radius, level in radii if radius is not None]
+        return torch.stack(known).amin(0) if len(known) == len(radii) else None
+
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:

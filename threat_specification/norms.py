@@ -13,6 +13,9 @@ BISECTIONS = 60  # halves the interval of the multiplier until float64 has no mo
 class BoundLinf(BoundThreat):
     """||delta||_inf."""
 
+    def inscribed_radius(self) -> Tensor:
+        return torch.ones(len(self.examples), device=self.examples.device)
+
     def evaluate(self, delta: Tensor) -> Tensor:
         check_delta(delta, self.examples)
         norm = delta.flatten(1).abs().amax(1)
@@ -30,6 +33,9 @@ class BoundLinf(BoundThreat):
 
 class BoundL2(BoundThreat):
     """||delta||_2."""
+
+    def inscribed_radius(self) -> Tensor:
+        return torch.ones(len(self.examples), device=self.examples.device)
 
     def evaluate(self, delta: Tensor) -> Tensor:
         check_delta(delta, self.examples)

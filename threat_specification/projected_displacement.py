@@ -216,13 +216,15 @@ class BoundProjectedDisplacement(BoundThreat):
         threshold: float,
         lower: Tensor | None = None,
         upper: Tensor | None = None,
-        method: str = "exact",
+        method: str | None = None,
     ) -> Tensor:
-        """A point of {PD <= threshold} and the bounds, found by an entry of `PROJECTIONS`."""
+        """A point of {PD <= threshold} and the bounds, found by an entry of `PROJECTIONS` (else the threat's own)."""
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
         check_threshold(threshold)
-        return look_up(PROJECTIONS, method, "projection")(self, delta, threshold, lower, upper)
+        return look_up(PROJECTIONS, method or self.threat.projection, "projection")(
+            self, delta, threshold, lower, upper
+        )
 
     def inscribed_radius(self) -> Tensor:
         """Radius of the largest l2 ball inside {PD <= 1}: min_j beta w ||u_j|| = min_j 1 / ||v_j||, [B]; else inf."""
@@ -249,6 +251,7 @@ class ProjectedDisplacement(Threat):
     class_weights   [K, K] of weighted=True; kept as they are used, in float32
     mask_source     of segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
                     [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W]; asked once per image. Or pass masks= per call
+    projection      that is used where none is named with the call: an entry of PROJECTIONS
     background      what a projection lets pixels outside the mask do: an entry of masks.BACKGROUNDS
     product         how <d, a_j> is computed: an entry of anchor_matrix.PRODUCTS
     """
@@ -265,6 +268,7 @@ class ProjectedDisplacement(Threat):
         class_weights: Tensor | None = None,
         mask_source: MaskSource | str | None = None,
         background: str = "frozen",
+        projection: str = "exact",
         product: str = "float32",
     ) -> None:
         if anchors is None and source is None:
@@ -277,10 +281,12 @@ class ProjectedDisplacement(Threat):
         if mask_source is not None and not segmented:
             raise UsageError("mask_source: only the segmented form has masks; use segmented=True or leave it out")
         look_up(BACKGROUNDS, background, "background")
+        look_up(PROJECTIONS, projection, "projection")
         look_up(PRODUCTS, product, "product")
         self.hparams = hparams or ThreatHparams()
         self.anchors, self.source, self.product = anchors, source, product
         self.weighted, self.segmented, self.background = weighted, segmented, background
+        self.projection = projection
         self.class_weights = None if class_weights is None else check_class_weights(class_weights)
         self.mask_source = None if mask_source is None else mask_source_from(mask_source)
         self.name = "PD" + (weighted or segmented) * "-" + weighted * "W" + segmented * "S"

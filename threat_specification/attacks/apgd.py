@@ -1,0 +1,115 @@
+"""Auto-PGD (Croce and Hein 2020, arXiv 2003.01690, algorithm 1) inside a convex set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, per_image
+from threat_specification.attacks.losses import LOSSES
+
+MOMENTUM = 0.75  # alpha
+RISES = 0.75  # rho: the share of steps that must raise the loss for the step size to stay
+FIRST_STEP = 2.0  # times the size of the set
+
+
+def sign(gradient: Tensor) -> Tensor:
+    """Steepest ascent in l-inf; length 1 in every pixel."""
+    return gradient.sign()
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """Steepest ascent in l2; length 1."""
+    return gradient / per_image(gradient.flatten(1).norm(dim=1).clamp_min(1e-12))
+
+
+DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normalised}
+
+
+def checkpoints(steps: int) -> set[int]:
+    """Steps after which the step size is reconsidered: p_1 = 0.22, then each interval 0.03 shorter, at least 0.06."""
+    places, previous, place = set(), 0.0, 0.22
+    while place < 1:
+        places.add(math.ceil(place * steps))
+        previous, place = place, place + max(place - previous - 0.03, 0.06)
+    return places
+
+
+def apgd(
+    model: Classifier,
+    labels: Tensor,
+    allowed: AttackSet,
+    start: Tensor,
+    steps: int,
+    loss: str,
+    standing: Tensor,
+    targets: Tensor | None = None,
+    direction: str = "sign",
+    size: Tensor | None = None,
+) -> Attempt:
+    """`steps` projected steps with momentum from `start`, a point of the set.
+
+    The step size begins at twice `size` and halves, going back to the best point, where a stretch between checkpoints
+    brought too little (conditions 1 and 2 of the paper).
+
+    standing   [B] the examples to attack
+    direction  an entry of DIRECTIONS; size [B,1,1,1]: of the set in its norm (default: how far a pixel may move)
+    """
+    tracker = Tracker(model, labels, allowed.bound.examples, standing)
+    step = FIRST_STEP * (allowed.reach if size is None else size)
+    delta = before = best = start
+    value, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
+    best_value, best_gradient = value, gradient
+    rises = torch.zeros_like(labels)
+    schedule, last = checkpoints(steps), 0
+    halved, best_at_last = torch.zeros_like(standing), value
+    for k in range(1, steps + 1):
+        active = tracker.active
+        if not bool(active.any()):
+            break
+        before, delta = delta, _move(allowed, delta, before, step * DIRECTIONS[direction](gradient), active, k == 1)
+        reached, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
+        rises += reached > value
+        value = reached
+        improved = value > best_value
+        best = torch.where(per_image(improved), delta, best)
+        best_gradient = torch.where(per_image(improved), gradient, best_gradient)
+        best_value = torch.maximum(best_value, value)
+        if k in schedule:
+            stuck = (rises < RISES * (k - last)) | (~halved & (best_value <= best_at_last))
+            step = torch.where(per_image(stuck), step / 2, step)
+            delta = torch.where(per_image(stuck & active), best, delta)
+            gradient = torch.where(per_image(stuck), best_gradient, gradient)
+            value = torch.where(stuck, best_value, value)
+            halved, best_at_last, last = stuck, best_value, k
+            rises = torch.zeros_like(rises)
+    return tracker.attempt
+
+
+def _move(allowed: AttackSet, delta: Tensor, before: Tensor, change: Tensor, active: Tensor, is_first: bool) -> Tensor:
+    """The next point: a projected step, then momentum, projected again. Others than `active` stay where they are."""
+    moved = allowed.project(torch.where(per_image(active), delta + change, delta))
+    if is_first:
+        return moved
+    mixed = delta + MOMENTUM * (moved - delta) + (1 - MOMENTUM) * (delta - before)
+    return allowed.project(torch.where(per_image(active), mixed, delta))
+
+
+def apgd_over_targets(
+    model: Classifier, labels: Tensor, allowed: AttackSet, start: Tensor, steps: int, standing: Tensor
+) -> Attempt:
+    """Targeted DLR towards the min(9, K - 1) likeliest other classes of the clean images, one after the other."""
+    examples = allowed.bound.examples
+    with torch.no_grad():
+        logits = model(examples)
+    order = logits.scatter(1, labels.view(-1, 1), -torch.inf).argsort(1, descending=True)
+    attempt = Attempt.none(examples)
+    for rank in range(min(9, logits.shape[1] - 1)):
+        left = standing & ~attempt.broken
+        if not bool(left.any()):
+            break
+        attempt = attempt.then(apgd(model, labels, allowed, start, steps, "dlr_targeted", left, targets=order[:, rank]))
+    return attempt

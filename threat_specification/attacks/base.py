@@ -1,0 +1,143 @@
+"""What all attacks share: where they may go, how they ask the model, and what they give back.
+
+Shapes: B examples, C, H, W, K classes. Every attack keeps the shape of its batch: examples that are broken, or were
+not to be attacked, stay where they are, so that neither batching nor interruption changes a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from threat_specification.attacks.losses import LOSSES, Loss
+from threat_specification.attacks.random_numbers import uniform
+from threat_specification.base import BoundThreat
+
+Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
+
+
+@dataclass(frozen=True)
+class AttackSet:
+    """Where an attack may go: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1]."""
+
+    bound: BoundThreat
+    threshold: float
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def within(cls, bound: BoundThreat, threshold: float, radius: float) -> AttackSet:
+        """The set with an l-inf radius as its second bound (inf: the pixel box alone)."""
+        examples = bound.examples
+        lower, upper = bound.bounds((-examples).clamp_min(-radius), (1 - examples).clamp_max(radius))
+        return cls(bound, threshold, lower, upper)
+
+    @property
+    def reach(self) -> Tensor:
+        """The farthest that a pixel of each example may move, [B,1,1,1]. Steps scale with it: the set has no size."""
+        return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
+
+    def project(self, delta: Tensor) -> Tensor:
+        """A point of the set near delta."""
+        return self.bound.project(delta, self.threshold, self.lower, self.upper)
+
+    def between(self, fraction: Tensor) -> Tensor:
+        """The point of the box at a fraction in [0, 1] between its bounds, shrunk into the set."""
+        return self.bound.scale(torch.lerp(self.lower, self.upper, fraction), self.threshold, self.lower, self.upper)
+
+    def random_start(self, seed: int, index: Tensor, draw: int) -> Tensor:
+        """A random point of the set for each example; it depends on (seed, index, draw) alone."""
+        return self.between(uniform(seed, index, draw, tuple(self.lower.shape[1:])))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What an attack found.
+
+    broken     [B] the model fails at the point
+    delta      [B,C,H,W] a point of the set: where the model failed first, else where the loss was largest
+    loss       [B] margin there: largest other logit minus that of the label, above 0 where broken
+    forwards, backwards   [B] passes spent on an example while it was attacked
+    """
+
+    broken: Tensor
+    delta: Tensor
+    loss: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+    @classmethod
+    def none(cls, examples: Tensor) -> Attempt:
+        """Nothing tried."""
+        count = torch.zeros(len(examples), dtype=torch.long, device=examples.device)
+        loss = torch.full((len(examples),), -torch.inf, device=examples.device)
+        return cls(count.bool(), torch.zeros_like(examples), loss, count, count.clone())
+
+    def then(self, other: Attempt) -> Attempt:
+        """This attempt and a later one on what it left standing: the better point of each example, passes added."""
+        better = ~self.broken & (other.broken | (other.loss > self.loss))
+        return Attempt(
+            self.broken | other.broken,
+            torch.where(per_image(better), other.delta, self.delta),
+            torch.where(better, other.loss, self.loss),
+            self.forwards + other.forwards,
+            self.backwards + other.backwards,
+        )
+
+
+class Tracker:
+    """Asks the model at points of the set, and keeps the best of what it answered."""
+
+    def __init__(self, model: Classifier, labels: Tensor, examples: Tensor, standing: Tensor) -> None:
+        self.model, self.labels, self.examples, self.standing = model, labels, examples, standing
+        self.attempt = Attempt.none(examples)
+        self.best_loss = self.attempt.loss.clone()
+
+    @property
+    def active(self) -> Tensor:
+        """[B]: examples still under attack."""
+        return self.standing & ~self.attempt.broken
+
+    def ask(self, delta: Tensor, loss: Loss = LOSSES["margin"], targets: Tensor | None = None) -> Tensor:
+        """The loss at delta, [B], without a gradient."""
+        with torch.no_grad():
+            return self._note(delta, self.model((self.examples + delta).clamp(0, 1)), loss, targets)
+
+    def ask_gradient(self, delta: Tensor, loss: Loss, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The loss at delta, [B], and its gradient in the input alone: the weights get none."""
+        inputs = (self.examples + delta).clamp(0, 1).detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(inputs)
+            value = loss(logits, self.labels, targets)
+            (gradient,) = torch.autograd.grad(value.sum(), inputs)
+        counted = self.attempt.backwards + self.active
+        noted = self._note(delta, logits.detach(), loss, targets)
+        self.attempt = _replace(self.attempt, backwards=counted)
+        return noted, gradient
+
+    def _note(self, delta: Tensor, logits: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
+        value, margin = loss(logits, self.labels, targets).detach(), LOSSES["margin"](logits, self.labels, None)
+        active, attempt = self.active, self.attempt
+        fails = active & (logits.argmax(1) != self.labels)
+        better = active & (fails | (value > self.best_loss))
+        self.best_loss = torch.where(better, value, self.best_loss)
+        self.attempt = Attempt(
+            attempt.broken | fails,
+            torch.where(per_image(better), delta, attempt.delta),
+            torch.where(better, margin, attempt.loss),
+            attempt.forwards + active,
+            attempt.backwards,
+        )
+        return value
+
+
+def _replace(attempt: Attempt, backwards: Tensor) -> Attempt:
+    return Attempt(attempt.broken, attempt.delta, attempt.loss, attempt.forwards, backwards)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """[B] as [B,1,1,1]."""
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,50 @@
+"""APGD in the l2 ball that fits into the set: each of its points is in the set, whatever the projection does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from threat_specification.attacks.apgd import apgd
+from threat_specification.attacks.base import AttackSet, Attempt, Classifier, per_image
+from threat_specification.base import BoundThreat
+from threat_specification.intersection import BoundIntersection
+from threat_specification.norms import BoundL2, BoundLinf
+
+
+def _radius_beside_bounds(bound: BoundThreat) -> Tensor | None:
+    """The inscribed radius of what is not an l-inf ball already: those are part of the bounds."""
+    if not isinstance(bound, BoundIntersection):
+        return bound.inscribed_radius()
+    others = [(member, level) for member, level in bound.members if not isinstance(member, BoundLinf)]
+    return BoundIntersection(bound.examples, others or bound.members).inscribed_radius()
+
+
+@dataclass(frozen=True)
+class Ball(AttackSet):
+    """{||delta||_2 <= length} and the bounds of a set, each example with a length of its own, [B,1,1,1]."""
+
+    length: Tensor
+
+    def project(self, delta: Tensor) -> Tensor:
+        # The ball's projection takes one threshold for all; everything is measured in units of the length instead.
+        unit = self.bound.project(delta / self.length, 1.0, self.lower / self.length, self.upper / self.length)
+        return torch.minimum(torch.maximum(unit * self.length, self.lower), self.upper)
+
+
+def l2_inscribed(model: Classifier, labels: Tensor, allowed: AttackSet, steps: int, standing: Tensor) -> Attempt:
+    """l2-APGD in the largest ball inside {threat <= threshold}, with the bounds of the set.
+
+    Threats that do not know that ball (their `inscribed_radius` is None) are left alone.
+    """
+    examples = allowed.bound.examples
+    radius = _radius_beside_bounds(allowed.bound)
+    if radius is None or allowed.threshold == 0:
+        return Attempt.none(examples)
+    whole_box = allowed.reach.flatten() * examples[0].numel() ** 0.5
+    length = per_image(torch.minimum(radius * allowed.threshold, whole_box).clamp_min(1e-9))
+    ball = Ball(BoundL2(examples), 1.0, allowed.lower, allowed.upper, length)
+    start = torch.zeros_like(examples)
+    return apgd(model, labels, ball, start, steps, "ce", standing, direction="l2", size=length)

@@ -1,0 +1,49 @@
+"""Losses that attacks make large: functions of (logits [B,K], labels [B], targets [B] or None) to [B]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from foundations.errors import UsageError
+
+Loss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """-log of the probability of the label."""
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Largest other logit minus that of the label; above 0 exactly where the model is wrong (ties aside)."""
+    label = labels.view(-1, 1)
+    others = logits.scatter(1, label, -torch.inf).amax(1)
+    return others - logits.gather(1, label).squeeze(1)
+
+
+def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6); does not change with logits' scale."""
+    _check_classes(logits, 3, "dlr")
+    ordered = logits.sort(1, descending=True).values
+    return margin(logits, labels, None) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """The same towards one class (eq. 7 there)."""
+    _check_classes(logits, 4, "dlr_targeted")
+    if targets is None:
+        raise UsageError("the loss dlr_targeted needs a target class for each example")
+    ordered = logits.sort(1, descending=True).values
+    wanted = logits.gather(1, targets.view(-1, 1)) - logits.gather(1, labels.view(-1, 1))
+    return wanted.squeeze(1) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "dlr_targeted": dlr_targeted}
+
+
+def _check_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise UsageError(f"the loss {name} needs at least {least} classes, got {logits.shape[1]}; use margin or ce")

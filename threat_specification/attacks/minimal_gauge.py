@@ -1,0 +1,108 @@
+"""For each example the smallest set of one shape in which it breaks: a whole curve in one run.
+
+The sets are {threat <= t * threshold} for a threat whose bounds are part of it (an `Intersection` with a norm); t is
+the gauge. The method alternates as FMN does (Pintor et al. 2021, arXiv 2102.12827): a step that raises the margin, and
+a set that shrinks where the model is wrong and grows where it is right, both ever more slowly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, per_image
+from threat_specification.attacks.losses import LOSSES
+
+LARGEST = 4.0  # the gauge to start from: wide enough that most examples break at once
+SHRINK = (0.2, 0.005)  # by how much the set changes, first and last
+STEP = (1.0, 0.05)  # of a sign step, first and last, in units of the set's own size
+BISECTIONS = 6  # along the ray from 0 to what was found, at the end
+SMALLEST = 1e-6
+
+
+def minimal_gauge(
+    model: Classifier, labels: Tensor, allowed: AttackSet, start: Tensor, steps: int, standing: Tensor
+) -> Attempt:
+    """The point of smallest gauge at which each example breaks; it may lie outside `allowed`, whose gauge is 1."""
+    tracker = Tracker(model, labels, allowed.bound.examples, standing)
+    lower, upper = _whole_box(allowed)
+    size = allowed.reach
+    level = torch.full(labels.shape, LARGEST, device=size.device)
+    smallest, found = torch.full_like(level, torch.inf), torch.zeros_like(start)
+    margin_found = torch.zeros_like(level)
+    delta = start
+    for k in range(steps):
+        margin, gradient = _ask(tracker, delta)
+        smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)
+        rate, stride = _annealed(SHRINK, k, steps), _annealed(STEP, k, steps)
+        shrunk = torch.minimum(level, smallest) * (1 - rate)
+        grown = torch.minimum(level * (1 + rate), torch.minimum(smallest * (1 - SHRINK[1]), level.new_tensor(LARGEST)))
+        level = torch.where(margin > 0, shrunk, grown).clamp_min(SMALLEST)
+        moved = delta + stride * size * per_image(level.clamp(max=1)) * gradient.sign()
+        delta = _project(allowed, torch.where(per_image(standing), moved, delta), level, lower, upper)
+    margin = tracker.ask(delta)
+    smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)
+    found, margin_found = _shorten(tracker, found, margin_found, smallest.isfinite())
+    broken = smallest.isfinite()
+    counts = tracker.attempt
+    return Attempt(
+        broken,
+        torch.where(per_image(broken), found, counts.delta),
+        torch.where(broken, margin_found, counts.loss),
+        torch.where(standing, steps + 1 + BISECTIONS, 0),
+        torch.where(standing, steps, 0),
+    )
+
+
+def _ask(tracker: Tracker, delta: Tensor) -> tuple[Tensor, Tensor]:
+    return tracker.ask_gradient(delta, LOSSES["margin"])
+
+
+def _keep(allowed, delta, margin, standing, smallest, found, margin_found) -> tuple[Tensor, Tensor, Tensor]:
+    """The smaller of what was found before and now."""
+    gauge = (allowed.bound.evaluate(delta) / allowed.threshold).clamp_min(0)
+    better = standing & (margin > 0) & (gauge < smallest)
+    return (
+        torch.where(better, gauge, smallest),
+        torch.where(per_image(better), delta, found),
+        torch.where(better, margin, margin_found),
+    )
+
+
+def _shorten(tracker: Tracker, found: Tensor, margin: Tensor, broken: Tensor) -> tuple[Tensor, Tensor]:
+    """Bisection along the ray from 0: the threat falls with the length."""
+    low, high = torch.zeros_like(margin), torch.ones_like(margin)
+    best, best_margin = found, margin
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        shorter = found * per_image(middle)
+        value = tracker.ask(shorter)
+        fails = broken & (value > 0)
+        best = torch.where(per_image(fails), shorter, best)
+        best_margin = torch.where(fails, value, best_margin)
+        low, high = torch.where(fails, low, middle), torch.where(fails, middle, high)
+    return best, best_margin
+
+
+def _project(allowed: AttackSet, delta: Tensor, level: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Into {threat <= level * threshold} and the box, each example with a level of its own.
+
+    The threat is homogeneous: measured in units of the level there is one threshold for all.
+    """
+    t = per_image(level)
+    unit = allowed.bound.project(delta / t, allowed.threshold, lower / t, upper / t)
+    return torch.minimum(torch.maximum(unit * t, lower), upper)
+
+
+def _whole_box(allowed: AttackSet) -> tuple[Tensor, Tensor]:
+    """The pixel box without the radius; pixels that may not move at all stay fixed."""
+    examples = allowed.bound.examples
+    return torch.where(allowed.lower < 0, -examples, 0), torch.where(allowed.upper > 0, 1 - examples, 0)
+
+
+def _annealed(ends: tuple[float, float], k: int, steps: int) -> float:
+    """From the first of two numbers to the second, by half a cosine."""
+    first, last = ends
+    return last + (first - last) * (1 + math.cos(math.pi * k / max(1, steps - 1))) / 2

@@ -1,0 +1,55 @@
+"""Random search inside a set, without gradients, in the spirit of Square Attack (Andriushchenko et al. 2020).
+
+For models whose gradients mislead: windows of the image are pushed to their bounds, brought back into the set, and
+kept where the margin rises.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, per_image
+from threat_specification.attacks.random_numbers import uniform
+
+LARGEST_WINDOW = 0.8  # of the image
+HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of all queries: where the window's area halves
+STRIPES, WINDOWS = 100, 101  # draws; others have smaller numbers
+
+
+def window_side(query: int, queries: int, height: int, width: int) -> int:
+    """Side of the window at a query, at least 1 pixel."""
+    area = LARGEST_WINDOW * height * width * 0.5 ** sum(query >= share * queries for share in HALVINGS)
+    return max(1, min(round(area**0.5), height, width))
+
+
+def random_search(
+    model: Classifier, labels: Tensor, allowed: AttackSet, seed: int, index: Tensor, queries: int, standing: Tensor
+) -> Attempt:
+    """`queries` forward passes for each example: one for vertical stripes, then one for each window."""
+    examples = allowed.bound.examples
+    _, channels, height, width = examples.shape
+    tracker = Tracker(model, labels, examples, standing)
+    best = allowed.between((uniform(seed, index, STRIPES, (channels, 1, width)) < 0.5).float().expand_as(examples))
+    margin = tracker.ask(best)
+    for query in range(1, queries):
+        active = tracker.active
+        if not bool(active.any()):
+            break
+        side = window_side(query, queries, height, width)
+        draws = uniform(seed, index, WINDOWS + query, (2 + channels,))
+        inside = _window(draws[:, 0], height, side, 2) & _window(draws[:, 1], width, side, 3)
+        towards = torch.where((draws[:, 2:] < 0.5).view(-1, channels, 1, 1), allowed.lower, allowed.upper)
+        trial = allowed.project(torch.where(inside & per_image(active), towards, best))
+        value = tracker.ask(trial)
+        better = active & (value > margin)
+        best, margin = torch.where(per_image(better), trial, best), torch.where(better, value, margin)
+    return tracker.attempt
+
+
+def _window(draw: Tensor, length: int, side: int, dimension: int) -> Tensor:
+    """[B,1,length,1] or [B,1,1,length] bool: `side` pixels from a random place on."""
+    first = (draw * (length - side + 1)).long().view(-1, 1)
+    places = torch.arange(length, device=draw.device).view(1, -1)
+    inside = (places >= first) & (places < first + side)
+    return inside.unsqueeze(1).unsqueeze(3 if dimension == 2 else 2)
