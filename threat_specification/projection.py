@@ -262,8 +262,8 @@ def _solve(bound, work: _Work, threshold: float, result: Tensor, warm: WarmStart
             unsolved.append(_finish(bound, finished, along.amax(1)[done], threshold, result, warm))
             if finished is work:
                 return torch.cat(unsolved)
-            work, along, missing = work.take(~done), along[~done], missing[~done]
-        _drop(work)
+            work, along, missing, noise = work.take(~done), along[~done], missing[~done], noise[~done]
+        _drop(work, noise)
         _extend(bound, work, along, missing, threshold)
     return torch.cat([*unsolved, work.numbers])
 
@@ -291,9 +291,13 @@ def _finish(bound, work: _Work, nearest: Tensor, threshold: float, result: Tenso
     return work.numbers[~good]
 
 
-def _drop(work: _Work) -> None:
-    """Leave out slack anchors of multiplier 0 where that makes the working sets much smaller."""
-    idle = (work.l == 0) & (work.excess < -SLACK * _residual(work).unsqueeze(1) * work.norms)
+def _drop(work: _Work, noise: Tensor) -> None:
+    """Leave out slack anchors of multiplier 0 where that makes the working sets much smaller.
+
+    noise [R] is the margin by which an anchor outside counts as missing: one within twice that would be back at once.
+    """
+    slack = SLACK * _residual(work).unsqueeze(1) * work.norms + 2 * noise.unsqueeze(1)
+    idle = (work.l == 0) & (work.excess < -slack)
     width = max(FIRST, int((~idle).sum(1).max()))
     if width > 0.85 * idle.shape[1]:
         return
