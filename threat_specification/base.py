@@ -37,6 +37,8 @@ class BoundThreat(ABC):
     convex and shrinking a perturbation towards 0 never leaves one.
     """
 
+    steepest = "l2"  # the norm in which attacks take the steepest direction: an entry of attacks.base.DIRECTIONS
+
     def __init__(self, examples: Tensor) -> None:
         self.examples = examples
 

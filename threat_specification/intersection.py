@@ -23,6 +23,7 @@ class BoundIntersection(BoundThreat):
     def __init__(self, examples: Tensor, members: Sequence[tuple[BoundThreat, float]]) -> None:
         super().__init__(examples)
         self.members = members
+        self.steepest = "sign" if all(member.steepest == "sign" for member, _ in members) else "l2"
 
     def evaluate(self, delta: Tensor) -> Tensor:
         return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)

@@ -13,6 +13,8 @@ BISECTIONS = 60  # halves the interval of the multiplier until float64 has no mo
 class BoundLinf(BoundThreat):
     """||delta||_inf."""
 
+    steepest = "sign"
+
     def inscribed_radius(self) -> Tensor:
         return torch.ones(len(self.examples), device=self.examples.device)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,24 +15,11 @@ RISES = 0.75  # rho: the share of steps that must raise the loss for the step si
 FIRST_STEP = 2.0  # times the size of the set
 
 
-def sign(gradient: Tensor) -> Tensor:
-    """Steepest ascent in l-inf; length 1 in every pixel."""
-    return gradient.sign()
-
-
-def normalised(gradient: Tensor) -> Tensor:
-    """Steepest ascent in l2; length 1."""
-    return gradient / per_image(gradient.flatten(1).norm(dim=1).clamp_min(1e-12))
-
-
-DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normalised}
-
-
 def checkpoints(steps: int) -> set[int]:
     """Steps after which the step size is reconsidered: p_1 = 0.22, then each interval 0.03 shorter, at least 0.06."""
     places, previous, place = set(), 0.0, 0.22
     while place < 1:
-        places.add(math.ceil(place * steps))
+        places.add(math.ceil(place * steps - 1e-9))
         previous, place = place, place + max(place - previous - 0.03, 0.06)
     return places
 
@@ -47,7 +33,6 @@ def apgd(
     loss: str,
     standing: Tensor,
     targets: Tensor | None = None,
-    direction: str = "sign",
     size: Tensor | None = None,
 ) -> Attempt:
     """`steps` projected steps with momentum from `start`, a point of the set.
@@ -55,8 +40,8 @@ def apgd(
     The step size begins at twice `size` and halves, going back to the best point, where a stretch between checkpoints
     brought too little (conditions 1 and 2 of the paper).
 
-    standing   [B] the examples to attack
-    direction  an entry of DIRECTIONS; size [B,1,1,1]: of the set in its norm (default: how far a pixel may move)
+    standing  [B] the examples to attack
+    size      [B,1,1,1] of the set, by the pixel (default: how far a pixel may move)
     """
     tracker = Tracker(model, labels, allowed.bound.examples, standing)
     step = FIRST_STEP * (allowed.reach if size is None else size)
@@ -70,7 +55,7 @@ def apgd(
         active = tracker.active
         if not bool(active.any()):
             break
-        before, delta = delta, _move(allowed, delta, before, step * DIRECTIONS[direction](gradient), active, k == 1)
+        before, delta = delta, _move(allowed, delta, before, step * allowed.ascend(gradient), active, k == 1)
         reached, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
         rises += reached > value
         value = reached

@@ -19,6 +19,24 @@ from threat_specification.base import BoundThreat
 Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
 
 
+def sign(gradient: Tensor) -> Tensor:
+    """Steepest ascent in l-inf; length 1 in every pixel."""
+    return gradient.sign()
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """Steepest ascent in l2; length 1 in a pixel on average, as with signs.
+
+    Inside a set with oblique faces signs lead to the point of the set that is farthest along the signs, which is not
+    the one farthest along the gradient.
+    """
+    length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return gradient * per_image(gradient[0].numel() ** 0.5 / length)
+
+
+DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normalised}
+
+
 @dataclass(frozen=True)
 class AttackSet:
     """Where an attack may go: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1]."""
@@ -39,6 +57,10 @@ class AttackSet:
     def reach(self) -> Tensor:
         """The farthest that a pixel of each example may move, [B,1,1,1]. Steps scale with it: the set has no size."""
         return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
+
+    def ascend(self, gradient: Tensor) -> Tensor:
+        """The direction of steepest ascent that suits the set, a change of 1 for each pixel on average."""
+        return DIRECTIONS[self.bound.steepest](gradient)
 
     def project(self, delta: Tensor) -> Tensor:
         """A point of the set near delta."""

@@ -39,7 +39,7 @@ def _inscribed(model, labels, allowed, seed, index, steps, standing) -> Attempt:
 
 def _minimal_gauge(model, labels, allowed, seed, index, steps, standing) -> Attempt:
     start = torch.zeros_like(allowed.lower)
-    return smallest(model, labels, allowed, start, 2 * steps, standing)
+    return smallest(model, labels, allowed, start, steps, standing)
 
 
 def _random_search(model, labels, allowed, seed, index, steps, standing) -> Attempt:

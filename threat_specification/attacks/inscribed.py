@@ -47,4 +47,4 @@ def l2_inscribed(model: Classifier, labels: Tensor, allowed: AttackSet, steps: i
     length = per_image(torch.minimum(radius * allowed.threshold, whole_box).clamp_min(1e-9))
     ball = Ball(BoundL2(examples), 1.0, allowed.lower, allowed.upper, length)
     start = torch.zeros_like(examples)
-    return apgd(model, labels, ball, start, steps, "ce", standing, direction="l2", size=length)
+    return apgd(model, labels, ball, start, steps, "ce", standing, size=length / examples[0].numel() ** 0.5)

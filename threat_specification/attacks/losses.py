@@ -24,6 +24,11 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     return others - logits.gather(1, label).squeeze(1)
 
 
+def margin_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Logit of the target minus that of the label; above 0 only where the model is wrong."""
+    return (logits.gather(1, _given(targets).view(-1, 1)) - logits.gather(1, labels.view(-1, 1))).squeeze(1)
+
+
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6); does not change with logits' scale."""
     _check_classes(logits, 3, "dlr")
@@ -34,14 +39,23 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """The same towards one class (eq. 7 there)."""
     _check_classes(logits, 4, "dlr_targeted")
-    if targets is None:
-        raise UsageError("the loss dlr_targeted needs a target class for each example")
     ordered = logits.sort(1, descending=True).values
-    wanted = logits.gather(1, targets.view(-1, 1)) - logits.gather(1, labels.view(-1, 1))
-    return wanted.squeeze(1) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+    return margin_targeted(logits, labels, targets) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "dlr_targeted": dlr_targeted}
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "margin_targeted": margin_targeted,
+    "dlr": dlr,
+    "dlr_targeted": dlr_targeted,
+}
+
+
+def _given(targets: Tensor | None) -> Tensor:
+    if targets is None:
+        raise UsageError("a targeted loss needs a target class for each example, got none")
+    return targets
 
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:

@@ -16,16 +16,67 @@ from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tr
 from threat_specification.attacks.losses import LOSSES
 
 LARGEST = 4.0  # the gauge to start from: wide enough that most examples break at once
-SHRINK = (0.2, 0.005)  # by how much the set changes, first and last
-STEP = (1.0, 0.05)  # of a sign step, first and last, in units of the set's own size
+SHRINK = (0.3, 0.002)  # by how much the set changes, first and last
+STEP = (1.0, 0.05)  # of a step by the pixel, first and last, in units of the set's own size
 BISECTIONS = 6  # along the ray from 0 to what was found, at the end
 SMALLEST = 1e-6
+MOST = 9  # classes that may be the nearest
 
 
 def minimal_gauge(
     model: Classifier, labels: Tensor, allowed: AttackSet, start: Tensor, steps: int, standing: Tensor
 ) -> Attempt:
-    """The point of smallest gauge at which each example breaks; it may lie outside `allowed`, whose gauge is 1."""
+    """The point of smallest gauge at which each example breaks; it may lie outside `allowed`, whose gauge is 1.
+
+    Two runs of `steps` each: towards whichever other class leads, and towards the class that looks nearest from the
+    clean image, since the run towards the leading one may end at a border that is not the nearest.
+    """
+    nearest = nearest_class(model, labels, allowed.bound.examples)
+    attempts = [
+        _alternate(model, labels, allowed, start, steps, standing, loss, nearest)
+        for loss in ("margin", "margin_targeted")
+    ]
+    gauges = [allowed.bound.evaluate(found.delta).masked_fill(~found.broken, torch.inf) for found in attempts]
+    first, second = attempts
+    better = (gauges[1] < gauges[0]) | (~first.broken & ~second.broken & (second.loss > first.loss))
+    return Attempt(
+        first.broken | second.broken,
+        torch.where(per_image(better), second.delta, first.delta),
+        torch.where(better, second.loss, first.loss),
+        first.forwards + second.forwards,
+        first.backwards + second.backwards,
+    )
+
+
+def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> Tensor:
+    """The class whose border is nearest by the logits' slopes at the image (DeepFool: arXiv 1511.04599, eq. 8), [B].
+
+    Looks at the MOST likeliest other classes.
+    """
+    inputs = examples.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(inputs)
+        others = logits.detach().scatter(1, labels.view(-1, 1), -torch.inf)
+        candidates = others.topk(min(MOST, logits.shape[1] - 1), dim=1).indices
+        distances = []
+        for rank in range(candidates.shape[1]):
+            gap = LOSSES["margin_targeted"](logits, labels, candidates[:, rank])
+            (slope,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+            distances.append(-gap.detach() / slope.flatten(1).norm(dim=1).clamp_min(1e-12))
+    return candidates.gather(1, torch.stack(distances, 1).argmin(1, keepdim=True)).squeeze(1)
+
+
+def _alternate(
+    model: Classifier,
+    labels: Tensor,
+    allowed: AttackSet,
+    start: Tensor,
+    steps: int,
+    standing: Tensor,
+    loss: str,
+    targets: Tensor,
+) -> Attempt:
+    """One run of steps and of sets that shrink and grow."""
     tracker = Tracker(model, labels, allowed.bound.examples, standing)
     lower, upper = _whole_box(allowed)
     size = allowed.reach
@@ -34,13 +85,13 @@ def minimal_gauge(
     margin_found = torch.zeros_like(level)
     delta = start
     for k in range(steps):
-        margin, gradient = _ask(tracker, delta)
+        margin, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
         smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)
         rate, stride = _annealed(SHRINK, k, steps), _annealed(STEP, k, steps)
         shrunk = torch.minimum(level, smallest) * (1 - rate)
         grown = torch.minimum(level * (1 + rate), torch.minimum(smallest * (1 - SHRINK[1]), level.new_tensor(LARGEST)))
         level = torch.where(margin > 0, shrunk, grown).clamp_min(SMALLEST)
-        moved = delta + stride * size * per_image(level.clamp(max=1)) * gradient.sign()
+        moved = delta + stride * size * per_image(level.clamp(max=1)) * allowed.ascend(gradient)
         delta = _project(allowed, torch.where(per_image(standing), moved, delta), level, lower, upper)
     margin = tracker.ask(delta)
     smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)
@@ -54,10 +105,6 @@ def minimal_gauge(
         torch.where(standing, steps + 1 + BISECTIONS, 0),
         torch.where(standing, steps, 0),
     )
-
-
-def _ask(tracker: Tracker, delta: Tensor) -> tuple[Tensor, Tensor]:
-    return tracker.ask_gradient(delta, LOSSES["margin"])
 
 
 def _keep(allowed, delta, margin, standing, smallest, found, margin_found) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,7 +25,7 @@ def pgd(
     standing: Tensor,
     loss: str = "ce",
 ) -> Attempt:
-    """`steps` sign steps of `step_size` [B,1,1,1] from `start`, a point of the set."""
+    """`steps` steps of `step_size` [B,1,1,1] by the pixel from `start`, a point of the set."""
     tracker = Tracker(model, labels, allowed.bound.examples, standing)
     delta = start
     for _ in range(steps):
@@ -33,7 +33,7 @@ def pgd(
         active = per_image(tracker.active)
         if not bool(active.any()):
             return tracker.attempt
-        delta = allowed.project(torch.where(active, delta + step_size * gradient.sign(), delta))
+        delta = allowed.project(torch.where(active, delta + step_size * allowed.ascend(gradient), delta))
     tracker.ask(delta, LOSSES[loss])
     return tracker.attempt
 

@@ -1,0 +1,227 @@
+"""Attacks against linear classifiers, whose optimum is a linear program, and against what they must leave alone."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foundations.errors import UsageError
+from tests.threat_specification.attacks.linear import Linear, best_margin, directions, problem, smallest_gauge
+from threat_specification import L2, Intersection, Linf, ProjectedDisplacement
+from threat_specification.attacks.apgd import checkpoints
+from threat_specification.attacks.base import AttackSet, Attempt
+from threat_specification.attacks.ensemble import MEMBERS, attack_in_turn, pd_auto
+from threat_specification.attacks.losses import LOSSES
+
+THRESHOLD, RADIUS, STEPS = 0.1, 0.15, 40
+IN_SET = [name for name in MEMBERS if name != "minimal_gauge"]
+
+
+def both(anchors, images: Tensor, labels: Tensor, threshold: float = THRESHOLD, radius: float = RADIUS) -> AttackSet:
+    """{PD <= threshold, l-inf <= radius} as the runners attack it."""
+    threat = Intersection([(ProjectedDisplacement(anchors=anchors), threshold), (Linf(), radius)])
+    return AttackSet.within(threat.bind(images, labels), 1.0, radius)
+
+
+def attack(name: str, model, labels: Tensor, allowed: AttackSet, steps: int = STEPS, **changes) -> Attempt:
+    index = torch.arange(len(labels)) + 50
+    standing = torch.ones(len(labels), dtype=torch.bool)
+    values = {"seed": 3, "index": index, "standing": standing} | changes
+    return MEMBERS[name](model, labels, allowed, values["seed"], values["index"], steps, values["standing"])
+
+
+def gauges(model: Linear, anchors, images: Tensor, labels: Tensor) -> Tensor:
+    """What the linear programs say of each example."""
+    found = [smallest_gauge(model, anchors, x, int(y), THRESHOLD, RADIUS) for x, y in zip(images, labels, strict=True)]
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 5, 10])
+def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int) -> None:
+    """In a set in which half of the examples can be broken, all of those are, but for margins within 2 % of 0."""
+    model, anchors, images, labels = problem(num_classes, seed=num_classes)
+    t = float(gauges(model, anchors, images, labels).median())
+    clean = LOSSES["margin"](model(images).detach(), labels, None).tolist()
+    index, standing = torch.arange(len(labels)), torch.ones(len(labels), dtype=torch.bool)
+    allowed = both(anchors, images, labels, t * THRESHOLD, t * RADIUS)
+    found = attack_in_turn(pd_auto(num_classes), model, labels, allowed, 0, index, STEPS, standing)
+    for x, y, margin, broken in zip(images, labels, clean, found.broken.tolist(), strict=True):
+        best = best_margin(model, anchors, x, int(y), t * THRESHOLD, t * RADIUS)
+        if abs(best) > 0.02 * (best - margin):
+            assert broken == (best > 0)
+    assert 8 <= int(found.broken.sum()) <= 16
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 10])
+def test_minimal_gauge_against_a_linear_program(num_classes: int) -> None:
+    model, anchors, images, labels = problem(num_classes, count=12, seed=num_classes)
+    allowed = both(anchors, images, labels)
+    found = attack("minimal_gauge", model, labels, allowed)
+    ratio = allowed.bound.evaluate(found.delta) / gauges(model, anchors, images, labels)
+    reachable = gauges(model, anchors, images, labels) < 3
+    assert bool(found.broken[reachable].all())
+    assert float(ratio[reachable].min()) > 1 - 1e-4
+    assert float(ratio[reachable].max()) < 1.02
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_isotropic_balls_in_closed_form(norm: str) -> None:
+    """Far from the pixel box the largest margin towards a class is its margin plus radius * dual norm of the gain."""
+    model, _, images, _ = problem(4, count=40, seed=1)
+    images = 0.5 + 0.1 * (images - 0.5)
+    labels = model(images).argmax(1)
+    radius = {"Linf": 0.006, "L2": 0.03}[norm]
+    threat = {"Linf": Linf, "L2": L2}[norm]()
+    gain = model.weight.unsqueeze(0) - model.weight[labels].unsqueeze(1)
+    dual = gain.norm(p=1 if norm == "Linf" else 2, dim=2)
+    logits = model(images)
+    towards = logits - logits.gather(1, labels.view(-1, 1)) + radius * dual
+    best = towards.scatter(1, labels.view(-1, 1), -torch.inf).amax(1)
+    allowed = AttackSet.within(threat.bind(images, labels), radius, 0.3 if norm == "L2" else radius)
+    index, standing = torch.arange(40), torch.ones(40, dtype=torch.bool)
+    found = attack_in_turn(["apgd_ce", "apgd_t_dlr"], model, labels, allowed, 0, index, STEPS, standing)
+    clear = best.abs() > 0.02 * (best - LOSSES["margin"](logits, labels, None))
+    assert found.broken[clear].equal((best > 0)[clear])
+    assert bool(found.broken.any()) and not bool(found.broken.all())
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_every_point_is_in_the_set_and_breaks_what_it_says(name: str) -> None:
+    model, anchors, images, labels = problem(5, count=12, seed=2)
+    before = images.clone()
+    found = attack(name, model, labels, both(anchors, images, labels))
+    assert images.equal(before)
+    perturbed = (images + found.delta).clamp(0, 1)
+    assert (model(perturbed).argmax(1) != labels).equal(found.broken)
+    for image, label, delta in zip(images, labels, found.delta, strict=True):
+        d, x = delta.flatten().double().numpy(), image.flatten().double().numpy()
+        assert (x + d >= -1e-7).all() and (x + d <= 1 + 1e-7).all()
+        if name != "minimal_gauge":  # its points say how large the set must be
+            assert numpy.abs(d).max() <= RADIUS * (1 + 1e-6)
+            assert (directions_of(anchors, image, label) @ d).max() <= THRESHOLD * (1 + 1e-5)
+
+
+def directions_of(anchors, image: Tensor, label: Tensor) -> numpy.ndarray:
+    return directions(anchors, image, int(label))
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_the_model_is_left_as_it_was(name: str) -> None:
+    model, anchors, images, labels = problem(5, count=6, seed=2)
+    net = nn.Sequential(model, nn.Dropout(0.0))
+    net.train()
+    net[1].eval()
+    model.bias.requires_grad_(False)
+    weights = {key: value.clone() for key, value in net.state_dict().items()}
+    attack(name, net, labels, both(anchors, images, labels), steps=3)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert net.training and not net[1].training
+    assert model.weight.requires_grad and not model.bias.requires_grad
+    assert all(value.equal(weights[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_only_those_standing_are_attacked_and_batches_do_not_matter(name: str) -> None:
+    model, anchors, images, labels = problem(5, count=12, seed=4)
+    whole = attack(name, model, labels, both(anchors, images, labels), steps=8)
+    standing = torch.arange(12) % 3 != 0
+    some = attack(name, model, labels, both(anchors, images, labels), steps=8, standing=standing)
+    assert not bool(some.broken[~standing].any())
+    assert int(some.forwards[~standing].sum()) == int(some.backwards[~standing].sum()) == 0
+    assert some.broken[standing].equal(whole.broken[standing])
+    part = slice(4, 9)
+    index = torch.arange(12)[part] + 50
+    alone = attack(
+        name,
+        model,
+        labels[part],
+        both(anchors, images[part], labels[part]),
+        steps=8,
+        index=index,
+        standing=torch.ones(5).bool(),
+    )
+    assert alone.broken.equal(whole.broken[part])
+    assert torch.allclose(alone.delta, whole.delta[part], atol=1e-3)
+
+
+class Steps(nn.Module):
+    """Gradients are 0 everywhere: logits are rounded."""
+
+    def __init__(self, inner: Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.inner(images) * 50).round() / 50
+
+
+def test_search_without_gradients_breaks_masked_models() -> None:
+    model, anchors, images, labels = problem(5, count=24, seed=5)
+    masked = Steps(model)
+    labels = masked(images).argmax(1)
+    allowed = both(anchors, images, labels, threshold=0.3, radius=0.3)
+    with_gradients = attack("apgd_ce", masked, labels, allowed).broken
+    without = attack("random_search", masked, labels, allowed).broken
+    assert int(without.sum()) > 2 * int(with_gradients.sum()) + 4
+
+
+def test_the_post_hoc_baseline_is_weaker_than_what_looks_inside() -> None:
+    model, anchors, images, labels = problem(5, count=24, seed=6)
+    allowed = both(anchors, images, labels)
+    inside = attack("apgd_ce", model, labels, allowed).broken
+    after = attack("post_hoc", model, labels, allowed).broken
+    assert int(inside.sum()) > int(after.sum())
+    assert not bool((after & ~inside).any())
+
+
+def test_checkpoints_of_the_paper() -> None:
+    """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99 of 100 steps."""
+    assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_losses() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [1.0, 4.0, 0.0, 2.0]])
+    labels, targets = torch.tensor([0, 3]), torch.tensor([1, 0])
+    assert LOSSES["margin"](logits, labels, None).tolist() == [-1.0, 2.0]
+    assert LOSSES["dlr"](logits, labels, None).tolist() == pytest.approx([-1 / 2, 2 / 3])
+    assert LOSSES["dlr_targeted"](logits, labels, targets).tolist() == pytest.approx([-2 / 2.5, -1 / 3.5])
+    assert LOSSES["ce"](logits, labels, None).equal(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
+    for name, classes in (("dlr", 2), ("dlr_targeted", 3)):
+        with pytest.raises(UsageError, match=f"needs at least {classes + 1} classes, got {classes}"):
+            LOSSES[name](logits[:, :classes], torch.tensor([0, 1]), targets)
+
+
+def test_the_ensemble_fits_the_number_of_classes() -> None:
+    assert [pd_auto(k)[1] for k in (2, 3, 4, 10)] == ["apgd_margin", "apgd_dlr", "apgd_t_dlr", "apgd_t_dlr"]
+
+
+def test_our_apgd_agrees_with_the_installed_one() -> None:
+    """Cross-entropy, l-inf, on a small net trained on digits; 360 test images, three seeds."""
+    from pyautoattack.autopgd_base import APGDAttack
+    from sklearn.datasets import load_digits
+
+    import foundations.third_party  # noqa: F401
+
+    data = load_digits()
+    images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
+    labels = torch.from_numpy(data.target).long()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images[:1437]), labels[:1437]).backward()
+        optimizer.step()
+    x, y = images[1437:], labels[1437:]
+    right = net(x).argmax(1) == y
+    allowed = AttackSet.within(Linf().bind(x, y), 0.1, 0.1)
+    left_by_theirs, left_by_ours = [], []
+    for seed in range(3):
+        theirs = APGDAttack(net, n_iter=50, norm="Linf", eps=0.1, seed=seed, loss="ce", device="cpu")
+        left_by_theirs.append(float((net(theirs.perturb(x, y)).argmax(1) == y).float().mean()))
+        ours = attack("apgd_ce", net, y, allowed, steps=50, standing=right, index=torch.arange(len(y)), seed=seed)
+        left_by_ours.append(float((right & ~ours.broken).float().mean()))
+    assert 0.05 < numpy.mean(left_by_theirs) < 0.95
+    assert abs(numpy.mean(left_by_ours) - numpy.mean(left_by_theirs)) <= 0.005
