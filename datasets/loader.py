@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,13 +16,31 @@ from datasets.base import Split
 class Batch:
     """This process's part of one global batch.
 
-    images [b,C,H,W] float32 in [0, 1]; labels [b]; index [b] rows of the split; share = b / global batch size
+    images    [b,C,H,W] float32 in [0, 1]; labels [b]; index [b] rows of the split
+    partners  [b] rows of the split: another image of the global batch for each
+    share     b / global batch size
     """
 
-    images: Tensor
-    labels: Tensor
+    split: Split
     index: Tensor
+    partners: Tensor
     share: float
+
+    @cached_property
+    def images(self) -> Tensor:
+        return self.split.pixels(self.index)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        return self.split.labels[self.index]
+
+    @property
+    def partner_images(self) -> Tensor:
+        return self.split.pixels(self.partners)
+
+    @property
+    def partner_labels(self) -> Tensor:
+        return self.split.labels[self.partners]
 
 
 @dataclass(frozen=True)
@@ -47,5 +66,5 @@ class ShuffledBatches:
         order = torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
         for i in range(len(self)):
             whole = order[i * self.batch_size : (i + 1) * self.batch_size]
-            index = whole.tensor_split(self.world_size)[self.rank]
-            yield Batch(self.split.pixels(index), self.split.labels[index], index, len(index) / len(whole))
+            index, partners = (rows.tensor_split(self.world_size)[self.rank] for rows in (whole, whole.roll(1)))
+            yield Batch(self.split, index, partners, len(index) / len(whole))

@@ -12,6 +12,7 @@ from datasets.sampling import stratified_subset
 from foundations.desc import derive_seed
 from foundations.errors import UsageError, look_up
 from foundations.files import write_bytes, write_text
+from foundations.modes import MeanOfPasses, evaluation_mode
 from runners.base import Runner
 from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
@@ -19,7 +20,6 @@ from runners.pictures import Column, amplified, write_strip
 from runners.summaries import EVALUATIONS
 from testing.autoattack import members_for
 from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack, plain_pgd
-from testing.modes import MeanOfPasses, evaluation_mode
 from testing.nonisotropic import Cell, NonisotropicEvaluation
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from testing.suspicion import probe, warnings

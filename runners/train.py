@@ -11,17 +11,17 @@ from torch import nn
 
 from datasets.loader import ShuffledBatches
 from foundations.desc import derive_seed
-from foundations.errors import RunError, UsageError
+from foundations.errors import UsageError
 from foundations.files import write_bytes, write_text
+from foundations.modes import evaluation_mode
 from foundations.step import Step
 from models.registry import build_model
 from runners.base import Runner
-from runners.inputs import read_data
+from runners.inputs import read_data, read_threat
+from runners.objectives import objective_from
 from testing.evaluations import CleanEvaluation
-from testing.modes import evaluation_mode
 from testing.shards import evaluate_in_shards
 from training.loop import Progress, Trainer, every_epoch, stop_on_nonfinite_loss
-from training.objectives import standard
 from training.schedule import Schedule
 
 TEST_SHARD = 500  # images scored together during training
@@ -31,8 +31,6 @@ class Train(Runner):
     """Writes model.safetensors, metrics.jsonl (an epoch a line) and timing.jsonl."""
 
     def prepare(self) -> None:
-        if self.desc.variant != "standard":
-            raise RunError(f"not yet: training with {self.desc.variant}; this version trains on clean batches only")
         training, environment = self.desc.training, self.environment
         if training.batch_size < environment.world_size:
             raise UsageError(
@@ -48,6 +46,8 @@ class Train(Runner):
             environment.world_size,
         )
         self.test = self.data.test.to(environment.device)
+        needs_threat = bool(self.desc.needed_runs())
+        self.threat = read_threat(self.desc.anchors, environment) if needs_threat else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
             self.model = build_model(self.desc.model.model_name, self.data.info).to(environment.device)
@@ -69,7 +69,7 @@ class Train(Runner):
                 weight_decay=training.weight_decay,
             ),
             batches=self.batches,
-            objective=standard,
+            objective=objective_from(self.desc, self.data.info.num_classes, self.threat, self._seed("objective")),
             schedule=schedule,
             peak_lr=training.lr,
             world_size=self.environment.world_size,

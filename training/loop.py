@@ -11,21 +11,8 @@ from torch import Tensor, nn
 
 from foundations.errors import RunError
 from foundations.step import Step
-from training.objectives import Objective
+from training.objectives import Batch, Moment, Objective
 from training.schedule import Schedule
-
-
-class Batch(Protocol):
-    """This process's part of a global batch; `share` is its fraction of the global batch."""
-
-    @property
-    def images(self) -> Tensor: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    @property
-    def share(self) -> float: ...
 
 
 class Batches(Protocol):
@@ -85,7 +72,7 @@ class Trainer:
             totals = self._no_totals()
             for i, batch in enumerate(self.batches.epoch(epoch)):
                 lr = self.peak_lr * self.schedule.factor(iteration)
-                self._step(batch, lr, totals)
+                self._step(batch, Moment(iteration, epoch), lr, totals)
                 iteration += 1
                 progress = Progress(Step(iteration), epoch, lr, i + 1 == len(self.batches), iteration == total, totals)
                 for callback in self.callbacks:
@@ -94,10 +81,10 @@ class Trainer:
                     break
             epoch += 1
 
-    def _step(self, batch: Batch, lr: float, totals: Totals) -> None:
+    def _step(self, batch: Batch, moment: Moment, lr: float, totals: Totals) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, logits = self.objective(self.model, batch.images, batch.labels)
+        loss, logits = self.objective(self.model, batch, moment)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * (batch.share * self.world_size)).backward()
         self.optimizer.step()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from foundations.environment import Environment
+from foundations.modes import evaluation_mode
 from testing.autoattack import members_for, run_member
-from testing.evaluations import AttackEvaluation, CleanEvaluation, autoattack_evaluation
-from testing.modes import evaluation_mode
+from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack
 from testing.shards import Shard, evaluate_in_shards
 
 ALONE = Environment(root_dir=Path("/nowhere"), quiet=True)
@@ -77,11 +77,12 @@ def test_attacks_run_on_survivors_and_only_points_of_the_set_count() -> None:
 
         return attack
 
-    evaluation = AttackEvaluation(
+    images[2] = 0.2  # brightened like the others, this one leaves the ball
+    evaluation = BallEvaluation(
         Brightness(),
-        "adv",
+        "Linf",
+        0.55,
         {"first": brighten([0]), "second": brighten([0, 1, 2])},  # type: ignore[dict-item]
-        verify=lambda _, perturbed: torch.tensor([True, True, False, True]),
     )
     arrays = evaluation(shard(images, labels))
     assert seen == [[True, True, True, False], [False, True, True, False]]
@@ -98,11 +99,12 @@ def test_autoattack_with_any_number_of_classes(num_classes: int, norm: str) -> N
     labels = (levels > 0.5).long()
     power = 0.05 if norm == "Linf" else 0.05 * 8
     members = [name for name in members_for("auto", num_classes) if name != "square"]
-    evaluation = autoattack_evaluation(Brightness(num_classes), num_classes, norm, power, members, seed=0)
+    model = Brightness(num_classes)
+    evaluation = BallEvaluation(model, norm, power, autoattack(model, num_classes, norm, power, members, seed=0))
     broken = ~evaluation(shard(images, labels))["adv_correct"]
     assert broken.tolist() == [False, False, True, False, False]
     power *= 1.8
-    wider = autoattack_evaluation(Brightness(num_classes), num_classes, norm, power, members, seed=0)
+    wider = BallEvaluation(model, norm, power, autoattack(model, num_classes, norm, power, members, seed=0))
     assert (~wider(shard(images, labels))["adv_correct"]).tolist() == [False, True, True, True, False]
 
 
