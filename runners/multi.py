@@ -8,6 +8,7 @@ from foundations.errors import NonisotropicError
 from foundations.lazy import load_object
 from runners.base import Runner
 from runners.commands import command
+from runners.leaderboard import write_leaderboard
 
 CHILD_RUNNERS = {"train": "runners.train:Train", "test": "runners.test:Test"}
 
@@ -23,7 +24,10 @@ class MultiRunner(Runner):
         for number, desc in enumerate(self.desc.children, start=1):
             self.environment.say(f"[{number}/{len(self.desc.children)}] {desc.name}")
             children.append(self._run_child(desc))
-        return {"children": children}
+        result: dict[str, Any] = {"children": children}
+        if self.desc.runner == "multi_test" and self.environment.is_primary:
+            result |= write_leaderboard(self.directory.path, self.environment.root_dir, list(children))
+        return result
 
     def _run_child(self, desc: Any) -> dict[str, Any]:
         runner = load_object(CHILD_RUNNERS[desc.runner])(desc, self.environment)

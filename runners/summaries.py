@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from foundations.hparams import format_value
 from foundations.results import markdown_table, wilson_interval
 
 Result = dict[str, Any]
@@ -43,7 +44,21 @@ def test(result: Result) -> str:
             low, high = wilson_interval(accuracy, count)
             interval = f"{low:.3f}-{high:.3f}"
             rows.append([EVALUATIONS[name], describe_set(result[name]), f"{accuracy:.4f}", interval, str(count)])
-    return markdown_table(["evaluation", "set", "accuracy", "95 % interval", "examples"], rows)
+    tables = [markdown_table(["evaluation", "set", "accuracy", "95 % interval", "examples"], rows)]
+    if len(result.get("N_adv", {}).get("curve", ())) > 1:
+        tables.append(markdown_table(*grid_table(result["N_adv"])))
+    return "\n\n".join(tables)
+
+
+def grid_table(figures: Result) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: accuracy by threshold (down) and radius (across); the last of each stand alone."""
+    cells = {(row["threshold"], row["radius"]): row["accuracy"] for row in figures["curve"] + figures["references"]}
+    # None, a bound left out, goes last.
+    thresholds, radii = (sorted({cell[i] for cell in cells}, key=lambda v: (v is None, v or 0)) for i in (0, 1))
+    header = [f"{figures['norm']} / Linf", *("pixel box alone" if r is None else format_value(r) for r in radii)]
+    names = ["radius alone" if t is None else format_value(t) for t in thresholds]
+    shown = [[f"{cells[t, r]:.3f}" if (t, r) in cells else "-" for r in radii] for t in thresholds]
+    return header, [[name, *row] for name, row in zip(names, shown, strict=True)]
 
 
 def multi(result: Result) -> str:

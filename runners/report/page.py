@@ -54,10 +54,10 @@ def _table(table: Table) -> str:
         f"<li><code>{escape(command)}</code><br><span class=quiet>{escape(place)}</span></li>\n"
         for command, place in zip(table.commands, table.places, strict=True)
     )
+    details = f"<details><summary>Commands and directories</summary><ol>{repeats}</ol></details>" if repeats else ""
     return (
         f'<h2>{escape(table.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>\n"
-        f"<details><summary>Commands and directories</summary><ol>{repeats}</ol></details>"
+        f"<tbody>{rows}</tbody></table></div>\n{details}"
     )
 
 

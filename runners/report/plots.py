@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.summaries import EVALUATIONS
+from runners.summaries import EVALUATIONS, describe_set
 
 # Okabe and Ito's colours.
 COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73"}
@@ -43,6 +43,24 @@ def _bar(axes: Any, position: float, name: str, figures: dict[str, Any]) -> None
     axes.barh(position, accuracy, 0.24, color=COLOURS[name])
     axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
     axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
+
+
+def gauge_curves(tests: list[FinishedRun]) -> Figure:
+    """Accuracy inside sets of one shape as they grow: the headline set of each run times t, with 95 % bands."""
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, run in enumerate(tests):
+        figures = run.result["N_adv"]
+        points = [(row["gauge"], row["accuracy"]) for row in figures["gauge_curve"]]
+        t, accuracy = (list(values) for values in zip(*points, strict=True))
+        bands = [wilson_interval(value, figures["num_examples"]) for value in accuracy]
+        colour = f"C{number % 10}"
+        axes.plot(t, accuracy, marker=".", color=colour, label=f"{run.label}: t = 1 is {describe_set(figures)}")
+        axes.fill_between(t, [low for low, _ in bands], [high for _, high in bands], color=colour, alpha=0.15)
+    axes.axvline(1, color="#999999", linewidth=0.8)
+    axes.set(xlabel="t: size of the set", ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend(fontsize=7, frameon=False)
+    return figure
 
 
 def training_curves(trainings: list[FinishedRun]) -> Figure:

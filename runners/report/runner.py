@@ -12,8 +12,15 @@ from runners.commands import command
 from runners.pictures import write_figure
 from runners.report.collect import FinishedRun, finished_runs
 from runners.report.page import html_page, markdown_page
-from runners.report.plots import accuracy_bars, training_curves
-from runners.report.tables import Table, accuracy_table, anchors_table, training_table
+from runners.report.plots import accuracy_bars, gauge_curves, training_curves
+from runners.report.tables import (
+    Table,
+    accuracy_table,
+    anchors_table,
+    grid_table_of,
+    training_table,
+    warnings_table,
+)
 
 MOST_STRIPS = 12  # pictures of examples on one page
 
@@ -47,6 +54,12 @@ class Report(Runner):
         if tests:
             sections.append(accuracy_table(tests))
             sections.append(self._figure("accuracy.png", "Accuracy with 95 % intervals", accuracy_bars(tests)))
+            attacked = [run for run in tests if "N_adv" in run.result]
+            sections += [grid for run in attacked if (grid := grid_table_of(run))]
+            if attacked:
+                caption = "Accuracy inside growing nonisotropic sets"
+                sections.append(self._figure("gauge_curves.png", caption, gauge_curves(attacked)))
+            sections += warnings_table(attacked)
             sections += _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
         if trainings:
             sections.append(training_table(trainings))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.summaries import describe_set
+from runners.summaries import describe_set, grid_table
 
 
 @dataclass
@@ -43,6 +43,27 @@ def _accuracy(run: FinishedRun, name: str) -> str:
     low, high = wilson_interval(figures["accuracy"], figures["num_examples"])
     shown = f"{figures['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
     return shown if name == "standard" else f"{shown} at {describe_set(figures)}"
+
+
+def grid_table_of(run: FinishedRun) -> Table | None:
+    """Accuracy by threshold and radius, where a grid was asked for."""
+    figures = run.result["N_adv"]
+    if len(figures["curve"]) < 2:
+        return None
+    header, rows = grid_table(figures)
+    table = Table(f"Grid of {run.label}, {figures['num_examples']} examples", header)
+    for row in rows:
+        table.rows.append(row)
+    return table
+
+
+def warnings_table(tests: list[FinishedRun]) -> list[Table]:
+    """Why some figures should be doubted; no table where there is no reason."""
+    table = Table("Warnings", ["model", "why its figure may be too high"])
+    for run in tests:
+        for message in run.result["N_adv"]["warnings"]:
+            table.add([run.label, message], run)
+    return [table] if table.rows else []
 
 
 def training_table(trainings: list[FinishedRun]) -> Table:

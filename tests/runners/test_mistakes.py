@@ -77,11 +77,6 @@ def test_training_that_diverges(command: Command) -> None:
     assert not list(command.root.rglob("result.json"))
 
 
-def test_what_is_not_there_yet(command: Command) -> None:
-    fails(command, 1, "not yet: training with mixup", "train", *TINY, "--mixup")
-    assert left_behind(command.root) == []
-
-
 def test_mistakes_under_torchrun_are_told_once(command: Command) -> None:
     done = command("train", *TINY, "--lr=fast", processes=2)
     assert done.returncode != 0
