@@ -186,6 +186,11 @@ class ThreatHparams(Hparams):
         check=chunks,
         hashed=False,
     )
+    shard_anchors: bool = setting(
+        False,
+        "Spread the anchors over the processes, for sets that no device can hold; all then work on the same examples.",
+        hashed=False,
+    )
     halves: bool = setting(
         False,
         "compute_threat also compares its two half-sets of anchors, to judge how stable the threat is.",

@@ -36,11 +36,11 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
     return directory
 
 
-def read_anchors(desc: ThreatDesc, environment: Environment) -> AnchorSet:
-    """The anchors of a compute_threat run."""
+def read_anchors(desc: ThreatDesc, environment: Environment, part: tuple[int, int] = (0, 1)) -> AnchorSet:
+    """The anchors of a compute_threat run, or the r-th of n parts of them."""
     from threat_specification.anchors import AnchorSet
 
-    return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors")
+    return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors", part)
 
 
 def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> ProjectedDisplacement:
@@ -51,10 +51,11 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
     from threat_specification import ProjectedDisplacement
     from threat_specification.class_weights import load_class_weights
 
-    anchors = read_anchors(desc, environment).to(environment.device)
+    part = (environment.rank, environment.world_size) if desc.threat.shard_anchors else (0, 1)
+    anchors = read_anchors(desc, environment, part).to(environment.device)
     if form.get("weighted"):
         form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
-    return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare()
+    return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1)
 
 
 def read_model(desc: TrainDesc | StoredRun, model_name: str, environment: Environment) -> nn.Module:

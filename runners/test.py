@@ -64,18 +64,24 @@ class Test(Runner):
                 list(self.evaluations.values()),
                 self.environment,
                 self.store,
+                in_lockstep=self._is_lockstep(),
             )
         result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
         result["saved_adversarials"] = self.desc.testing.save_adversarials
+        if "N_adv" in result:
+            # On every process: anchors may be spread over them.
+            result["N_adv"]["warnings"] = self._suspicions(arrays)
         if self.environment.is_primary:
             labels = self.data.test.labels[self.index].numpy()
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
             self._write_pictures()
             if "N_adv" in result:
-                result["N_adv"]["warnings"] = self._suspicions(arrays)
                 write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
         return result
+
+    def _is_lockstep(self) -> bool:
+        return self.threat is not None and self.desc.anchors.threat.shard_anchors
 
     def tidy(self) -> None:
         self.store.remove()
@@ -98,10 +104,10 @@ class Test(Runner):
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
-        if self.threat is None or self.threat.anchors is None:
+        if self.threat is None:
             return torch.zeros(len(rows), dtype=torch.bool)
         test = self.data.test
-        return self.threat.anchors.equal_with_another_label(test.images[rows], test.labels[rows]).cpu()
+        return self.threat.equals_other_anchor(test.images[rows], test.labels[rows]).cpu()
 
     def _evaluations(self) -> dict[str, Any]:
         """Name in result.json -> evaluation, for all that were asked for."""

@@ -47,6 +47,8 @@ class Train(Runner):
         )
         self.test = self.data.test.to(environment.device)
         needs_threat = bool(self.desc.needed_runs())
+        if needs_threat and self.desc.anchors.threat.shard_anchors and environment.world_size > 1:
+            raise UsageError("--shard_anchors: processes train on different examples; only test can share anchors out")
         self.threat = read_threat(self.desc.anchors, environment) if needs_threat else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))

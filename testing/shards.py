@@ -97,37 +97,37 @@ def evaluate_in_shards(
     environment: Environment,
     store: ShardStore | None = None,
     show: bool = True,
+    in_lockstep: bool = False,
 ) -> Arrays:
     """Arrays of every evaluation, one row per example in the order of `index`, on every process.
 
-    pixels   row numbers -> images in [0, 1];  labels [N] of the whole split;  index [M] the rows to evaluate
+    pixels       row numbers -> images in [0, 1];  labels [N] of the whole split;  index [M] the rows to evaluate
+    in_lockstep  all processes evaluate every shard together, because a threat is spread over them
     """
     count = len(index)
     columns = {name: kind for evaluation in evaluations for name, kind in evaluation.columns.items()}
     arrays = {name: _empty(count, kind) for name, kind in columns.items()}
     pictures = [name for evaluation in evaluations for name in evaluation.pictures]
-    bar = environment.progress(
-        range(environment.rank, -(-count // shard_size), environment.world_size),
-        "evaluating",
-        unit="shard",
-        hide=not show,
-    )
+    first, stride = (0, 1) if in_lockstep else (environment.rank, environment.world_size)
+    bar = environment.progress(range(first, -(-count // shard_size), stride), "evaluating", unit="shard", hide=not show)
     done = numpy.zeros(count, bool)
     for number in bar:
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
-        if found is None:
+        # In lockstep the primary's answer counts: another process may see a file that was written a moment ago.
+        if not (environment.from_primary(found is not None) if in_lockstep else found is not None):
             shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
             found = {
                 name: values.cpu().numpy() for evaluation in evaluations for name, values in evaluation(shard).items()
             }
-            if store:
+            if store and (environment.is_primary or not in_lockstep):
                 store.write(number, found, pictures)
+        assert found is not None
         for name in columns:
             arrays[name][rows] = found[name]
         done[rows] = True
         bar.set_postfix({name: f"{arrays[name][done].mean():.3f}" for name in columns if name.endswith("_correct")})
-    return {name: environment.merge(array) for name, array in arrays.items()}
+    return arrays if in_lockstep else {name: environment.merge(array) for name, array in arrays.items()}
 
 
 def _empty(count: int, kind: str | tuple[str, int]) -> numpy.ndarray:

@@ -210,6 +210,7 @@ class AnchorMatrix:
     num_chunks  True: by size, one float32 matrix up to 1 GiB, else tiles; 1: one matrix;
                 n > 1: only N / n anchors are ever held as float32
     product     "float32", or "int8" (see the top of this file)
+    centre      [D] float32 to use in place of the mean of these anchors, where they are a part of more
     """
 
     def __init__(
@@ -218,13 +219,16 @@ class AnchorMatrix:
         num_chunks: bool | int = True,
         devices: Sequence[torch.device | str] = (),
         product: str = "float32",
+        centre: Tensor | None = None,
     ) -> None:
         flat = images.flatten(1)
         holder = look_up(PRODUCTS, product, "product")(flat, num_chunks)
         self.shape = flat.shape
         rows_per_tile = TILE_ROWS if num_chunks is True else math.ceil(len(flat) / num_chunks)
-        centre = _mean(flat) if holder is DenseShard or flat.is_floating_point() else None
-        self.centre = flat.new_full(flat.shape[1:], MIDDLE / 255, dtype=torch.float32) if centre is None else centre
+        if holder is not DenseShard and not flat.is_floating_point():
+            self.centre = flat.new_full(flat.shape[1:], MIDDLE / 255, dtype=torch.float32)
+        else:
+            self.centre = _mean(flat) if centre is None else centre
         places = list(devices)[: len(flat)] or [flat.device]
         parts = flat.tensor_split(len(places))
         self.shards = [holder(p.to(d), self.centre.to(d), rows_per_tile) for p, d in zip(parts, places, strict=True)]

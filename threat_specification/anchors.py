@@ -35,6 +35,7 @@ class AnchorSet:
         self.images = images.contiguous()
         self.labels = labels.long()
         self.indices = None if indices is None else indices.long()
+        self._digest_of_all: str | None = None  # of the set that these are a part of
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,7 +44,7 @@ class AnchorSet:
         """The same anchors on a device."""
         moved = AnchorSet.__new__(AnchorSet)
         moved.images, moved.labels = self.images.to(device), self.labels.to(device)
-        moved.indices = self.indices
+        moved.indices, moved._digest_of_all = self.indices, self._digest_of_all
         return moved
 
     def floats(self) -> Tensor:
@@ -69,7 +70,9 @@ class AnchorSet:
 
     @property
     def digest(self) -> str:
-        """12 hex digits over the content of images and labels."""
+        """12 hex digits over the content of images and labels; of the whole set where these are a part of one."""
+        if self._digest_of_all is not None:
+            return self._digest_of_all
         state = hashlib.sha256(str((self.images.dtype, tuple(self.images.shape))).encode())
         state.update(self.images.cpu().numpy().tobytes())
         state.update(self.labels.cpu().numpy().tobytes())
@@ -87,19 +90,32 @@ class AnchorSet:
         write_bytes(Path(path), save(tensors, metadata))
 
     @classmethod
-    def load(cls, path: Path | str) -> AnchorSet:
-        """Read what `save` wrote; a file of another kind, or a damaged one, is named."""
+    def load(cls, path: Path | str, part: tuple[int, int] = (0, 1)) -> AnchorSet:
+        """Read what `save` wrote; a file of another kind, or a damaged one, is named.
+
+        part   (r, n): only the r-th of n parts, split as `torch.tensor_split` does; its checksum cannot be verified
+        """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(str(path), "pt") as file:
                 metadata = json.loads((file.metadata() or {}).get("nonisotropic", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if metadata.get("kind") != "anchors":
+                    raise RunError(f"expected anchors written by compute_threat, got another safetensors file: {path}")
+                chosen = _part_of(file.get_slice("labels").get_shape()[0], *part)
+                tensors = {name: file.get_slice(name)[chosen] for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"cannot read anchors from {path}: {error}") from error
-        if metadata.get("kind") != "anchors":
-            raise RunError(f"expected anchors written by compute_threat, got another safetensors file: {path}")
         anchors = cls(tensors["images"], tensors["labels"], tensors.get("indices"))
+        if part[1] > 1:
+            anchors._digest_of_all = metadata["digest"]
         if anchors.digest != metadata["digest"]:
             raise RunError(f"{path} is damaged: its content does not match its checksum; run compute_threat again")
         return anchors
+
+
+def _part_of(count: int, number: int, parts: int) -> slice:
+    """Rows of one of the parts that `torch.tensor_split` makes: the first count % parts have one more."""
+    size, longer = divmod(count, parts)
+    start = number * size + min(number, longer)
+    return slice(start, start + size + (number < longer))

@@ -46,6 +46,7 @@ from threat_specification.base import (
 from threat_specification.class_weights import check_class_weights, check_labels_covered
 from threat_specification.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
 from threat_specification.projection import WarmStart, project_exact
+from threat_specification.rank_shards import RankAnchorMatrix, any_of, gather
 
 BETA = 0.5
 SAME_IMAGE = 1e-6  # an anchor of another class nearer than this leaves no direction
@@ -291,12 +292,14 @@ class ProjectedDisplacement(Threat):
         self.mask_source = None if mask_source is None else mask_source_from(mask_source)
         self.name = "PD" + (weighted or segmented) * "-" + weighted * "W" + segmented * "S"
         self._num_devices = 1
+        self._over_ranks = False
         self._is_prepared = False
 
-    def prepare(self, num_devices: int = 1, device: torch.device | str | None = None) -> Self:
+    def prepare(self, num_devices: int = 1, device: torch.device | str | None = None, over_ranks: bool = False) -> Self:
         """Load the anchors, place them, cache what depends on them alone; returns self.
 
         num_devices > 1 divides the anchors over that many GPUs, or as many as there are; on the CPU into so many parts.
+        over_ranks: the anchors given are this process's part of all, and all processes work on the same examples.
         """
         if num_devices < 1:
             raise UsageError(f"num_devices: expected a number from 1 up, got {num_devices}")
@@ -304,14 +307,18 @@ class ProjectedDisplacement(Threat):
             assert self.source is not None
             self.anchors = self.source()
         home = torch.device(device) if device is not None else self.anchors.images.device
-        self.matrix = AnchorMatrix(
+        matrix = RankAnchorMatrix if over_ranks else AnchorMatrix
+        self.matrix = matrix(
             self.anchors.images, self.hparams.num_chunks, devices_from(home, num_devices), self.product
         )
-        self.labels = self.anchors.labels.to(home)
+        self.labels, self.indices = self.anchors.labels.to(home), self.anchors.indices
+        if over_ranks:
+            self.labels = gather(self.labels)
+            self.indices = None if self.indices is None else gather(self.indices.to(home))
         if self.class_weights is not None:
             check_labels_covered(self.class_weights, self.labels, "anchors")
             self.class_weights = self.class_weights.to(home)
-        self._num_devices, self._is_prepared = num_devices, True
+        self._num_devices, self._over_ranks, self._is_prepared = num_devices, over_ranks, True
         return self
 
     def bind(
@@ -320,7 +327,7 @@ class ProjectedDisplacement(Threat):
         """Fix examples and labels. Segmented: masks, or what the mask source says (a file goes by data set indices)."""
         check_images(examples, labels)
         if not self._is_prepared or self.labels.device != examples.device:
-            self.prepare(self._num_devices, examples.device)
+            self.prepare(self._num_devices, examples.device, self._over_ranks)
         assert self.anchors is not None
         if examples.shape[1:] != self.anchors.images.shape[1:]:
             shape = list(self.anchors.images.shape[1:])
@@ -358,9 +365,16 @@ class ProjectedDisplacement(Threat):
         ]
 
     def _binding(self, number: int, threat: float) -> Binding:
+        index = None if self.indices is None else int(self.indices[number])
+        return Binding(number, int(self.labels[number]), index, threat)
+
+    def equals_other_anchor(self, images: Tensor, labels: Tensor) -> Tensor:
+        """[B] bool: which images, of the anchors' type, equal an anchor of another label; `bind` refuses those."""
+        if self.anchors is None:
+            self.prepare(self._num_devices)
         assert self.anchors is not None
-        indices = self.anchors.indices
-        return Binding(number, int(self.labels[number]), None if indices is None else int(indices[number]), threat)
+        equal = self.anchors.equal_with_another_label(images, labels)
+        return any_of(equal) if self._over_ranks else equal
 
     def inscribed_radius(self, examples: Tensor, labels: Tensor, **context: Any) -> Tensor:
         """Radius, per unit of threshold, of the l2 ball inside {PD <= threshold}: beta min_j w ||u_j||, [B]."""
