@@ -30,6 +30,7 @@ test: .venv/installed
 
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchattacks 'torchattacks>=3.5,<4'
 	touch $@
 
 bench: export OMP_NUM_THREADS = 1

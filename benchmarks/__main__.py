@@ -23,6 +23,7 @@ SUITES = {
     "The threat": "benchmarks.bench_threat:rows",
     "Projections": "benchmarks.bench_projection:rows",
     "Projections against a solver, and at the size of ImageNet": "benchmarks.bench_qp:rows",
+    "Attacks, time as a multiple": "benchmarks.bench_attacks:rows",
     "Choosing anchors": "benchmarks.bench_selection:rows",
 }
 

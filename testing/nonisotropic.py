@@ -108,7 +108,7 @@ class _Search:
         self.right = count_correct(evaluation.model, shard.images, shard.labels)
         self.broken_by = torch.where(self.right, STANDING, WRONG_WITHOUT)
         self.worst = torch.zeros_like(shard.images)  # the point that broke the headline, else the last one tried
-        self.loss = torch.zeros(len(shard.labels), device=shard.images.device)
+        self.loss = torch.full((len(shard.labels),), -torch.inf, device=shard.images.device)
         self.forwards, self.backwards = (torch.zeros_like(shard.labels) for _ in range(2))
         self.found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of what broke, infinite elsewhere
 
@@ -179,7 +179,7 @@ class _Search:
             "threat": self.bound.evaluate(self.worst),
             "Linf": self.worst.flatten(1).abs().amax(1),
             "L2": self.worst.flatten(1).norm(dim=1),
-            "loss": self.loss,
+            "loss": torch.where(self.right, self.loss, 0.0),
             "gauge": self.gauge(),
             **measured,
             "rounded": broken & ~count_correct(self.evaluation.model, rounded, self.shard.labels),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tr
 from threat_specification.attacks.losses import LOSSES
 
 MOMENTUM = 0.75  # alpha
+TARGETS = 20  # draws of random numbers from here on
 RISES = 0.75  # rho: the share of steps that must raise the loss for the step size to stay
-FIRST_STEP = 2.0  # times the size of the set
+# Times the size of the set. An l2 direction moves most pixels by less than the average, and oblique faces of the set
+# take back much of a step: shorter ones stop early and leave more examples standing.
+FIRST_STEP = {"sign": 2.0, "l2": 6.0}
 
 
 def checkpoints(steps: int) -> set[int]:
@@ -37,14 +41,14 @@ def apgd(
 ) -> Attempt:
     """`steps` projected steps with momentum from `start`, a point of the set.
 
-    The step size begins at twice `size` and halves, going back to the best point, where a stretch between checkpoints
-    brought too little (conditions 1 and 2 of the paper).
+    The step size begins at a multiple of `size` and halves, going back to the best point, where a stretch between
+    checkpoints brought too little (conditions 1 and 2 of the paper).
 
     standing  [B] the examples to attack
     size      [B,1,1,1] of the set, by the pixel (default: how far a pixel may move)
     """
     tracker = Tracker(model, labels, allowed.bound.examples, standing)
-    step = FIRST_STEP * (allowed.reach if size is None else size)
+    step = FIRST_STEP[allowed.bound.steepest] * (allowed.reach if size is None else size)
     delta = before = best = start
     value, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
     best_value, best_gradient = value, gradient
@@ -84,17 +88,19 @@ def _move(allowed: AttackSet, delta: Tensor, before: Tensor, change: Tensor, act
 
 
 def apgd_over_targets(
-    model: Classifier, labels: Tensor, allowed: AttackSet, start: Tensor, steps: int, standing: Tensor
+    model: Classifier, labels: Tensor, allowed: AttackSet, seed: int, index: Tensor, steps: int, standing: Tensor
 ) -> Attempt:
-    """Targeted DLR towards the min(9, K - 1) likeliest other classes of the clean images, one after the other."""
+    """Targeted DLR towards the min(9, K - 1) likeliest other classes of the clean images, one after the other, each
+    from a random start of its own."""
     examples = allowed.bound.examples
     with torch.no_grad():
         logits = model(examples)
     order = logits.scatter(1, labels.view(-1, 1), -torch.inf).argsort(1, descending=True)
-    attempt = Attempt.none(examples)
+    attempt = replace(Attempt.none(examples), forwards=standing.long())
     for rank in range(min(9, logits.shape[1] - 1)):
         left = standing & ~attempt.broken
         if not bool(left.any()):
             break
+        start = allowed.random_start(seed, index, TARGETS + rank)
         attempt = attempt.then(apgd(model, labels, allowed, start, steps, "dlr_targeted", left, targets=order[:, rank]))
     return attempt

@@ -30,8 +30,10 @@ def normalised(gradient: Tensor) -> Tensor:
     Inside a set with oblique faces signs lead to the point of the set that is farthest along the signs, which is not
     the one farthest along the gradient.
     """
-    length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return gradient * per_image(gradient[0].numel() ** 0.5 / length)
+    # The gradient of a confident model is too small to be squared.
+    largest = per_image(gradient.flatten(1).abs().amax(1))
+    scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
+    return scaled * per_image(gradient[0].numel() ** 0.5 / scaled.flatten(1).norm(dim=1).clamp_min(1e-12))
 
 
 DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normalised}
@@ -133,8 +135,7 @@ class Tracker:
         inputs = (self.examples + delta).clamp(0, 1).detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(inputs)
-            value = loss(logits, self.labels, targets)
-            (gradient,) = torch.autograd.grad(value.sum(), inputs)
+            gradient = input_gradient(loss(logits, self.labels, targets).sum(), inputs)
         counted = self.attempt.backwards + self.active
         noted = self._note(delta, logits.detach(), loss, targets)
         self.attempt = _replace(self.attempt, backwards=counted)
@@ -154,6 +155,14 @@ class Tracker:
             attempt.backwards,
         )
         return value
+
+
+def input_gradient(value: Tensor, inputs: Tensor, keep: bool = False) -> Tensor:
+    """The gradient of a sum; 0 where the model gives none, or none that is finite: other attacks must do without."""
+    if not value.requires_grad:
+        return torch.zeros_like(inputs)
+    (gradient,) = torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=keep)
+    return torch.zeros_like(inputs) if gradient is None else gradient.nan_to_num(0, 0, 0)
 
 
 def _replace(attempt: Attempt, backwards: Tensor) -> Attempt:

@@ -30,7 +30,7 @@ def _apgd(loss: str, draw: int) -> Member:
 
 
 def _targeted(model, labels, allowed, seed, index, steps, standing) -> Attempt:
-    return apgd_over_targets(model, labels, allowed, allowed.random_start(seed, index, 4), steps, standing)
+    return apgd_over_targets(model, labels, allowed, seed, index, steps, standing)
 
 
 def _inscribed(model, labels, allowed, seed, index, steps, standing) -> Attempt:
@@ -49,7 +49,7 @@ def _random_search(model, labels, allowed, seed, index, steps, standing) -> Atte
 def _pgd(model, labels, allowed, seed, index, steps, standing) -> Attempt:
     """At two step sizes, as one cannot know which suits."""
     attempt = Attempt.none(allowed.lower)
-    for draw, step_size in ((5, allowed.reach / 4), (6, 2.5 * allowed.reach / steps)):
+    for draw, step_size in ((5, allowed.reach / 4), (6, 2 * allowed.reach)):
         start = allowed.random_start(seed, index, draw)
         attempt = attempt.then(descent(model, labels, allowed, start, steps, step_size, standing & ~attempt.broken))
     return attempt
@@ -101,6 +101,8 @@ def attack_in_turn(
 
 def _inside_only(attempt: Attempt, allowed: AttackSet) -> Attempt:
     """What a member found outside the set, as a minimal gauge above 1, does not break an example."""
-    inside = allowed.bound.evaluate(attempt.delta) <= allowed.threshold * (1 + 1e-5) + 1e-7
+    delta, slack = attempt.delta, 1e-6
+    in_box = ((delta >= allowed.lower - slack) & (delta <= allowed.upper + slack)).flatten(1).all(1)
+    inside = in_box & (allowed.bound.evaluate(delta) <= allowed.threshold * (1 + 1e-5) + 1e-7)
     loss = torch.where(inside, attempt.loss, -torch.inf)
     return Attempt(attempt.broken & inside, attempt.delta, loss, attempt.forwards, attempt.backwards)

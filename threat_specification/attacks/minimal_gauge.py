@@ -12,13 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, per_image
+from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, input_gradient, per_image
 from threat_specification.attacks.losses import LOSSES
+from threat_specification.intersection import BoundIntersection
+from threat_specification.norms import BoundLinf
 
 LARGEST = 4.0  # the gauge to start from: wide enough that most examples break at once
 SHRINK = (0.3, 0.002)  # by how much the set changes, first and last
-STEP = (1.0, 0.05)  # of a step by the pixel, first and last, in units of the set's own size
-BISECTIONS = 6  # along the ray from 0 to what was found, at the end
+STEP = (4.0, 0.1)  # of a step by the pixel, first and last, in units of the set's own size
+BISECTIONS = 6  # along the ray to what was found, at the end
+CLOSE = 0.9  # where on that ray they begin
 SMALLEST = 1e-6
 MOST = 9  # classes that may be the nearest
 
@@ -31,7 +34,7 @@ def minimal_gauge(
     Two runs of `steps` each: towards whichever other class leads, and towards the class that looks nearest from the
     clean image, since the run towards the leading one may end at a border that is not the nearest.
     """
-    nearest = nearest_class(model, labels, allowed.bound.examples)
+    nearest, looked_at = nearest_class(model, labels, allowed.bound.examples)
     attempts = [
         _alternate(model, labels, allowed, start, steps, standing, loss, nearest)
         for loss in ("margin", "margin_targeted")
@@ -43,15 +46,15 @@ def minimal_gauge(
         first.broken | second.broken,
         torch.where(per_image(better), second.delta, first.delta),
         torch.where(better, second.loss, first.loss),
-        first.forwards + second.forwards,
-        first.backwards + second.backwards,
+        first.forwards + second.forwards + standing,
+        first.backwards + second.backwards + looked_at * standing,
     )
 
 
-def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> Tensor:
+def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[Tensor, int]:
     """The class whose border is nearest by the logits' slopes at the image (DeepFool: arXiv 1511.04599, eq. 8), [B].
 
-    Looks at the MOST likeliest other classes.
+    Looks at the MOST likeliest other classes; also returns how many those are.
     """
     inputs = examples.detach().clone().requires_grad_(True)
     with torch.enable_grad():
@@ -61,9 +64,9 @@ def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> Tensor
         distances = []
         for rank in range(candidates.shape[1]):
             gap = LOSSES["margin_targeted"](logits, labels, candidates[:, rank])
-            (slope,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+            slope = input_gradient(gap.sum(), inputs, keep=True)
             distances.append(-gap.detach() / slope.flatten(1).norm(dim=1).clamp_min(1e-12))
-    return candidates.gather(1, torch.stack(distances, 1).argmin(1, keepdim=True)).squeeze(1)
+    return candidates.gather(1, torch.stack(distances, 1).argmin(1, keepdim=True)).squeeze(1), candidates.shape[1]
 
 
 def _alternate(
@@ -119,8 +122,8 @@ def _keep(allowed, delta, margin, standing, smallest, found, margin_found) -> tu
 
 
 def _shorten(tracker: Tracker, found: Tensor, margin: Tensor, broken: Tensor) -> tuple[Tensor, Tensor]:
-    """Bisection along the ray from 0: the threat falls with the length."""
-    low, high = torch.zeros_like(margin), torch.ones_like(margin)
+    """Bisection along the ray to what was found: the threat falls with the length."""
+    low, high = torch.full_like(margin, CLOSE), torch.ones_like(margin)
     best, best_margin = found, margin
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -144,7 +147,13 @@ def _project(allowed: AttackSet, delta: Tensor, level: Tensor, lower: Tensor, up
 
 
 def _whole_box(allowed: AttackSet) -> tuple[Tensor, Tensor]:
-    """The pixel box without the radius; pixels that may not move at all stay fixed."""
+    """The pixel box without a radius that is a member of the threat too; pixels that may not move stay fixed.
+
+    A radius that is in the bounds alone is no part of the gauge, and stays.
+    """
+    members = allowed.bound.members if isinstance(allowed.bound, BoundIntersection) else [(allowed.bound, 1.0)]
+    if not any(isinstance(member, BoundLinf) for member, _ in members):
+        return allowed.lower, allowed.upper
     examples = allowed.bound.examples
     return torch.where(allowed.lower < 0, -examples, 0), torch.where(allowed.upper > 0, 1 - examples, 0)
 
