@@ -121,6 +121,15 @@ class TestDesc(Desc):
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
         return not self.testing.save_adversarials or result["saved_adversarials"]
 
+    @property
+    def train_anchors(self) -> ThreatDesc | None:
+        """The anchors that training used, where the evaluation uses others."""
+        used = self.train.needed_runs().get("anchors") if isinstance(self.train, TrainDesc) else None
+        if used is None or not self.testing.N_adv_eval:
+            return None
+        plain = dataclasses.replace(self.anchors, threat=dataclasses.replace(self.anchors.threat, class_weights=""))
+        return used if (used.hash, used.replicate) != (plain.hash, plain.replicate) else None
+
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> TestDesc:
         """As for every description; with train_dir, the model is the one stored there."""

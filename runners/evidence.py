@@ -15,6 +15,8 @@ GAUGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0
 
 BEYOND = 1 + 2e-5  # a point on the border, as float32 sees it, is in the set
 
+COLUMNS = ("cells", "correct", "broken_by", "gauge", "rounded", "forwards", "backwards")
+
 Arrays = dict[str, numpy.ndarray]
 
 
@@ -41,22 +43,23 @@ def ball_figures(evaluation: BallEvaluation, arrays: Arrays) -> dict[str, Any]:
 def nonisotropic_figures(evaluation: NonisotropicEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
     """A nonisotropic set: members, the grid of cells, references, and the curve over sets of one shape."""
     headline, cells = evaluation.headline, evaluation.cells
-    standing = dict(zip(cells, arrays["N_adv_cells"].mean(0).tolist(), strict=True))
+    of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
+    standing = dict(zip(cells, of["cells"].mean(0).tolist(), strict=True))
     bounded = [cell for cell in cells if math.isfinite(cell.threshold) and math.isfinite(cell.radius)]
     return {
-        "accuracy": float(arrays["N_adv_correct"].mean()),
+        "accuracy": float(of["correct"].mean()),
         "name": f"{anchors_name}@{format_value(headline.threshold)},Linf{format_value(headline.radius)}",
         "threshold": headline.threshold,
         "norm": evaluation.threat.name,
         "radius": headline.radius,
-        "attacks": standing_after(arrays["N_adv_broken_by"], list(evaluation.members)),
+        "attacks": standing_after(of["broken_by"], list(evaluation.members)),
         "curve": [_row(cell, standing[cell]) for cell in bounded],
         "references": [_row(cell, standing[cell]) for cell in cells if cell not in bounded],
-        "gauge_curve": [{"gauge": t, "accuracy": _share(arrays["N_adv_gauge"] > t * BEYOND)} for t in GAUGES],
-        "accuracy_rounded": 1 - _share(arrays["N_adv_rounded"] | (arrays["N_adv_broken_by"] < 0)),
+        "gauge_curve": [{"gauge": t, "accuracy": _share(of["gauge"] > t * BEYOND)} for t in GAUGES],
+        "accuracy_rounded": 1 - _share(of["rounded"] | (of["broken_by"] < 0)),
         "passes": {
-            "forward": float(arrays["N_adv_forwards"].mean()),
-            "backward": float(arrays["N_adv_backwards"].mean()),
+            "forward": float(of["forwards"].mean()),
+            "backward": float(of["backwards"].mean()),
         },
     }
 

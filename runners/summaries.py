@@ -11,7 +11,13 @@ from foundations.results import markdown_table, wilson_interval
 Result = dict[str, Any]
 
 # The evaluations of `test`, by their names in result.json.
-EVALUATIONS = {"standard": "clean", "adv": "isotropic attack", "N_adv": "nonisotropic attack"}
+OTHER_ANCHORS = "N_adv_train_anchors"  # where an evaluation uses others than training did
+EVALUATIONS = {
+    "standard": "clean",
+    "adv": "isotropic attack",
+    "N_adv": "nonisotropic attack",
+    OTHER_ANCHORS: "the same, anchors of training",
+}
 
 
 def compute_threat(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -14,10 +15,11 @@ from foundations.errors import UsageError, look_up
 from foundations.files import write_bytes, write_text
 from foundations.modes import MeanOfPasses, evaluation_mode
 from runners.base import Runner
+from runners.descriptions import ThreatDesc
 from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
 from runners.pictures import Column, amplified, write_strip
-from runners.summaries import EVALUATIONS
+from runners.summaries import EVALUATIONS, OTHER_ANCHORS
 from testing.autoattack import members_for
 from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack, plain_pgd
 from testing.nonisotropic import Cell, NonisotropicEvaluation
@@ -43,6 +45,8 @@ class Test(Runner):
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
         self.model = read_model(self.desc.train, self.desc.model_name, environment)
         self.threat = self._read_threat() if testing.N_adv_eval else None
+        others = self.desc.train_anchors
+        self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
         self.data = read_data(self.desc.dataset_name, environment)
         rows = self._chosen_rows()
         self.index = rows[~self._without_direction(rows)]
@@ -104,10 +108,11 @@ class Test(Runner):
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
-        if self.threat is None:
-            return torch.zeros(len(rows), dtype=torch.bool)
-        test = self.data.test
-        return self.threat.equals_other_anchor(test.images[rows], test.labels[rows]).cpu()
+        test, found = self.data.test, torch.zeros(len(rows), dtype=torch.bool)
+        for threat in (self.threat, self.other_threat):
+            if threat is not None:
+                found |= threat.equals_other_anchor(test.images[rows], test.labels[rows]).cpu()
+        return found
 
     def _evaluations(self) -> dict[str, Any]:
         """Name in result.json -> evaluation, for all that were asked for."""
@@ -119,6 +124,10 @@ class Test(Runner):
             evaluations["adv"] = self._ball_evaluation()
         if self.threat is not None:
             evaluations["N_adv"] = self._nonisotropic_evaluation(self.threat)
+        if self.other_threat is not None:
+            evaluations[OTHER_ANCHORS] = replace(
+                evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS
+            )
         return evaluations
 
     def _ball_evaluation(self) -> BallEvaluation:
@@ -161,17 +170,16 @@ class Test(Runner):
             return common | clean_figures(arrays)
         if name == "adv":
             return common | ball_figures(evaluation, arrays)
-        return common | nonisotropic_figures(evaluation, arrays, self._anchors_name())
+        desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
+        return common | nonisotropic_figures(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
 
-    def _anchors_name(self) -> str:
+    def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:
         """Which PD: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
-        assert self.threat is not None and self.threat.anchors is not None
-        hparams, testing = self.desc.anchors.threat, self.desc.testing
-        parts = [f"k{hparams.per_label}", hparams.selection, f"r{self.desc.anchors.replicate}"]
-        parts.append(self.threat.anchors.digest)
-        if testing.segmented:
-            parts += [testing.mask_source.partition(":")[0], testing.background]
-        return f"{self.threat.name}[{','.join(parts)}]"
+        assert threat.anchors is not None
+        parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
+        if threat.segmented:
+            parts += [self.desc.testing.mask_source.partition(":")[0], threat.background]
+        return f"{threat.name}[{','.join(parts)}]"
 
     def _suspicions(self, arrays: dict[str, numpy.ndarray]) -> list[str]:
         """Sentences on why the nonisotropic figure may be too high."""

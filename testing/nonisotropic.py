@@ -53,9 +53,11 @@ class NonisotropicEvaluation:
     steps: int
     seed: int
     measures: dict[str, Callable[[Shard, Tensor], Tensor]] = field(default_factory=dict)
-    save: bool = False
+    prefix: str = "N_adv"  # of the columns
 
-    pictures = ("N_adv_image",)
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return (f"{self.prefix}_image",)
 
     @property
     def cells(self) -> list[Cell]:
@@ -65,10 +67,10 @@ class NonisotropicEvaluation:
     @property
     def columns(self) -> dict[str, str | tuple[str, int]]:
         floats = ("threat", "Linf", "L2", "loss", "gauge", *self.measures)
-        columns: dict[str, str | tuple[str, int]] = {"N_adv_correct": "bool", "N_adv_broken_by": "int64"}
-        columns |= {f"N_adv_{name}": "float32" for name in floats}
-        columns |= {"N_adv_rounded": "bool", "N_adv_forwards": "int64", "N_adv_backwards": "int64"}
-        return columns | {"N_adv_cells": ("bool", len(self.cells))}
+        columns: dict[str, str | tuple[str, int]] = {"correct": "bool", "broken_by": "int64"}
+        columns |= dict.fromkeys(floats, "float32")
+        columns |= {"rounded": "bool", "forwards": "int64", "backwards": "int64", "cells": ("bool", len(self.cells))}
+        return {f"{self.prefix}_{name}": kind for name, kind in columns.items()}
 
     def bind(self, shard: Shard) -> BoundThreat:
         """The threat at the examples of a shard."""
@@ -188,7 +190,7 @@ class _Search:
             "cells": torch.stack([self.right & ~self.breaks_in(cell) for cell in self.evaluation.cells], 1),
             "image": perturbed,
         }
-        return {f"N_adv_{name}": value for name, value in values.items()}
+        return {f"{self.evaluation.prefix}_{name}": value for name, value in values.items()}
 
     def gauge(self) -> Tensor:
         """Smallest t for which the headline cell, t times as large in both bounds, holds an adversarial; else inf."""

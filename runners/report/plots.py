@@ -13,7 +13,7 @@ from runners.report.collect import FinishedRun
 from runners.summaries import EVALUATIONS, describe_set
 
 # Okabe and Ito's colours.
-COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73"}
+COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73", "N_adv_train_anchors": "#CC79A7"}
 
 
 def accuracy_bars(tests: list[FinishedRun]) -> Figure:

@@ -66,3 +66,18 @@ def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Pat
         for background in ("frozen", "radius", "free")
     }
     assert standing["frozen"] > standing["radius"] >= standing["free"]
+
+
+def test_anchors_other_than_those_of_training_are_reported_beside_them(digits_root: Command) -> None:
+    trained = ["--N_adv_train", "--per_label=10", "--training_steps=2it", "--N_adv_train_attack_iter=2"]
+    names = ["--dataset_name=digits", "--model_name=conv", *trained]
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", "--threat_replicate=2")
+    digits_root.ok("train", *names)
+    words = ["test", *names, "--N_adv_eval", "--num_examples=20", "--N_attack_iter=3", "--attacks=pgd"]
+    same = digits_root.result(*words)
+    assert "N_adv_train_anchors" not in same
+    both = digits_root.result(*words, "--threat_replicate=2", "--train_threat_replicate=1")
+    assert both["N_adv_train_anchors"]["name"] == same["N_adv"]["name"]
+    assert both["N_adv"]["name"] != same["N_adv"]["name"]
+    assert ",r2," in both["N_adv"]["name"]
+    assert both["N_adv_train_anchors"]["accuracy"] == same["N_adv"]["accuracy"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foundations.errors import UsageError
 from tests.threat_specification.attacks.linear import Linear, best_margin, directions, problem, smallest_gauge
-from threat_specification import L2, Intersection, Linf, ProjectedDisplacement
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.apgd import checkpoints
 from threat_specification.attacks.base import AttackSet, Attempt
 from threat_specification.attacks.ensemble import MEMBERS, attack_in_turn, pd_auto
@@ -176,6 +176,57 @@ def test_the_post_hoc_baseline_is_weaker_than_what_looks_inside() -> None:
     assert not bool((after & ~inside).any())
 
 
+class Confident(nn.Module):
+    """Logits so far apart that the gradient of the cross-entropy is too small to be squared."""
+
+    def __init__(self, inner: Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 300 * self.inner(images)
+
+
+class Severed(Linear):
+    """Cuts the graph: no gradient at all."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).detach()
+
+
+class Poisoned(Linear):
+    """Right answers, gradients of NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + (images - images).sqrt().flatten(1).sum(1, keepdim=True)
+
+
+def test_small_gradients_are_followed() -> None:
+    model, anchors, images, labels = problem(5, count=24, seed=5)
+    allowed = both(anchors, images, labels, threshold=0.3, radius=0.3)
+    assert int(attack("apgd_ce", model, labels, allowed).broken.sum()) == 24
+    assert int(attack("apgd_ce", Confident(model), labels, allowed).broken.sum()) >= 12
+    assert int(attack("apgd_t_dlr", Confident(model), labels, allowed).broken.sum()) == 24
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+@pytest.mark.parametrize("kind", [Severed, Poisoned])
+def test_models_without_usable_gradients_do_not_stop_an_attack(kind: type[Linear], name: str) -> None:
+    _, anchors, images, _ = problem(5, count=4, seed=5)
+    model = kind(5, seed=5)
+    labels = model(images).argmax(1)
+    found = attack(name, model, labels, both(anchors, images, labels), steps=3)
+    assert bool(found.delta.isfinite().all())
+
+
+def test_a_radius_in_the_bounds_alone_holds_for_the_minimal_gauge_too() -> None:
+    model, anchors, images, labels = problem(5, count=24, seed=5)
+    allowed = AttackSet.within(ProjectedDisplacement(anchors=anchors).bind(images, labels), 0.1, 0.15)
+    found = attack("minimal_gauge", model, labels, allowed)
+    assert bool(found.broken.any())
+    assert float(found.delta.abs().max()) <= 0.15 * (1 + 1e-6)
+
+
 def test_checkpoints_of_the_paper() -> None:
     """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99 of 100 steps."""
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
@@ -197,12 +248,9 @@ def test_the_ensemble_fits_the_number_of_classes() -> None:
     assert [pd_auto(k)[1] for k in (2, 3, 4, 10)] == ["apgd_margin", "apgd_dlr", "apgd_t_dlr", "apgd_t_dlr"]
 
 
-def test_our_apgd_agrees_with_the_installed_one() -> None:
-    """Cross-entropy, l-inf, on a small net trained on digits; 360 test images, three seeds."""
-    from pyautoattack.autopgd_base import APGDAttack
+def trained_on_digits() -> tuple[Tensor, Tensor, nn.Module]:
+    """All images and labels, and a small net trained on the first 1,437."""
     from sklearn.datasets import load_digits
-
-    import foundations.third_party  # noqa: F401
 
     data = load_digits()
     images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
@@ -214,6 +262,16 @@ def test_our_apgd_agrees_with_the_installed_one() -> None:
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(images[:1437]), labels[:1437]).backward()
         optimizer.step()
+    return images, labels, net
+
+
+def test_our_apgd_agrees_with_the_installed_one() -> None:
+    """Cross-entropy, l-inf, on a small net trained on digits; 360 test images, three seeds."""
+    from pyautoattack.autopgd_base import APGDAttack
+
+    import foundations.third_party  # noqa: F401
+
+    images, labels, net = trained_on_digits()
     x, y = images[1437:], labels[1437:]
     right = net(x).argmax(1) == y
     allowed = AttackSet.within(Linf().bind(x, y), 0.1, 0.1)
@@ -225,3 +283,17 @@ def test_our_apgd_agrees_with_the_installed_one() -> None:
         left_by_ours.append(float((right & ~ours.broken).float().mean()))
     assert 0.05 < numpy.mean(left_by_theirs) < 0.95
     assert abs(numpy.mean(left_by_ours) - numpy.mean(left_by_theirs)) <= 0.005
+
+
+def test_the_gauge_curve_is_not_above_apgd_on_a_trained_net() -> None:
+    """At the set that APGD breaks about half of the examples in, the curve leaves no more standing than APGD."""
+    images, labels, net = trained_on_digits()
+    x, y = images[1437:1500], labels[1437:1500]
+    right = net(x).argmax(1) == y
+    anchors = AnchorSet(images[:60], labels[:60])
+    allowed = both(anchors, x, y, threshold=0.2, radius=0.15)
+    left = int((right & ~attack("apgd_ce", net, y, allowed, standing=right).broken).sum())
+    found = attack("minimal_gauge", net, y, allowed, standing=right)
+    gauge = torch.where(found.broken, allowed.bound.evaluate(found.delta), torch.inf)
+    assert 3 < left < 60
+    assert int((right & (gauge > 1 + 1e-5)).sum()) <= left + 2
