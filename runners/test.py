@@ -18,7 +18,8 @@ from runners.base import Runner
 from runners.descriptions import ThreatDesc
 from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
-from runners.pictures import Column, amplified, write_strip
+from runners.pictures import Column, amplified, write_figure, write_strip
+from runners.report.plots import gauge_curves
 from runners.summaries import EVALUATIONS, OTHER_ANCHORS
 from testing.autoattack import members_for
 from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack, plain_pgd
@@ -82,6 +83,7 @@ class Test(Runner):
             if "N_adv" in result:
                 write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
+                write_figure(self.directory / "curves.png", gauge_curves([(self.desc.name, result)]))
         return result
 
     def _is_lockstep(self) -> bool:

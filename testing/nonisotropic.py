@@ -67,7 +67,11 @@ class NonisotropicEvaluation:
     @property
     def columns(self) -> dict[str, str | tuple[str, int]]:
         floats = ("threat", "Linf", "L2", "loss", "gauge", *self.measures)
-        columns: dict[str, str | tuple[str, int]] = {"correct": "bool", "broken_by": "int64"}
+        columns: dict[str, str | tuple[str, int]] = {
+            "clean_prediction": "int64",
+            "correct": "bool",
+            "broken_by": "int64",
+        }
         columns |= dict.fromkeys(floats, "float32")
         columns |= {"rounded": "bool", "forwards": "int64", "backwards": "int64", "cells": ("bool", len(self.cells))}
         return {f"{self.prefix}_{name}": kind for name, kind in columns.items()}
@@ -107,7 +111,9 @@ class _Search:
     def __init__(self, evaluation: NonisotropicEvaluation, shard: Shard) -> None:
         self.evaluation, self.shard = evaluation, shard
         self.bound = evaluation.bind(shard)
-        self.right = count_correct(evaluation.model, shard.images, shard.labels)
+        with torch.no_grad():
+            self.clean_prediction = evaluation.model(shard.images).argmax(1)
+        self.right = self.clean_prediction == shard.labels
         self.broken_by = torch.where(self.right, STANDING, WRONG_WITHOUT)
         self.worst = torch.zeros_like(shard.images)  # the point that broke the headline, else the last one tried
         self.loss = torch.full((len(shard.labels),), -torch.inf, device=shard.images.device)
@@ -176,6 +182,7 @@ class _Search:
         broken = self.breaks_in(self.evaluation.headline)
         measured = {name: measure(self.shard, perturbed) for name, measure in self.evaluation.measures.items()}
         values = {
+            "clean_prediction": self.clean_prediction,
             "correct": self.right & ~broken,
             "broken_by": self.broken_by,
             "threat": self.bound.evaluate(self.worst),

@@ -45,18 +45,24 @@ def _bar(axes: Any, position: float, name: str, figures: dict[str, Any]) -> None
     axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
 
 
-def gauge_curves(tests: list[FinishedRun]) -> Figure:
-    """Accuracy inside sets of one shape as they grow: the headline set of each run times t, with 95 % bands."""
+def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
+    """Accuracy inside sets of one shape as they grow: the headline set of each times t, with 95 % bands.
+
+    results   (label, result.json of a test); accuracy under the isotropic attack is a dotted line
+    """
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    for number, run in enumerate(tests):
-        figures = run.result["N_adv"]
+    for number, (label, result) in enumerate(results):
+        figures = result["N_adv"]
         points = [(row["gauge"], row["accuracy"]) for row in figures["gauge_curve"]]
         t, accuracy = (list(values) for values in zip(*points, strict=True))
         bands = [wilson_interval(value, figures["num_examples"]) for value in accuracy]
         colour = f"C{number % 10}"
-        axes.plot(t, accuracy, marker=".", color=colour, label=f"{run.label}: t = 1 is {describe_set(figures)}")
+        axes.plot(t, accuracy, marker=".", color=colour, label=f"{label}: t = 1 is {describe_set(figures)}")
         axes.fill_between(t, [low for low, _ in bands], [high for _, high in bands], color=colour, alpha=0.15)
+        if "adv" in result:
+            name = f"{label}: isotropic attack, {describe_set(result['adv'])}"
+            axes.axhline(result["adv"]["accuracy"], color=colour, linestyle=":", linewidth=1, label=name)
     axes.axvline(1, color="#999999", linewidth=0.8)
     axes.set(xlabel="t: size of the set", ylabel="accuracy", ylim=(0, 1.02))
     axes.legend(fontsize=7, frameon=False)

@@ -58,7 +58,11 @@ class Report(Runner):
             sections += [grid for run in attacked if (grid := grid_table_of(run))]
             if attacked:
                 caption = "Accuracy inside growing nonisotropic sets"
-                sections.append(self._figure("gauge_curves.png", caption, gauge_curves(attacked)))
+                sections.append(
+                    self._figure(
+                        "gauge_curves.png", caption, gauge_curves([(run.label, run.result) for run in attacked])
+                    )
+                )
             sections += warnings_table(attacked)
             sections += _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
         if trainings:
