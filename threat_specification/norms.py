@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,19 +12,26 @@ from threat_specification.base import BoundThreat, Threat, check_delta, check_im
 BISECTIONS = 60  # halves the interval of the multiplier until float64 has no more digits to give
 
 
-class BoundLinf(BoundThreat):
-    """||delta||_inf."""
+class BoundNorm(BoundThreat):
+    """||delta||_order at fixed examples."""
 
-    steepest = "sign"
+    order: float
 
     def inscribed_radius(self) -> Tensor:
         return torch.ones(len(self.examples), device=self.examples.device)
 
     def evaluate(self, delta: Tensor) -> Tensor:
         check_delta(delta, self.examples)
-        norm = delta.flatten(1).abs().amax(1)
+        norm = torch.linalg.vector_norm(delta.flatten(1), self.order, dim=1)
         refuse_non_finite("delta", norm)
         return norm
+
+
+class BoundLinf(BoundNorm):
+    """||delta||_inf."""
+
+    order = math.inf
+    steepest = "sign"
 
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
@@ -33,17 +42,10 @@ class BoundLinf(BoundThreat):
         return torch.minimum(torch.maximum(delta, lower.clamp_min(-threshold)), upper.clamp_max(threshold))
 
 
-class BoundL2(BoundThreat):
+class BoundL2(BoundNorm):
     """||delta||_2."""
 
-    def inscribed_radius(self) -> Tensor:
-        return torch.ones(len(self.examples), device=self.examples.device)
-
-    def evaluate(self, delta: Tensor) -> Tensor:
-        check_delta(delta, self.examples)
-        norm = delta.flatten(1).norm(dim=1)
-        refuse_non_finite("delta", norm)
-        return norm
+    order = 2.0
 
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
