@@ -140,13 +140,17 @@ class _Search:
             )
             self.forwards += attempt.forwards
             self.backwards += attempt.backwards
-            self.record(attempt, number, allowed)
+            self.record(attempt, number, (allowed.lower == 0) & (allowed.upper == 0))
 
-    def record(self, attempt: Attempt, number: int, allowed: AttackSet) -> None:
-        """Count what an attack found, after measuring it again."""
+    def record(self, attempt: Attempt, number: int, fixed: Tensor) -> None:
+        """Count what an attack found, after measuring it again.
+
+        fixed   [n,C,H,W] pixels that may not move at all, as in a frozen background
+        """
         perturbed = (self.shard.images + attempt.delta).clamp(0, 1)
         delta = perturbed - self.shard.images
         wrong = self.right & ~count_correct(self.evaluation.model, perturbed, self.shard.labels)
+        wrong &= ~((delta.abs() > INSIDE) & fixed).flatten(1).any(1)
         threat, length = self.bound.evaluate(delta), self.length(delta)
         before = self.breaks_in(self.evaluation.headline)
         self.found.append((_where_else_infinite(wrong, threat), _where_else_infinite(wrong, length)))
