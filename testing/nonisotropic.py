@@ -61,7 +61,7 @@ class NonisotropicEvaluation:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, small ones first, so that what breaks there need not be attacked again."""
+        """All cells, small ones first: what breaks there need not be attacked again."""
         return sorted({self.headline, *self.grid})
 
     @property
@@ -87,7 +87,8 @@ class NonisotropicEvaluation:
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         search = _Search(self, shard)
-        for cell in self.cells:
+        # The headline first, so that broken_by says which member broke it there, not which one came by from elsewhere.
+        for cell in [self.headline, *(cell for cell in self.cells if cell != self.headline)]:
             search.attack(cell)
         return search.rows()
 
