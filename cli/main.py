@@ -12,8 +12,8 @@ from cli.parsing import Parser, make_parser
 from cli.runner_registry import RUNNERS
 from cli.shared_args import EXTRA_ARGS, SharedArgs
 from foundations.errors import NonisotropicError, UsageError, nearest
-from foundations.hparams import Hparams
 from foundations.lazy import load_object
+from foundations.settings import Hparams
 
 PROGRAM = "python nonisotropic.py"
 PRIMARY_SPEAKS_FIRST = 20  # seconds

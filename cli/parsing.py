@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from foundations.errors import UsageError, nearest
-from foundations.hparams import Hparams, format_value
+from foundations.settings import Hparams, format_value
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foundations.hparams import Hparams, in_range, setting
+from foundations.settings import Hparams, in_range, setting
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from foundations.errors import UsageError
 from foundations.files import read_json
-from foundations.hparams import Hparams
+from foundations.settings import Hparams
 
 
 def digest(content: Any) -> str:

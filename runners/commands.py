@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun
-from foundations.hparams import Hparams, format_value
+from foundations.settings import Hparams, format_value
 from models.registry import model_defaults
 from runners.descriptions import MultiDesc
 

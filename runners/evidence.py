@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from foundations.hparams import format_value
+from foundations.settings import format_value
 from testing.evaluations import BallEvaluation
 from testing.nonisotropic import Cell, NonisotropicEvaluation
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from foundations.hparams import format_value
 from foundations.results import markdown_table, wilson_interval
+from foundations.settings import format_value
 
 Result = dict[str, Any]
 

@@ -13,7 +13,8 @@ import pytest
 
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
-from foundations.hparams import AugmentationHparams, Hparams, TestingHparams, ThreatHparams, TrainingHparams
+from foundations.hparams import AugmentationHparams, TestingHparams, ThreatHparams, TrainingHparams
+from foundations.settings import Hparams
 from runners.descriptions import MultiTrainDesc, TestDesc, ThreatDesc, TrainDesc
 
 NAMED: dict[str, Any] = {"dataset_name": "mnist_5k", "model_name": "lenet"}

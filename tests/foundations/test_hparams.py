@@ -14,8 +14,8 @@ from foundations.hparams import (
     TestingHparams,
     ThreatHparams,
     TrainingHparams,
-    format_value,
 )
+from foundations.settings import format_value
 
 GROUPS = [
     AugmentationHparams,
