@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from foundations.errors import UsageError, look_up
+from threat_specification.buffers import Buffers
 
 DENSE_BYTES = 1 << 30  # above this the float32 matrix is not kept
 TILE_ROWS, TILE_COLUMNS = 256, 4096  # 4 MiB of float32: the tile is still in cache when it is multiplied
+GRAM_BYTES, GRAM_PRODUCTS = 1 << 28, 1 << 37  # up to 8,192 anchors; a few seconds of one processor
 INTEGER_TILE, INTEGER_COLUMNS = 1 << 21, 1 << 14  # 128 * 127 * 2^14 < 2^31: the sums fit an int32
 MIDDLE = 128  # uint8 - 128 is an int8
 
@@ -60,7 +63,7 @@ class TiledShard:
     def __init__(self, images: Tensor, centre: Tensor, rows_per_tile: int) -> None:
         self.images, self.centre, self.rows_per_tile = images, centre, min(rows_per_tile, len(images))
         self.unit = 1 / 255 if images.dtype == torch.uint8 else 1.0
-        self._buffers: dict[torch.dtype, Tensor] = {}
+        self._buffers = Buffers()
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(anchors, pixels, (a - centre) / unit as float32 [n, d]); a tile lives until the next one."""
@@ -79,10 +82,7 @@ class TiledShard:
         return torch.bitwise_xor(part, MIDDLE, out=self._buffer(part.shape, torch.uint8)).view(torch.int8)
 
     def _buffer(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The same memory every time, enlarged when needed."""
-        if dtype not in self._buffers or self._buffers[dtype].numel() < shape.numel():
-            self._buffers[dtype] = torch.empty(shape.numel(), dtype=dtype, device=self.images.device)
-        return self._buffers[dtype][: shape.numel()].view(shape)
+        return self._buffers.get("tile", shape, dtype, self.images.device)
 
     def _cuts(self, tile_rows: int, tile_columns: int) -> Iterator[tuple[slice, slice]]:
         count, width = self.images.shape
@@ -179,7 +179,7 @@ def split_bytes(vectors: Tensor, num_bytes: int) -> tuple[Tensor, Tensor]:
 
 def as_floats(images: Tensor) -> Tensor:
     """float32 in [0, 1]; a byte k means the float32 nearest to k / 255."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
 class _Products(torch.autograd.Function):
@@ -275,15 +275,39 @@ class AnchorMatrix:
                 total += shard.combine(weights[:, start:stop].to(shard.images.device)).to(self.device)
         return total
 
-    def rows(self, numbers: Tensor) -> Tensor:
-        """Anchors by number, uncentred, from the raw images: [P, D] float32 in [0, 1]."""
+    @property
+    def has_gram(self) -> bool:
+        """Whether products between all anchors are worth their memory and their time, which are spent once."""
+        count, width = self.shape
+        return 4 * count**2 <= GRAM_BYTES and count**2 * width <= GRAM_PRODUCTS
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """<a_i - centre, a_j - centre>, [N, N] float32; made when it is first asked for."""
+        numbers = torch.arange(self.shape[0], device=self.device)
+        with torch.no_grad():
+            return torch.cat([self.products(self.rows(part) - self.centre) for part in numbers.split(TILE_ROWS)])
+
+    def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
+        """Anchors by number, uncentred, from the raw images: [P, D] float32 in [0, 1], in the buffers if given."""
         if len(self.shards) == 1:
-            return as_floats(self.shards[0].images[numbers])
+            return _rows_in(self.shards[0].images, numbers, buffers or Buffers())
         out = torch.empty(len(numbers), self.shape[1], device=self.device)
         for shard, start, stop in zip(self.shards, self.starts, self.starts[1:], strict=False):
             here = ((numbers >= start) & (numbers < stop)).nonzero().flatten()
             out[here] = as_floats(shard.images[(numbers[here] - start).to(shard.images.device)]).to(self.device)
         return out
+
+
+def _rows_in(images: Tensor, numbers: Tensor, buffers: Buffers) -> Tensor:
+    """`as_floats` of chosen images [N, D], in buffers."""
+    shape = (len(numbers), images.shape[1])
+    raw = buffers.get("raw", shape, images.dtype, images.device)
+    torch.index_select(images, 0, numbers, out=raw)
+    if images.dtype == torch.float32:
+        return raw
+    rows = buffers.get("rows", shape, torch.float32, images.device).copy_(raw)
+    return rows.div_(255) if images.dtype == torch.uint8 else rows
 
 
 def _mean(flat: Tensor) -> Tensor:

@@ -239,7 +239,7 @@ def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> int:
     Plain PD gives 2 or more there, so a count above 0 says that weights call some other class's images harmless.
     Looks at `limit` anchors evenly spread over the set, against all anchors; masks are left out.
     """
-    from threat_specification.projected_displacement import BETA
+    from threat_specification.bound_displacement import BETA
 
     if not threat.weighted:
         return 0

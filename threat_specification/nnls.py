@@ -40,17 +40,25 @@ def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Ten
     """Exchange all variables of the wrong sign at once, until there are none; the solution and whether it is one."""
     tolerance = SIGN * linear.abs().amax(1, keepdim=True)
     free = (start > 0) | (linear > _product(hessian, start))
-    solved = torch.zeros_like(free[:, 0])
+    found, solved = torch.zeros_like(linear), torch.zeros_like(free[:, 0])
+    live = torch.arange(len(linear), device=linear.device)
     for _ in range(EXCHANGES):
         solution = _solve_free(hessian, linear, free)
         slope = _product(hessian, solution) - linear
         floor = -SIGN * solution.abs().amax(1, keepdim=True)
         wrong = torch.where(free, solution < floor, slope < -tolerance)
-        solved = ~wrong.any(1)
-        if bool(solved.all()):
-            break
+        found[live] = solution.clamp_min(0)
+        going = wrong.any(1).nonzero().squeeze(1)
+        if len(going) < len(live):
+            solved[live] = ~wrong.any(1)
+            if not len(going):
+                break
+            # The few that go on do not pay for the many that are done.
+            live, hessian, linear, tolerance, free, wrong = (
+                value[going] for value in (live, hessian, linear, tolerance, free, wrong)
+            )
         free = free ^ wrong
-    return solution.clamp_min(0), solved
+    return found, solved
 
 
 def _active_set(hessian: Tensor, linear: Tensor, point: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, distributed
 
 from foundations.errors import UsageError
 from threat_specification.anchor_matrix import AnchorMatrix
+from threat_specification.buffers import Buffers
 
 PIECE_ROWS = 64  # anchors sent at a time
 
@@ -49,12 +50,16 @@ class RankAnchorMatrix(AnchorMatrix):
     def has_rough_products(self) -> bool:
         return False
 
+    @property
+    def has_gram(self) -> bool:
+        return False
+
     def combine(self, weights: Tensor) -> Tensor:
         total = super().combine(weights[:, self.mine].contiguous())
         distributed.all_reduce(total)
         return total
 
-    def rows(self, numbers: Tensor) -> Tensor:
+    def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
         out = torch.zeros(len(numbers), self.shape[1], device=self.device)
         for piece in torch.arange(len(numbers), device=numbers.device).split(PIECE_ROWS):
             wanted, part = numbers[piece], torch.zeros(len(piece), self.shape[1], device=self.device)

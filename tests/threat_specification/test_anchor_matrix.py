@@ -70,10 +70,10 @@ def test_tiles_share_one_buffer():
     shard = AnchorMatrix(bytes_of(600, 9000), num_chunks=4).shards[0]
     places = {tile.data_ptr() for _, _, tile in shard.tiles()}
     assert len(places) == 1
-    assert sum(b.numel() * b.element_size() for b in shard._buffers.values()) == 150 * 4096 * 5
-    before = {kind: buffer.data_ptr() for kind, buffer in shard._buffers.items()}
+    assert sum(b.numel() * b.element_size() for b in shard._buffers.kept.values()) == 150 * 4096 * 5
+    before = {kind: buffer.data_ptr() for kind, buffer in shard._buffers.kept.items()}
     shard.products(torch.randn(3, 9000))
-    assert before == {kind: buffer.data_ptr() for kind, buffer in shard._buffers.items()}
+    assert before == {kind: buffer.data_ptr() for kind, buffer in shard._buffers.kept.items()}
 
 
 @pytest.mark.parametrize("num_bytes", [2, 3])

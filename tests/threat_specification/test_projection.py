@@ -251,9 +251,54 @@ def test_what_newton_cannot_do_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     problem = Problem("3x32x32")
     d = perturbations(problem, "twenty anchors")
     monkeypatch.setattr(projection, "ROUNDS", 1)
+    monkeypatch.setattr(projection, "halfspace_multipliers", lambda *known: [])
     p = project_exact(problem.bound, d, 0.05)
     assert problem.bound.fallbacks == BATCH
     assert problem.excess(p, 0.05) <= 1e-6 * 0.05
+
+
+@pytest.mark.parametrize("kind", ["noise", "one anchor", "twenty anchors"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_without_bounds_the_gram_matrix_knows_the_answer(
+    kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threat_specification import projection
+
+    problem = Problem("3x32x32")
+    weights = 0.5 + torch.rand(10, 10, generator=torch.Generator().manual_seed(2))
+    if weighted:
+        anchors = AnchorSet(problem.anchors, problem.anchor_labels)
+        problem.threat = ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=weights).prepare()
+        problem.bound = problem.threat.bind(problem.x, problem.y)
+        plain = problem.rows
+        others = [problem.anchor_labels[problem.anchor_labels != y] for y in problem.y]
+        problem.rows = lambda i: plain(i) / weights[problem.y[i]][others[i]].numpy()[:, None]
+    d = perturbations(problem, kind)
+    lower, upper = BOUNDS["none"](d)
+    with monkeypatch.context() as patch:  # all answers come from the guess
+        patch.setattr(projection, "_solve", lambda *known: pytest.fail("Newton was asked"))
+        p = project_exact(problem.bound, d, 0.05, lower, upper)
+    assert_certified(problem, d, p, 0.05, lower, upper)
+    problem.bound.warm = None
+    monkeypatch.setattr(type(problem.bound), "has_gram", False)
+    assert float((project_exact(problem.bound, d, 0.05, lower, upper) - p).abs().max()) < 1e-5
+
+
+def test_a_wrong_guess_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threat_specification import projection
+
+    problem = Problem("3x32x32")
+    d = perturbations(problem, "twenty anchors")
+    lower, upper = BOUNDS["none"](d)
+
+    def wrong(bound, numbers, along, noise, threshold):
+        anchors = (-along).topk(3, dim=1).indices  # those that d leads away from, or masked ones
+        yield numbers, anchors, torch.full(anchors.shape, 0.7, dtype=torch.float64), torch.zeros(len(numbers))
+
+    monkeypatch.setattr(projection, "halfspace_multipliers", wrong)
+    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    assert problem.bound.fallbacks == 0
+    assert_certified(problem, d, p, 0.05, lower, upper)
 
 
 @settings(max_examples=25, deadline=None)
