@@ -80,7 +80,9 @@ def run(runner: str, arguments: list[str]) -> int:
             print("complete already", file=sys.stderr)
         return tell(desc, result, root)
     limit_threads()  # before torch is imported
-    environment = make_environment(shared.root_dir, shared.data_dir, shared.device, shared.quiet, shared.num_workers)
+    environment = make_environment(
+        shared.root_dir, values.get("data_dir", ""), shared.device, shared.quiet, shared.num_workers
+    )
     with environment.process_group():
         result = load_object(RUNNERS[runner].runner)(desc, environment).execute()
     return tell(desc, result, root) if environment.is_primary else 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from datasets.registry import dataset_info, load_dataset
-from foundations.desc import StoredRun
+from datasets.registry import load_dataset
+from foundations.desc import Desc, StoredRun
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.run_directory import RunDirectory
@@ -21,9 +21,20 @@ if TYPE_CHECKING:
     from threat_specification.projected_displacement import ProjectedDisplacement
 
 
-def read_data(dataset_name: str, environment: Environment) -> Dataset:
-    """The data set, in memory."""
-    return load_dataset(dataset_name, environment.data_dir)
+def read_data(desc: Desc, environment: Environment) -> Dataset:
+    """The data set of a run. With --download one process of each machine fetches it first."""
+    from datasets.finding import DataMissing
+
+    dataset: Any = vars(desc)["dataset"]
+    folder = environment.data_dir or environment.root_dir / "data"
+    try:
+        if environment.local_rank == 0:
+            data = load_dataset(dataset, folder)
+        environment.barrier()
+        return data if environment.local_rank == 0 else load_dataset(dataset, folder)
+    except DataMissing as error:
+        fetch = str(error).endswith("or fetch it") and not dataset.download
+        raise RunError(f"{error}: {command(desc)} --download" if fetch else str(error)) from error
 
 
 def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:

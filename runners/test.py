@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 import torch
 
+from datasets.base import part_size
 from datasets.sampling import stratified_subset
 from foundations.desc import derive_seed
 from foundations.errors import UsageError, look_up
@@ -48,7 +49,7 @@ class Test(Runner):
         self.threat = self._read_threat() if testing.N_adv_eval else None
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
-        self.data = read_data(self.desc.dataset_name, environment)
+        self.data = read_data(self.desc, environment)
         rows = self._chosen_rows()
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
@@ -111,9 +112,11 @@ class Test(Runner):
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
         test, found = self.data.test, torch.zeros(len(rows), dtype=torch.bool)
-        for threat in (self.threat, self.other_threat):
-            if threat is not None:
-                found |= threat.equals_other_anchor(test.images[rows], test.labels[rows]).cpu()
+        threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
+        for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
+            images, labels = test.read(rows[part]), test.labels[rows[part]]
+            for threat in threats:
+                found[part] |= threat.equals_other_anchor(images, labels).cpu()
         return found
 
     def _evaluations(self) -> dict[str, Any]:
@@ -232,7 +235,7 @@ class Test(Runner):
     def _predicted(self, images: torch.Tensor) -> list[str]:
         with torch.no_grad(), evaluation_mode(self.model):
             answers = self.model(images.to(self.environment.device)).argmax(1)
-        return [f"seen as {self.data.info.classes[label]}" for label in answers]
+        return [f"seen as {self.data.info.title(int(label))}" for label in answers]
 
 
 def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:

@@ -37,13 +37,14 @@ class Train(Runner):
                 f"--batch_size: expected at least one example for each of {environment.world_size} processes, "
                 f"got {training.batch_size}"
             )
-        self.data = read_data(self.desc.dataset_name, environment)
+        self.data = read_data(self.desc, environment)
         self.batches = ShuffledBatches(
             self.data.train.to(environment.device),
             min(training.batch_size, len(self.data.train)),
             self._seed("order"),
             environment.rank,
             environment.world_size,
+            num_workers=environment.num_workers,
         )
         self.test = self.data.test.to(environment.device)
         needs_threat = bool(self.desc.needed_runs())
