@@ -1,6 +1,7 @@
 """What a data set's name on the command line turns into. Torch-free: names, shapes and defaults only.
 
-To add a data set: write a function `load(dataset, info, data_dir) -> Dataset` in a file of this folder and an entry here.
+To add a data set: write a function `load(dataset, info, data_dir) -> Dataset` in a file of this folder, and an entry
+here.
 """
 
 from __future__ import annotations

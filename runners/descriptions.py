@@ -22,7 +22,8 @@ from foundations.hparams import (
     ThreatHparams,
     TrainingHparams,
 )
-from models.registry import canonical_name, check_fit
+from models.registry import check_fit
+from models.sources import label, resolved, zoo_entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +70,13 @@ class TrainDesc(Desc):
     def from_flags(cls, values: dict[str, Any]) -> TrainDesc:
         """As for every description; class weights and the replicate of the anchors are those of training."""
         replicate = values.get("train_threat_replicate") or values.get("threat_replicate", 1)
-        return super().from_flags({**values, "class_weights": "", "threat_replicate": replicate})
+        # What test calls finetuned is what training goes on from.
+        kind = {"finetuned": "pretrained"}.get(values.get("model_type", "scratch"), values.get("model_type", "scratch"))
+        return super().from_flags({**values, "class_weights": "", "threat_replicate": replicate, "model_type": kind})
 
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
-        if not self.model.model_name:
-            raise UsageError("--model_name is required, for example --model_name=lenet")
-        canonical = canonical_name(self.model.model_name, DATASETS)
-        check_fit(canonical, dataset_info(self.dataset_name))
-        object.__setattr__(self, "model", dataclasses.replace(self.model, model_name=canonical))
+        object.__setattr__(self, "model", _resolved(self.model, self.dataset))
 
     @property
     def variant(self) -> str:
@@ -92,7 +91,29 @@ class TrainDesc(Desc):
 
     @property
     def name(self) -> str:
-        return f"{self.model.model_name}_{self.variant}"
+        finetuned = "_finetuned" if self.model.model_type == "pretrained" else ""
+        return f"{label(self.model)}{finetuned}_{self.variant}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedDesc(Desc):
+    """Published weights as they are; no run of ours made them."""
+
+    runner = "pretrained"
+
+    dataset: DatasetHparams
+    model: ModelHparams
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+        object.__setattr__(self, "model", _resolved(self.model, self.dataset))
+
+    @property
+    def name(self) -> str:
+        return f"{label(self.model)}_pretrained"
+
+    def hashed(self) -> dict[str, Any]:
+        return {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
 
 
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:
@@ -139,7 +160,9 @@ class TestDesc(Desc):
         elif not values.get("class_weights"):
             raise UsageError("--weighted: expected --class_weights=FILE, as compute_threat was given them, got none")
         if not train_dir:
-            return super().from_flags(values)
+            made = super().from_flags(values)
+            is_pretrained = values.get("model_type") == "pretrained"
+            return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
         stored = stored_model(train_dir, values.get("root_dir", ""))
         dataset_name = values.get("dataset_name") or stored.dataset_name
         if dataset_name != stored.dataset_name:
@@ -155,10 +178,15 @@ class TestDesc(Desc):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
 
     @property
+    def model(self) -> ModelHparams:
+        """The model under test."""
+        train: TrainDesc | PretrainedDesc | StoredRun = self.train
+        return ModelHparams(**train.content["hashed"]["model"]) if isinstance(train, StoredRun) else train.model
+
+    @property
     def model_name(self) -> str:
         """The canonical name of the architecture under test."""
-        train = self.train
-        return train.hparam("model", "model_name") if isinstance(train, StoredRun) else train.model.model_name
+        return self.model.model_name
 
     @property
     def name(self) -> str:
@@ -247,7 +275,15 @@ DESCRIPTIONS: dict[str, type[Desc]] = {
 }
 
 
+def _resolved(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams:
+    """The model by its canonical name; refuses one that does not take the images of the data set."""
+    model = resolved(model, dataset.dataset_name, DATASETS)
+    if zoo_entry(model, dataset.dataset_name) is None:
+        check_fit(model.model_name, dataset_info(dataset))
+    return model
+
+
 def _check_dataset(dataset: DatasetHparams) -> None:
     if not dataset.dataset_name:
         raise UsageError("--dataset_name is required, for example --dataset_name=mnist_5k")
-    dataset_info(dataset.dataset_name)
+    dataset_info(dataset)

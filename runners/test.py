@@ -15,8 +15,10 @@ from foundations.desc import derive_seed
 from foundations.errors import UsageError, look_up
 from foundations.files import write_bytes, write_text
 from foundations.modes import MeanOfPasses, evaluation_mode
+from models.robustbench_registry import PUBLISHED_POWER
+from models.sources import zoo_entry
 from runners.base import Runner
-from runners.descriptions import ThreatDesc
+from runners.descriptions import PretrainedDesc, ThreatDesc
 from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
 from runners.pictures import Column, amplified, write_figure, write_strip
@@ -45,11 +47,12 @@ class Test(Runner):
     def prepare(self) -> None:
         testing, environment = self.desc.testing, self.environment
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
-        self.model = read_model(self.desc.train, self.desc.model_name, environment)
         self.threat = self._read_threat() if testing.N_adv_eval else None
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
         self.data = read_data(self.desc, environment)
+        self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
+        self.model.check(self.data.test.pixels(torch.arange(1)).to(environment.device), self.data.info.num_classes)
         rows = self._chosen_rows()
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
@@ -73,6 +76,7 @@ class Test(Runner):
                 in_lockstep=self._is_lockstep(),
             )
         result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
+        self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
         if "N_adv" in result:
             # On every process: anchors may be spread over them.
@@ -86,6 +90,19 @@ class Test(Runner):
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
                 write_figure(self.directory / "curves.png", gauge_curves([(self.desc.name, result)]))
         return result
+
+    def _add_published(self, result: dict[str, Any]) -> None:
+        """RobustBench's own figures beside ours, where the zoo's model was measured in the same way."""
+        entry = zoo_entry(self.desc.model, self.desc.dataset_name)
+        if entry is None or not isinstance(self.desc.train, PretrainedDesc):
+            return
+        if "standard" in result:
+            result["standard"]["published"] = entry.clean
+        testing = self.desc.testing
+        power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
+        same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
+        if "adv" in result and same and power is not None and math.isclose(result["adv"]["threshold"], power):
+            result["adv"]["published"] = entry.robust
 
     def _is_lockstep(self) -> bool:
         return self.threat is not None and self.desc.anchors.threat.shard_anchors

@@ -15,9 +15,8 @@ from foundations.errors import UsageError
 from foundations.files import write_bytes, write_text
 from foundations.modes import evaluation_mode
 from foundations.step import Step
-from models.registry import build_model
 from runners.base import Runner
-from runners.inputs import read_data, read_threat
+from runners.inputs import read_data, read_initial_model, read_threat
 from runners.objectives import objective_from
 from testing.evaluations import CleanEvaluation
 from testing.shards import evaluate_in_shards
@@ -53,7 +52,7 @@ class Train(Runner):
         self.threat = read_threat(self.desc.anchors, environment) if needs_threat else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
-            self.model = build_model(self.desc.model.model_name, self.data.info).to(environment.device)
+            self.model: nn.Module = read_initial_model(self.desc, environment, self.data.info)
         self.metrics: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
 

@@ -195,7 +195,8 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
 
     threat   the plain PD over the anchors that PD-W will use
     images   [n,C,H,W] training images, uint8 or floats in [0, 1], labels [n]; the perturbation is another image - x.
-             Pairs are the same at every call: image i with image i + s, for the first steps s that give `CALIBRATION_PAIRS` pairs
+             Pairs are the same at every call: image i with image i + s, for the first steps s that give
+             `CALIBRATION_PAIRS` pairs
     """
     weights = check_class_weights(class_weights).to(labels.device)
     check_labels_covered(weights, labels, "images")
