@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy
+import torch
 from torch import nn
 
 from foundations.errors import RunError
@@ -37,6 +40,12 @@ def zoo_library() -> Any:
     return robustbench.utils
 
 
+def harmless_globals() -> list[Any]:
+    """What checkpoints of the zoo hold beside tensors; none of it can run code."""
+    types = [type(numpy.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")]
+    return [argparse.Namespace, numpy.dtype, numpy._core.multiarray.scalar, *types]  # type: ignore[attr-defined]
+
+
 def missing_files(model: ZooModel, models_dir: Path) -> list[tuple[Path, str]]:
     """Files of a model that cannot be used, each with the reason."""
     if not model.files:
@@ -57,7 +66,8 @@ def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classi
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            network = library.load_model(model.name, models_dir, model.dataset_name, model.threat_model)
+            with torch.serialization.safe_globals(harmless_globals()):
+                network = library.load_model(model.name, models_dir, model.dataset_name, model.threat_model)
     except Exception as error:  # as many kinds as there are authors of models
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(f"RobustBench cannot load {model.name}: {reason}") from error

@@ -28,8 +28,8 @@ CALIBRATION_IMAGES = 2000
 
 
 class ComputeThreat(Runner):
-    """Writes anchors.safetensors, anchors.png (a row for each of the first classes), and class_weights.safetensors where
-    asked for.
+    """Writes anchors.safetensors, anchors.png (a row for each of the first classes), and class_weights.safetensors
+    where asked for.
 
     Classes are shared out over processes. What is chosen for a class is kept in classes/ until all is done, so that
     an interrupted run goes on with the next class.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun, builds_on
+from foundations.download_hparams import DownloadHparams
 from foundations.environment import resolve_root
 from foundations.errors import UsageError
 from foundations.hparams import (
@@ -194,6 +195,27 @@ class TestDesc(Desc):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DownloadDesc(Desc):
+    """Weights of RobustBench's zoo below the root; which of them are there may have changed."""
+
+    runner = "download_pretrained"
+    always_anew = True
+
+    dataset: DatasetHparams
+    download: DownloadHparams
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+
+    @property
+    def threat_model(self) -> str:
+        return self.download.threat_model
+
+    def directory(self, root: Path) -> Path:
+        return root / "models" / self.dataset_name / self.threat_model
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportDesc(Desc):
     """A page over every finished run of a data set."""
 
@@ -272,6 +294,7 @@ DESCRIPTIONS: dict[str, type[Desc]] = {
     "test": TestDesc,
     "multi_test": MultiTestDesc,
     "report": ReportDesc,
+    "download_pretrained": DownloadDesc,
 }
 
 

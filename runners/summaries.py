@@ -84,6 +84,19 @@ def report(result: Result) -> str:
     return f"report over {counts}: {result['page']}"
 
 
+def download_pretrained(result: Result) -> str:
+    """The models of the zoo with their published accuracies, and what became of each."""
+    rows = [
+        [
+            model["name"],
+            *("-" if model[key] is None else f"{model[key]:.4f}" for key in ("clean", "robust")),
+            model["state"],
+        ]
+        for model in result["models"]
+    ]
+    return markdown_table(["model", "published clean", "published robust", "state"], rows)
+
+
 SUMMARIES: dict[str, Callable[[Result], str]] = {
     "compute_threat": compute_threat,
     "train": train,
@@ -91,6 +104,7 @@ SUMMARIES: dict[str, Callable[[Result], str]] = {
     "test": test,
     "multi_test": multi,
     "report": report,
+    "download_pretrained": download_pretrained,
 }
 
 
