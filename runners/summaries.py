@@ -50,7 +50,12 @@ def test(result: Result) -> str:
             low, high = wilson_interval(accuracy, count)
             interval = f"{low:.3f}-{high:.3f}"
             rows.append([EVALUATIONS[name], describe_set(result[name]), f"{accuracy:.4f}", interval, str(count)])
-    tables = [markdown_table(["evaluation", "set", "accuracy", "95 % interval", "examples"], rows)]
+    header = ["evaluation", "set", "accuracy", "95 % interval", "examples"]
+    published = [result[name].get("published") for name in EVALUATIONS if name in result]
+    if any(value is not None for value in published):
+        header.append("RobustBench's")
+        rows = [[*row, "-" if value is None else f"{value:.4f}"] for row, value in zip(rows, published, strict=True)]
+    tables = [markdown_table(header, rows)]
     if len(result.get("N_adv", {}).get("curve", ())) > 1:
         tables.append(markdown_table(*grid_table(result["N_adv"])))
     return "\n\n".join(tables)
