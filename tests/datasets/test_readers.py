@@ -134,7 +134,7 @@ def test_a_failed_download_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", offline)
-    with pytest.raises(RunError, match="cifar10: cannot be downloaded into .*no route to host.*--data_dir=DIR"):
+    with pytest.raises(RunError, match=r"cifar10: cannot be downloaded into .*no route to host.*--data_dir=DIR"):
         load_dataset(DatasetHparams(dataset_name="cifar10", download=True), tmp_path)
 
 
