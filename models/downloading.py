@@ -16,7 +16,7 @@ from foundations.errors import RunError
 from foundations.files import file_digest, read_json, write_json
 from models.checkpoints import what_is_wrong
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 TRIES = 3
 TIMEOUT = (10, 60)  # seconds to connect, and between blocks
 CHECKSUMS = "checksums.json"  # beside the weights: file name -> 12 hex digits of sha256
@@ -192,6 +192,7 @@ def _stream(url: str, part: Path, bar: Bar) -> str | None:
             raise RunError(f"{url}: the server answers {answer.status_code} {answer.reason}")
         answer.raise_for_status()
         goes_on = answer.status_code == 206
+        answer.raw.enforce_content_length = False  # what came before the connection ended is kept; we count ourselves
         bar.update(start if goes_on else 0)
         expected = int(answer.headers.get("Content-Length", 0)) + (start if goes_on else 0)
         with open(part, "ab" if goes_on else "wb") as file:

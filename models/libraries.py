@@ -29,10 +29,12 @@ def build_timm(spec: ImageSpec, name: str) -> nn.Module:
     import timm
 
     _known(name.split(".")[0], timm.list_models(), "timm")
-    sized = {"img_size": spec.shape[1:]} if "img_size" in timm.get_pretrained_cfg(name).to_dict() else {}
+    options: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.shape[0]}
     try:
-        return timm.create_model(name, num_classes=spec.num_classes, in_chans=spec.shape[0], **sized)
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
+        return timm.create_model(name, img_size=spec.shape[1:], **options)
+    except TypeError:  # most networks take images of any size, and no such argument
+        return timm.create_model(name, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(f"model 'timm:{name}' does not take images of {spec.shape}: {error}") from error
 
 

@@ -46,11 +46,15 @@ class Classifier(nn.Module):
                 f"the model takes pixels in [0, 1], got {images.dtype} from {images.min():g} to {images.max():g}; "
                 "normalisation is its own first layer"
             )
+        if images.shape[1] != len(self.normalize.mean):
+            raise RunError(
+                f"the model takes {len(self.normalize.mean)} channels, got images of {tuple(images.shape[1:])}"
+            )
         modes = [module.training for module in self.modules()]
         self.eval()
         try:
             logits = self(images[:2])
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError, ValueError) as error:
             raise RunError(f"the model does not take images of {tuple(images.shape[1:])}: {error}") from error
         finally:
             for module, training in zip(self.modules(), modes, strict=True):

@@ -28,7 +28,7 @@ PUBLISHED_POWER = {  # of the attack behind the published accuracy
 SMALL = {
     ("cifar10", "Linf"): ("Wong2020Fast", "Rade2021Helper_R18_ddpm"),
     ("cifar10", "L2"): ("Rebuffi2021Fixing_R18_cutmix_ddpm", "Rade2021Helper_R18_ddpm"),
-    ("cifar10", "corruptions"): ("Modas2021PRIMEResNet18", "Hendrycks2020AugMix_ResNeXt"),
+    ("cifar10", "corruptions"): ("Modas2021PRIMEResNet18", "Kireev2021Effectiveness_AugMixNoJSD"),
     ("cifar100", "Linf"): ("Rice2020Overfitting", "Rade2021Helper_R18_ddpm"),
     ("cifar100", "corruptions"): ("Addepalli2021Towards_PARN18", "Hendrycks2020AugMix_ResNeXt"),
     ("imagenet", "Linf"): ("Salman2020Do_R18", "Salman2020Do_R50"),
