@@ -168,7 +168,7 @@ class TestDesc(Desc):
         dataset_name = values.get("dataset_name") or stored.dataset_name
         if dataset_name != stored.dataset_name:
             raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
-        values = {**values, "dataset_name": dataset_name, "model_name": stored.hparam("model", "model_name")}
+        values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
         made = super().from_flags(values)
         return dataclasses.replace(made, train=stored)
 
