@@ -115,11 +115,6 @@ class Dataset:
                     f"got {int(split.labels.min())} to {int(split.labels.max())}"
                 )
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes by label, as the registry or the folders name them."""
-        return self.info.classes
-
     def train_rows(self) -> dict[int, Tensor]:
         """Label -> row numbers of its training images, ascending; without reading any image."""
         return rows_by_class(self.train.labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foundations.data_hparams import the_path
 from foundations.settings import Hparams, in_range, one_of, setting
 
 
@@ -18,7 +19,9 @@ class DownloadHparams(Hparams):
     all: bool = setting(False, "All models of the zoo for this data set and threat model.", hashed=False)
     list: bool = setting(False, "List the models with their published accuracies, and fetch nothing.", hashed=False)
     verify: bool = setting(False, "Compare what is there with the checksums recorded, and fetch nothing.", hashed=False)
-    source_dir: str = setting("", "Take the files from this folder instead of the internet.", hashed=False)
+    source_dir: str = setting(
+        "", "Take the files from this folder instead of the internet.", path_in=the_path, hashed=False
+    )
     mirror: str = setting(
         "", "Fetch from URL/<data set>/<threat model>/<name>.pt instead of Google Drive.", hashed=False
     )

@@ -8,15 +8,20 @@ from foundations.data_hparams import ModelHparams
 from foundations.errors import RunError
 from foundations.images import ImageSpec
 from models.checkpoints import fit, read_state_dict
-from models.libraries import pretrained_timm, pretrained_torchvision
+from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision
 from models.normalize import Classifier, Normalize
 from models.registry import build_model, check_fit, parse
 from models.robustbench import build_zoo_architecture, load_zoo_model
 from models.sources import zoo_entry
 
 
-def initial_model(model: ModelHparams, dataset_name: str, spec: ImageSpec, models_dir: Path) -> Classifier:
-    """With the weights that training starts from: random ones, or pretrained."""
+def initial_model(
+    model: ModelHparams, dataset_name: str, spec: ImageSpec, models_dir: Path, new_head: bool = True
+) -> Classifier:
+    """With the weights that training starts from: random ones, or pretrained.
+
+    new_head   whether a last layer for another number of classes may be put, at random, in the place of a library's
+    """
     if model.model_type == "scratch":
         return build_model(model.model_name, spec)
     entry = zoo_entry(model, dataset_name)
@@ -25,6 +30,11 @@ def initial_model(model: ModelHparams, dataset_name: str, spec: ImageSpec, model
     check_fit(model.model_name, spec)
     if model.path:
         return _from_file(model, spec)
+    if spec.num_classes != IMAGENET_CLASSES and not new_head:
+        raise RunError(
+            f"the weights of '{model.model_name}' tell {IMAGENET_CLASSES} classes apart, {dataset_name} has "
+            f"{spec.num_classes}; fine-tune them first: train --model_type=pretrained, then test --model_type=finetuned"
+        )
     family, parts = parse(model.model_name)
     if family == "timm":
         return pretrained_timm(spec, str(parts[0]))

@@ -24,6 +24,7 @@ from foundations.hparams import (
     TrainingHparams,
 )
 from models.registry import check_fit
+from models.robustbench_registry import selection
 from models.sources import label, resolved, zoo_entry
 
 
@@ -237,12 +238,16 @@ TOGGLES = ("N_aug", "mixup", "adv_train", "N_adv_train")
 
 @dataclass(frozen=True, kw_only=True)
 class MultiDesc(Desc):
-    """Several runs of one runner, one after the other: every combination of the toggled booleans."""
+    """Several runs of one runner, one after the other: every combination of the toggled booleans.
+
+    With pretrained models, of every model in a comma-separated --model_name; of the short selection when none is named.
+    """
 
     child_class: ClassVar[type[Desc]] = Desc
 
     children: tuple[Any, ...] = ()
     toggled: tuple[str, ...] = ()
+    model_names: tuple[str, ...] = ()
 
     @classmethod
     def hparams_classes(cls) -> Any:
@@ -255,8 +260,15 @@ class MultiDesc(Desc):
         combinations: list[dict[str, bool]] = [{}]
         for name in toggled:
             combinations = [{**rest, name: value} for rest in combinations for value in (False, True)]
-        children = tuple(cls.child_class.from_flags({**values, **combination}) for combination in combinations)
-        return cls(seed=values.get("seed", 0), children=children, toggled=toggled)
+        names = _model_names(values)
+        children = [
+            cls.child_class.from_flags({**values, "model_name": name, **combination})
+            for name in names
+            for combination in combinations
+        ]
+        # Toggles make no difference to a test of published weights.
+        distinct = tuple({(child.hash, child.replicate): child for child in children}.values())
+        return cls(seed=values.get("seed", 0), children=distinct, toggled=toggled, model_names=names)
 
     @property
     def dataset_name(self) -> str:
@@ -264,7 +276,8 @@ class MultiDesc(Desc):
 
     @property
     def name(self) -> str:
-        return "+".join([self.children[0].name.rsplit("_standard", 1)[0], *self.toggled])
+        one = self.children[0].name.rsplit("_standard", 1)[0]
+        return "+".join([one if len(self.model_names) == 1 else f"{len(self.model_names)}_models", *self.toggled])
 
     def hashed(self) -> dict[str, Any]:
         children = [{"hash": child.hash, "replicate": child.replicate} for child in self.children]
@@ -296,6 +309,16 @@ DESCRIPTIONS: dict[str, type[Desc]] = {
     "report": ReportDesc,
     "download_pretrained": DownloadDesc,
 }
+
+
+def _model_names(values: dict[str, Any]) -> tuple[str, ...]:
+    name = values.get("model_name", "")
+    if values.get("model_type", "scratch") == "scratch" or values.get("train_dir"):
+        return (name,)
+    names = tuple(part.strip() for part in name.split(",") if part.strip())
+    if not names and not values.get("model_source"):
+        names = tuple(selection(values.get("dataset_name", ""), values.get("threat_model", "Linf")))
+    return names or ("",)
 
 
 def _resolved(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams:

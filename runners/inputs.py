@@ -70,11 +70,11 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
 
 
 def read_initial_model(desc: TrainDesc | PretrainedDesc, environment: Environment, spec: ImageSpec) -> Classifier:
-    """The model that training starts from: random or pretrained weights, on the device."""
+    """The model that training starts from, or published weights to test as they are, on the device."""
     from models.building import initial_model
 
-    models_dir = environment.root_dir / "models"
-    return initial_model(desc.model, desc.dataset_name, spec, models_dir).to(environment.device)
+    models_dir, trains = environment.root_dir / "models", isinstance(desc, TrainDesc)
+    return initial_model(desc.model, desc.dataset_name, spec, models_dir, new_head=trains).to(environment.device)
 
 
 def read_model(

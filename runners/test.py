@@ -96,6 +96,8 @@ class Test(Runner):
         entry = zoo_entry(self.desc.model, self.desc.dataset_name)
         if entry is None or not isinstance(self.desc.train, PretrainedDesc):
             return
+        if entry.preprocessing not in (None, "Res256Crop224"):
+            self.environment.say(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
         if "standard" in result:
             result["standard"]["published"] = entry.clean
         testing = self.desc.testing

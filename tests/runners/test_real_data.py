@@ -13,6 +13,8 @@ import torch
 
 from cli.main import main
 from models.robustbench import zoo_library
+from runners.commands import command
+from runners.descriptions import MultiTestDesc, MultiTrainDesc
 from tests.conftest import Command
 from tests.datasets import written
 
@@ -99,6 +101,25 @@ def test_the_zoo_is_fetched_measured_and_fine_tuned(place: Here, capsys: pytest.
     assert "published" not in tested["standard"]
     by_directory = place.result(capsys, "test", *words, f"--train_dir={trained}", *asked)
     assert by_directory["standard"] == tested["standard"]
+
+
+def test_several_models_of_the_zoo_are_several_runs() -> None:
+    flags = {"dataset_name": "cifar10", "model_type": "pretrained", "standard_eval": True}
+    named = MultiTestDesc.from_flags({**flags, "model_name": "Wong2020Fast,Rice2020Overfitting"})
+    assert [child.model_name for child in named.children] == ["Wong2020Fast", "Rice2020Overfitting"]
+    assert "--model_name=Wong2020Fast,Rice2020Overfitting" in command(named)
+    assert len(MultiTestDesc.from_flags(flags).children) == 7
+    toggled = MultiTrainDesc.from_flags(
+        {**flags, "model_name": "Wong2020Fast,Rice2020Overfitting", "toggle_mixup": True}
+    )
+    assert len(toggled.children) == 4
+    assert toggled.name == "2_models+mixup"
+
+
+def test_published_weights_for_other_classes_are_not_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--dataset_name=synthetic", "--model_name=imagenet_resnet_18", "--model_type=pretrained")
+    assert Here(tmp_path)("test", *words, "--standard_eval") == 1
+    assert "tell 1000 classes apart, synthetic has 10; fine-tune them first" in capsys.readouterr().err
 
 
 def test_images_in_files_by_one_process_and_by_several(place: Here, capsys: pytest.CaptureFixture[str]) -> None:
