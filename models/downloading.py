@@ -48,7 +48,7 @@ def obtain(wanted: Wanted, bar: Bar) -> str:
     if path.is_file():
         if problem := what_is_wrong(path) or _differs(path):
             path.unlink()
-            raise RunError(f"{path.name}: {problem}; the file was removed, run the same command again")
+            raise RunError(f"{problem}; {path} was removed, run the same command again")
         record(path)
         return "there already"
     part = path.with_name(path.name + ".part")
@@ -57,13 +57,12 @@ def obtain(wanted: Wanted, bar: Bar) -> str:
     problem = what_is_wrong(part) or _cannot_be_read(part)
     if problem:
         part.unlink(missing_ok=True)
-        raise RunError(f"{path.name}: {problem}; it was removed. {wanted.by_hand}")
+        raise RunError(f"{problem}; it was removed. {wanted.by_hand}")
     expected = _recorded(path.parent).get(path.name)
     if expected is not None and file_digest(part) != expected:
         part.unlink()
         raise RunError(
-            f"{path.name}: its content is not what was recorded at the first download ({expected}); it was removed. "
-            f"{wanted.by_hand}"
+            f"its content is not what was recorded at the first download ({expected}); it was removed. {wanted.by_hand}"
         )
     os.replace(part, path)
     record(path)

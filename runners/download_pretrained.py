@@ -92,13 +92,15 @@ class DownloadPretrained(Runner):
     def _concluded(self, models: list[dict[str, Any]]) -> dict[str, Any]:
         """The result; an error with all that is known when something could not be had."""
         failed = [model for model in models if model["state"].startswith("failed")]
-        for model in failed:
-            self.environment.say(f"{model['name']}: {model['state'].removeprefix('failed: ')}")
+        reasons = [f"{model['name']}: {model['state'].removeprefix('failed: ')}" for model in failed]
+        for reason in reasons[1:]:
+            self.environment.say(reason)
         if failed:
+            others = f" and {len(failed) - 1} more (above)" if len(failed) > 1 else ""
             raise RunError(
-                f"{len(failed)} of {len(models)} models are missing: {', '.join(model['name'] for model in failed)} "
-                "(reasons above); what was fetched is kept, the same command goes on. Without the internet, put "
-                f"files into {self.models_dir}/{self.desc.dataset_name}/{self.threat_model}/<name>.pt, or name "
-                "their folder with --source_dir=DIR"
+                f"{len(failed)} of {len(models)} models could not be had. {reasons[0]}{others}. The same command goes "
+                "on from what was fetched. Files that you have belong in "
+                f"{self.models_dir}/{self.desc.dataset_name}/{self.threat_model}, or name their folder with "
+                "--source_dir=DIR"
             )
         return {"models": models}

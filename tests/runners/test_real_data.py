@@ -81,7 +81,7 @@ def test_the_zoo_is_fetched_measured_and_fine_tuned(place: Here, capsys: pytest.
     had.parent.mkdir(parents=True)
     had.write_text("<html>quota exceeded</html>")
     assert main([*fetch, f"--source_dir={place.root}/had", f"--root_dir={place.root}"]) == 1
-    told = "Wong2020Fast.pt: it is a web page, not weights; it was removed. By hand: open https://"
+    told = "Wong2020Fast: it is a web page, not weights; it was removed. By hand: open https://"
     assert told in capsys.readouterr().err
     had.write_bytes((place.root / "had.pt").read_bytes())
     weights = place.ok(capsys, *fetch, f"--source_dir={place.root}/had") / "Wong2020Fast.pt"
