@@ -167,7 +167,7 @@ def _cannot_be_read(path: Path) -> str | None:
     except Exception as error:  # torch, pickle and zip all have their own
         reason = _reason(error)
         # A whole file that holds more than tensors: whether it can be used is seen when it is.
-        return None if "Unsupported global" in reason else f"it is no whole checkpoint ({reason[:120]})"
+        return None if "Unsupported global" in reason else "it is no whole checkpoint of PyTorch"
     return None
 
 
