@@ -9,10 +9,12 @@ PACKAGES = [
     "foundations",
     "models",
     "runners",
+    "runners.evaluate_threat",
     "runners.report",
     "testing",
     "threat_specification",
     "threat_specification.attacks",
+    "threat_specification.perturbations",
     "training",
 ]
 
