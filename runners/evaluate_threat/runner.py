@@ -19,7 +19,7 @@ from runners.base import Runner
 from runners.evaluate_threat import changes
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.figures import Separations, separation_csv, table, table_csv
-from runners.evaluate_threat.pictures import write_pictures
+from runners.evaluate_threat.pictures import Measurement, write_pictures
 from runners.evaluate_threat.responsible import agreement, responsible
 from runners.inputs import read_data, read_model, read_threat
 from testing.perturbed import Perturbation, PerturbationEvaluation
@@ -152,4 +152,5 @@ class EvaluateThreat(Runner):
         self.directory.write_examples({"index": self.index.numpy(), "label": labels.numpy(), **threats})
         write_text(self.directory / "table.csv", table_csv(result["table"]))
         write_text(self.directory / "separation.csv", separation_csv(result))
-        write_pictures(self.directory.path, self, threats, result)
+        measurement = Measurement(self.data, self.threat, self.index, self.perturbations, threats, result)
+        write_pictures(self.directory.path, measurement)
