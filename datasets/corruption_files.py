@@ -78,7 +78,9 @@ def _from_folders(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> 
         if not images:
             continue
         if [label for _, label in images] != labels.tolist():
-            raise RunError(f"{place}: expected {len(labels)} images in the classes of the test images, got {len(images)}")
+            raise RunError(
+                f"{place}: expected {len(labels)} images in the classes of the test images, got {len(images)}"
+            )
         found.setdefault(place.parent.name, {})[int(place.name)] = _folder_reader([file for file, _ in images], shape)
     return found
 

@@ -99,6 +99,7 @@ class PerturbationHparams(Hparams):
         alias="mask_source",
     )
     stability: bool = setting(
-        False, "PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training images, too."
+        False,
+        "PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training images, too.",
     )
     bootstrap: int = setting(1000, "Resamples of the images for the 95 % intervals.", check=in_range(100))

@@ -227,11 +227,16 @@ class EvaluateThreatDesc(Desc):
         if values.get("train_dir"):
             return stored_model(values["train_dir"], values.get("root_dir", ""))
         if not values.get("model_name"):
-            raise UsageError("--morphs and --adversarials need a trained model: add --model_name and its training flags")
+            raise UsageError(
+                "--morphs and --adversarials need a trained model: add --model_name and its training flags"
+            )
         return TrainDesc.from_flags(values)
 
     def __post_init__(self) -> None:
-        if self.judge is not None and (self.judge.hash, self.judge.replicate) == (self.train.hash, self.train.replicate):
+        if self.judge is not None and (self.judge.hash, self.judge.replicate) == (
+            self.train.hash,
+            self.train.replicate,
+        ):
             raise UsageError("--judge_name: expected another model than the one that makes the morphs, got the same")
 
     @property

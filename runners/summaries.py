@@ -90,7 +90,11 @@ def evaluate_threat(result: Result) -> str:
     shown = {title: result[key] for title, key in columns.items() if result.get(key)}
 
     def cell(found: Result, threat: str) -> str:
-        return f"{found[threat]['auroc']:.3f} [{found[threat]['low']:.3f}, {found[threat]['high']:.3f}]" if threat in found else "-"
+        return (
+            f"{found[threat]['auroc']:.3f} [{found[threat]['low']:.3f}, {found[threat]['high']:.3f}]"
+            if threat in found
+            else "-"
+        )
 
     rows = [[threat, *(cell(found, threat) for found in shown.values())] for threat in result["threats"]]
     return (

@@ -98,7 +98,7 @@ class Placements:
 
 def _rank(ordered: Array, values: Array) -> Array:
     """The share of `ordered` that lies below each value, ties counting half."""
-    left, right = (numpy.searchsorted(ordered, values, side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+    left, right = (numpy.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     return (left + right) / 2 / len(ordered)
 
 

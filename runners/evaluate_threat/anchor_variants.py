@@ -13,7 +13,9 @@ from threat_specification.selection import select_class
 PER_LABEL = (5, 10, 20, 50)
 
 
-def variants(data: Dataset, hparams: ThreatHparams, seed: int, device: torch.device) -> dict[str, ProjectedDisplacement]:
+def variants(
+    data: Dataset, hparams: ThreatHparams, seed: int, device: torch.device
+) -> dict[str, ProjectedDisplacement]:
     """Name -> threat: PD[k=5], ..., and PD[half 1], PD[half 2] with the usual number of anchors."""
     labels = data.train.labels.cpu()
     classes = {label: (labels == label).nonzero().flatten() for label in labels.unique().tolist()}

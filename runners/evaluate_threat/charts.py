@@ -1,4 +1,4 @@
-"""Charts of a measurement. Colours are Okabe and Ito's, which colour-blind people can tell apart; markers differ too."""
+"""Charts of a measurement. Colours are Okabe and Ito's, told apart by colour-blind people; markers differ too."""
 
 from __future__ import annotations
 

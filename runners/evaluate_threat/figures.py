@@ -80,14 +80,18 @@ class Separations:
     def over(self, attribute: str) -> dict[str, dict[str, dict[str, float]]]:
         """The same for every value that an attribute of the safe perturbations takes."""
         values = dict.fromkeys(getattr(self.perturbations[column], attribute) for column in self.safe)
-        return {f"{value:g}" if isinstance(value, float | int) else value: self.of(self.unsafe, **{attribute: value})
-                for value in values}
+        return {
+            f"{value:g}" if isinstance(value, float | int) else value: self.of(self.unsafe, **{attribute: value})
+            for value in values
+        }
 
     def directions(self) -> Arrays:
         """Threats of d / ||d||_2, 0 where nothing changed; of those that are homogeneous."""
         lengths = self.threats["L2"].astype(numpy.float64)
         return {
-            name: numpy.where(lengths > 0, values / numpy.maximum(lengths, 1e-12), numpy.where(lengths == 0, 0, lengths))
+            name: numpy.where(
+                lengths > 0, values / numpy.maximum(lengths, 1e-12), numpy.where(lengths == 0, 0, lengths)
+            )
             for name, values in self.threats.items()
             if name.split("[")[0] in HOMOGENEOUS and name != "L2"
         }

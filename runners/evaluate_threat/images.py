@@ -151,7 +151,9 @@ def plane_slice(measurement: Measurement) -> Figure:
         axes.set_title(f"{name} ≤ {bounds}", fontsize=8)
         axes.set_aspect("equal")
         axes.tick_params(labelsize=6)
-    figure.supxlabel("l2 distance in the plane; within it the l2 and l∞ balls have the areas of the PD sets", fontsize=7)
+    figure.supxlabel(
+        "l2 distance in the plane; within it the l2 and l∞ balls have the areas of the PD sets", fontsize=7
+    )
     return figure
 
 

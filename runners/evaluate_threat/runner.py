@@ -93,9 +93,7 @@ class EvaluateThreat(Runner):
             )
         made += [L2(), Linf(), SSIMDistance()]
         for name in split(desc.perturbation.perceptual):
-            made.append(
-                FeatureDistance(self.features, name) if ":" in name else PACKAGES[name](environment.device)
-            )
+            made.append(FeatureDistance(self.features, name) if ":" in name else PACKAGES[name](environment.device))
         measures = {measure.name: measure for measure in made}
         if desc.perturbation.stability:
             measures |= variants(self.data, desc.anchors.threat, self.seed, environment.device)

@@ -186,6 +186,8 @@ def _caustics(rows: Tensor, columns: Tensor, time: Tensor) -> Tensor:
             down + torch.cos(t - first) + torch.sin(t + second),
             right + torch.sin(t - second) + torch.cos(t + first),
         )
-        near = 0.005 * ((down / torch.sin(first + t)).square() + (right / torch.cos(second + t)).square()).sqrt().pow(-1)
+        near = 0.005 * ((down / torch.sin(first + t)).square() + (right / torch.cos(second + t)).square()).sqrt().pow(
+            -1
+        )
         light = light + near / 0.005**2
     return (1.17 - (light / 5) ** 1.4).abs().pow(8).clamp(0, 1)

@@ -167,9 +167,7 @@ SAFE: dict[str, Safe] = {
     "single_frequency_greyscale": _c_bar("single_frequency_greyscale", _graded(1, 1.5, 2, 4.5, 5)),
     "sparkles": _c_bar("sparkles", _graded(1, 2, 3, 5, 6), _graded(0.7, 3.5, 5.6, 6.3, 7)),
     "color_jitter": Safe("torchvision", "colour_and_shape:color_jitter", _graded(0.1, 0.2, 0.3, 0.4, 0.5)),
-    "affine": Safe(
-        "torchvision", "colour_and_shape:affine", ((3, 0.02), (6, 0.04), (9, 0.06), (12, 0.08), (15, 0.1))
-    ),
+    "affine": Safe("torchvision", "colour_and_shape:affine", ((3, 0.02), (6, 0.04), (9, 0.06), (12, 0.08), (15, 0.1))),
     "perspective": Safe("torchvision", "colour_and_shape:perspective", _graded(0.05, 0.1, 0.15, 0.2, 0.3)),
     "elastic": Safe("torchvision", "colour_and_shape:elastic", ((4, 3), (8, 3), (12, 3), (16, 3), (20, 3))),
     "posterize": Safe("torchvision", "colour_and_shape:posterize", _graded(6, 5, 4, 3, 2)),
