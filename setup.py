@@ -45,6 +45,7 @@ setup(
         "mlxtend>=0.23.4,<1",
         "matplotlib>=3.8,<4",
         "scipy>=1.11,<2",
+        "pillow>=10",
         "typing_extensions>=4.10",
     ],
     extras_require={

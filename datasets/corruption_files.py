@@ -86,15 +86,15 @@ def _from_folders(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> 
 
 
 def _folder_reader(files: list[Path], shape: tuple[int, int, int]) -> Reader:
-    from torchvision.io import ImageReadMode, decode_image
-
-    mode = ImageReadMode.GRAY if shape[0] == 1 else ImageReadMode.RGB
+    from PIL import Image
 
     def one(file: Path) -> Tensor:
         try:
-            image = decode_image(str(file), mode)
-        except RuntimeError as error:
-            raise RunError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+            with Image.open(file) as picture:
+                pixels = numpy.array(picture.convert("L" if shape[0] == 1 else "RGB"))
+        except OSError as error:
+            raise RunError(f"cannot read {file}: {error}") from error
+        image = torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
         if tuple(image.shape) != shape:
             raise RunError(f"{file}: expected an image of shape {shape}, got {tuple(image.shape)}")
         return image.float() / 255

@@ -16,15 +16,17 @@ BILINEAR = InterpolationMode.BILINEAR
 
 
 def color_jitter(x: Tensor, draws: Draws, strength: float) -> Tensor:
-    """Brightness, contrast and saturation by up to +-strength, hue by up to a quarter of that."""
+    """Brightness, contrast and saturation by up to +-strength, hue by up to a quarter of that; other images than
+    colour ones have brightness and contrast alone."""
     factors = 1 + strength * draws.uniform(3, low=-1.0)
     hue = strength / 4 * draws.uniform(low=-1.0)
 
     def jitter(image: Tensor, row: int) -> Tensor:
         bright, contrasted, saturated = factors[row].tolist()
-        image = functional.adjust_contrast(functional.adjust_brightness(image, bright), contrasted)
         if len(image) != 3:
-            return image
+            image = (image * bright).clamp(0, 1)
+            return torch.lerp(image.mean(), image, contrasted)
+        image = functional.adjust_contrast(functional.adjust_brightness(image, bright), contrasted)
         return functional.adjust_hue(functional.adjust_saturation(image, saturated), float(hue[row]))
 
     return _each(jitter, x)
@@ -77,7 +79,7 @@ def posterize(x: Tensor, draws: Draws, bits: int) -> Tensor:
 
 def autocontrast(x: Tensor, draws: Draws) -> Tensor:
     """Each channel stretched to fill [0, 1]."""
-    return functional.autocontrast(x)
+    return _planes(functional.autocontrast, x)
 
 
 def sharpness(x: Tensor, draws: Draws, factor: float) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from threat_specification.perturbations import filters
@@ -45,13 +49,20 @@ def pixelate(x: Tensor, draws: Draws, factor: float) -> Tensor:
 
 
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
-    """JPEG and back, by torchvision; three channels as colour, others one by one."""
-    from torchvision.transforms.v2.functional import jpeg
+    """JPEG and back, by Pillow; three channels as colour, others one by one."""
+    planes = x if x.shape[1] == 3 else x.flatten(0, 1).unsqueeze(1)
+    pixels = (planes * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    decoded = numpy.stack([_through_jpeg(image.squeeze(2) if len(x[0]) != 3 else image, quality) for image in pixels])
+    return (
+        torch.from_numpy(decoded).view(len(planes), *x.shape[2:], -1).permute(0, 3, 1, 2).reshape(x.shape).to(x) / 255
+    )
 
-    coded = (x * 255).round().byte().cpu()
-    planes = coded if x.shape[1] == 3 else coded.flatten(0, 1).unsqueeze(1)
-    decoded = torch.stack([jpeg(plane, quality) for plane in planes])
-    return decoded.view_as(coded).to(x) / 255
+
+def _through_jpeg(image: numpy.ndarray, quality: int) -> numpy.ndarray:
+    """[H,W] or [H,W,3] uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return numpy.asarray(Image.open(buffer))
 
 
 def elastic_transform(x: Tensor, draws: Draws, strength: float, smoothness: float, shift: float) -> Tensor:
