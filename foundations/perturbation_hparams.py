@@ -70,7 +70,7 @@ class PerturbationHparams(Hparams):
     )
     judge_name: str = setting(
         "conv",
-        "Architecture of the judge of --morphs, trained apart with the same flags of training.",
+        "Architecture of the judge of --morphs, trained apart, as usual: without augmentation and adversaries.",
         when="morphs",
     )
     adversarials: bool = setting(

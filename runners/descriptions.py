@@ -218,7 +218,9 @@ class EvaluateThreatDesc(Desc):
             perturbation=perturbation,
             anchors=ThreatDesc.from_flags(values),
             train=cls._model(values) if perturbation.morphs or perturbation.adversarials else None,
-            judge=_trained_alike(values, perturbation.judge_name) if perturbation.morphs else None,
+            judge=_trained_alike(values | dict.fromkeys(TOGGLES, False), perturbation.judge_name)
+            if perturbation.morphs
+            else None,
             features=_trained_alike(values, seen[0]) if seen else None,
         )
 
