@@ -56,5 +56,7 @@ def write_pictures(folder: Path, measurement: Measurement) -> None:
     """One after the other."""
     for name, (_, draw) in PICTURES.items():
         figure = draw(measurement)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not for each file anew
         for kind in ("png", "pdf"):
             write_figure(folder / f"{name}.{kind}", figure)
