@@ -204,9 +204,12 @@ class EvaluateThreatDesc(Desc):
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> EvaluateThreatDesc:
         """The runs of models are there where something asks for them."""
-        fields = (field.name for field in dataclasses.fields(PerturbationHparams))
-        perturbation = PerturbationHparams(**{name: values[name] for name in fields if name in values})
-        dataset = DatasetHparams(dataset_name=values.get("dataset_name", ""))
+        perturbation = PerturbationHparams(
+            **{f.name: values[f.name] for f in dataclasses.fields(PerturbationHparams) if f.name in values}
+        )
+        dataset = DatasetHparams(
+            **{f.name: values[f.name] for f in dataclasses.fields(DatasetHparams) if f.name in values}
+        )
         _check_dataset(dataset)
         seen = [name.partition(":")[2] for name in split(perturbation.perceptual) if ":" in name]
         if len(seen) > 1:
