@@ -1,13 +1,14 @@
 # make demo   set up .venv, then the whole road on embedded data: anchors, training, attacks, report
 # make test   set up .venv, then lint, types and tests
 # make bench  side-by-side measurements
+# make soak   tests that need more than Python: the report in a real browser (chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +28,11 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --cov --cov-report=term:skip-covered
+
+soak: export OMP_NUM_THREADS = 1
+soak: export NONISOTROPIC_SOAK = 1
+soak: .venv/installed
+	$(BIN)/python -m pytest tests/runners/test_report.py
 
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -22,7 +22,7 @@ from tests.conftest import PROJECT, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
 WORDS = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", "--num_examples=40", "--shard_size=16"]
-WORDS += ["--severities=1,5", "--bootstrap=100"]
+WORDS += ["--severities=1,5", "--suites=C", "--bootstrap=100"]
 
 
 def read(directory: Path) -> tuple[dict, dict[str, numpy.ndarray]]:
