@@ -17,6 +17,7 @@ DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
 demo: .venv/installed
 	$(RUN) compute_threat --dataset_name=mnist_5k
+	$(RUN) evaluate_threat --dataset_name=mnist_5k --num_examples=200
 	$(RUN) train $(DEMO)
 	$(RUN) test $(DEMO) --standard_eval --adv_eval --N_adv_eval --num_examples=200
 	$(RUN) report --dataset_name=mnist_5k

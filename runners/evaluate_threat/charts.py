@@ -120,6 +120,7 @@ def severity(measurement: Measurement) -> Figure:
     rows = -(-len(types) // PANELS)
     figure = Figure(figsize=(WIDTH, 0.5 + 1.05 * rows), layout="constrained")
     grid = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False)
+    most = 0.0
     for place, axes in enumerate(grid.flat):
         if place >= len(types):
             axes.set_axis_off()
@@ -129,11 +130,12 @@ def severity(measurement: Measurement) -> Figure:
         for name in names:
             means = measurement.threats[name][:, columns].mean(0) / scale(measurement, name)
             axes.plot(levels, means, markersize=2.5, linewidth=1, **styles[name])
+            most = max(most, float(means.max()))
         axes.axhline(0.5, color="#999999", linewidth=0.6, linestyle=":")
         axes.set_title(textwrap.fill(title.replace("_", " "), 18), fontsize=6.5, pad=2)
         axes.tick_params(labelsize=6)
-        axes.set_ylim(0, None)
         axes.set_xticks(levels)
+    grid[0][0].set_ylim(0, 1.05 * most)
     figure.supxlabel("severity; threats in units of an image of another class (median), dotted: half of it", fontsize=8)
     figure.supylabel("mean threat", fontsize=8)
     _legend(figure, styles)
