@@ -324,11 +324,11 @@ class MultiTestDesc(MultiDesc):
 
 DESCRIPTIONS: dict[str, type[Desc]] = {
     "compute_threat": ThreatDesc,
+    "evaluate_threat": EvaluateThreatDesc,
     "train": TrainDesc,
     "multi_train": MultiTrainDesc,
     "test": TestDesc,
     "multi_test": MultiTestDesc,
-    "evaluate_threat": EvaluateThreatDesc,
     "report": ReportDesc,
 }
 

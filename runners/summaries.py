@@ -110,11 +110,11 @@ def report(result: Result) -> str:
 
 SUMMARIES: dict[str, Callable[[Result], str]] = {
     "compute_threat": compute_threat,
+    "evaluate_threat": evaluate_threat,
     "train": train,
     "multi_train": multi,
     "test": test,
     "multi_test": multi,
-    "evaluate_threat": evaluate_threat,
     "report": report,
 }
 
