@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ class EvaluateThreat(Runner):
 
     def tidy(self) -> None:
         self.store.remove()
+
+    def _threat_in_one_place(self) -> ProjectedDisplacement:
+        """For pictures, which the primary process draws alone: with anchors spread over processes, all of them again."""
+        anchors = self.desc.anchors
+        if not anchors.threat.shard_anchors:
+            return self.threat
+        return read_threat(replace(anchors, threat=replace(anchors.threat, shard_anchors=False)), self.environment)
 
     def _model(self, run: Any) -> Any:
         if run is None:
@@ -150,5 +158,7 @@ class EvaluateThreat(Runner):
         self.directory.write_examples({"index": self.index.numpy(), "label": labels.numpy(), **threats})
         write_text(self.directory / "table.csv", table_csv(result["table"]))
         write_text(self.directory / "separation.csv", separation_csv(result))
-        measurement = Measurement(self.data, self.threat, self.index, self.perturbations, threats, result)
+        measurement = Measurement(
+            self.data, self._threat_in_one_place(), self.index, self.perturbations, threats, result
+        )
         write_pictures(self.directory.path, measurement)
