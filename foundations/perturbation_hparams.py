@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foundations.errors import nearest
+from foundations.errors import UsageError, nearest
 from foundations.settings import Hparams, in_range, path_after_kind, setting, whole_path
 
 SUITE_NAMES = ("C", "C-bar", "torchvision")
@@ -103,3 +103,8 @@ class PerturbationHparams(Hparams):
         "PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training images, too.",
     )
     bootstrap: int = setting(1000, "Resamples of the images for the 95 % intervals.", check=in_range(100))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not split(self.suites) and not self.corruption_files:
+            raise UsageError("--suites: expected at least one, or --corruption_files, got neither")

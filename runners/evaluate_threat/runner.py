@@ -13,6 +13,7 @@ import torch
 
 from datasets.sampling import stratified_subset
 from foundations.desc import StoredRun, derive_seed
+from foundations.errors import RunError
 from foundations.files import write_text
 from foundations.modes import evaluation_mode
 from foundations.perturbation_hparams import split
@@ -39,6 +40,8 @@ class EvaluateThreat(Runner):
         desc, environment = self.desc, self.environment
         self.seed = derive_seed(desc.seed, desc.replicate, "evaluate_threat")
         self.data = read_data(desc.dataset_name, environment)
+        if len(self.data.test.labels.unique()) < 2:
+            raise RunError(f"{desc.dataset_name}: expected test images of at least two classes, got one class")
         self.model, self.judge, self.features = (self._model(run) for run in (desc.train, desc.judge, desc.features))
         self.threat = read_threat(desc.anchors, environment)
         self.measures = self._measures()
@@ -77,7 +80,7 @@ class EvaluateThreat(Runner):
         self.store.remove()
 
     def _threat_in_one_place(self) -> ProjectedDisplacement:
-        """For pictures, which the primary process draws alone: with anchors spread over processes, all of them again."""
+        """For pictures, which the primary process draws alone; anchors spread over processes are read whole for it."""
         anchors = self.desc.anchors
         if not anchors.threat.shard_anchors:
             return self.threat

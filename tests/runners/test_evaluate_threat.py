@@ -176,6 +176,7 @@ def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_
     [
         (["--severities=0"], "--severities: expected whole numbers from 1 to 5, such as 1,3,5, got 0"),
         (["--suites=C,B"], "--suites: expected suites among C, C-bar, torchvision"),
+        (["--suites="], "--suites: expected at least one, or --corruption_files, got neither"),
         (["--perceptual=ssim"], "--perceptual: expected lpips, dreamsim or model:<architecture>"),
         (["--morphs"], "add --model_name and its training flags"),
         (["--morphs", "--model_name=conv"], "expected another model than the one that makes the morphs"),
