@@ -111,7 +111,8 @@ needs_browser = pytest.mark.skipif(
 @pytest.mark.parametrize("width", [400, 1200])
 def test_in_a_browser(finished: Command, tmp_path: Path, width: int) -> None:
     folder, _ = render(many_runs(finished, tmp_path) if width == 400 else finished.root, "digits")
-    seen = look_at(folder / "report.html", width, tmp_path)
+    seen = look_at(folder / "report.html", width, tmp_path, dark=width == 1200)
+    assert seen["ink"] == ("rgb(232, 232, 230)" if width == 1200 else "rgb(26, 26, 26)")
     assert seen["errors"] == [] and seen["console"] == []
     assert seen["scroll"] == seen["width"] and seen["cut"] == []
     assert seen["zoomed"] and seen["closed"]
