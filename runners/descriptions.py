@@ -246,7 +246,7 @@ class EvaluateThreatDesc(Desc):
 
     @property
     def name(self) -> str:
-        return self.anchors.name
+        return self.anchors.name + ("" if self.train is None else f"_{self.train.name}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ td a:hover { color: var(--link); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th button { all: unset; cursor: pointer; font-weight: 600; }
+th, td { overflow-wrap: normal; } td a { white-space: nowrap; }
+th button { all: unset; white-space: nowrap; cursor: pointer; font-weight: 600; }
 th button:focus-visible, .zoom:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }
 th[aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
@@ -35,6 +36,7 @@ code { font-size: .8rem; } details { margin: .5rem 0; } summary { cursor: pointe
   tbody tr { border: 1px solid var(--line); border-radius: 6px; background: var(--card); margin: .5rem 0;
              padding: .3rem .6rem; }
   td { border: 0; padding: .1rem 0; display: flex; gap: .6rem; justify-content: space-between; text-align: right; }
+  td, td a { white-space: normal; overflow-wrap: anywhere; }
   td::before { content: attr(data-label); color: var(--quiet); text-align: left; flex: none; max-width: 50%; }
 }
 @media print { nav, th button::after { display: none; } }

@@ -148,7 +148,7 @@ def severity_table(run: FinishedRun) -> Table:
 
 def perturbation_table(run: FinishedRun) -> Table:
     """Every safe perturbation: how well each threat tells it from the unsafe changes; where PD does worst first."""
-    threats = run.result["threats"]
+    threats = [name for name in run.result["threats"] if "[" not in name]  # without variants of PD
     rises = run.result["rising"]
     table = Table(f"Separation by perturbation, {run.label}", ["perturbation", *threats, "PD rises with severity"])
     found = run.result["separation_by_perturbation"]
