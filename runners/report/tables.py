@@ -184,21 +184,17 @@ def stability_table(run: FinishedRun) -> Table | None:
 
 
 def environment_table(runs: list[FinishedRun]) -> Table:
-    """Every combination of machine and versions, and how many runs it made."""
+    """A column for every combination of machine and versions, with the number of runs that it made."""
     counts: dict[str, int] = {}
     for run in runs:
         key = json.dumps(run.result.get("environment", {}), sort_keys=True)
         counts[key] = counts.get(key, 0) + 1
-    packages = sorted({name for key in counts for name in json.loads(key).get("packages", {})})
-    facts = ["python", "platform", "device", "world_size", "threads"]
-    table = Table("Environment and versions", ["runs", *facts, *packages])
-    for key, count in counts.items():
-        environment: dict[str, Any] = json.loads(key)
-        versions = environment.get("packages", {})
-        cells = [str(environment.get(fact, "-")) for fact in facts] + [
-            str(versions.get(name) or "-") for name in packages
-        ]
-        table.add([str(count), *cells], None)
+    environments: list[dict[str, Any]] = [json.loads(key) for key in counts]
+    table = Table("Environment and versions", ["", *(f"{count} runs" for count in counts.values())])
+    for fact in ("python", "platform", "device", "world_size", "threads"):
+        table.add([fact.replace("_", " "), *(str(made.get(fact, "-")) for made in environments)], None)
+    for package in sorted({name for made in environments for name in made.get("packages", {})}):
+        table.add([package, *(made.get("packages", {}).get(package) or "-" for made in environments)], None)
     return table
 
 
