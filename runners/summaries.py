@@ -86,6 +86,7 @@ def evaluate_threat(result: Result) -> str:
         "matched in l2": "separation_matched",
         "directions": "separation_directions",
         "morphs": "separation_morphs",
+        "morphs, matched": "separation_morphs_matched",
     }
     shown = {title: result[key] for title, key in columns.items() if result.get(key)}
 

@@ -37,6 +37,7 @@ COMPARISONS = {
     "pairs of equal l2": "separation_matched",
     "directions d/||d||": "separation_directions",
     "morphs": "separation_morphs",
+    "morphs, matched": "separation_morphs_matched",
 }
 
 

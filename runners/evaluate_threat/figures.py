@@ -85,6 +85,11 @@ class Separations:
             for value in values
         }
 
+    def matched(self, unsafe: Sequence[int]) -> tuple[dict[str, dict[str, float]], int]:
+        """Threat -> AUROC over pairs of one image of like l2 norm, empty where there are none; and their number."""
+        pairs, number = matched_pairs(self.threats, self.threats["L2"], self.safe, unsafe, self.bootstrap)
+        return {name: interval.describe() for name, interval in pairs.items()} if number else {}, number
+
     def directions(self) -> Arrays:
         """Threats of d / ||d||_2, 0 where nothing changed; of those that are homogeneous."""
         lengths = self.threats["L2"].astype(numpy.float64)
@@ -98,10 +103,10 @@ class Separations:
 
     def describe(self) -> dict[str, Any]:
         """What result.json says."""
-        pairs, number = matched_pairs(self.threats, self.threats["L2"], self.safe, self.unsafe, self.bootstrap)
+        pairs, number = self.matched(self.unsafe)
         found = {
             "separation": self.of(self.unsafe),
-            "separation_matched": {name: interval.describe() for name, interval in pairs.items()} if number else {},
+            "separation_matched": pairs,
             "num_matched_pairs": number,
             "separation_directions": self.of(self.unsafe, self.directions()),
             "separation_by_severity": self.over("severity"),
@@ -110,6 +115,7 @@ class Separations:
         }
         if self.morphs and not numpy.isnan(self.threats["L2"][:, self.morphs]).all():
             found["separation_morphs"] = self.of(self.morphs)
+            found["separation_morphs_matched"], found["num_matched_morph_pairs"] = self.matched(self.morphs)
         return found
 
     def rising(self) -> dict[str, dict[str, dict[str, float | bool]]]:

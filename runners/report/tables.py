@@ -119,6 +119,7 @@ COMPARISONS = {
     "matched in l2": "separation_matched",
     "directions": "separation_directions",
     "morphs": "separation_morphs",
+    "morphs, matched": "separation_morphs_matched",
 }
 
 
@@ -190,7 +191,7 @@ def environment_table(runs: list[FinishedRun]) -> Table:
         key = json.dumps(run.result.get("environment", {}), sort_keys=True)
         counts[key] = counts.get(key, 0) + 1
     environments: list[dict[str, Any]] = [json.loads(key) for key in counts]
-    table = Table("Environment and versions", ["", *(f"{count} runs" for count in counts.values())])
+    table = Table("Environment and versions", ["what", *(f"{count} runs" for count in counts.values())])
     for fact in ("python", "platform", "device", "world_size", "threads"):
         table.add([fact.replace("_", " "), *(str(made.get(fact, "-")) for made in environments)], None)
     for package in sorted({name for made in environments for name in made.get("packages", {})}):

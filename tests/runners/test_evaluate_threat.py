@@ -167,6 +167,7 @@ def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_
     assert numpy.isnan(rows["PD"][:, table["morph", 1][0]]).sum() == 30 - table["morph", 1][1]["num_examples"]
     assert table["morph", 1][1]["num_examples"] > 0
     assert 0 < result["separation_morphs"]["PD"]["auroc"] <= 1
+    assert (result["num_matched_morph_pairs"] > 0) == bool(result["separation_morphs_matched"])
     again = json.loads((digits_root.where(*words) / "hparams.json").read_text())["command"]
     assert "--judge_name=resnet_8_4" in again and "--model_name=conv" in again and str(tmp_path) not in again
 
