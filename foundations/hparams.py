@@ -1,9 +1,13 @@
-"""All hyperparameters, in groups. Torch-free; `foundations/settings.py` says how a field is declared."""
+"""All hyperparameters, in groups. Torch-free; `foundations/settings.py` says how a field is declared.
+
+Those of data sets and models are in `data_hparams.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foundations.data_hparams import DatasetHparams, ModelHparams
 from foundations.errors import UsageError
 from foundations.settings import (
     Hparams,
@@ -17,12 +21,14 @@ from foundations.settings import (
     whole_path,
 )
 
-
-@dataclass(frozen=True)
-class DatasetHparams(Hparams):
-    """Which data."""
-
-    dataset_name: str = setting("", "Name of a data set in the registry (datasets/registry.py).")
+__all__ = [
+    "AugmentationHparams",
+    "DatasetHparams",
+    "ModelHparams",
+    "TestingHparams",
+    "ThreatHparams",
+    "TrainingHparams",
+]
 
 
 @dataclass(frozen=True)
@@ -89,16 +95,6 @@ class AugmentationHparams(Hparams):
     mixup: bool = setting(False, "Replace the clean part of the loss by mixup.")
     mixup_alpha: float = setting(
         1.0, "Mixup coefficients follow Beta(alpha, alpha).", check=in_range(0, above=True), when="mixup"
-    )
-
-
-@dataclass(frozen=True)
-class ModelHparams(Hparams):
-    """Which model."""
-
-    model_name: str = setting("", "Architecture such as lenet, conv, resnet_8, with or without a data set's prefix.")
-    model_type: str = setting(
-        "scratch", "Where the weights start: scratch (random; the only one so far).", check=one_of("scratch")
     )
 
 

@@ -12,21 +12,23 @@ from foundations.settings import Hparams, format_value
 from models.registry import model_defaults
 from runners.descriptions import MultiDesc
 
+FINE_TUNING = {"lr": 0.01, "training_steps": "10ep"}
 
-def named_defaults(dataset_name: str, model_name: str) -> dict[str, Any]:
+
+def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
     """Flags whose default depends on the data set or the model; the data set's word goes last."""
     defaults: dict[str, Any] = {}
-    if model_name:
+    if model_name and model_type == "scratch":
         defaults |= model_defaults(model_name, DATASETS)
     if dataset_name:
         defaults |= dataset_info(dataset_name).defaults
-    return defaults
+    return defaults if model_type == "scratch" else defaults | FINE_TUNING
 
 
 def command(desc: Desc) -> str:
     """The command line that makes a run: only flags that differ from their default."""
     flags = _flags(desc)
-    defaults = named_defaults(flags["dataset_name"], flags.get("model_name", ""))
+    defaults = named_defaults(flags["dataset_name"], flags.get("model_name", ""), flags.get("model_type", "scratch"))
     words = [f"python nonisotropic.py {desc.runner}"]
     for name, value in flags.items():
         default = defaults.get(name, _field_defaults(desc).get(name))
@@ -49,7 +51,8 @@ def stored_command(desc: Desc) -> str:
 def _flags(desc: Desc) -> dict[str, Any]:
     """Every flag of a description and of the runs it reads, flat."""
     if isinstance(desc, MultiDesc):
-        return _flags(desc.children[0]) | {f"toggle_{name}": True for name in desc.toggled}
+        names = {"model_name": ",".join(desc.model_names)} if len(desc.model_names) > 1 else {}
+        return _flags(desc.children[0]) | names | {f"toggle_{name}": True for name in desc.toggled}
     flags: dict[str, Any] = {}
     for field in dataclasses.fields(desc):
         part = getattr(desc, field.name)

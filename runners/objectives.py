@@ -18,7 +18,7 @@ def objective_from(desc: TrainDesc, num_classes: int, threat: ProjectedDisplacem
     training, augmentation = desc.training, desc.augmentation
     adversaries = []
     if training.adv_train:
-        adversaries.append(_in_ball(training, math.prod(dataset_info(desc.dataset_name).shape), seed))
+        adversaries.append(_in_ball(training, math.prod(dataset_info(desc.dataset).shape), seed))
     if training.N_adv_train:
         assert threat is not None
         radius, steps = training.N_adv_train_radius, training.N_adv_train_attack_iter

@@ -15,9 +15,8 @@ from foundations.errors import UsageError
 from foundations.files import write_bytes, write_text
 from foundations.modes import evaluation_mode
 from foundations.step import Step
-from models.registry import build_model
 from runners.base import Runner
-from runners.inputs import read_data, read_threat
+from runners.inputs import read_data, read_initial_model, read_threat
 from runners.objectives import objective_from
 from testing.evaluations import CleanEvaluation
 from testing.shards import evaluate_in_shards
@@ -37,13 +36,14 @@ class Train(Runner):
                 f"--batch_size: expected at least one example for each of {environment.world_size} processes, "
                 f"got {training.batch_size}"
             )
-        self.data = read_data(self.desc.dataset_name, environment)
+        self.data = read_data(self.desc, environment)
         self.batches = ShuffledBatches(
             self.data.train.to(environment.device),
             min(training.batch_size, len(self.data.train)),
             self._seed("order"),
             environment.rank,
             environment.world_size,
+            num_workers=environment.num_workers,
         )
         self.test = self.data.test.to(environment.device)
         needs_threat = bool(self.desc.needed_runs())
@@ -52,7 +52,7 @@ class Train(Runner):
         self.threat = read_threat(self.desc.anchors, environment) if needs_threat else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
-            self.model = build_model(self.desc.model.model_name, self.data.info).to(environment.device)
+            self.model: nn.Module = read_initial_model(self.desc, environment, self.data.info)
         self.metrics: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
 

@@ -12,6 +12,7 @@ import numpy
 import torch
 
 from datasets.sampling import stratified_subset
+from foundations.data_hparams import ModelHparams
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import RunError
 from foundations.files import write_text
@@ -39,7 +40,7 @@ class EvaluateThreat(Runner):
     def prepare(self) -> None:
         desc, environment = self.desc, self.environment
         self.seed = derive_seed(desc.seed, desc.replicate, "evaluate_threat")
-        self.data = read_data(desc.dataset_name, environment)
+        self.data = read_data(desc, environment)
         if len(self.data.test.labels.unique()) < 2:
             raise RunError(f"{desc.dataset_name}: expected test images of at least two classes, got one class")
         self.model, self.judge, self.features = (self._model(run) for run in (desc.train, desc.judge, desc.features))
@@ -89,8 +90,8 @@ class EvaluateThreat(Runner):
     def _model(self, run: Any) -> Any:
         if run is None:
             return None
-        name = run.hparam("model", "model_name") if isinstance(run, StoredRun) else run.model.model_name
-        return read_model(run, name, self.environment)
+        model = ModelHparams(**run.content["hashed"]["model"]) if isinstance(run, StoredRun) else run.model
+        return read_model(run, model, self.environment, self.data.info)
 
     def _measures(self) -> dict[str, Measure]:
         """Name -> threat, PD first."""
