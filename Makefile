@@ -1,13 +1,14 @@
 # make demo   set up .venv, then the whole road on embedded data: anchors, training, attacks, report
 # make test   set up .venv, then lint, types and tests
 # make bench  side-by-side measurements
+# make soak   tests that need more than Python: the report in a real browser (chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +17,7 @@ DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
 demo: .venv/installed
 	$(RUN) compute_threat --dataset_name=mnist_5k
+	$(RUN) evaluate_threat --dataset_name=mnist_5k --num_examples=200
 	$(RUN) train $(DEMO)
 	$(RUN) test $(DEMO) --standard_eval --adv_eval --N_adv_eval --num_examples=200
 	$(RUN) report --dataset_name=mnist_5k
@@ -27,6 +29,11 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --cov --cov-report=term:skip-covered
+
+soak: export OMP_NUM_THREADS = 1
+soak: export NONISOTROPIC_SOAK = 1
+soak: .venv/installed
+	$(BIN)/python -m pytest tests/runners/test_report.py
 
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -9,10 +9,12 @@ PACKAGES = [
     "foundations",
     "models",
     "runners",
+    "runners.evaluate_threat",
     "runners.report",
     "testing",
     "threat_specification",
     "threat_specification.attacks",
+    "threat_specification.perturbations",
     "training",
 ]
 
@@ -46,6 +48,7 @@ setup(
         "mlxtend>=0.23.4,<1",
         "matplotlib>=3.8,<4",
         "scipy>=1.11,<2",
+        "pillow>=10",
         "typing_extensions>=4.10",
     ],
     extras_require={

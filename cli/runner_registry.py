@@ -17,6 +17,10 @@ RUNNERS: dict[str, Entry] = {
     "compute_threat": Entry(
         "runners.compute_threat:ComputeThreat", "choose anchors: a few training images of each class"
     ),
+    "evaluate_threat": Entry(
+        "runners.evaluate_threat.runner:EvaluateThreat",
+        "measure the threat of safe and of unsafe changes, and how well it tells them apart",
+    ),
     "train": Entry("runners.train:Train", "train a model"),
     "multi_train": Entry("runners.multi:MultiRunner", "train over all combinations of toggled options"),
     "test": Entry("runners.test:Test", "measure accuracy: clean, under isotropic and under nonisotropic attacks"),

@@ -16,6 +16,7 @@ class SharedArgs(Hparams):
     train_threat_replicate: int = setting(
         0, "The one that training used, where evaluation uses another (0: the same).", check=in_range(0)
     )
+    evaluate_replicate: int = setting(1, "Which repetition of evaluate_threat.", check=in_range(1))
     train_replicate: int = setting(1, "Which repetition of train.", check=in_range(1))
     test_replicate: int = setting(1, "Which repetition of test.", check=in_range(1))
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False)
@@ -48,6 +49,7 @@ class ToggleHparams(Hparams):
 # Flags of single runners beside those of their descriptions.
 EXTRA_ARGS: dict[str, list[type[Hparams]]] = {
     "test": [TestArgs],
+    "evaluate_threat": [TestArgs],
     "multi_train": [ToggleHparams],
     "multi_test": [ToggleHparams],
 }

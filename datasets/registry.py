@@ -65,6 +65,8 @@ MNIST_LIKE: dict[str, Any] = {
     "adv_train_attack_power_L2": 1.5,
     "adv_test_attack_power_Linf": 0.2,
     "adv_test_attack_power_L2": 1.5,
+    "adversarial_Linf": 0.2,
+    "adversarial_L2": 1.5,
     "N_adv_train_radius": 0.3,
     "N_radius": 0.3,
     "gaussian_aug_std": 0.3,

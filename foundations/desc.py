@@ -25,9 +25,14 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def builds_on(needed: Callable[[Any], bool] = lambda desc: True) -> Any:
-    """Declare a run that this one reads; its hash and replicate enter ours wherever `needed(desc)` holds."""
-    return dataclasses.field(kw_only=True, metadata={"needed": needed})
+def builds_on(
+    needed: Callable[[Any], bool] = lambda desc: True, implied: Callable[[Any], bool] = lambda desc: False
+) -> Any:
+    """Declare a run that this one reads; its hash and replicate enter ours wherever `needed(desc)` holds.
+
+    implied   whether its flags follow from the others, and are not said again in the command that repeats this run
+    """
+    return dataclasses.field(kw_only=True, metadata={"needed": needed, "implied": implied})
 
 
 @dataclass(frozen=True, kw_only=True)

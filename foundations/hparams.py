@@ -25,7 +25,6 @@ __all__ = [
     "AugmentationHparams",
     "DatasetHparams",
     "ModelHparams",
-    "PerturbationHparams",
     "TestingHparams",
     "ThreatHparams",
     "TrainingHparams",
@@ -252,12 +251,3 @@ class TestingHparams(Hparams):
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
     evaluate_only_batch_test: bool = setting(False, "Evaluate the first shard alone: a quick look.")
     save_adversarials: bool = setting(False, "Keep all perturbed images (adversarials.safetensors).", hashed=False)
-
-
-@dataclass(frozen=True)
-class PerturbationHparams(Hparams):
-    """Which perturbations of an image are measured."""
-
-    severities: tuple[float, ...] = setting(
-        (1.0, 2.0, 3.0, 4.0, 5.0), "Severities of the safe perturbations.", check=in_range(1, 5)
-    )

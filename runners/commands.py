@@ -58,7 +58,9 @@ def _flags(desc: Desc) -> dict[str, Any]:
         part = getattr(desc, field.name)
         if isinstance(part, Hparams):
             flags |= dataclasses.asdict(part)
-    for run in desc.needed_runs().values():
+    for name, run in desc.needed_runs().items():
+        if desc.__dataclass_fields__[name].metadata["implied"](desc):
+            continue
         flags |= {"train_dir": run.relative} if isinstance(run, StoredRun) else _flags(run)
     if desc.seed:
         flags["seed"] = desc.seed

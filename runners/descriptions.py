@@ -23,7 +23,8 @@ from foundations.hparams import (
     ThreatHparams,
     TrainingHparams,
 )
-from models.registry import check_fit
+from foundations.perturbation_hparams import PerturbationHparams, split
+from models.registry import check_fit, model_defaults
 from models.robustbench_registry import selection
 from models.sources import label, resolved, zoo_entry
 
@@ -195,6 +196,89 @@ class TestDesc(Desc):
         return self.train.name
 
 
+def _trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:
+    """The training run of another architecture: with the flags given, and its own defaults where none was given."""
+    named = model_defaults(values["model_name"], DATASETS) if values.get("model_name") else {}
+    left = {
+        name: value
+        for name, value in model_defaults(model_name, DATASETS).items()
+        if values.get(name) == named.get(name, TrainingHparams.__dataclass_fields__[name].default)
+        and name not in dataset_info(values["dataset_name"]).defaults
+    }
+    return TrainDesc.from_flags({**values, **left, "model_name": model_name})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateThreatDesc(Desc):
+    """A measurement of threats on perturbed test images.
+
+    train      the model whose adversarial examples or morphs are measured, where asked for
+    judge      who must see a morph as the other class
+    features   the model in whose features --perceptual=model:<architecture> measures
+    """
+
+    runner = "evaluate_threat"
+    replicate_flag = "evaluate_replicate"
+
+    dataset: DatasetHparams
+    perturbation: PerturbationHparams
+    anchors: ThreatDesc = builds_on()
+    train: Any = builds_on(lambda desc: desc.train is not None)
+    judge: Any = builds_on(lambda desc: desc.judge is not None, implied=lambda desc: True)
+    features: Any = builds_on(lambda desc: desc.features is not None, implied=lambda desc: desc.train is not None)
+
+    @classmethod
+    def hparams_classes(cls) -> Any:
+        yield from dict.fromkeys([*super().hparams_classes(), *TrainDesc.hparams_classes()])
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> EvaluateThreatDesc:
+        """The runs of models are there where something asks for them."""
+        perturbation = PerturbationHparams(
+            **{f.name: values[f.name] for f in dataclasses.fields(PerturbationHparams) if f.name in values}
+        )
+        dataset = DatasetHparams(
+            **{f.name: values[f.name] for f in dataclasses.fields(DatasetHparams) if f.name in values}
+        )
+        _check_dataset(dataset)
+        seen = [name.partition(":")[2] for name in split(perturbation.perceptual) if ":" in name]
+        if len(seen) > 1:
+            raise UsageError(f"--perceptual: expected at most one model:<architecture>, got {len(seen)}")
+        return cls(
+            seed=values.get("seed", 0),
+            replicate=values.get(cls.replicate_flag, 1),
+            dataset=dataset,
+            perturbation=perturbation,
+            anchors=ThreatDesc.from_flags(values),
+            train=cls._model(values) if perturbation.morphs or perturbation.adversarials else None,
+            judge=_trained_alike(values | dict.fromkeys(TOGGLES, False), perturbation.judge_name)
+            if perturbation.morphs
+            else None,
+            features=_trained_alike(values, seen[0]) if seen else None,
+        )
+
+    @staticmethod
+    def _model(values: dict[str, Any]) -> TrainDesc | StoredRun:
+        if values.get("train_dir"):
+            return stored_model(values["train_dir"], values.get("root_dir", ""))
+        if not values.get("model_name"):
+            raise UsageError(
+                "--morphs and --adversarials need a trained model: add --model_name and its training flags"
+            )
+        return TrainDesc.from_flags(values)
+
+    def __post_init__(self) -> None:
+        if self.judge is not None and (self.judge.hash, self.judge.replicate) == (
+            self.train.hash,
+            self.train.replicate,
+        ):
+            raise UsageError("--judge_name: expected another model than the one that makes the morphs, got the same")
+
+    @property
+    def name(self) -> str:
+        return self.anchors.name + ("" if self.train is None else f"_{self.train.name}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DownloadDesc(Desc):
     """Weights of RobustBench's zoo below the root; which of them are there may have changed."""
@@ -218,7 +302,7 @@ class DownloadDesc(Desc):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportDesc(Desc):
-    """A page over every finished run of a data set."""
+    """A page over every finished run of a data set, or of all data sets when none is named."""
 
     runner = "report"
     always_anew = True
@@ -226,10 +310,11 @@ class ReportDesc(Desc):
     dataset: DatasetHparams
 
     def __post_init__(self) -> None:
-        _check_dataset(self.dataset)
+        if self.dataset_name:
+            dataset_info(self.dataset_name)
 
     def directory(self, root: Path) -> Path:
-        return root / "reports" / self.dataset_name
+        return root / "reports" / (self.dataset_name or "all")
 
 
 # Booleans of training that --toggle_<name> varies.
@@ -302,6 +387,7 @@ class MultiTestDesc(MultiDesc):
 
 DESCRIPTIONS: dict[str, type[Desc]] = {
     "compute_threat": ThreatDesc,
+    "evaluate_threat": EvaluateThreatDesc,
     "train": TrainDesc,
     "multi_train": MultiTrainDesc,
     "test": TestDesc,

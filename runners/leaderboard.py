@@ -16,6 +16,8 @@ from runners.summaries import EVALUATIONS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_NAMES = 15
+
 Child = dict[str, Any]  # as in result.json of a multi_* run
 
 
@@ -99,7 +101,7 @@ def rank_correlation(children: list[Child]) -> float | None:
 
 
 def scatter(children: list[Child]) -> Figure:
-    """Isotropic accuracy against nonisotropic accuracy, a point for each model."""
+    """Isotropic accuracy against nonisotropic accuracy, a point for each model; few are named beside it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")
@@ -109,7 +111,8 @@ def scatter(children: list[Child]) -> Figure:
         if {"adv", "N_adv"} <= child["result"].keys():
             point = child["result"]["adv"]["accuracy"], child["result"]["N_adv"]["accuracy"]
             axes.scatter(*point, color="#0072B2")
-            axes.annotate(child["name"], point, textcoords="offset points", xytext=(5, 5), fontsize=7)
+            if len(children) <= MOST_NAMES:
+                axes.annotate(child["name"], point, textcoords="offset points", xytext=(5, 5), fontsize=7)
     axes.set(xlabel="accuracy under isotropic attack", ylabel="accuracy under nonisotropic attack")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     return figure

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import numpy
     from matplotlib.figure import Figure
 
+UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 GAP = 2  # pixels between images, before enlargement
 
 
 def write_figure(path: Path, figure: Figure) -> None:
-    """A matplotlib figure as PNG."""
+    """A matplotlib figure as PNG or PDF, as the path says; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    kind = path.suffix[1:]
+    figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata=UNDATED[kind])
     write_bytes(path, buffer.getvalue())
 
 
@@ -35,7 +37,7 @@ def write_contact_sheet(path: Path, images: Tensor, columns: int, row_names: Seq
     height, width = grid.shape[1:]
     figure = Figure(figsize=(width / 100 + 1, height / 100 + 0.2))
     axes = figure.add_subplot()
-    axes.imshow(_shown(grid), interpolation="nearest")
+    axes.imshow(shown(grid), interpolation="nearest")
     pitch = images.shape[2] + GAP
     axes.set_yticks([pitch * (i + 0.5) for i in range(len(row_names))], row_names, fontsize=7)
     axes.set_xticks([])
@@ -63,7 +65,7 @@ def write_strip(path: Path, columns: Sequence[Column]) -> None:
     for place, column in enumerate(columns):
         for row, (image, caption) in enumerate(zip(column.images, column.captions, strict=True)):
             axes = grid[row][place]
-            axes.imshow(_shown(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(shown(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_xlabel(caption, fontsize=7, labelpad=2)
@@ -78,6 +80,6 @@ def amplified(delta: Tensor) -> Tensor:
     return (delta / largest + 1) / 2
 
 
-def _shown(image: Tensor) -> numpy.ndarray:
+def shown(image: Tensor) -> numpy.ndarray:
     """[C,H,W] as matplotlib wants it: [H,W] for one channel, else [H,W,C]."""
     return (image[0] if len(image) == 1 else image.permute(1, 2, 0)).cpu().numpy()

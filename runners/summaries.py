@@ -84,6 +84,31 @@ def multi(result: Result) -> str:
     return markdown_table(["run", *columns, "status"], rows)
 
 
+def evaluate_threat(result: Result) -> str:
+    """How well each threat tells unsafe from safe changes."""
+    columns = {
+        "overall": "separation",
+        "matched in l2": "separation_matched",
+        "directions": "separation_directions",
+        "morphs": "separation_morphs",
+        "morphs, matched": "separation_morphs_matched",
+    }
+    shown = {title: result[key] for title, key in columns.items() if result.get(key)}
+
+    def cell(found: Result, threat: str) -> str:
+        return (
+            f"{found[threat]['auroc']:.3f} [{found[threat]['low']:.3f}, {found[threat]['high']:.3f}]"
+            if threat in found
+            else "-"
+        )
+
+    rows = [[threat, *(cell(found, threat) for found in shown.values())] for threat in result["threats"]]
+    return (
+        f"AUROC of telling unsafe from safe changes of {result['num_examples']} images of {result['dataset_name']} "
+        f"(95 % intervals; {result['num_matched_pairs']} matched pairs)\n{markdown_table(['threat', *shown], rows)}"
+    )
+
+
 def report(result: Result) -> str:
     counts = ", ".join(f"{count} {runner}" for runner, count in result["counts"].items())
     return f"report over {counts}: {result['page']}"
@@ -104,6 +129,7 @@ def download_pretrained(result: Result) -> str:
 
 SUMMARIES: dict[str, Callable[[Result], str]] = {
     "compute_threat": compute_threat,
+    "evaluate_threat": evaluate_threat,
     "train": train,
     "multi_train": multi,
     "test": test,

@@ -9,6 +9,8 @@ from typing import Any
 from foundations.files import read_json
 from foundations.run_directory import RunDirectory
 
+RUNNERS = ("test", "train", "compute_threat", "evaluate_threat", "multi_test")
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -25,6 +27,11 @@ class FinishedRun:
         replicate = self.hparams["replicate"]
         return self.hparams["name"] + (f" #{replicate}" if replicate != 1 else "")
 
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        return self.hparams.get("command", "")
+
 
 def finished_runs(root: Path, dataset_name: str, runner: str) -> list[FinishedRun]:
     """Every complete run of a runner on a data set, in the order of their directories."""
@@ -34,3 +41,8 @@ def finished_runs(root: Path, dataset_name: str, runner: str) -> list[FinishedRu
         hparams = read_json(directory / "hparams.json")
         found.append(FinishedRun(file.parent, str(file.parent.relative_to(root)), hparams, directory.result()))
     return found
+
+
+def data_sets(root: Path) -> list[str]:
+    """Those with any run."""
+    return sorted(folder.name for folder in (root / "runs").glob("*") if folder.is_dir())

@@ -1,68 +1,130 @@
-"""Tables and pictures -> one self-contained HTML page, and the same as Markdown."""
+"""Sections of tables and figures -> one self-contained HTML page, and the same as Markdown and CSV."""
 
 from __future__ import annotations
 
 import base64
+import csv
+import io
+import re
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 from foundations.results import markdown_table
+from runners.report.assets import SCRIPT, STYLE
+from runners.report.collect import FinishedRun
 from runners.report.tables import Table
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --ink: #1a1a1a; --paper: #fdfdfc; --quiet: #666; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e6; --paper: #17181a; --quiet: #a0a0a0; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-figure { margin: 1.5rem 0; } figcaption, .quiet { color: var(--quiet); font-size: .85rem; }
-img { max-width: 100%; background: #fff; border-radius: 4px; padding: 4px; box-sizing: border-box; }
-code { font-size: .8rem; overflow-wrap: anywhere; } details { margin: .5rem 0; }
-"""
+TO_ROOT = "../../"  # from reports/<dataset>/ to the root, so that links work in a copied one
 
 
-def html_page(title: str, introduction: str, sections: list[Table | tuple[str, Path]]) -> str:
-    """The page; a section is a table or a picture (caption, PNG file), embedded. Every text is escaped."""
-    body = "\n".join(_table(part) if isinstance(part, Table) else _picture(*part) for part in sections)
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file and what it shows; `run` made it."""
+
+    caption: str
+    path: Path
+    run: FinishedRun | None = None
+
+
+@dataclass
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    parts: list[Table | Picture] = field(default_factory=list)
+
+
+def html_page(title: str, introduction: str, sections: list[Section]) -> str:
+    """The page. Every text is escaped; nothing is loaded from anywhere."""
+    links = "".join(f'<a href="#{_slug(section.title)}">{escape(section.title)}</a>' for section in sections)
+    body = "\n".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{escape(title)}</h1>\n<p>{escape(introduction)}</p>\n{body}\n</body></html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n<p>{escape(introduction)}</p>\n"
+        f'<nav>{links}</nav>\n{body}\n<dialog aria-label="figure, large"></dialog>\n'
+        f"<script>{SCRIPT}</script></body></html>\n"
     )
 
 
-def markdown_page(title: str, introduction: str, sections: list[Table | tuple[str, Path]]) -> str:
-    """The tables of the page, and its captions."""
+def markdown_page(title: str, introduction: str, sections: list[Section]) -> str:
+    """The tables of the page, with commands, and its captions."""
     parts = [f"# {title}", introduction]
-    for part in sections:
-        if isinstance(part, Table):
+    for section in sections:
+        parts.append(f"## {section.title}")
+        for part in section.parts:
+            if isinstance(part, Picture):
+                parts.append(f"*{part.caption}*: see the page.")
+                continue
             cells = [[cell.replace("|", "\\|") for cell in row] for row in part.rows]
-            parts += [f"## {part.title}", markdown_table(part.header, cells)]
-            parts += [f"    {command}" for command in part.commands if command]
-        else:
-            parts.append(f"*{part[0]}*: see the page.")
+            parts += [f"### {part.title}", markdown_table(part.header, cells)]
+            repeats = dict.fromkeys(f"    {run.command}  # {run.relative}" for run in part.runs if run and run.command)
+            parts += ["\n".join(repeats)] if repeats else []
     return "\n\n".join(parts) + "\n"
 
 
+def csv_page(sections: list[Section]) -> str:
+    """Every cell of every table in a line of its own, with the run it comes from."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["section", "table", "row", "column", "value", "directory", "command"])
+    for section in sections:
+        for table in section.parts:
+            if isinstance(table, Table):
+                for row, run in zip(table.rows, table.runs, strict=True):
+                    source = [run.relative, run.command] if run else ["", ""]
+                    for column, value in zip(table.header, row, strict=True):
+                        writer.writerow([section.title, table.title, row[0], column, value, *source])
+    return buffer.getvalue()
+
+
+def _section(section: Section) -> str:
+    parts = "\n".join(_table(part) if isinstance(part, Table) else _picture(part) for part in section.parts)
+    return f'<section><h2 id="{_slug(section.title)}">{escape(section.title)}</h2>\n{parts}</section>'
+
+
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table.rows)
+    head = "".join(f'<th scope="col"><button type="button">{escape(cell)}</button></th>' for cell in table.header)
+    rows = "\n".join(_row(table, row, run) for row, run in zip(table.rows, table.runs, strict=True))
+    sources = {run.relative: run for run in table.runs if run}
     repeats = "".join(
-        f"<li><code>{escape(command)}</code><br><span class=quiet>{escape(place)}</span></li>\n"
-        for command, place in zip(table.commands, table.places, strict=True)
+        f"<li><code>{escape(run.command)}</code><br>"
+        f'<a class="quiet" href="{_link(run)}">{escape(run.relative)}</a></li>\n'
+        for run in sources.values()
     )
     details = f"<details><summary>Commands and directories</summary><ol>{repeats}</ol></details>" if repeats else ""
+    note = f'<p class="quiet">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<h2>{escape(table.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<h3>{escape(table.title)}</h3>\n{note}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>\n{details}"
     )
 
 
-def _picture(caption: str, path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    alt = escape(caption, quote=True)
+def _row(table: Table, row: list[str], run: FinishedRun | None) -> str:
+    cells = []
+    for label, cell in zip(table.header, row, strict=True):
+        text = f"<span>{escape(cell)}</span>"
+        if run and any(letter.isdigit() for letter in cell):
+            text = f'<a href="{_link(run)}" title="{escape(run.command, quote=True)}">{escape(cell)}</a>'
+        cells.append(f'<td data-label="{escape(label, quote=True)}">{text}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.path.read_bytes()).decode()
+    alt = escape(picture.caption, quote=True)
     image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+    caption, run = escape(picture.caption), picture.run
+    if run:
+        caption += f' (<a href="{_link(run)}" title="{escape(run.command, quote=True)}">run</a>)'
+    image = f'<button type="button" class="zoom" title="enlarge">{image}</button>'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _link(run: FinishedRun) -> str:
+    return escape(f"{TO_ROOT}{run.relative}/", quote=True)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower()).strip("-")

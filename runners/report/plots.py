@@ -30,7 +30,7 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
     axes.set_xlabel("accuracy")
     shown = [name for name in EVALUATIONS if any(name in run.result for run in tests)]
     handles = [Patch(color=COLOURS[name], label=EVALUATIONS[name]) for name in shown]
-    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure
@@ -72,15 +72,15 @@ def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
 def training_curves(trainings: list[FinishedRun]) -> Figure:
     """Loss and test accuracy of every training run over its epochs."""
     figure = Figure(figsize=(7, 2.8), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
+    panels = dict(zip(("train_loss", "test_accuracy"), figure.subplots(1, 2), strict=True))
     for run in trainings:
         file = run.path / "metrics.jsonl"
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        epochs = [row["epoch"] for row in rows]
-        loss.plot(epochs, [row["train_loss"] for row in rows], label=run.label)
-        accuracy.plot(epochs, [row["test_accuracy"] for row in rows], label=run.label)
-    loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    accuracy.set(xlabel="epoch", ylabel="test accuracy")
+        for name, axes in panels.items():
+            points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+            axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, label=run.label)
+    panels["train_loss"].set(xlabel="epoch", ylabel="training loss", yscale="log")
+    panels["test_accuracy"].set(xlabel="epoch", ylabel="test accuracy")
     if 1 < len(trainings) <= 10:
-        accuracy.legend(fontsize=7, frameon=False)
+        panels["test_accuracy"].legend(fontsize=7, frameon=False)
     return figure

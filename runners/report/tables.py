@@ -1,38 +1,52 @@
-"""The tables of a report: header and rows of text, for HTML and Markdown alike."""
+"""The tables of a report: header and rows of text, for HTML, Markdown and CSV alike."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.summaries import describe_set, grid_table
+from runners.summaries import EVALUATIONS, describe_set, grid_table
 
 
 @dataclass
 class Table:
-    """A title, a header and rows; `commands` repeats each row's run, `places` says where it is."""
+    """A title, a header and rows; `runs` says for each row where it comes from."""
 
     title: str
     header: list[str]
     rows: list[list[str]] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
+    runs: list[FinishedRun | None] = field(default_factory=list)
+    note: str = ""
 
-    def add(self, row: list[str], run: FinishedRun) -> None:
-        """A row, with where it comes from."""
+    def add(self, row: list[str], run: FinishedRun | None) -> None:
+        """A row, with the run it comes from."""
         self.rows.append(row)
-        self.commands.append(run.hparams.get("command", ""))
-        self.places.append(run.relative)
+        self.runs.append(run)
+
+
+def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
+    """The best first; the hardest evaluation decides."""
+    names = [name for name in EVALUATIONS if any(name in run.result for run in tests)]
+
+    def key(run: FinishedRun) -> list[float]:
+        return [-run.result.get(name, {}).get("accuracy", -1) for name in reversed(names)]
+
+    return sorted(tests, key=key)
 
 
 def accuracy_table(tests: list[FinishedRun]) -> Table:
-    """One row for each tested model."""
-    table = Table("Accuracy", ["model", "clean", "isotropic attack", "nonisotropic attack", "examples"])
-    for run in tests:
-        cells = [_accuracy(run, name) for name in ("standard", "adv", "N_adv")]
-        examples = next(run.result[name]["num_examples"] for name in ("standard", "adv", "N_adv") if name in run.result)
-        table.add([run.label, *cells, str(examples)], run)
+    """The leaderboard: one row for each evaluation of a model, the best first."""
+    header = ["model", "clean", "isotropic attack", "its set", "nonisotropic attack", "its set (PD)", "examples"]
+    table = Table("Accuracy", header, note="Fractions; brackets hold 95 % intervals (Wilson).")
+    for run in by_accuracy(tests):
+        examples = next(run.result[name]["num_examples"] for name in EVALUATIONS if name in run.result)
+        sets = {name: describe_set(run.result[name]) if name in run.result else "-" for name in ("adv", "N_adv")}
+        accuracies = [_accuracy(run, name) for name in ("standard", "adv", "N_adv")]
+        clean, isotropic, nonisotropic = accuracies
+        table.add([run.label, clean, isotropic, sets["adv"], nonisotropic, sets["N_adv"], str(examples)], run)
     return table
 
 
@@ -41,8 +55,7 @@ def _accuracy(run: FinishedRun, name: str) -> str:
     if figures is None:
         return "-"
     low, high = wilson_interval(figures["accuracy"], figures["num_examples"])
-    shown = f"{figures['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
-    return shown if name == "standard" else f"{shown} at {describe_set(figures)}"
+    return f"{figures['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
 
 
 def grid_table_of(run: FinishedRun) -> Table | None:
@@ -53,25 +66,36 @@ def grid_table_of(run: FinishedRun) -> Table | None:
     header, rows = grid_table(figures)
     table = Table(f"Grid of {run.label}, {figures['num_examples']} examples", header)
     for row in rows:
-        table.rows.append(row)
+        table.add(row, run)
     return table
 
 
-def warnings_table(tests: list[FinishedRun]) -> list[Table]:
+def paired_table(comparisons: list[FinishedRun]) -> Table | None:
+    """McNemar's tests of the multi_test runs."""
+    header = ["evaluation", "first", "second", "only first right", "only second right", "McNemar p"]
+    table = Table("Paired tests", header)
+    for run in comparisons:
+        for test in run.result.get("paired_tests", ()):
+            cells = [test["evaluation"], test["first"], test["second"], str(test["only_first"])]
+            table.add([*cells, str(test["only_second"]), f"{test['p']:.3g}"], run)
+    return table if table.rows else None
+
+
+def warnings_table(tests: list[FinishedRun]) -> Table | None:
     """Why some figures should be doubted; no table where there is no reason."""
     table = Table("Warnings", ["model", "why its figure may be too high"])
     for run in tests:
         for message in run.result["N_adv"]["warnings"]:
             table.add([run.label, message], run)
-    return [table] if table.rows else []
+    return table if table.rows else None
 
 
 def training_table(trainings: list[FinishedRun]) -> Table:
     """One row for each trained model."""
-    table = Table("Training", ["model", "steps", "training loss", "test accuracy", "seconds"])
+    table = Table("Trained models", ["model", "steps", "training loss", "test accuracy", "seconds"])
     for run in trainings:
         final = run.result["final"]
-        loss = "-" if final["train_loss"] is None else f"{final['train_loss']:.4f}"
+        loss = "-" if final.get("train_loss") is None else f"{final['train_loss']:.4f}"
         seconds = f"{run.result['wall_seconds']:.1f}"
         table.add([run.label, str(run.result["steps"]), loss, f"{final['test_accuracy']:.4f}", seconds], run)
     return table
@@ -79,9 +103,101 @@ def training_table(trainings: list[FinishedRun]) -> Table:
 
 def anchors_table(threats: list[FinishedRun]) -> Table:
     """One row for each choice of anchors."""
-    table = Table("Anchors", ["anchors", "number", "per class", "lowest coverage", "images left out"])
+    header = ["anchors", "number", "per class", "lowest coverage", "images left out", "median inscribed l2 radius"]
+    table = Table("Choices of anchors", header)
     for run in threats:
         lowest = min(run.result["coverage"].values())
         counts = [str(run.result["num_anchors"]), str(run.result["per_label"])]
-        table.add([run.label, *counts, f"{lowest:.3f}", str(run.result["dropped"]["count"])], run)
+        radius = f"{run.result['inscribed_radius']['median']:.3g} t"
+        table.add([run.label, *counts, f"{lowest:.3f}", str(run.result["dropped"]["count"]), radius], run)
     return table
+
+
+# How unsafe changes are compared with safe ones: what tables say, the name in result.json.
+COMPARISONS = {
+    "overall": "separation",
+    "matched in l2": "separation_matched",
+    "directions": "separation_directions",
+    "morphs": "separation_morphs",
+    "morphs, matched": "separation_morphs_matched",
+}
+
+
+def separation_table(measurements: list[FinishedRun]) -> Table:
+    """A row for each threat of each measurement."""
+    shown = {title: key for title, key in COMPARISONS.items() if any(run.result.get(key) for run in measurements)}
+    table = Table("Separation", ["threat", "anchors", *shown, "images"])
+    table.note = (
+        "AUROC of telling unsafe from safe changes, averaged over types of perturbation, with 95 % bootstrap intervals "
+        "over images. Matched: pairs of one image whose l2 norms differ by at most 10 %. Directions: of d/||d||."
+    )
+    for run in measurements:
+        for threat in run.result["threats"]:
+            cells = [_auroc(run.result.get(key, {}).get(threat)) for key in shown.values()]
+            table.add([threat, run.label, *cells, str(run.result["num_examples"])], run)
+    return table
+
+
+def severity_table(run: FinishedRun) -> Table:
+    """AUROC by severity of the safe changes."""
+    levels = run.result["separation_by_severity"]
+    table = Table(f"Separation by severity, {run.label}", ["threat", *(f"severity {level}" for level in levels)])
+    for threat in run.result["threats"]:
+        table.add([threat, *(_auroc(found.get(threat)) for found in levels.values())], run)
+    return table
+
+
+def perturbation_table(run: FinishedRun) -> Table:
+    """Every safe perturbation: how well each threat tells it from the unsafe changes; where PD does worst first."""
+    threats = [name for name in run.result["threats"] if "[" not in name]  # without variants of PD
+    rises = run.result["rising"]
+    table = Table(f"Separation by perturbation, {run.label}", ["perturbation", *threats, "PD rises with severity"])
+    found = run.result["separation_by_perturbation"]
+    for name in sorted(found, key=lambda name: found[name][threats[0]]["auroc"]):
+        rise = rises.get(name, {}).get(threats[0])
+        told = "-" if rise is None else ("yes" if rise["means_rise"] else f"no ({rise['rank_correlation']:.2f})")
+        table.add([name, *(f"{found[name][threat]['auroc']:.3f}" for threat in threats), told], run)
+    table.note = "'no' gives the mean rank correlation of threat and severity within an image."
+    return table
+
+
+def responsible_table(run: FinishedRun) -> Table:
+    """What the largest threats of safe changes are due to."""
+    found = run.result["responsible"]
+    title = f"The largest {found['share']:.0%} of safe threats ({found['count']}, from PD {found['threat_from']:.2f})"
+    table = Table(title, ["due to", "which", "times"])
+    for kind in ("perturbations", "moves"):
+        for name, times in found[kind].items():
+            table.add([kind[:-1], name, str(times)], run)
+    for anchor in found["anchors"]:
+        table.add(["anchor", f"{anchor['class']}, training image {anchor['train_index']}", str(anchor["count"])], run)
+    return table
+
+
+def stability_table(run: FinishedRun) -> Table | None:
+    """PD over other anchors."""
+    if "stability" not in run.result:
+        return None
+    table = Table(f"Other anchors, {run.label}", ["anchors", "rank correlation with PD", "median ratio"])
+    for name, found in run.result["stability"].items():
+        table.add([name, f"{found['rank_correlation']:.3f}", f"{found['median_ratio']:.3f}"], run)
+    return table
+
+
+def environment_table(runs: list[FinishedRun]) -> Table:
+    """A column for every combination of machine and versions, with the number of runs that it made."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        key = json.dumps(run.result.get("environment", {}), sort_keys=True)
+        counts[key] = counts.get(key, 0) + 1
+    environments: list[dict[str, Any]] = [json.loads(key) for key in counts]
+    table = Table("Environment and versions", ["what", *(f"{count} runs" for count in counts.values())])
+    for fact in ("python", "platform", "device", "world_size", "threads"):
+        table.add([fact.replace("_", " "), *(str(made.get(fact, "-")) for made in environments)], None)
+    for package in sorted({name for made in environments for name in made.get("packages", {})}):
+        table.add([package, *(made.get("packages", {}).get(package) or "-" for made in environments)], None)
+    return table
+
+
+def _auroc(figures: dict[str, float] | None) -> str:
+    return "-" if not figures else f"{figures['auroc']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"

@@ -10,11 +10,11 @@ from foundations.hparams import (
     AugmentationHparams,
     DatasetHparams,
     ModelHparams,
-    PerturbationHparams,
     TestingHparams,
     ThreatHparams,
     TrainingHparams,
 )
+from foundations.perturbation_hparams import PerturbationHparams
 from foundations.settings import format_value
 
 GROUPS = [

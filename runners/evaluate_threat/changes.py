@@ -1,0 +1,122 @@
+"""Which perturbations are measured: names, severities and groups, each as a function of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets.base import Dataset
+from datasets.corruption_files import Reader, read_corruption_files
+from testing.perturbed import Perturbation, Perturbed
+from testing.shards import Shard
+from threat_specification import L2, Linf, Threat
+from threat_specification.attacks.base import AttackSet
+from threat_specification.attacks.ensemble import MEMBERS
+from threat_specification.perturbations.draws import Draws
+from threat_specification.perturbations.morph import morph
+from threat_specification.perturbations.registry import SAFE, SUITES
+from threat_specification.perturbations.unsafe import blend, partners, patch
+
+HEADLINE_BLENDS = (0.5, 0.75)  # beside another image altogether
+WEAK_BLENDS = (0.25,)
+PATCHES = (0.1, 0.25, 0.5)  # shares of the area
+NORMS: dict[str, Callable[[], Threat]] = {"Linf": Linf, "L2": L2}
+
+
+@dataclass
+class Partners:
+    """For each image one of another class, from the test images; asked once a shard."""
+
+    data: Dataset
+    seed: int
+    _known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, shard: Shard) -> tuple[Tensor, Tensor]:
+        """Images [n,C,H,W] and labels [n]."""
+        if shard.number not in self._known:
+            labels, device = self.data.test.labels, shard.images.device
+            rows = partners(labels.cpu(), shard.labels.cpu(), Draws(self.seed, shard.index.cpu(), "partner"))
+            images = self.data.test.pixels(rows.to(labels.device))
+            self._known = {shard.number: (images.to(device), labels.cpu()[rows].to(device))}
+        return self._known[shard.number]
+
+
+def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:
+    """Corruptions made on the fly."""
+
+    def change(name: str, severity: int) -> Callable[[Shard], Perturbed]:
+        return lambda shard: (SAFE[name](shard.images, Draws(seed, shard.index, name), severity), None)
+
+    return [
+        Perturbation(name, severity, "safe", suite, change(name, severity))
+        for suite in suites
+        for name in SUITES[suite]
+        for severity in SAFE[name].severities
+        if severity in severities
+    ]
+
+
+def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:
+    """Corruptions in files."""
+
+    def change(read: Reader) -> Callable[[Shard], Perturbed]:
+        return lambda shard: (read(shard.index).to(shard.images.device), None)
+
+    return [
+        Perturbation(f"{name} (file)", severity, "safe", "files", change(reader))
+        for name, readers in read_corruption_files(folder, data.info.shape, data.test.labels).items()
+        for severity, reader in readers.items()
+        if severity in severities
+    ]
+
+
+def unsafe(find: Partners, seed: int) -> list[Perturbation]:
+    """An image of another class, blends with it and patches of it. Blends are PD's own idea of unsafe."""
+
+    def blended(amount: float) -> Callable[[Shard], Perturbed]:
+        return lambda shard: (blend(shard.images, find(shard)[0], amount), None)
+
+    def patched(area: float) -> Callable[[Shard], Perturbed]:
+        return lambda shard: (patch(shard.images, find(shard)[0], area, Draws(seed, shard.index, "patch")), None)
+
+    return [
+        Perturbation("other_class", 1, "unsafe", "blends", blended(1)),
+        *(Perturbation("blend", amount, "unsafe", "blends", blended(amount)) for amount in HEADLINE_BLENDS),
+        *(Perturbation("blend", amount, "dose", "blends", blended(amount)) for amount in WEAK_BLENDS),
+        *(Perturbation("patch", area, "dose", "patches", patched(area)) for area in PATCHES),
+    ]
+
+
+def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbation]:
+    """Strong targeted changes by a robust model, where another model sees the target."""
+
+    def change(shard: Shard) -> Perturbed:
+        targets = find(shard)[1]
+        images, reached = morph(model, shard.images, targets)
+        with torch.no_grad():
+            return images, reached & (judge(images).argmax(1) == targets)
+
+    return [Perturbation("morph", 1, "morph", "morphs", change)]
+
+
+def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: int) -> list[Perturbation]:
+    """APGD in l_p balls, where it changes the answer of the model; the label stays."""
+
+    def change(norm: str, radius: float) -> Callable[[Shard], Perturbed]:
+        def attack(shard: Shard) -> Perturbed:
+            allowed = AttackSet.within(NORMS[norm]().bind(shard.images, shard.labels), radius, radius)
+            with torch.no_grad():
+                standing = model(shard.images).argmax(1) == shard.labels
+            found = MEMBERS["apgd_ce"](model, shard.labels, allowed, seed, shard.index, steps, standing)
+            return (shard.images + found.delta).clamp(0, 1), found.broken
+
+        return attack
+
+    return [
+        Perturbation(f"apgd_{norm}", radius, "adversarial", "adversarial", change(norm, radius))
+        for norm, radius in radii.items()
+    ]

@@ -1,0 +1,171 @@
+"""What result.json says of a measurement: table, separations, monotonicity; and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+
+from testing.perturbed import Perturbation
+from testing.separation import Bootstrap, Placements, matched_pairs, rising
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+BINS = 20
+HOMOGENEOUS = ("PD", "PD-W", "PD-S", "L2", "Linf")  # threats of d / ||d|| are theirs over ||d||
+
+Arrays = dict[str, numpy.ndarray]
+
+
+def table(perturbations: Sequence[Perturbation], threats: Arrays) -> list[dict[str, Any]]:
+    """A row for each column of the measurement."""
+    edges = {name: histogram_edges(values) for name, values in threats.items()}
+    return [
+        {
+            "perturbation": p.name,
+            "severity": p.severity,
+            "group": p.group,
+            "suite": p.suite,
+            "num_examples": int((~numpy.isnan(next(iter(threats.values()))[:, column])).sum()),
+            "threats": {name: _summary(values[:, column], edges[name]) for name, values in threats.items()},
+        }
+        for column, p in enumerate(perturbations)
+    ]
+
+
+def histogram_edges(values: numpy.ndarray) -> numpy.ndarray:
+    """Bins of equal width, shared by all perturbations, up to the 99.5th percentile; the last takes what is beyond."""
+    return numpy.linspace(0, max(float(numpy.nanquantile(values, 0.995)), 1e-6), BINS + 1)
+
+
+def _summary(values: numpy.ndarray, edges: numpy.ndarray) -> dict[str, Any]:
+    values = values[~numpy.isnan(values)].astype(numpy.float64)
+    if not len(values):
+        return {"mean": None, "quantiles": None, "histogram": None}
+    return {
+        "mean": _short(values.mean()),
+        "quantiles": {str(q): _short(v) for q, v in zip(QUANTILES, numpy.quantile(values, QUANTILES), strict=True)},
+        "histogram": numpy.histogram(values.clip(max=edges[-1]), edges)[0].tolist(),
+    }
+
+
+class Separations:
+    """How well each threat tells the unsafe columns from the safe ones, in several ways."""
+
+    def __init__(self, perturbations: Sequence[Perturbation], threats: Arrays, bootstrap: Bootstrap) -> None:
+        self.perturbations, self.threats, self.bootstrap = perturbations, threats, bootstrap
+        self.safe, self.unsafe, self.morphs = (self._columns(group) for group in ("safe", "unsafe", "morph"))
+
+    def _columns(self, group: str) -> list[int]:
+        return [column for column, p in enumerate(self.perturbations) if p.group == group]
+
+    def placements(self, values: numpy.ndarray, unsafe: Sequence[int], **only: Any) -> Placements:
+        """Safe columns whose attributes are `only`, averaged over severities, then over types."""
+        types: dict[str, list[Placements]] = {}
+        for column in self.safe:
+            p = self.perturbations[column]
+            if all(getattr(p, name) == wanted for name, wanted in only.items()):
+                types.setdefault(p.name, []).append(Placements.of(values[:, column], values[:, unsafe]))
+        return Placements.mean([Placements.mean(parts) for parts in types.values()])
+
+    def of(self, unsafe: Sequence[int], threats: Arrays | None = None, **only: Any) -> dict[str, dict[str, float]]:
+        """Threat -> AUROC with interval."""
+        return {
+            name: self.placements(values, unsafe, **only).interval(self.bootstrap).describe()
+            for name, values in (self.threats if threats is None else threats).items()
+        }
+
+    def over(self, attribute: str) -> dict[str, dict[str, dict[str, float]]]:
+        """The same for every value that an attribute of the safe perturbations takes."""
+        values = dict.fromkeys(getattr(self.perturbations[column], attribute) for column in self.safe)
+        return {
+            f"{value:g}" if isinstance(value, float | int) else value: self.of(self.unsafe, **{attribute: value})
+            for value in values
+        }
+
+    def matched(self, unsafe: Sequence[int]) -> tuple[dict[str, dict[str, float]], int]:
+        """Threat -> AUROC over pairs of one image of like l2 norm, empty where there are none; and their number."""
+        pairs, number = matched_pairs(self.threats, self.threats["L2"], self.safe, unsafe, self.bootstrap)
+        return {name: interval.describe() for name, interval in pairs.items()} if number else {}, number
+
+    def directions(self) -> Arrays:
+        """Threats of d / ||d||_2, 0 where nothing changed; of those that are homogeneous."""
+        lengths = self.threats["L2"].astype(numpy.float64)
+        return {
+            name: numpy.where(
+                lengths > 0, values / numpy.maximum(lengths, 1e-12), numpy.where(lengths == 0, 0, lengths)
+            )
+            for name, values in self.threats.items()
+            if name.split("[")[0] in HOMOGENEOUS and name != "L2"
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What result.json says."""
+        pairs, number = self.matched(self.unsafe)
+        found = {
+            "separation": self.of(self.unsafe),
+            "separation_matched": pairs,
+            "num_matched_pairs": number,
+            "separation_directions": self.of(self.unsafe, self.directions()),
+            "separation_by_severity": self.over("severity"),
+            "separation_by_suite": self.over("suite"),
+            "separation_by_perturbation": self.over("name"),
+        }
+        if self.morphs and not numpy.isnan(self.threats["L2"][:, self.morphs]).all():
+            found["separation_morphs"] = self.of(self.morphs)
+            found["separation_morphs_matched"], found["num_matched_morph_pairs"] = self.matched(self.morphs)
+        return found
+
+    def rising(self) -> dict[str, dict[str, dict[str, float | bool]]]:
+        """Perturbation -> threat -> whether it rises with severity, for those of several severities."""
+        columns: dict[str, list[int]] = {}
+        for column in self.safe:
+            columns.setdefault(self.perturbations[column].name, []).append(column)
+        return {
+            name: {
+                threat: rising([self.perturbations[column].severity for column in of], values[:, of])
+                for threat, values in self.threats.items()
+            }
+            for name, of in columns.items()
+            if len(of) > 1
+        }
+
+
+def table_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """A line for each row and threat."""
+    quantiles = [f"q{100 * q:g}" for q in QUANTILES]
+    lines: list[list[Any]] = [["perturbation", "severity", "group", "suite", "examples", "threat", "mean", *quantiles]]
+    for row in rows:
+        for name, summary in row["threats"].items():
+            figures = ["", *[""] * len(QUANTILES)]
+            if summary["mean"] is not None:
+                figures = [summary["mean"], *summary["quantiles"].values()]
+            first = [row[key] for key in ("perturbation", "severity", "group", "suite", "num_examples")]
+            lines.append([*first, name, *figures])
+    return to_csv(lines)
+
+
+def separation_csv(result: dict[str, Any]) -> str:
+    """A line for each way of comparing and threat."""
+    lines: list[list[Any]] = [["comparison", "threat", "auroc", "low", "high"]]
+    for key, found in result.items():
+        if not key.startswith("separation"):
+            continue
+        nested = found if "_by_" in key else {"": found}
+        for part, threats in nested.items():
+            name = f"{key}: {part}" if part else key
+            lines += [[name, threat, *figures.values()] for threat, figures in threats.items()]
+    return to_csv(lines)
+
+
+def to_csv(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")

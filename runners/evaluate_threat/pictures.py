@@ -1,0 +1,62 @@
+"""The pictures of a measurement, each as PNG and PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from datasets.base import Dataset
+from runners.evaluate_threat import charts, images
+from runners.pictures import write_figure
+from testing.perturbed import Perturbation
+from threat_specification import ProjectedDisplacement
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the pictures show.
+
+    threats   name -> [n, P]; a row for each of `index`, a column for each perturbation
+    """
+
+    data: Dataset
+    threat: ProjectedDisplacement
+    index: torch.Tensor
+    perturbations: Sequence[Perturbation]
+    threats: dict[str, numpy.ndarray]
+    result: dict[str, Any]
+
+    @property
+    def main(self) -> list[str]:
+        """Names of the threats that pictures have room for: without variants of PD."""
+        return [name for name in self.threats if "[" not in name]
+
+
+# In the order in which the report shows them.
+PICTURES: dict[str, tuple[str, Callable[[Measurement], Figure]]] = {
+    "separation": ("AUROC of telling unsafe from safe changes", charts.separation),
+    "distributions": ("Threats of safe, weaker and unsafe changes", charts.distributions),
+    "gallery": ("An image, its corruptions (blue) and its unsafe twins (red) with their threats", images.gallery),
+    "severity": ("Threat against severity", charts.severity),
+    "heatmap": ("Mean threat by corruption and severity", charts.heatmap),
+    "directions": ("The unsafe directions of an image: its nearest anchors of other classes", images.directions),
+    "slice": ("Sets of equal area in the plane through an image and two anchors", images.plane_slice),
+}
+
+
+def write_pictures(folder: Path, measurement: Measurement) -> None:
+    """One after the other."""
+    for name, (_, draw) in PICTURES.items():
+        figure = draw(measurement)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not for each file anew
+        for kind in ("png", "pdf"):
+            write_figure(folder / f"{name}.{kind}", figure)

@@ -1,0 +1,168 @@
+"""evaluate_threat: measure threats of safe and of unsafe changes, and how well each tells them apart."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from datasets.sampling import stratified_subset
+from foundations.data_hparams import ModelHparams
+from foundations.desc import StoredRun, derive_seed
+from foundations.errors import RunError
+from foundations.files import write_text
+from foundations.modes import evaluation_mode
+from foundations.perturbation_hparams import split
+from runners.base import Runner
+from runners.evaluate_threat import changes
+from runners.evaluate_threat.anchor_variants import as_bytes, variants
+from runners.evaluate_threat.figures import Separations, separation_csv, table, table_csv
+from runners.evaluate_threat.pictures import Measurement, write_pictures
+from runners.evaluate_threat.responsible import agreement, responsible
+from runners.inputs import read_data, read_model, read_threat
+from testing.perturbed import Perturbation, PerturbationEvaluation
+from testing.separation import Bootstrap
+from testing.shards import ShardStore, evaluate_in_shards
+from threat_specification import L2, Linf, Measure, ProjectedDisplacement
+from threat_specification.perceptual import PACKAGES, FeatureDistance
+from threat_specification.ssim import SSIMDistance
+
+
+class EvaluateThreat(Runner):
+    """Writes examples.npz (a row for each image, a column for each perturbation), table.csv, separation.csv and
+    pictures. A finished shard is kept until the result is written: an interrupted run goes on with the next one."""
+
+    def prepare(self) -> None:
+        desc, environment = self.desc, self.environment
+        self.seed = derive_seed(desc.seed, desc.replicate, "evaluate_threat")
+        self.data = read_data(desc, environment)
+        if len(self.data.test.labels.unique()) < 2:
+            raise RunError(f"{desc.dataset_name}: expected test images of at least two classes, got one class")
+        self.model, self.judge, self.features = (self._model(run) for run in (desc.train, desc.judge, desc.features))
+        self.threat = read_threat(desc.anchors, environment)
+        self.measures = self._measures()
+        self.index, self.excluded = self._sample()
+        self.find = changes.Partners(self.data, self.seed)
+        self.perturbations = self._perturbations()
+        self.store = ShardStore(self.directory / "shards")
+
+    def run(self) -> dict[str, Any]:
+        evaluation = PerturbationEvaluation(self.perturbations, self.measures)
+        test, device = self.data.test, self.environment.device
+        with ExitStack() as stack:
+            for model in (self.model, self.judge, self.features):
+                if model is not None:
+                    stack.enter_context(evaluation_mode(model))
+            threats = evaluate_in_shards(
+                lambda rows: test.pixels(rows.to(test.labels.device)).to(device),
+                test.labels.to(device),
+                self.index.to(device),
+                self.desc.perturbation.images_per_shard,
+                [evaluation],
+                self.environment,
+                self.store,
+                in_lockstep=self.desc.anchors.threat.shard_anchors,
+            )
+            started = time.perf_counter()
+            result = self._figures(threats)
+            evaluation.seconds["statistics"] += time.perf_counter() - started
+            if self.environment.is_primary:
+                started = time.perf_counter()
+                self._write(threats, result)
+                evaluation.seconds["pictures"] += time.perf_counter() - started
+        return {**result, "seconds": {name: round(spent, 3) for name, spent in evaluation.seconds.items()}}
+
+    def tidy(self) -> None:
+        self.store.remove()
+
+    def _threat_in_one_place(self) -> ProjectedDisplacement:
+        """For pictures, which the primary process draws alone; anchors spread over processes are read whole for it."""
+        anchors = self.desc.anchors
+        if not anchors.threat.shard_anchors:
+            return self.threat
+        return read_threat(replace(anchors, threat=replace(anchors.threat, shard_anchors=False)), self.environment)
+
+    def _model(self, run: Any) -> Any:
+        if run is None:
+            return None
+        model = ModelHparams(**run.content["hashed"]["model"]) if isinstance(run, StoredRun) else run.model
+        return read_model(run, model, self.environment, self.data.info)
+
+    def _measures(self) -> dict[str, Measure]:
+        """Name -> threat, PD first."""
+        desc, environment = self.desc, self.environment
+        made: list[Measure] = [self.threat]
+        if desc.anchors.threat.class_weights:
+            made.append(read_threat(desc.anchors, environment, weighted=True))
+        if desc.perturbation.threat_masks:
+            made.append(
+                read_threat(desc.anchors, environment, segmented=True, mask_source=desc.perturbation.threat_masks)
+            )
+        made += [L2(), Linf(), SSIMDistance()]
+        for name in split(desc.perturbation.perceptual):
+            made.append(FeatureDistance(self.features, name) if ":" in name else PACKAGES[name](environment.device))
+        measures = {measure.name: measure for measure in made}
+        if desc.perturbation.stability:
+            measures |= variants(self.data, desc.anchors.threat, self.seed, environment.device)
+        return measures
+
+    def _sample(self) -> tuple[torch.Tensor, int]:
+        """Rows of the test images to measure, and how many were left out as they equal an anchor of another class."""
+        labels = self.data.test.labels
+        rows = stratified_subset(labels.cpu(), min(self.desc.perturbation.num_images, len(labels)), self.seed)
+        equal = torch.zeros(len(rows), dtype=torch.bool)
+        pixels = self.data.test.pixels(rows.to(labels.device)).cpu()
+        for threat in self.measures.values():
+            if isinstance(threat, ProjectedDisplacement):
+                assert threat.anchors is not None
+                images = as_bytes(pixels) if threat.anchors.images.dtype == torch.uint8 else pixels
+                equal |= threat.equals_other_anchor(images, labels.cpu()[rows]).cpu()
+        if bool(equal.any()):
+            self.environment.say(f"left out: {int(equal.sum())} test images that equal an anchor of another class")
+        return rows[~equal], int(equal.sum())
+
+    def _perturbations(self) -> list[Perturbation]:
+        hparams = self.desc.perturbation
+        made = changes.safe(split(hparams.suites), hparams.severities, self.seed)
+        if hparams.corruption_files:
+            made += changes.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
+        made += changes.unsafe(self.find, self.seed)
+        if hparams.morphs:
+            made += changes.morphs(self.model, self.judge, self.find)
+        if hparams.adversarials:
+            radii = {"Linf": hparams.adversarial_Linf, "L2": hparams.adversarial_L2}
+            made += changes.adversarials(self.model, radii, hparams.adversarial_iter, self.seed)
+        return made
+
+    def _figures(self, threats: dict[str, numpy.ndarray]) -> dict[str, Any]:
+        bootstrap = Bootstrap.over(len(self.index), self.desc.perturbation.bootstrap, self.seed)
+        separations = Separations(self.perturbations, threats, bootstrap)
+        result = {
+            "num_examples": len(self.index),
+            "excluded": self.excluded,
+            "threats": list(threats),
+            **separations.describe(),
+            "rising": separations.rising(),
+            "responsible": responsible(
+                self.threat, threats[self.threat.name], self.perturbations, self.data, self.index
+            ),
+            "table": table(self.perturbations, threats),
+        }
+        if self.desc.perturbation.stability:
+            result["stability"] = agreement(threats)
+        return result
+
+    def _write(self, threats: dict[str, numpy.ndarray], result: dict[str, Any]) -> None:
+        labels = self.data.test.labels.cpu()[self.index]
+        self.directory.write_examples({"index": self.index.numpy(), "label": labels.numpy(), **threats})
+        write_text(self.directory / "table.csv", table_csv(result["table"]))
+        write_text(self.directory / "separation.csv", separation_csv(result))
+        measurement = Measurement(
+            self.data, self._threat_in_one_place(), self.index, self.perturbations, threats, result
+        )
+        write_pictures(self.directory.path, measurement)

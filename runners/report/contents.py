@@ -1,0 +1,125 @@
+"""What stands on a page about one data set: sections of tables and pictures, from the finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runners.leaderboard import scatter
+from runners.pictures import write_figure
+from runners.report import tables
+from runners.report.collect import FinishedRun
+from runners.report.page import Picture, Section
+from runners.report.plots import accuracy_bars, gauge_curves, training_curves
+from runners.report.tables import Table
+
+MOST_BARS = 30  # models in one chart
+MOST_CURVES = 10
+MOST_PICTURES = 12  # pictures of examples on one page
+MOST_MEASUREMENTS = 3  # runs of evaluate_threat that are told in full
+MEASUREMENT_PICTURES = {
+    "gallery": "{}: an image, its corruptions (blue) and its unsafe twins (red) with their threats",
+    "separation": "{}: AUROC of telling unsafe from safe changes, with 95 % intervals",
+    "distributions": "{}: threats of safe, weaker and unsafe changes; medians marked",
+    "severity": "{}: mean threat against severity",
+    "heatmap": "{}: mean threat by corruption and severity",
+    "directions": "{}: the nearest anchors of other classes, and the changes that lead to them",
+    "slice": "{}: sets of equal area in the plane through an image and two anchors",
+}
+
+Runs = dict[str, list[FinishedRun]]
+Parts = list[Table | Picture]
+
+
+class Contents:
+    """Writes charts into `folder` as they are drawn."""
+
+    def __init__(self, runs: Runs, folder: Path, prefix: str = "") -> None:
+        self.runs, self.folder, self.prefix = runs, folder, prefix
+
+    def sections(self) -> list[Section]:
+        """Those that have something to say."""
+        parts: dict[str, Callable[[], Parts]] = {
+            "Threats": self._measurements,
+            "Accuracy": self._tests,
+            "Training": self._trainings,
+            "Anchors": self._anchors,
+            "Environment": self._environment,
+        }
+        made = [Section(f"{self.prefix}{title}", make()) for title, make in parts.items()]
+        return [section for section in made if section.parts]
+
+    def _measurements(self) -> Parts:
+        measurements = self.runs["evaluate_threat"]
+        if not measurements:
+            return []
+        parts: Parts = [tables.separation_table(measurements)]
+        for run in measurements[:MOST_MEASUREMENTS]:
+            parts += [
+                Picture(caption.format(run.label), run.path / f"{name}.png", run)
+                for name, caption in MEASUREMENT_PICTURES.items()
+                if (run.path / f"{name}.png").is_file()
+            ]
+            parts += [tables.severity_table(run), tables.perturbation_table(run), tables.responsible_table(run)]
+            parts += _given(tables.stability_table(run))
+        return parts
+
+    def _tests(self) -> Parts:
+        tests = tables.by_accuracy(self.runs["test"])
+        if not tests:
+            return []
+        parts: Parts = [tables.accuracy_table(tests)]
+        parts.append(
+            self._chart(
+                "accuracy", f"Accuracy with 95 % intervals{_of(tests, MOST_BARS)}", accuracy_bars, tests[:MOST_BARS]
+            )
+        )
+        attacked = [run for run in tests if "N_adv" in run.result]
+        if attacked:
+            results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]
+            caption = f"Security curves: accuracy inside growing nonisotropic sets{_of(attacked, MOST_CURVES)}"
+            parts.append(self._chart("gauge_curves", caption, gauge_curves, results))
+        both = [{"name": run.label, "result": run.result} for run in attacked if "adv" in run.result]
+        if len(both) > 1:
+            parts.append(self._chart("scatter", "Isotropic against nonisotropic accuracy", scatter, both))
+        parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
+        parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(attacked))
+        return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
+
+    def _trainings(self) -> Parts:
+        trainings = self.runs["train"]
+        if not trainings:
+            return []
+        return [
+            tables.training_table(trainings),
+            self._chart("training", "Loss and test accuracy over the epochs", training_curves, trainings),
+        ]
+
+    def _anchors(self) -> Parts:
+        threats = self.runs["compute_threat"]
+        if not threats:
+            return []
+        return [tables.anchors_table(threats), *_pictures(threats, "anchors.png", "Anchors {}, a row for each class")]
+
+    def _environment(self) -> Parts:
+        runs = [run for runs in self.runs.values() for run in runs]
+        return [tables.environment_table(runs)] if runs else []
+
+    def _chart(self, name: str, caption: str, draw: Callable[[Any], Any], what: Any) -> Picture:
+        path = self.folder / f"{name}.png"
+        write_figure(path, draw(what))
+        return Picture(caption, path)
+
+
+def _given(table: Table | None) -> Parts:
+    return [] if table is None else [table]
+
+
+def _of(runs: Sequence[FinishedRun], most: int) -> str:
+    return f" (the first {most} of {len(runs)})" if len(runs) > most else ""
+
+
+def _pictures(runs: Sequence[FinishedRun], name: str, caption: str) -> Parts:
+    with_picture = [run for run in runs if (run.path / name).is_file()]
+    return [Picture(caption.format(run.label), run.path / name, run) for run in with_picture[:MOST_PICTURES]]

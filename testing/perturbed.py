@@ -1,0 +1,74 @@
+"""What `evaluate_threat` measures of every example: the threats of many perturbations of it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from testing.shards import Shard
+from threat_specification.base import Measure, Threat
+
+# Images [n,C,H,W] in [0, 1]; and which of them are meant, [n] bool (None: all).
+Perturbed = tuple[Tensor, "Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One column of the measurement.
+
+    group   safe | unsafe (the headline) | dose (unsafe, weaker) | morph (unsafe, of another source) | adversarial
+    suite   where it comes from
+    """
+
+    name: str
+    severity: float
+    group: str
+    suite: str
+    apply: Callable[[Shard], Perturbed]
+
+
+@dataclass
+class PerturbationEvaluation:
+    """The threat of every perturbation by every measure; NaN where a perturbation does not exist for an example.
+
+    seconds   spent in this process on "perturbations" and on each measure
+    """
+
+    perturbations: Sequence[Perturbation]
+    measures: dict[str, Measure]
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    pictures = ()
+
+    @property
+    def columns(self) -> dict[str, str | tuple[str, int]]:
+        return {name: ("float32", len(self.perturbations)) for name in self.measures}
+
+    def __call__(self, shard: Shard) -> dict[str, Tensor]:
+        measured = {name: self._bound(name, measure, shard) for name, measure in self.measures.items()}
+        found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
+        for perturbation in self.perturbations:
+            started = time.perf_counter()
+            images, meant = perturbation.apply(shard)
+            self.seconds["perturbations"] += time.perf_counter() - started
+            for name, measure in measured.items():
+                started = time.perf_counter()
+                threat = measure(images).cpu()
+                self.seconds[name] += time.perf_counter() - started
+                found[name].append(threat if meant is None else torch.where(meant.cpu(), threat, torch.nan))
+        return {name: torch.stack(columns, dim=1) for name, columns in found.items()}
+
+    def _bound(self, name: str, measure: Measure, shard: Shard) -> Callable[[Tensor], Tensor]:
+        """The measure at the examples of a shard; what depends on those alone is done once."""
+        started = time.perf_counter()
+        if not isinstance(measure, Threat):
+            return lambda images: measure.evaluate(shard.images, shard.labels, images)
+        context = {"indices": shard.index} if measure.segmented else {}
+        bound = measure.bind(shard.images, shard.labels, **context)
+        self.seconds[name] += time.perf_counter() - started
+        return lambda images: bound.evaluate(images - shard.images)

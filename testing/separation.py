@@ -1,0 +1,141 @@
+"""How well a threat tells unsafe from safe perturbations.
+
+The AUROC is the probability that an unsafe perturbation of one image has a larger threat than a safe one of another
+(or the same), ties counting half. It is the mean of placements (DeLong, DeLong, Clarke-Pearson 1988): of a safe value,
+the share of unsafe values above it; of an unsafe value, the share of safe values below it. Averages over types of
+perturbations are averages of placements. Intervals come from a bootstrap over images, each with all its
+perturbations: a resample's AUROC is, to first order, mean of its images' safe placements + mean of their unsafe
+placements - AUROC. So n images cost n log n, not n^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+Array = numpy.ndarray
+
+MATCHED = 0.1  # relative difference of l2 norms up to which two perturbations of an image are a pair
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    auroc: float
+    low: float
+    high: float
+
+    def describe(self) -> dict[str, float]:
+        """For result.json."""
+        return {name: round(float(value), 6) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How often each of n images is drawn in each of R resamples, [R, n]."""
+
+    counts: Array
+
+    @classmethod
+    def over(cls, images: int, resamples: int, seed: int) -> Bootstrap:
+        """Multinomial draws of as many images as there are."""
+        generator = numpy.random.default_rng(seed)
+        counts = generator.multinomial(images, numpy.full(images, 1 / images), size=resamples)
+        return cls(counts.astype(numpy.float64))
+
+    def interval(self, estimate: float, resampled: Array) -> Interval:
+        """Percentiles of the resampled estimates."""
+        usable = resampled[~numpy.isnan(resampled)]
+        low, high = numpy.quantile(usable, [0.025, 0.975]) if len(usable) else (estimate, estimate)
+        return Interval(estimate, low, high)
+
+
+@dataclass(frozen=True)
+class Placements:
+    """Placements of one safe column, or an average of several, against U unsafe columns.
+
+    safe, unsafe   [n, U] in [0, 1]; unsafe is NaN where an image has no such perturbation
+    """
+
+    safe: Array
+    unsafe: Array
+
+    @classmethod
+    def of(cls, safe: Array, unsafe: Array) -> Placements:
+        """From the threats of a safe perturbation [n] and of the unsafe ones [n, U], NaN where there is none."""
+        ordered_safe = numpy.sort(safe)
+        above, below = numpy.full(unsafe.shape, numpy.nan), numpy.full(unsafe.shape, numpy.nan)
+        for column, values in enumerate(unsafe.T):
+            there = ~numpy.isnan(values)
+            if there.any():
+                above[:, column] = 1 - _rank(numpy.sort(values[there]), safe)
+                below[there, column] = _rank(ordered_safe, values[there])
+        return cls(above, below)
+
+    @classmethod
+    def mean(cls, parts: Sequence[Placements]) -> Placements:
+        """Every part weighs the same."""
+        return cls(*(numpy.mean([getattr(part, name) for part in parts], axis=0) for name in ("safe", "unsafe")))
+
+    @property
+    def auroc(self) -> float:
+        """The mean over unsafe columns."""
+        return float(numpy.nanmean(self.safe))
+
+    def interval(self, bootstrap: Bootstrap) -> Interval:
+        """With the bootstrap over images."""
+        counts, there = bootstrap.counts, ~numpy.isnan(self.unsafe)
+        columns = there.any(0)
+        safe, unsafe, there = self.safe[:, columns], numpy.nan_to_num(self.unsafe[:, columns]), there[:, columns]
+        drawn = counts @ there
+        with numpy.errstate(invalid="ignore"):
+            resampled = counts @ safe / counts.sum(1, keepdims=True) + counts @ unsafe / drawn - safe.mean(0)
+        return bootstrap.interval(self.auroc, resampled.mean(1))
+
+
+def _rank(ordered: Array, values: Array) -> Array:
+    """The share of `ordered` that lies below each value, ties counting half."""
+    left, right = (numpy.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (left + right) / 2 / len(ordered)
+
+
+def matched_pairs(
+    threats: dict[str, Array], lengths: Array, safe: Sequence[int], unsafe: Sequence[int], bootstrap: Bootstrap
+) -> tuple[dict[str, Interval], int]:
+    """Over all pairs of a safe and an unsafe perturbation of the same image whose l2 norms differ by at most 10 %: how
+    often the unsafe one has the larger threat, ties counting half; and the number of pairs.
+
+    threats   name -> [n, P];  lengths [n, P] the l2 norms;  safe, unsafe columns of both
+    """
+    first, second = lengths[:, safe, None], lengths[:, None, unsafe]
+    larger = numpy.maximum(first, second)
+    pairs = (numpy.abs(first - second) <= MATCHED * larger) & (larger > 0)
+    per_image = pairs.sum((1, 2))
+    found = {}
+    for name, values in threats.items():
+        below, above = values[:, safe, None], values[:, None, unsafe]
+        won = (((above > below) + 0.5 * (above == below)) * pairs).sum((1, 2))
+        with numpy.errstate(invalid="ignore"):
+            resampled = bootstrap.counts @ won / (bootstrap.counts @ per_image)
+        estimate = float(won.sum() / per_image.sum()) if per_image.any() else float("nan")
+        found[name] = bootstrap.interval(estimate, resampled)
+    return found, int(per_image.sum())
+
+
+def rising(severities: Sequence[float], values: Array) -> dict[str, float | bool]:
+    """Whether a threat [n, S] rises with severity: of the means, and the mean rank correlation within an image."""
+    from scipy.stats import rankdata
+
+    means = numpy.nanmean(values, axis=0)
+    order = rankdata(severities)
+    ranks = rankdata(values, axis=1)
+    centred, along = ranks - ranks.mean(1, keepdims=True), order - order.mean()
+    spread = numpy.sqrt((centred**2).sum(1) * (along**2).sum())
+    correlation = numpy.where(spread > 0, centred @ along / numpy.maximum(spread, 1e-12), 0.0)
+    return {
+        "means_rise": bool((numpy.diff(means) >= 0).all()),
+        "rank_correlation": round(float(correlation.mean()), 6),
+    }

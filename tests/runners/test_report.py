@@ -1,0 +1,137 @@
+"""The page over finished runs: complete, linked, quick, and good to look at in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foundations.environment import Environment
+from foundations.hparams import DatasetHparams
+from runners.descriptions import ReportDesc
+from runners.report.runner import Report
+from tests.browser import CHROMIUM, look_at
+from tests.conftest import TINY, Command
+
+MANY = 300
+MEASURED = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", "--num_examples=20", "--severities=1,5"]
+MEASURED += ["--suites=C", "--bootstrap=100"]
+TESTED = ["test", *TINY, "--standard_eval", "--N_adv_eval", "--adv_eval", "--per_label=10", "--num_examples=10"]
+TESTED += ["--adv_test_attack_type=pgd", "--N_attack_iter=3", "--N_thresholds=0.05"]
+
+
+@pytest.fixture(scope="module")
+def finished(digits_root: Command, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """A root with one run of each kind, apart from others."""
+    copy = Command(tmp_path_factory.mktemp("reported"))
+    shutil.copytree(digits_root.root / "runs/digits/compute_threat", copy.root / "runs/digits/compute_threat")
+    shutil.copytree(digits_root.root / "runs/digits/train", copy.root / "runs/digits/train")
+    copy.ok(*MEASURED)
+    copy.ok(*TESTED)
+    return copy
+
+
+def render(root: Path, dataset_name: str) -> tuple[Path, float]:
+    """The folder of the report, and the seconds of computation that it took."""
+    desc = ReportDesc(dataset=DatasetHparams(dataset_name=dataset_name))
+    started = time.process_time()
+    Report(desc, Environment(root_dir=root, quiet=True)).execute()
+    return desc.directory(root), time.process_time() - started
+
+
+def test_every_number_leads_to_its_run_and_command(finished: Command) -> None:
+    folder, _ = render(finished.root, "digits")
+    page = (folder / "report.html").read_text()
+    links = set(re.findall(r'<td[^>]*><a href="([^"]+)" title="([^"]+)"', page))
+    assert len(links) >= 4
+    for link, command in links:
+        assert (folder / link / "result.json").is_file()
+        assert json.loads((folder / link / "hparams.json").read_text())["command"] == command
+    result = json.loads((finished.where(*MEASURED) / "result.json").read_text())
+    auroc = f"{result['separation']['PD']['auroc']:.3f}"
+    for file in ("report.html", "report.md", "report.csv"):
+        assert auroc in (folder / file).read_text()
+    assert not re.search(r"https?:|<script src|<link rel=.stylesheet|@import|url\(", page)
+    rows = list(csv.DictReader((folder / "report.csv").read_text().splitlines()))
+    found = {row["table"] for row in rows}
+    assert {"Separation", "Accuracy", "Trained models", "Choices of anchors", "Environment and versions"} <= found
+    assert all((finished.root / row["directory"]).is_dir() for row in rows if row["directory"])
+
+
+def test_all_data_sets_on_one_page(finished: Command, tmp_path: Path) -> None:
+    for name in ("digits", "mnist_5k"):
+        shutil.copytree(finished.root / "runs/digits/compute_threat", tmp_path / "runs" / name / "compute_threat")
+    folder, _ = render(tmp_path, "")
+    page = (folder / "report.html").read_text()
+    assert folder == tmp_path / "reports/all"
+    for title in ("digits: Anchors", "mnist_5k: Anchors"):
+        assert f">{title}</h2>" in page
+
+
+def many_runs(finished: Command, root: Path) -> Path:
+    """A root with 300 finished runs: half trained, half tested, accuracies shuffled."""
+    generator = random.Random(1)
+    shutil.copytree(finished.root / "runs/digits", root / "runs/digits")
+    for runner in ("train", "test"):
+        (source,) = (root / "runs/digits" / runner).glob("*/replicate_1")
+        for number in range(MANY // 2 - 1):
+            copy = root / "runs/digits" / runner / f"conv_{number}/replicate_1"
+            shutil.copytree(source, copy)
+            for name in ("hparams.json", "result.json"):
+                content: dict[str, Any] = json.loads((copy / name).read_text())
+                if name == "hparams.json":
+                    content["name"] = f"conv_<{number}>"
+                elif runner == "test":
+                    content["N_adv"]["accuracy"] = round(generator.random(), 4)
+                (copy / name).write_text(json.dumps(content))
+    return root
+
+
+def test_three_hundred_runs_take_less_than_five_seconds(finished: Command, tmp_path: Path) -> None:
+    folder, seconds = render(many_runs(finished, tmp_path), "digits")
+    page = (folder / "report.html").read_text()
+    assert page.count("conv_&lt;") >= 2 * (MANY // 2 - 1) and "conv_<" not in page
+    assert seconds < 5
+
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("NONISOTROPIC_SOAK"), reason="no chromium; make soak demands it"
+)
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [400, 1200])
+def test_in_a_browser(finished: Command, tmp_path: Path, width: int) -> None:
+    folder, _ = render(many_runs(finished, tmp_path) if width == 400 else finished.root, "digits")
+    seen = look_at(folder / "report.html", width, tmp_path, dark=width == 1200)
+    assert seen["ink"] == ("rgb(232, 232, 230)" if width == 1200 else "rgb(26, 26, 26)")
+    assert seen["errors"] == [] and seen["console"] == []
+    assert seen["scroll"] == seen["width"]
+    assert seen["cut"] == [] or width > 400  # where there is room, wide tables scroll
+    assert seen["zoomed"] and seen["closed"]
+    assert len(seen["images"]) >= 8 and all(size > 100 for size in seen["images"])
+    assert any("nonisotropic attack" in title for title in seen["sorted"]) == (width == 400)  # else it has one row
+    by_perturbation = next(order for title, order in seen["sorted"].items() if title.startswith("perturbation"))
+    assert by_perturbation["up"] == sorted(by_perturbation["up"]) and len(by_perturbation["up"]) == 19
+    assert by_perturbation["down"] == by_perturbation["up"][::-1]
+
+
+@needs_browser
+def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
+    from runners.report.page import Section, html_page
+    from runners.report.tables import Table
+
+    table = Table("Numbers", ["value"])
+    for value in ("10.5 [9, 12]", "-", "9.1", "-3e2", "0.25"):
+        table.add([value], None)
+    (tmp_path / "page.html").write_text(html_page("x", "y", [Section("s", [table])]))
+    (order,) = look_at(tmp_path / "page.html", 400, tmp_path)["sorted"].values()
+    assert order["up"] == ["-3e2", "0.25", "9.1", "10.5 [9, 12]", "-"]

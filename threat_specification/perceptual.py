@@ -1,0 +1,91 @@
+"""Distances that a network sees: in the features of a given model, LPIPS and DreamSim. Evaluate only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foundations.errors import RunError, UsageError
+from threat_specification.base import Measure, check_images
+
+LPIPS_SIDE = 64  # pixels of the shorter side below which its trunk has no features left
+DREAMSIM_SIDE = 224
+
+
+class FeatureDistance(Measure):
+    """Euclidean distance between the inputs of a model's last linear layer."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.model, self.name = model, name
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise UsageError(f"--perceptual={name}: expected a model with a linear layer, got none")
+        self.last = linear[-1]
+
+    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
+        check_images(examples, labels, perturbed_examples)
+        return (self._features(examples) - self._features(perturbed_examples)).norm(dim=1)
+
+    def _features(self, images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self.last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            with torch.no_grad():
+                self.model(images.clamp(0, 1))
+        finally:
+            hook.remove()
+        return seen[-1].flatten(1).float()
+
+
+class PackageDistance(Measure):
+    """A distance of another package: (images, images) in colour, of a size it takes, -> [B]."""
+
+    def __init__(self, name: str, distance: Callable[[Tensor, Tensor], Tensor], side: int, exact: bool) -> None:
+        self.name, self.distance, self.side, self.exact = name, distance, side, exact
+
+    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
+        check_images(examples, labels, perturbed_examples)
+        with torch.no_grad():
+            found = self.distance(self._fit(examples), self._fit(perturbed_examples))
+        return found.flatten().float().clamp_min(0)
+
+    def _fit(self, images: Tensor) -> Tensor:
+        images = images.clamp(0, 1).expand(-1, 3, -1, -1) if images.shape[1] == 1 else images.clamp(0, 1)
+        if self.exact or min(images.shape[2:]) < self.side:
+            images = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        return images
+
+
+def lpips(device: torch.device) -> Measure:
+    """LPIPS (Zhang et al. 2018) with AlexNet; small images are enlarged to 64 x 64. Not tested with real weights."""
+    try:
+        import lpips as package
+    except ImportError as error:
+        raise UsageError("--perceptual=lpips needs its package: pip install lpips") from error
+    network = _loaded(lambda: package.LPIPS(net="alex", verbose=False), "lpips").to(device).eval()
+    return PackageDistance("LPIPS", lambda x, y: network(x, y, normalize=True), LPIPS_SIDE, exact=False)
+
+
+def dreamsim(device: torch.device) -> Measure:
+    """DreamSim (Fu et al. 2023) at 224 x 224. Not tested with real weights."""
+    try:
+        import dreamsim as package
+    except ImportError as error:
+        raise UsageError("--perceptual=dreamsim needs its package: pip install dreamsim") from error
+    network, _ = _loaded(lambda: package.dreamsim(pretrained=True, device=str(device)), "dreamsim")
+    return PackageDistance("DreamSim", network, DREAMSIM_SIDE, exact=True)
+
+
+PACKAGES: dict[str, Callable[[torch.device], Measure]] = {"lpips": lpips, "dreamsim": dreamsim}
+
+
+def _loaded(make: Callable[[], nn.Module], name: str):
+    """What a package loads; its weights are downloaded at first use."""
+    try:
+        return make()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise RunError(f"--perceptual={name}: its weights could not be loaded or downloaded ({reason})") from error

@@ -1,0 +1,87 @@
+"""The digital and colour corruptions of Hendrycks and Dietterich (2019)."""
+
+from __future__ import annotations
+
+import io
+
+import numpy
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from threat_specification.perturbations import filters
+from threat_specification.perturbations.draws import Draws
+
+
+def brightness(x: Tensor, draws: Draws, amount: float) -> Tensor:
+    """More of the value of HSV (the largest channel), hue and saturation kept; black turns grey."""
+    value = x.amax(1, keepdim=True)
+    target = (value + amount).clamp(0, 1)
+    return torch.where(value > 0, x * target / value.clamp_min(1e-12), target)
+
+
+def saturate(x: Tensor, draws: Draws, factor: float, offset: float) -> Tensor:
+    """Saturation of HSV times a factor plus an offset; grey has the hue red."""
+
+    def change(rgb: Tensor) -> Tensor:
+        value, lowest = rgb.amax(1, keepdim=True), rgb.amin(1, keepdim=True)
+        saturation = (value - lowest) / value.clamp_min(1e-12)
+        wanted = (saturation * factor + offset).clamp(0, 1)
+        pure = rgb.new_tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1).expand_as(rgb)
+        distance = torch.where(saturation > 0, (value - rgb) / saturation.clamp_min(1e-12), value * pure)
+        return value - distance * wanted
+
+    return filters.in_colour(change, x)
+
+
+def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
+    """Towards the mean of each channel."""
+    mean = x.mean((2, 3), keepdim=True)
+    return mean + factor * (x - mean)
+
+
+def pixelate(x: Tensor, draws: Draws, factor: float) -> Tensor:
+    """Fewer pixels, by areas, and back."""
+    height, width = x.shape[2:]
+    small = F.interpolate(x, size=(max(1, int(height * factor)), max(1, int(width * factor))), mode="area")
+    return F.interpolate(small, size=(height, width), mode="nearest-exact")
+
+
+def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
+    """JPEG and back, by Pillow; three channels as colour, others one by one."""
+    planes = x if x.shape[1] == 3 else x.flatten(0, 1).unsqueeze(1)
+    pixels = (planes * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    decoded = numpy.stack([_through_jpeg(image.squeeze(2) if len(x[0]) != 3 else image, quality) for image in pixels])
+    return (
+        torch.from_numpy(decoded).view(len(planes), *x.shape[2:], -1).permute(0, 3, 1, 2).reshape(x.shape).to(x) / 255
+    )
+
+
+def _through_jpeg(image: numpy.ndarray, quality: int) -> numpy.ndarray:
+    """[H,W] or [H,W,3] uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return numpy.asarray(Image.open(buffer))
+
+
+def elastic_transform(x: Tensor, draws: Draws, strength: float, smoothness: float, shift: float) -> Tensor:
+    """A random affine map of three points, then a smooth random displacement; all as fractions of the side."""
+    height, width = x.shape[2:]
+    side = min(height, width)
+    middle = x.new_tensor([width // 2, height // 2])
+    arm = side // 3
+    corners = middle + arm * x.new_tensor([[1, 1], [1, -1], [-1, -1]])
+    moved = corners + draws.uniform(3, 2, low=-shift * side, high=shift * side)
+    # Where a pixel of the result comes from: the map that takes the moved points back to the corners.
+    homogeneous = torch.cat((moved, torch.ones_like(moved[..., :1])), dim=2)
+    back = torch.linalg.lstsq(homogeneous, corners.expand_as(moved)).solution
+    rows, columns = filters.pixel_grid(x)
+    here = torch.stack((columns, rows, torch.ones_like(rows)), dim=-1).view(1, -1, 3)
+    there = (here @ back).view(len(x), height, width, 2)
+    x = filters.sample(x, there[..., 1], there[..., 0], "reflection")
+    offsets = draws.uniform(2, height, width, low=-1.0)
+    if smoothness > 0:
+        offsets = filters.gaussian_blur(offsets, smoothness * side, truncate=3.0)
+    offsets = strength * side * offsets
+    return filters.sample(x, rows + offsets[:, 1], columns + offsets[:, 0], "reflection")

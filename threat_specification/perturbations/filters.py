@@ -1,0 +1,133 @@
+"""What several perturbations need: blurs, warps, noise fields. Shapes: images [B,C,H,W] float, fields [B,H,W]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from threat_specification.perturbations.draws import Draws
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def gaussian_kernel(sigma: float, radius: int) -> Tensor:
+    """[2 radius + 1], of sum 1."""
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
+    """Separable Gaussian with replicated borders, cut after `truncate` standard deviations."""
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return x
+    kernel = gaussian_kernel(sigma, radius).to(x)
+    flat = x.flatten(0, 1).unsqueeze(1)
+    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
+    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
+    return flat.view_as(x)
+
+
+def convolve(x: Tensor, kernel: Tensor) -> Tensor:
+    """Correlation of every channel with one kernel [k,k], k odd, replicated borders."""
+    side = kernel.shape[0] // 2
+    padded = F.pad(x, (side, side, side, side), mode="replicate")
+    return F.conv2d(padded.flatten(0, 1).unsqueeze(1), kernel.to(x)[None, None]).view_as(x)
+
+
+def pixel_grid(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every pixel, each [1,H,W] float."""
+    height, width = x.shape[-2:]
+    rows = torch.arange(height, device=x.device, dtype=torch.float32).view(1, -1, 1).expand(1, height, width)
+    columns = torch.arange(width, device=x.device, dtype=torch.float32).view(1, 1, -1).expand(1, height, width)
+    return rows, columns
+
+
+def sample(x: Tensor, rows: Tensor, columns: Tensor, padding: str = "border") -> Tensor:
+    """The image read at real coordinates [B,H,W], bilinear; padding as of `grid_sample`."""
+    height, width = x.shape[-2:]
+    grid = torch.stack(((2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1), dim=-1)
+    return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode=padding, align_corners=False)
+
+
+def zoom(x: Tensor, factor: float) -> Tensor:
+    """Enlarged around its centre, same size."""
+    rows, columns = pixel_grid(x)
+    height, width = x.shape[-2:]
+    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
+    return sample(x, middle_row + (rows - middle_row) / factor, middle_column + (columns - middle_column) / factor)
+
+
+def motion_blur(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
+    """One-sided Gaussian streak of 2 radius + 1 pixels along an angle [B] in radians, as ImageMagick draws it."""
+    batch, channels, height, width = x.shape
+    weights = torch.exp(-0.5 * (torch.arange(2 * radius + 1) / sigma) ** 2)
+    weights = weights / weights.sum()
+    rows = torch.arange(height, device=x.device).view(1, -1, 1)
+    columns = torch.arange(width, device=x.device).view(1, 1, -1)
+    flat, blurred = x.flatten(2), torch.zeros_like(x)
+    for step, weight in enumerate(weights.tolist()):
+        down = (step * angle.sin()).round().long().view(-1, 1, 1)
+        right = (step * angle.cos()).round().long().view(-1, 1, 1)
+        source = (rows + down).clamp(0, height - 1) * width + (columns + right).clamp(0, width - 1)
+        taken = flat.gather(2, source.view(batch, 1, -1).expand(-1, channels, -1))
+        blurred += weight * taken.view_as(x)
+    return blurred
+
+
+def luminance(x: Tensor) -> Tensor:
+    """[B,1,H,W]: weighted mean of three channels, plain mean of another number."""
+    if x.shape[1] != 3:
+        return x.mean(1, keepdim=True)
+    return (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def in_colour(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A change that is made for three channels; a grey image is seen as a colour one, and what comes out as grey."""
+    if x.shape[1] == 3:
+        return change(x)
+    if x.shape[1] == 1:
+        return luminance(change(x.expand(-1, 3, -1, -1)))
+    return x
+
+
+def fractal(x: Tensor, draws: Draws, decay: float) -> Tensor:
+    """A field [B,H,W] from 0 to 1: diamond-square, its amplitude falling by decay squared with each halving."""
+    side = 1 << max(1, (max(x.shape[-2:]) - 1).bit_length())
+    field = torch.zeros(len(x), side, side, device=x.device)
+    step, wibble = side, 100.0
+
+    def random(like: Tensor) -> Tensor:
+        return draws.uniform(*like.shape[1:], low=-wibble, high=wibble) * wibble
+
+    while step >= 2:
+        half = step // 2
+        corners = field[:, ::step, ::step]
+        pairs = corners + corners.roll(-1, 1)
+        mean = (pairs + pairs.roll(-1, 2)) / 4
+        field[:, half::step, half::step] = mean + random(mean)
+        centres, corners = field[:, half::step, half::step], field[:, ::step, ::step]
+        beside = (centres + centres.roll(1, 1) + corners + corners.roll(-1, 2)) / 4
+        below = (centres + centres.roll(1, 2) + corners + corners.roll(-1, 1)) / 4
+        field[:, ::step, half::step] = beside + random(beside)
+        field[:, half::step, ::step] = below + random(below)
+        step, wibble = half, wibble / decay
+    lowest, highest = field.amin((1, 2), keepdim=True), field.amax((1, 2), keepdim=True)
+    field = (field - lowest) / (highest - lowest).clamp_min(1e-12)
+    return field[:, : x.shape[2], : x.shape[3]]
+
+
+def spectral_noise(x: Tensor, draws: Draws, power: Callable[[Tensor], Tensor], fields: int) -> Tensor:
+    """[B, fields, H, W] of standard deviation 1: random phases under an amplitude that depends on the distance from
+    frequency 0, in cycles per image."""
+    height, width = x.shape[-2:]
+    down = torch.fft.fftfreq(height, 1 / height, device=x.device).view(-1, 1)
+    right = torch.fft.fftfreq(width, 1 / width, device=x.device).view(1, -1)
+    phases = draws.uniform(fields, height, width, high=2 * math.pi)
+    noise = torch.fft.ifft2(torch.polar(power((down.square() + right.square()).sqrt()).expand_as(phases), phases)).real
+    return noise / noise.std((2, 3), keepdim=True).clamp_min(1e-12)

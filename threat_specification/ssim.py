@@ -1,0 +1,40 @@
+"""Structural dissimilarity: 1 - SSIM (Wang, Bovik, Sheikh, Simoncelli 2004)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from threat_specification.base import Measure, check_images
+
+WINDOW, SIGMA = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2  # for pixels in [0, 1]
+
+
+class SSIMDistance(Measure):
+    """1 - SSIM, from 0 to 2: mean over channels and over all places where the Gaussian window of 11 x 11 fits; on
+    smaller images the window is the largest odd one that does."""
+
+    name = "SSIM"
+
+    def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
+        check_images(examples, labels, perturbed_examples)
+        x, y = examples.float(), perturbed_examples.float()
+        side = min(WINDOW, *x.shape[2:])
+        offsets = torch.arange(side - 1 + side % 2, device=x.device, dtype=torch.float32)
+        window = torch.exp(-0.5 * ((offsets - offsets.mean()) / SIGMA) ** 2)
+        window = window / window.sum()
+
+        def mean(values: Tensor) -> Tensor:
+            flat = values.flatten(0, 1).unsqueeze(1)
+            flat = F.conv2d(F.conv2d(flat, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
+            return flat.view(len(x), x.shape[1], *flat.shape[2:])
+
+        of_x, of_y = mean(x), mean(y)
+        covariance = mean(x * y) - of_x * of_y
+        # Rounding can leave a variance below 0.
+        variances = (mean(x * x) - of_x.square()).clamp_min(0) + (mean(y * y) - of_y.square()).clamp_min(0)
+        similarity = (2 * of_x * of_y + C1) * (2 * covariance + C2)
+        similarity = similarity / ((of_x.square() + of_y.square() + C1) * (variances + C2))
+        return (1 - similarity.flatten(1).mean(1)).clamp_min(0)
