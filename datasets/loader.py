@@ -34,7 +34,7 @@ class Batch:
     def labels(self) -> Tensor:
         return self.split.labels[self.index]
 
-    @property
+    @cached_property
     def partner_images(self) -> Tensor:
         return self.split.pixels(self.partners)
 
@@ -48,6 +48,8 @@ class ShuffledBatches:
     """Global batches in an order that depends on seed and epoch alone; each process takes its slice of every one.
 
     An incomplete last batch is dropped (the next epoch shuffles anew), unless it is the only one.
+
+    rows   of the split to train on (None: all)
     """
 
     split: Split
@@ -55,16 +57,21 @@ class ShuffledBatches:
     seed: int
     rank: int = 0
     world_size: int = 1
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return max(1, len(self.split) // self.batch_size)
+        return max(1, self._count() // self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0, from the one numbered `start` on."""
         generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
-        order = torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
-        for i in range(len(self)):
+        order = torch.randperm(self._count(), generator=generator)
+        order = (order if self.rows is None else self.rows.cpu()[order]).to(self.split.labels.device)
+        for i in range(start, len(self)):
             whole = order[i * self.batch_size : (i + 1) * self.batch_size]
             index, partners = (rows.tensor_split(self.world_size)[self.rank] for rows in (whole, whole.roll(1)))
             yield Batch(self.split, index, partners, len(index) / len(whole))
+
+    def _count(self) -> int:
+        return len(self.split) if self.rows is None else len(self.rows)
