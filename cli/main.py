@@ -64,7 +64,7 @@ def listing() -> str:
 def run(runner: str, arguments: list[str]) -> int:
     """Parse flags, describe the run, and run it unless only its directory is asked for."""
     from foundations.environment import limit_threads, make_environment, resolve_root
-    from runners.completion import finished_result, tell
+    from runners.completion import finished_result, plan, tell
     from runners.descriptions import DESCRIPTIONS
 
     values = runner_parser(runner, arguments).parse(arguments)
@@ -74,6 +74,10 @@ def run(runner: str, arguments: list[str]) -> int:
     if shared.display_output_location:
         if _rank() == "0":
             print(desc.directory(root))
+        return 0
+    if values.get("dry_run"):
+        if _rank() == "0":
+            print(plan(desc, root))
         return 0
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:
@@ -97,17 +101,17 @@ def runner_parser(runner: str, arguments: list[str]) -> Parser:
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
     """The defaults implied by --dataset_name and --model_name, or by the run that --train_dir names."""
-    from runners.commands import named_defaults
     from runners.descriptions import stored_model
+    from runners.recipes import named_defaults
 
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("--dataset_name", "--model_name", "--train_dir", "--root_dir"):
+    for flag in ("--dataset_name", "--model_name", "--model_type", "--train_dir", "--root_dir"):
         parser.add_argument(flag, default="")
     named, _ = parser.parse_known_args(arguments)
     if named.train_dir:
         stored = stored_model(named.train_dir, named.root_dir)
         return named_defaults(stored.dataset_name, stored.hparam("model", "model_name"))
-    return named_defaults(named.dataset_name, named.model_name)
+    return named_defaults(named.dataset_name, named.model_name, named.model_type or "scratch")
 
 
 def _rank() -> str:

@@ -1,4 +1,4 @@
-"""From a description back to the command that makes it, and the defaults that a command's names imply."""
+"""From a description back to the command that makes it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,16 @@ import dataclasses
 import os
 from typing import Any
 
-from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun
 from foundations.settings import Hparams, format_value
-from models.registry import model_defaults
 from runners.descriptions import MultiDesc
-
-
-def named_defaults(dataset_name: str, model_name: str) -> dict[str, Any]:
-    """Flags whose default depends on the data set or the model; the data set's word goes last."""
-    defaults: dict[str, Any] = {}
-    if model_name:
-        defaults |= model_defaults(model_name, DATASETS)
-    if dataset_name:
-        defaults |= dataset_info(dataset_name).defaults
-    return defaults
+from runners.recipes import named_defaults
 
 
 def command(desc: Desc) -> str:
     """The command line that makes a run: only flags that differ from their default."""
     flags = _flags(desc)
-    defaults = named_defaults(flags["dataset_name"], flags.get("model_name", ""))
+    defaults = named_defaults(flags["dataset_name"], flags.get("model_name", ""), flags.get("model_type", "scratch"))
     words = [f"python nonisotropic.py {desc.runner}"]
     for name, value in flags.items():
         default = defaults.get(name, _field_defaults(desc).get(name))
@@ -56,7 +45,9 @@ def _flags(desc: Desc) -> dict[str, Any]:
         if isinstance(part, Hparams):
             flags |= dataclasses.asdict(part)
     for run in desc.needed_runs().values():
-        flags |= {"train_dir": run.relative} if isinstance(run, StoredRun) else _flags(run)
+        more = {"train_dir": run.relative} if isinstance(run, StoredRun) else _flags(run)
+        # Of the runs that one builds on, some may use class weights and others not.
+        flags |= {name: value for name, value in more.items() if name != "class_weights" or value}
     if desc.seed:
         flags["seed"] = desc.seed
     if desc.replicate != 1:

@@ -27,7 +27,7 @@ from testing.shards import Evaluation, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
-from training.network import Passes, broadcast_buffers, make_optimizer, moving_average, size_of
+from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
 from training.random_states import seed_everything
 from training.schedule import Schedule
 from training.weight_perturbation import AdversarialWeights, as_they_are
@@ -156,11 +156,7 @@ class Train(Runner):
     def _distributed(self, model: Passes) -> nn.Module:
         if self.desc.training.compile:
             model.network.compile()
-        if self.environment.world_size == 1:
-            return model
-        device = self.environment.device
-        ids = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return model if self.environment.world_size == 1 else distributed(model, self.environment.device)
 
     def _after_step(self, progress: Progress) -> None:
         """One set of statistics for all processes, and the moving average."""

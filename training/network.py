@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,16 @@ class Passes(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(images.contiguous(memory_format=self.layout)).float()
+
+
+def distributed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model in DistributedDataParallel, which leaves buffers to `broadcast_buffers`."""
+    wrapper: Any = nn.parallel.DistributedDataParallel
+    # The option has two names, by version of torch.
+    names = inspect.signature(wrapper).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    ids = [device] if device.type == "cuda" else None
+    return wrapper(model, device_ids=ids, **{option: False})
 
 
 def plain(model: nn.Module) -> nn.Module:

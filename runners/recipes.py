@@ -1,0 +1,61 @@
+"""Defaults of training by model and kind of data set. Torch-free.
+
+A later entry goes before an earlier one; a data set's own defaults (datasets/registry.py) go before all of them.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+from datasets.registry import DATASETS, DatasetInfo, dataset_info
+from models.registry import canonical_name, model_defaults
+
+# (model, kind of images) -> defaults
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("lenet", "*"): {"lr": 0.1, "training_steps": "40ep"},
+    ("*", "small_colour"): {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "lr_schedule": "milestones",
+        "milestone_steps": "80ep,120ep",
+        "training_steps": "160ep",
+        "random_crop": 4,
+        "random_flip": True,
+    },
+    ("*", "large_colour"): {
+        "lr": 0.1,
+        "lr_per": 256,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "warmup_steps": "5ep",
+        "training_steps": "90ep",
+        "random_flip": True,
+    },
+    ("conv", "small_colour"): {"lr": 0.02},
+}
+
+FINE_TUNING: dict[str, Any] = {"lr": 0.01, "lr_schedule": "cosine", "warmup_steps": "0it", "training_steps": "10ep"}
+
+
+def kind_of(info: DatasetInfo) -> str:
+    """grey, small_colour (sides up to 64) or large_colour."""
+    if info.shape[0] == 1:
+        return "grey"
+    return "small_colour" if max(info.shape[1:]) <= 64 else "large_colour"
+
+
+def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
+    """Flags whose default depends on the data set, the model, and where its weights come from."""
+    defaults: dict[str, Any] = {}
+    if model_name and model_type == "scratch":
+        name = canonical_name(model_name, DATASETS)
+        defaults |= model_defaults(model_name, DATASETS)
+        kind = kind_of(dataset_info(dataset_name)) if dataset_name else ""
+        for (pattern, kinds), recipe in RECIPES.items():
+            if fnmatch(name, pattern) and fnmatch(kind, kinds):
+                defaults |= recipe
+    if dataset_name:
+        defaults |= dataset_info(dataset_name).defaults
+    return defaults if model_type == "scratch" else defaults | FINE_TUNING
