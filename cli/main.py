@@ -101,8 +101,8 @@ def runner_parser(runner: str, arguments: list[str]) -> Parser:
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
     """The defaults implied by --dataset_name and --model_name, or by the run that --train_dir names."""
+    from runners.commands import named_defaults
     from runners.descriptions import stored_model
-    from runners.recipes import named_defaults
 
     parser = Parser(add_help=False, allow_abbrev=False)
     for flag in ("--dataset_name", "--model_name", "--model_type", "--train_dir", "--root_dir"):

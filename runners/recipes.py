@@ -1,6 +1,7 @@
 """Defaults of training by model and kind of data set. Torch-free.
 
-A later entry goes before an earlier one; a data set's own defaults (datasets/registry.py) go before all of them.
+What comes later counts: a model's own defaults (models/registry.py), these entries in their order, a data set's own
+(datasets/registry.py), and those of fine-tuning.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-from datasets.registry import DATASETS, DatasetInfo, dataset_info
-from models.registry import canonical_name, model_defaults
+from datasets.registry import DatasetInfo
 
 # (model, kind of images) -> defaults
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
@@ -36,7 +36,14 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("conv", "small_colour"): {"lr": 0.02},
 }
 
-FINE_TUNING: dict[str, Any] = {"lr": 0.01, "lr_schedule": "cosine", "warmup_steps": "0it", "training_steps": "10ep"}
+FINE_TUNING: dict[str, Any] = {
+    "lr": 0.01,
+    "lr_per": 0,
+    "lr_schedule": "cosine",
+    "milestone_steps": "",
+    "warmup_steps": "0it",
+    "training_steps": "10ep",
+}
 
 
 def kind_of(info: DatasetInfo) -> str:
@@ -46,16 +53,10 @@ def kind_of(info: DatasetInfo) -> str:
     return "small_colour" if max(info.shape[1:]) <= 64 else "large_colour"
 
 
-def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
-    """Flags whose default depends on the data set, the model, and where its weights come from."""
+def recipe(model_name: str, info: DatasetInfo) -> dict[str, Any]:
+    """Defaults of training a model, by its canonical name, on a data set."""
     defaults: dict[str, Any] = {}
-    if model_name and model_type == "scratch":
-        name = canonical_name(model_name, DATASETS)
-        defaults |= model_defaults(model_name, DATASETS)
-        kind = kind_of(dataset_info(dataset_name)) if dataset_name else ""
-        for (pattern, kinds), recipe in RECIPES.items():
-            if fnmatch(name, pattern) and fnmatch(kind, kinds):
-                defaults |= recipe
-    if dataset_name:
-        defaults |= dataset_info(dataset_name).defaults
-    return defaults if model_type == "scratch" else defaults | FINE_TUNING
+    for (models, kinds), entry in RECIPES.items():
+        if fnmatch(model_name, models) and fnmatch(kind_of(info), kinds):
+            defaults |= entry
+    return defaults

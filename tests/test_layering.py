@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
 # Of these, cli takes what needs no torch.
 CLI_MAY_READ = {
     "runners.descriptions",
-    "runners.recipes",
+    "runners.commands",
     "runners.completion",
     "datasets.registry",
     "models.registry",
