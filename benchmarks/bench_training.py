@@ -1,4 +1,4 @@
-"""What a step of training costs: adversaries side by side, and against a bare loop; the loader against torchvision's."""
+"""What a step of training costs: adversaries side by side, against a bare loop; the loader against torchvision's."""
 
 from __future__ import annotations
 

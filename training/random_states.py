@@ -41,11 +41,16 @@ def restore_states(states: dict[str, Any], environment: Environment) -> None:
     random.setstate((version, tuple(keys), gauss))
     kind, numbers, *rest = states["numpy"]
     numpy.random.set_state((kind, numbers.numpy().astype(numpy.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"][environment.rank % len(states["torch"])].cpu())
+    torch.set_rng_state(_own(states["torch"], environment))
     if states["cuda"] is not None and environment.device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"][environment.rank % len(states["cuda"])].cpu(), environment.device)
+        torch.cuda.set_rng_state(_own(states["cuda"], environment), environment.device)
 
 
 def _gathered(state: torch.Tensor, environment: Environment) -> torch.Tensor:
     """[n] bytes of each process as [W, n]."""
     return torch.from_numpy(environment.stack(state.cpu().numpy().astype(numpy.int64))).byte()
+
+
+def _own(states: torch.Tensor, environment: Environment) -> torch.Tensor:
+    # A copy: torch reads a state from the start of its storage, and crashes on a row further on.
+    return states[environment.rank % len(states)].cpu().clone()

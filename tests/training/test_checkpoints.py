@@ -72,6 +72,19 @@ def test_random_states_come_back_from_a_file(tmp_path: Path) -> None:
     assert draws() != expected
 
 
+@pytest.mark.parametrize(("rank", "world_size"), [(1, 2), (2, 3), (0, 1)])
+def test_each_process_gets_its_own_state_back(rank: int, world_size: int, tmp_path: Path) -> None:
+    """Those of two processes; a third takes the first one's."""
+    states, expected = [], []
+    for seed in (1, 2):
+        seed_everything(seed)
+        states.append(gather_states(Environment(root_dir=tmp_path)))
+        expected.append(float(torch.rand(())))
+    both = {**states[0], "torch": torch.cat([state["torch"] for state in states])}
+    restore_states(both, Environment(root_dir=tmp_path, rank=rank, world_size=world_size))
+    assert float(torch.rand(())) == expected[rank % 2]
+
+
 def test_weights_are_a_copy() -> None:
     model = net()
     kept, before = weights_of(model), state_of(model)
