@@ -27,6 +27,13 @@ class AugmentationHparams(Hparams):
     N_aug_threshold: float = setting(
         0.1, "PD threshold of the nonisotropic augmentation.", check=in_range(0), when="N_aug"
     )
+    N_aug_projection: str = setting(
+        "scale",
+        "How it is projected: scale (towards the image until the threat fits) or exact (nearest point, which on colour "
+        "images leaves another class visible: docs/augmentation.png).",
+        check=one_of("scale", "exact"),
+        when="N_aug",
+    )
     augmentation_frequency: int = setting(
         3, "One in this many batches, at random, is augmented nonisotropically.", check=in_range(1), when="N_aug"
     )

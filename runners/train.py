@@ -20,11 +20,14 @@ from models.registry import build_model
 from runners.base import Runner
 from runners.inputs import read_data, read_threat
 from runners.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
+from runners.pictures import Column, write_strip
 from runners.resume import Best, Resume
 from runners.training_history import History
 from testing.evaluations import CleanEvaluation
 from testing.shards import Evaluation, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
+from training.adversaries import NonisotropicAugmentation
+from training.batch import Batch
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
 from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
@@ -33,6 +36,7 @@ from training.schedule import Schedule
 from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
+SHOWN = 6  # images of augmentation.png
 
 
 class Train(Runner):
@@ -73,10 +77,28 @@ class Train(Runner):
         self.resume.networks = {"model": self.network} | ({"average": self.average} if self.average else {})
         seed_everything(self._seed("global"))
         self.resume.restore()
+        self._show_augmentation()
         history.start(trainer.iteration, trainer.schedule.total.iteration, trainer.iteration % len(self.batches))
         trainer.run()
         history.finish()
         return self._result()
+
+    def _show_augmentation(self) -> None:
+        """augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.
+
+        Whether those still show their class is for people to judge.
+        """
+        trainer, augment = self.trainer, self.trainer.objective.additions
+        if not isinstance(augment, NonisotropicAugmentation) or not self.environment.is_primary:
+            return
+        source = next(iter(self.batches.epoch(0)))
+        batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.erase)
+        names = [self.data.info.classes[label] for label in batch.labels]
+        parts = augment.parts(batch, 0)
+        titles = ("as trained on", "another image,\nprojected", "noise,\nprojected")
+        pictures = [batch.images, *(part.images for part in parts)]
+        columns = [Column(title, images.cpu(), names) for title, images in zip(titles, pictures, strict=True)]
+        write_strip(self.directory / "augmentation.png", columns)
 
     def _refuse_what_cannot_be_done(self) -> None:
         training, environment = self.desc.training, self.environment
@@ -113,7 +135,8 @@ class Train(Runner):
 
     def _trainer(self) -> Trainer:
         training, augmentation, seed = self.desc.training, self.desc.augmentation, self._seed("augmentation")
-        plain = read_threat(self.desc.anchors, self.environment) if augmentation.N_aug else None
+        projection = augmentation.N_aug_projection
+        plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
         num_classes = self.data.info.num_classes
         return Trainer(
             model=self._distributed(Passes(self.network, training.precision, training.channels_last)),

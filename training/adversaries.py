@@ -105,8 +105,12 @@ class NonisotropicAugmentation:
         chance = torch.rand(1, generator=torch.Generator().manual_seed((self.seed + moment.iteration) % 2**63))
         if float(chance) * self.frequency >= 1:
             return ()
+        return self.parts(batch, moment.iteration)
+
+    def parts(self, batch: Batch, draw: int) -> list[Part]:
+        """Both, for any batch: the other image, then the noise."""
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
-        noise = self.mean + self.std * _normal(self.seed, batch.index, moment.iteration, tuple(batch.images.shape[1:]))
+        noise = self.mean + self.std * _normal(self.seed, batch.index, draw, tuple(batch.images.shape[1:]))
         changes = (difference(batch.partner_images, batch.images), noise)
         return [
             Part("N_aug", (batch.images + bound.project(change, self.threshold)).clamp(0, 1), batch.labels)

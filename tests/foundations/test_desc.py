@@ -43,6 +43,7 @@ def other(field: dataclasses.Field) -> Any:
         "select": "best",
         "adv_loss": "trades",
         "N_adv_train_projection": "scale",
+        "N_aug_projection": "exact",
         "N_train_mask_source": "grabcut",
         "N_train_background": "free",
     }
