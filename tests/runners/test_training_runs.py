@@ -103,6 +103,7 @@ def test_killed_and_resumed_is_the_straight_run_to_the_bit(
     assert straight.relative_to(root) == directory.relative_to(again)
     for name in ("model.safetensors", "metrics.jsonl", "hparams.json"):
         assert (straight / name).read_bytes() == (directory / name).read_bytes(), name
+    assert (straight / "augmentation.png").exists() == (objective == "N_aug")
     results = [json.loads((path / "result.json").read_text()) for path in (straight, directory)]
     assert results[0]["final"] == results[1]["final"] and results[0]["steps"] == results[1]["steps"]
 
