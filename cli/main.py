@@ -84,7 +84,9 @@ def run(runner: str, arguments: list[str]) -> int:
             print("complete already", file=sys.stderr)
         return tell(desc, result, root)
     limit_threads()  # before torch is imported
-    environment = make_environment(shared.root_dir, shared.data_dir, shared.device, shared.quiet, shared.num_workers)
+    environment = make_environment(
+        shared.root_dir, values.get("data_dir", ""), shared.device, shared.quiet, shared.num_workers
+    )
     with environment.process_group():
         result = load_object(RUNNERS[runner].runner)(desc, environment).execute()
     return tell(desc, result, root) if environment.is_primary else 0
@@ -101,17 +103,20 @@ def runner_parser(runner: str, arguments: list[str]) -> Parser:
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
     """The defaults implied by --dataset_name and --model_name, or by the run that --train_dir names."""
+    from models.sources import written_name
     from runners.commands import named_defaults
     from runners.descriptions import stored_model
 
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("--dataset_name", "--model_name", "--model_type", "--train_dir", "--root_dir"):
+    for flag in ("--dataset_name", "--model_name", "--model_type", "--model_source", "--train_dir", "--root_dir"):
         parser.add_argument(flag, default="")
     named, _ = parser.parse_known_args(arguments)
     if named.train_dir:
         stored = stored_model(named.train_dir, named.root_dir)
-        return named_defaults(stored.dataset_name, stored.hparam("model", "model_name"))
-    return named_defaults(named.dataset_name, named.model_name, named.model_type or "scratch")
+        model = stored.content["hashed"]["model"]
+        return named_defaults(stored.dataset_name, model["model_name"], model["model_type"])
+    model_name = written_name(named.model_name, named.model_source)
+    return named_defaults(named.dataset_name, model_name, named.model_type or "scratch")
 
 
 def _rank() -> str:

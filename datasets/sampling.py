@@ -8,6 +8,14 @@ from torch import Tensor
 from foundations.errors import UsageError
 
 
+def rows_by_class(labels: Tensor) -> dict[int, Tensor]:
+    """Label -> its row numbers, ascending, by one sort of the labels; negative labels are left out."""
+    order = labels.cpu().argsort(stable=True)
+    counts = torch.bincount(labels[labels >= 0].cpu())
+    parts = order[len(labels) - int(counts.sum()) :].split(counts.tolist())
+    return {label: rows for label, rows in enumerate(parts) if len(rows)}
+
+
 def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
     """`size` row numbers, ascending, in which every class has its share to within one (largest remainders)."""
     if not 0 < size <= len(labels):
@@ -20,9 +28,8 @@ def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
     quota[by_remainder[: size - int(quota.sum())]] += 1
     generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for label, amount in enumerate(quota.tolist()):
-        rows = (labels == label).nonzero().flatten()
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:amount]])
+    for label, rows in rows_by_class(labels).items():
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[: int(quota[label])]])
     return torch.cat(chosen).sort().values
 
 
@@ -31,3 +38,12 @@ def complement(rows: Tensor, size: int) -> Tensor:
     left = torch.ones(size, dtype=torch.bool)
     left[rows] = False
     return left.nonzero().flatten()
+
+
+def with_random_labels(labels: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
+    """The labels, a share of them drawn anew from all classes (Zhang et al. 2017, arXiv 1611.03530)."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
+    changed = labels.clone()
+    changed[chosen] = torch.randint(num_classes, (len(chosen),), generator=generator)
+    return changed

@@ -16,9 +16,22 @@ from foundations.errors import RunError
 
 
 def file_digest(path: Path | str) -> str:
-    """12 hex digits of the sha256 of a file's content."""
+    """12 hex digits of the sha256 of a file's content; of a folder, of the names and sizes of all that it holds."""
+    if os.path.isdir(path):
+        return _folder_digest(os.path.abspath(path))
     status = os.stat(path)
     return _file_digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache
+def _folder_digest(path: str) -> str:
+    state = hashlib.sha256()
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            state.update(f"{os.path.relpath(file, path)}\0{os.path.getsize(file)}\n".encode())
+    return state.hexdigest()[:12]
 
 
 @functools.lru_cache

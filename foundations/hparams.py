@@ -1,12 +1,13 @@
 """All hyperparameters, in groups. Torch-free; `foundations/settings.py` says how a field is declared.
 
-Those of training are in `training_hparams.py`.
+Those of training are in `training_hparams.py`, of data sets and models in `data_hparams.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foundations.data_hparams import DatasetHparams, ModelHparams
 from foundations.settings import Hparams, chunks, in_range, one_of, path_after_kind, setting, whole_path
 from foundations.training_hparams import AugmentationHparams, TrainingHparams
 
@@ -19,13 +20,6 @@ __all__ = [
     "ThreatHparams",
     "TrainingHparams",
 ]
-
-
-@dataclass(frozen=True)
-class DatasetHparams(Hparams):
-    """Which data."""
-
-    dataset_name: str = setting("", "Name of a data set in the registry (datasets/registry.py).")
 
 
 @dataclass(frozen=True)
@@ -67,16 +61,6 @@ class ThreatHparams(Hparams):
         path_in=whole_path,
     )
     strict: bool = setting(False, "compute_threat refuses training images that occur with two labels.", hashed=False)
-
-
-@dataclass(frozen=True)
-class ModelHparams(Hparams):
-    """Which model."""
-
-    model_name: str = setting("", "Architecture such as lenet, conv, resnet_8, with or without a data set's prefix.")
-    model_type: str = setting(
-        "scratch", "Where the weights start: scratch (random; the only one so far).", check=one_of("scratch")
-    )
 
 
 @dataclass(frozen=True)

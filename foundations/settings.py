@@ -36,7 +36,8 @@ def setting(
     when    name of a boolean (or a choice, "name=value") of the same class without which this field cannot
             change a result; it enters the hash only where that one is on; "a|b" means either
     alias   another name of the flag, for published recipes
-    path_in the path that a value holds, or ""; a file enters the hash by its content, not by its name
+    path_in the path that a value holds, or ""; a file enters the hash by its content, a folder by the names and
+            sizes of its files
     """
     metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
@@ -130,7 +131,8 @@ class Hparams:
         name, _, wanted = condition.partition("=")
         value = getattr(self, name)
         holds = value == wanted if wanted else bool(value)
-        return holds and self.is_active(self.__dataclass_fields__[name].metadata["when"])
+        field = self.__dataclass_fields__.get(name)  # None for a property
+        return holds and (field is None or self.is_active(field.metadata["when"]))
 
 
 def _fit_type(name: str, expected: Any, value: Any) -> Any:

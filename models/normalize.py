@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import RunError, UsageError
 from foundations.images import ImageSpec
 
 
@@ -24,7 +25,10 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Normalisation, then a network: [B,C,H,W] pixels in [0, 1] -> [B,K] logits."""
+    """Normalisation, then a network: [B,C,H,W] pixels in [0, 1] -> [B,K] logits.
+
+    `normalize` is the first layer; `check` is for the start of an evaluation, a forward pass checks nothing.
+    """
 
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
         super().__init__()
@@ -33,6 +37,30 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.normalize(images))
+
+    @torch.no_grad()
+    def check(self, images: Tensor, num_classes: int) -> None:
+        """Refuse, once, what the model cannot be meant for: pixels outside [0, 1], or another number of classes."""
+        if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
+            raise UsageError(
+                f"the model takes pixels in [0, 1], got {images.dtype} from {images.min():g} to {images.max():g}; "
+                "normalisation is its own first layer"
+            )
+        if images.shape[1] != len(self.normalize.mean):
+            raise RunError(
+                f"the model takes {len(self.normalize.mean)} channels, got images of {tuple(images.shape[1:])}"
+            )
+        modes = [module.training for module in self.modules()]
+        self.eval()
+        try:
+            logits = self(images[:2])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise RunError(f"the model does not take images of {tuple(images.shape[1:])}: {error}") from error
+        finally:
+            for module, training in zip(self.modules(), modes, strict=True):
+                module.training = training
+        if logits.shape[1:] != (num_classes,):
+            raise RunError(f"the model tells {tuple(logits.shape[1:])} classes apart, the data set has {num_classes}")
 
 
 def with_normalization(network: nn.Module, spec: ImageSpec) -> Classifier:

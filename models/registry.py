@@ -1,7 +1,7 @@
 """What a model's name on the command line turns into. Torch-free.
 
 A name is an architecture, with or without a data set's prefix: lenet, mnist_lenet, cifar10_resnet_20_64.
-To add a model: write a function `build(spec, *numbers) -> nn.Module` in a file of this folder and an entry here.
+To add a model: write a function `build(spec, *parts) -> nn.Module` in a file of this folder and an entry here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from foundations.images import ImageSpec
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:
-    from torch import nn
+    from models.normalize import Classifier
 
 
-def any_numbers(*numbers: int) -> str | None:
-    """Accept whatever numbers the pattern let through."""
+def any_parts(*parts: int | str) -> str | None:
+    """Accept whatever the pattern let through."""
     return None
 
 
@@ -29,14 +29,20 @@ def resnet_numbers(depth: int, width: int = 16) -> str | None:
     return None if depth >= 8 and depth % 6 == 2 and width else "a depth of 6n+2 (8, 14, 20, ...) and a width >= 1"
 
 
+def wideresnet_numbers(depth: int, factor: int) -> str | None:
+    """A depth of 6n+4 and a positive factor; what was expected otherwise."""
+    return None if depth >= 10 and depth % 6 == 4 and factor else "a depth of 6n+4 (10, 16, 28, ...) and a factor >= 1"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One family of networks.
 
-    pattern   full match of its names; groups are the whole numbers handed to the builder
-    builder   "module:function", called with the image spec and those numbers
+    pattern   full match of its names; groups are handed to the builder, digits as whole numbers
+    builder   "module:function", called with the image spec and those parts
     min_side  smallest height and width it takes
-    check     returns what was expected when the numbers make no network
+    check     returns what was expected when the parts make no network
+    library   whose network it is, where it is not ours; it has pretrained weights for it
     implied   last numbers that may be left out of a name
     defaults  flags whose default is another for this model
     """
@@ -46,10 +52,13 @@ class Architecture:
     pattern: str
     builder: str
     min_side: int
-    check: Any = any_numbers
+    check: Any = any_parts
+    library: str = ""
     implied: tuple[int, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
 
+
+RESIDUAL: dict[str, Any] = {"lr": 0.1, "weight_decay": 5e-4, "training_steps": "20ep"}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "lenet": Architecture(
@@ -76,31 +85,104 @@ ARCHITECTURES: dict[str, Architecture] = {
         min_side=8,
         check=resnet_numbers,
         implied=(16,),
-        defaults={"lr": 0.1, "weight_decay": 5e-4, "training_steps": "20ep"},
+        defaults=RESIDUAL,
+    ),
+    "wideresnet": Architecture(
+        usage="wideresnet_<6n+4>_<k>",
+        summary="wide residual network (Zagoruyko and Komodakis 2016), k times as wide, from 8x8 up",
+        pattern=r"(?:wideresnet|wrn)_(\d+)_(\d+)",
+        builder="models.preactivation:build_wide",
+        min_side=8,
+        check=wideresnet_numbers,
+        defaults=RESIDUAL,
+    ),
+    "preactresnet": Architecture(
+        usage="preactresnet_18",
+        summary="residual network with normalisation first (He et al. 2016), from 8x8 up",
+        pattern=r"preactresnet_(18)",
+        builder="models.preactivation:build_preactresnet",
+        min_side=8,
+        defaults=RESIDUAL,
+    ),
+    "vgg": Architecture(
+        usage="vgg_<11|13|16|19>",
+        summary="VGG with batch normalisation and one linear layer (Simonyan and Zisserman 2015), from 8x8 up",
+        pattern=r"vgg_(11|13|16|19)",
+        builder="models.vgg:build",
+        min_side=8,
+        defaults={"lr": 0.05, "weight_decay": 5e-4, "training_steps": "20ep"},
+    ),
+    "imagenet_resnet": Architecture(
+        usage="imagenet_resnet_<18|34|50|101|152>",
+        summary="residual network for large images, torchvision's, from 32x32 up",
+        pattern=r"imagenet_resnet_(18|34|50|101|152)",
+        builder="models.libraries:build_imagenet_resnet",
+        min_side=32,
+        library="torchvision",
+        defaults={"lr": 0.1, "weight_decay": 1e-4, "training_steps": "90ep"},
+    ),
+    "vit": Architecture(
+        usage="vit_<b|l|h>_<14|16|32>",
+        summary="vision transformer (Dosovitskiy et al. 2021), torchvision's",
+        pattern=r"(vit_(?:b_16|b_32|l_16|l_32|h_14))",
+        builder="models.libraries:build_torchvision",
+        min_side=14,
+        library="torchvision",
+        defaults={"lr": 0.01, "training_steps": "90ep"},
+    ),
+    "convnext": Architecture(
+        usage="convnext_<tiny|small|base|large>",
+        summary="ConvNeXt (Liu et al. 2022), torchvision's, from 32x32 up",
+        pattern=r"(convnext_(?:tiny|small|base|large))",
+        builder="models.libraries:build_torchvision",
+        min_side=32,
+        library="torchvision",
+        defaults={"lr": 0.01, "training_steps": "90ep"},
+    ),
+    "torchvision": Architecture(
+        usage="torchvision:<name>",
+        summary="any classification network that torchvision lists",
+        pattern=r"torchvision:(\w+)",
+        builder="models.libraries:build_torchvision",
+        min_side=1,
+        library="torchvision",
+        defaults={"lr": 0.01},
+    ),
+    "timm": Architecture(
+        usage="timm:<name>",
+        summary="any network that timm lists",
+        pattern=r"timm:([\w.]+)",
+        builder="models.libraries:build_timm",
+        min_side=1,
+        library="timm",
+        defaults={"lr": 0.01},
     ),
 }
 
 # Prefixes of published names beside the data sets of this registry.
 FAMILIES = ("mnist", "cifar10", "cifar100")
+LIBRARIES = ("torchvision", "timm")
 
 
 def canonical_name(model_name: str, dataset_names: Iterable[str] = ()) -> str:
     """The one name of a network: mnist_lenet -> lenet, cifar10_resnet_20_16 -> resnet_20."""
-    family, numbers = _parse(model_name, dataset_names)
+    family, parts = parse(model_name, dataset_names)
     implied = ARCHITECTURES[family].implied
-    if implied and len(numbers) > len(implied) and tuple(numbers[-len(implied) :]) == implied:
-        numbers = numbers[: -len(implied)]
-    return "_".join([family, *map(str, numbers)])
+    if implied and len(parts) > len(implied) and tuple(parts[-len(implied) :]) == implied:
+        parts = parts[: -len(implied)]
+    if parts and isinstance(parts[0], str):
+        return f"{family}:{parts[0]}" if family in LIBRARIES else parts[0]
+    return "_".join([family, *map(str, parts)])
 
 
 def model_defaults(model_name: str, dataset_names: Iterable[str] = ()) -> dict[str, Any]:
     """Flags whose default is another for this model."""
-    return ARCHITECTURES[_parse(model_name, dataset_names)[0]].defaults
+    return ARCHITECTURES[parse(model_name, dataset_names)[0]].defaults
 
 
 def check_fit(model_name: str, spec: ImageSpec) -> None:
     """Refuse images that are too small for the model."""
-    side = ARCHITECTURES[_parse(model_name)[0]].min_side
+    side = ARCHITECTURES[parse(model_name)[0]].min_side
     if min(spec.shape[1:]) < side:
         raise UsageError(
             f"model '{model_name}' takes images from {side}x{side} up, got {spec.shape[1]}x{spec.shape[2]}; "
@@ -108,23 +190,23 @@ def check_fit(model_name: str, spec: ImageSpec) -> None:
         )
 
 
-def build_model(model_name: str, spec: ImageSpec) -> nn.Module:
+def build_model(model_name: str, spec: ImageSpec) -> Classifier:
     """A classifier with random weights: [B,C,H,W] pixels in [0, 1] -> [B,K] logits."""
     check_fit(model_name, spec)
-    family, numbers = _parse(model_name)
-    network = load_object(ARCHITECTURES[family].builder)(spec, *numbers)
+    family, parts = parse(model_name)
+    network = load_object(ARCHITECTURES[family].builder)(spec, *parts)
     return load_object("models.normalize:with_normalization")(network, spec)
 
 
-def _parse(model_name: str, dataset_names: Iterable[str] = ()) -> tuple[str, list[int]]:
-    """Family and numbers of a name, with or without a prefix."""
+def parse(model_name: str, dataset_names: Iterable[str] = ()) -> tuple[str, list[int | str]]:
+    """Family and parts of a name, with or without a prefix."""
     prefixes = [f"{name}_" for name in (*dataset_names, *FAMILIES)]
     for bare in (model_name, *(model_name.removeprefix(p) for p in prefixes if model_name.startswith(p))):
         for family, architecture in ARCHITECTURES.items():
             if found := re.fullmatch(architecture.pattern, bare):
-                numbers = [int(number) for number in found.groups() if number is not None]
-                if expected := architecture.check(*numbers):
+                parts = [int(part) if part.isdecimal() else part for part in found.groups() if part is not None]
+                if expected := architecture.check(*parts):
                     raise UsageError(f"model '{model_name}': expected {expected}")
-                return family, numbers
+                return family, parts
     known = [architecture.usage for architecture in ARCHITECTURES.values()]
     raise UsageError(f"unknown model '{model_name}'{nearest(model_name, known)}; known: {', '.join(known)}")

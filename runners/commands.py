@@ -53,7 +53,8 @@ def stored_command(desc: Desc) -> str:
 def _flags(desc: Desc) -> dict[str, Any]:
     """Every flag of a description and of the runs it reads, flat."""
     if isinstance(desc, MultiDesc):
-        return _flags(desc.children[0]) | {f"toggle_{name}": True for name in desc.toggled}
+        names = {"model_name": ",".join(desc.model_names)} if len(desc.model_names) > 1 else {}
+        return _flags(desc.children[0]) | names | {f"toggle_{name}": True for name in desc.toggled}
     flags: dict[str, Any] = {}
     for field in dataclasses.fields(desc):
         part = getattr(desc, field.name)

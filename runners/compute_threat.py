@@ -9,6 +9,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from datasets.base import part_size
+from datasets.sampling import stratified_subset
 from foundations.desc import derive_seed
 from foundations.errors import RunError
 from foundations.files import read_json, write_bytes, write_json
@@ -19,23 +21,25 @@ from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.class_weights import calibrate, class_weights_from, warn_below_one
 from threat_specification.selection import coverage, fingerprints, select_class, shared_between_classes
 
+SHOWN_CLASSES = 20  # rows of the contact sheet, at most
 HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
-RADIUS_SHARD = 500
+RADIUS_EXAMPLES = 2000  # test images of the quantiles of the inscribed radius, at most
 CALIBRATION_IMAGES = 2000
 
 
 class ComputeThreat(Runner):
-    """Writes anchors.safetensors, anchors.png (a row for each class), and class_weights.safetensors where asked for.
+    """Writes anchors.safetensors, anchors.png (a row for each of the first classes), and class_weights.safetensors
+    where asked for.
 
     Classes are shared out over processes. What is chosen for a class is kept in classes/ until all is done, so that
     an interrupted run goes on with the next class.
     """
 
     def prepare(self) -> None:
-        self.data = read_data(self.desc.dataset_name, self.environment)
+        self.data = read_data(self.desc, self.environment)
         train = self.data.train
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "anchors")
-        self.load = lambda rows: train.images[rows]
+        self.load = train.read
         if self.desc.threat.class_weights:
             self.weights = class_weights_from(self.desc.threat.class_weights, self.data.info.classes)
         self.ambiguous = shared_between_classes(self._fingerprints(), train.labels)
@@ -44,10 +48,7 @@ class ComputeThreat(Runner):
                 f"--strict: {int(self.ambiguous.sum())} training images of {self.desc.dataset_name} occur with two "
                 f"labels, the first is number {int(self.ambiguous.nonzero()[0])}; clean the data or leave out --strict"
             )
-        self.classes = {
-            label: ((train.labels == label) & ~self.ambiguous).nonzero().flatten()
-            for label in train.labels.unique().tolist()
-        }
+        self.classes = {label: rows[~self.ambiguous[rows]] for label, rows in self.data.train_rows().items()}
         for label, rows in self.classes.items():
             if len(rows) < self.desc.threat.per_label:
                 select_class(self.load, rows, label, "random", self.desc.threat.per_label, 1, 0)  # says what is wrong
@@ -56,12 +57,13 @@ class ComputeThreat(Runner):
         threat, train = self.desc.threat, self.data.train
         chosen, lowest = self._choose()
         rows = torch.from_numpy(chosen).flatten()
-        anchors = AnchorSet(train.images[rows], train.labels[rows], rows)
+        anchors = AnchorSet(train.read(rows), train.labels[rows], rows)
         names = self.data.info.classes
         if self.environment.is_primary:
             anchors.save(self.directory / "anchors.safetensors")
-            shown = [names[label] for label in self.classes]
-            write_contact_sheet(self.directory / "anchors.png", anchors.images, threat.per_label, shown)
+            shown = [self.data.info.title(label) for label in self.classes][:SHOWN_CLASSES]
+            images = anchors.images[: len(shown) * threat.per_label]
+            write_contact_sheet(self.directory / "anchors.png", images, threat.per_label, shown)
         dropped = self.ambiguous.nonzero().flatten().tolist()
         result = {
             "num_anchors": len(anchors),
@@ -82,7 +84,7 @@ class ComputeThreat(Runner):
         count, world_size = len(self.data.train), self.environment.world_size
         mine = torch.arange(count).tensor_split(world_size)[self.environment.rank]
         prints = numpy.zeros(count, numpy.int64)
-        prints[mine.numpy()] = fingerprints(self.load, mine).numpy()
+        prints[mine.numpy()] = fingerprints(self.data.train.contents(mine)).numpy()
         return torch.from_numpy(self.environment.merge(prints))
 
     def _choose(self) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -119,7 +121,7 @@ class ComputeThreat(Runner):
         usable = (~self.ambiguous).nonzero().flatten()
         generator = torch.Generator().manual_seed(derive_seed(self.desc.seed, self.desc.replicate, "calibration"))
         rows = usable[torch.randperm(len(usable), generator=generator)[:CALIBRATION_IMAGES]]
-        images, labels = train.pixels(rows).to(device), train.labels[rows].to(device)
+        images, labels = train.read(rows).to(device), train.labels[rows].to(device)
         weights = calibrate(self.weights, self._threat(anchors), images, labels).cpu()
         if self.environment.is_primary:
             write_bytes(self.directory / "class_weights.safetensors", save({"class_weights": weights}))
@@ -137,16 +139,16 @@ class ComputeThreat(Runner):
         return {"factor": factor, "moves_below_one": below}
 
     def _inscribed_radius(self, anchors: AnchorSet) -> dict[str, float]:
-        """Quantiles over the test images: radius of the l2 ball inside {PD <= 1}; it scales with the threshold."""
+        """Quantiles over test images: radius of the l2 ball inside {PD <= 1}; it scales with the threshold."""
         test, threat = self.data.test, self._threat(anchors)
-        usable = (~anchors.equal_with_another_label(test.images, test.labels)).nonzero().flatten()
-        device = self.environment.device
-        radii = torch.cat(
-            [
-                threat.inscribed_radius(test.pixels(part).to(device), test.labels[part].to(device)).cpu()
-                for part in usable.split(RADIUS_SHARD)
-            ]
-        )
+        size, device = min(len(test), RADIUS_EXAMPLES), self.environment.device
+        found = []
+        for part in stratified_subset(test.labels, size, self.seed).split(part_size(self.data.info.shape)):
+            images, labels = test.read(part), test.labels[part]
+            usable = ~anchors.equal_with_another_label(images, labels)
+            pixels = images[usable].to(device).float() / 255
+            found.append(threat.inscribed_radius(pixels, labels[usable].to(device)).cpu())
+        radii = torch.cat(found)
         levels = {"lowest": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "highest": 1.0}
         return {name: round(float(radii.double().quantile(level)), 6) for name, level in levels.items()}
 
@@ -162,17 +164,18 @@ class ComputeThreat(Runner):
         if per_label < 2:
             raise RunError("--halves: expected --per_label of at least 2, got 1")
         first = torch.arange(len(anchors)) % per_label < per_label - per_label // 2
-        here, there = torch.arange(len(test) - 1), torch.arange(1, len(test))
-        usable = ~anchors.equal_with_another_label(test.images, test.labels)[here]
-        usable &= test.labels[here] != test.labels[there]
-        here, there = here[usable][:HALVES_EXAMPLES], there[usable][:HALVES_EXAMPLES]
-        device = self.environment.device
-        x, other, labels = (t.to(device) for t in (test.pixels(here), test.pixels(there), test.labels[here]))
-        measured = []
-        for half in (first, ~first):
-            threat = self._threat(AnchorSet(anchors.images[half], anchors.labels[half]))
-            measured.append(threat.evaluate(x, labels, other))
-        pair = torch.stack(measured).double().cpu().clamp_min(1e-12)
+        halves = [self._threat(AnchorSet(anchors.images[half], anchors.labels[half])) for half in (first, ~first)]
+        device, measured = self.environment.device, torch.empty(2, 0)
+        for here in (test.labels[:-1] != test.labels[1:]).nonzero().flatten().split(part_size(self.data.info.shape)):
+            images = test.read(here)
+            usable = ~anchors.equal_with_another_label(images, test.labels[here])
+            x, other = images[usable].to(device).float() / 255, test.pixels(here[usable] + 1).to(device)
+            labels = test.labels[here[usable]].to(device)
+            found = torch.stack([threat.evaluate(x, labels, other).cpu() for threat in halves])
+            measured = torch.cat([measured, found], 1)[:, :HALVES_EXAMPLES]
+            if measured.shape[1] == HALVES_EXAMPLES:
+                break
+        pair = measured.double().clamp_min(1e-12)
         correlation = float(spearmanr(pair[0].numpy(), pair[1].numpy()).statistic)
         ratio = float((pair.amax(0) / pair.amin(0)).median())
         return {"examples": pair.shape[1], "rank_correlation": round(correlation, 6), "median_ratio": round(ratio, 6)}

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun, builds_on
+from foundations.download_hparams import DownloadHparams
 from foundations.environment import resolve_root
 from foundations.errors import UsageError
 from foundations.hparams import (
@@ -22,7 +23,9 @@ from foundations.hparams import (
     ThreatHparams,
     TrainingHparams,
 )
-from models.registry import canonical_name, check_fit
+from models.registry import check_fit
+from models.robustbench_registry import selection
+from models.sources import label, resolved, zoo_entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +76,14 @@ class TrainDesc(Desc):
         if weighted and not values.get("class_weights"):
             raise UsageError(_needs_weights("N_train_weighted"))
         weights = values["class_weights"] if weighted else ""
-        return super().from_flags({**values, "class_weights": weights, "threat_replicate": replicate})
+        # What test calls finetuned is what training goes on from.
+        kind = {"finetuned": "pretrained"}.get(values.get("model_type", "scratch"), values.get("model_type", "scratch"))
+        more = {"class_weights": weights, "threat_replicate": replicate, "model_type": kind}
+        return super().from_flags({**values, **more})
 
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
-        if not self.model.model_name:
-            raise UsageError("--model_name is required, for example --model_name=lenet")
-        canonical = canonical_name(self.model.model_name, DATASETS)
-        check_fit(canonical, dataset_info(self.dataset_name))
-        object.__setattr__(self, "model", dataclasses.replace(self.model, model_name=canonical))
+        object.__setattr__(self, "model", _resolved(self.model, self.dataset))
 
     @property
     def variant(self) -> str:
@@ -99,7 +101,29 @@ class TrainDesc(Desc):
 
     @property
     def name(self) -> str:
-        return f"{self.model.model_name}_{self.variant}"
+        finetuned = "_finetuned" if self.model.model_type == "pretrained" else ""
+        return f"{label(self.model)}{finetuned}_{self.variant}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedDesc(Desc):
+    """Published weights as they are; no run of ours made them."""
+
+    runner = "pretrained"
+
+    dataset: DatasetHparams
+    model: ModelHparams
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+        object.__setattr__(self, "model", _resolved(self.model, self.dataset))
+
+    @property
+    def name(self) -> str:
+        return f"{label(self.model)}_pretrained"
+
+    def hashed(self) -> dict[str, Any]:
+        return {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
 
 
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:
@@ -144,12 +168,14 @@ class TestDesc(Desc):
         if values.get("weighted") and not values.get("class_weights"):
             raise UsageError(_needs_weights("weighted"))
         if not train_dir:
-            return cls._with_own_weights(super().from_flags(values), values)
+            made = cls._with_own_weights(super().from_flags(values), values)
+            is_pretrained = values.get("model_type") == "pretrained"
+            return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
         stored = stored_model(train_dir, values.get("root_dir", ""))
         dataset_name = values.get("dataset_name") or stored.dataset_name
         if dataset_name != stored.dataset_name:
             raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
-        values = {**values, "dataset_name": dataset_name, "model_name": stored.hparam("model", "model_name")}
+        values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
         made = super().from_flags(values)
         return dataclasses.replace(cls._with_own_weights(made, values), train=stored)
 
@@ -167,14 +193,40 @@ class TestDesc(Desc):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
 
     @property
+    def model(self) -> ModelHparams:
+        """The model under test."""
+        train: TrainDesc | PretrainedDesc | StoredRun = self.train
+        return ModelHparams(**train.content["hashed"]["model"]) if isinstance(train, StoredRun) else train.model
+
+    @property
     def model_name(self) -> str:
         """The canonical name of the architecture under test."""
-        train = self.train
-        return train.hparam("model", "model_name") if isinstance(train, StoredRun) else train.model.model_name
+        return self.model.model_name
 
     @property
     def name(self) -> str:
         return self.train.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadDesc(Desc):
+    """Weights of RobustBench's zoo below the root; which of them are there may have changed."""
+
+    runner = "download_pretrained"
+    always_anew = True
+
+    dataset: DatasetHparams
+    download: DownloadHparams
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+
+    @property
+    def threat_model(self) -> str:
+        return self.download.threat_model
+
+    def directory(self, root: Path) -> Path:
+        return root / "models" / self.dataset_name / self.threat_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,12 +251,16 @@ TOGGLES = ("N_aug", "mixup", "adv_train", "N_adv_train")
 
 @dataclass(frozen=True, kw_only=True)
 class MultiDesc(Desc):
-    """Several runs of one runner, one after the other: every combination of the toggled booleans."""
+    """Several runs of one runner, one after the other: every combination of the toggled booleans.
+
+    With pretrained models, of every model in a comma-separated --model_name; of the short selection when none is named.
+    """
 
     child_class: ClassVar[type[Desc]] = Desc
 
     children: tuple[Any, ...] = ()
     toggled: tuple[str, ...] = ()
+    model_names: tuple[str, ...] = ()
 
     @classmethod
     def hparams_classes(cls) -> Any:
@@ -217,8 +273,15 @@ class MultiDesc(Desc):
         combinations: list[dict[str, bool]] = [{}]
         for name in toggled:
             combinations = [{**rest, name: value} for rest in combinations for value in (False, True)]
-        children = tuple(cls.child_class.from_flags({**values, **combination}) for combination in combinations)
-        return cls(seed=values.get("seed", 0), children=children, toggled=toggled)
+        names = _model_names(values)
+        children = [
+            cls.child_class.from_flags({**values, "model_name": name, **combination})
+            for name in names
+            for combination in combinations
+        ]
+        # Toggles make no difference to a test of published weights.
+        distinct = tuple({(child.hash, child.replicate): child for child in children}.values())
+        return cls(seed=values.get("seed", 0), children=distinct, toggled=toggled, model_names=names)
 
     @property
     def dataset_name(self) -> str:
@@ -226,7 +289,8 @@ class MultiDesc(Desc):
 
     @property
     def name(self) -> str:
-        return "+".join([self.children[0].name.rsplit("_standard", 1)[0], *self.toggled])
+        one = self.children[0].name.rsplit("_standard", 1)[0]
+        return "+".join([one if len(self.model_names) == 1 else f"{len(self.model_names)}_models", *self.toggled])
 
     def hashed(self) -> dict[str, Any]:
         children = [{"hash": child.hash, "replicate": child.replicate} for child in self.children]
@@ -256,6 +320,7 @@ DESCRIPTIONS: dict[str, type[Desc]] = {
     "test": TestDesc,
     "multi_test": MultiTestDesc,
     "report": ReportDesc,
+    "download_pretrained": DownloadDesc,
 }
 
 
@@ -267,7 +332,25 @@ def _needs_weights(flag: str) -> str:
     return f"--{flag}: expected --class_weights=FILE, as compute_threat was given them, got none"
 
 
+def _model_names(values: dict[str, Any]) -> tuple[str, ...]:
+    name = values.get("model_name", "")
+    if values.get("model_type", "scratch") == "scratch" or values.get("train_dir"):
+        return (name,)
+    names = tuple(part.strip() for part in name.split(",") if part.strip())
+    if not names and not values.get("model_source"):
+        names = tuple(selection(values.get("dataset_name", ""), values.get("threat_model", "Linf")))
+    return names or ("",)
+
+
+def _resolved(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams:
+    """The model by its canonical name; refuses one that does not take the images of the data set."""
+    model = resolved(model, dataset.dataset_name, DATASETS)
+    if zoo_entry(model, dataset.dataset_name) is None:
+        check_fit(model.model_name, dataset_info(dataset))
+    return model
+
+
 def _check_dataset(dataset: DatasetHparams) -> None:
     if not dataset.dataset_name:
         raise UsageError("--dataset_name is required, for example --dataset_name=mnist_5k")
-    dataset_info(dataset.dataset_name)
+    dataset_info(dataset)

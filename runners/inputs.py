@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from datasets.registry import dataset_info, load_dataset
-from foundations.desc import StoredRun
+from datasets.registry import load_dataset
+from foundations.desc import Desc, StoredRun
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.run_directory import RunDirectory
-from models.registry import build_model
 from runners.commands import command
-from runners.descriptions import ThreatDesc, TrainDesc
+from runners.descriptions import PretrainedDesc, ThreatDesc, TrainDesc
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from datasets.base import Dataset
+    from foundations.data_hparams import ModelHparams
+    from foundations.images import ImageSpec
+    from models.normalize import Classifier
     from threat_specification.anchors import AnchorSet
     from threat_specification.projected_displacement import ProjectedDisplacement
 
 
-def read_data(dataset_name: str, environment: Environment) -> Dataset:
-    """The data set, in memory."""
-    return load_dataset(dataset_name, environment.data_dir)
+def read_data(desc: Desc, environment: Environment) -> Dataset:
+    """The data set of a run. With --download one process of each machine fetches it first."""
+    from datasets.finding import DataMissing
+
+    dataset: Any = vars(desc)["dataset"]
+    folder = environment.data_dir or environment.root_dir / "data"
+    try:
+        if environment.local_rank == 0:
+            data = load_dataset(dataset, folder)
+        environment.barrier()
+        return data if environment.local_rank == 0 else load_dataset(dataset, folder)
+    except DataMissing as error:
+        fetch = str(error).endswith("or fetch it") and not dataset.download
+        raise RunError(f"{error}: {command(desc)} --download" if fetch else str(error)) from error
 
 
 def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:
@@ -58,18 +69,32 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1)
 
 
-def read_model(desc: TrainDesc | StoredRun, model_name: str, environment: Environment) -> nn.Module:
-    """The final weights of a train run, on the device."""
+def read_initial_model(desc: TrainDesc | PretrainedDesc, environment: Environment, spec: ImageSpec) -> Classifier:
+    """The model that training starts from, or published weights to test as they are, on the device."""
+    from models.building import initial_model
+
+    models_dir, trains = environment.root_dir / "models", isinstance(desc, TrainDesc)
+    return initial_model(desc.model, desc.dataset_name, spec, models_dir, new_head=trains).to(environment.device)
+
+
+def read_model(
+    desc: TrainDesc | PretrainedDesc | StoredRun, model: ModelHparams, environment: Environment, spec: ImageSpec
+) -> Classifier:
+    """The final weights of a train run, or pretrained ones as they are, on the device."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from models.building import architecture
+
+    if isinstance(desc, PretrainedDesc):
+        return read_initial_model(desc, environment, spec)
     path = require_complete(desc, environment) / "model.safetensors"
-    model = build_model(model_name, dataset_info(desc.dataset_name))
+    classifier = architecture(model, desc.dataset_name, spec)
     try:
-        model.load_state_dict(load_file(path))
+        classifier.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"cannot read the weights {path}: {reason}; remove that run's directory and train again"
         ) from error
-    return model.to(environment.device)
+    return classifier.to(environment.device)

@@ -50,7 +50,12 @@ def test(result: Result) -> str:
             low, high = wilson_interval(accuracy, count)
             interval = f"{low:.3f}-{high:.3f}"
             rows.append([EVALUATIONS[name], describe_set(result[name]), f"{accuracy:.4f}", interval, str(count)])
-    tables = [markdown_table(["evaluation", "set", "accuracy", "95 % interval", "examples"], rows)]
+    header = ["evaluation", "set", "accuracy", "95 % interval", "examples"]
+    published = [result[name].get("published") for name in EVALUATIONS if name in result]
+    if any(value is not None for value in published):
+        header.append("RobustBench's")
+        rows = [[*row, "-" if value is None else f"{value:.4f}"] for row, value in zip(rows, published, strict=True)]
+    tables = [markdown_table(header, rows)]
     if len(result.get("N_adv", {}).get("curve", ())) > 1:
         tables.append(markdown_table(*grid_table(result["N_adv"])))
     return "\n\n".join(tables)
@@ -84,6 +89,19 @@ def report(result: Result) -> str:
     return f"report over {counts}: {result['page']}"
 
 
+def download_pretrained(result: Result) -> str:
+    """The models of the zoo with their published accuracies, and what became of each."""
+    rows = [
+        [
+            model["name"],
+            *("-" if model[key] is None else f"{model[key]:.4f}" for key in ("clean", "robust")),
+            model["state"],
+        ]
+        for model in result["models"]
+    ]
+    return markdown_table(["model", "published clean", "published robust", "state"], rows)
+
+
 SUMMARIES: dict[str, Callable[[Result], str]] = {
     "compute_threat": compute_threat,
     "train": train,
@@ -91,6 +109,7 @@ SUMMARIES: dict[str, Callable[[Result], str]] = {
     "test": test,
     "multi_test": multi,
     "report": report,
+    "download_pretrained": download_pretrained,
 }
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import numpy
 import torch
 
+from datasets.base import part_size
 from datasets.sampling import stratified_subset
 from foundations.desc import derive_seed
 from foundations.errors import UsageError, look_up
 from foundations.files import write_bytes, write_text
 from foundations.modes import MeanOfPasses, evaluation_mode
+from models.robustbench_registry import PUBLISHED_POWER
+from models.sources import zoo_entry
 from runners.base import Runner
-from runners.descriptions import ThreatDesc
+from runners.descriptions import PretrainedDesc, ThreatDesc
 from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
 from runners.pictures import Column, amplified, write_figure, write_strip
@@ -44,11 +47,12 @@ class Test(Runner):
     def prepare(self) -> None:
         testing, environment = self.desc.testing, self.environment
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
-        self.model = read_model(self.desc.train, self.desc.model_name, environment)
         self.threat = self._read_threat() if testing.N_adv_eval else None
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
-        self.data = read_data(self.desc.dataset_name, environment)
+        self.data = read_data(self.desc, environment)
+        self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
+        self.model.check(self.data.test.pixels(torch.arange(1)).to(environment.device), self.data.info.num_classes)
         rows = self._chosen_rows()
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
@@ -72,6 +76,7 @@ class Test(Runner):
                 in_lockstep=self._is_lockstep(),
             )
         result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
+        self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
         if "N_adv" in result:
             # On every process: anchors may be spread over them.
@@ -85,6 +90,21 @@ class Test(Runner):
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
                 write_figure(self.directory / "curves.png", gauge_curves([(self.desc.name, result)]))
         return result
+
+    def _add_published(self, result: dict[str, Any]) -> None:
+        """RobustBench's own figures beside ours, where the zoo's model was measured in the same way."""
+        entry = zoo_entry(self.desc.model, self.desc.dataset_name)
+        if entry is None or not isinstance(self.desc.train, PretrainedDesc):
+            return
+        if entry.preprocessing not in (None, "Res256Crop224"):
+            self.environment.say(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
+        if "standard" in result:
+            result["standard"]["published"] = entry.clean
+        testing = self.desc.testing
+        power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
+        same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
+        if "adv" in result and same and power is not None and math.isclose(result["adv"]["threshold"], power):
+            result["adv"]["published"] = entry.robust
 
     def _is_lockstep(self) -> bool:
         return self.threat is not None and self.desc.anchors.threat.shard_anchors
@@ -111,9 +131,11 @@ class Test(Runner):
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
         test, found = self.data.test, torch.zeros(len(rows), dtype=torch.bool)
-        for threat in (self.threat, self.other_threat):
-            if threat is not None:
-                found |= threat.equals_other_anchor(test.images[rows], test.labels[rows]).cpu()
+        threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
+        for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
+            images, labels = test.read(rows[part]), test.labels[rows[part]]
+            for threat in threats:
+                found[part] |= threat.equals_other_anchor(images, labels).cpu()
         return found
 
     def _evaluations(self) -> dict[str, Any]:
@@ -232,7 +254,7 @@ class Test(Runner):
     def _predicted(self, images: torch.Tensor) -> list[str]:
         with torch.no_grad(), evaluation_mode(self.model):
             answers = self.model(images.to(self.environment.device)).argmax(1)
-        return [f"seen as {self.data.info.classes[label]}" for label in answers]
+        return [f"seen as {self.data.info.title(int(label))}" for label in answers]
 
 
 def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:

@@ -16,9 +16,8 @@ from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
 from foundations.step import Step
-from models.registry import build_model
 from runners.base import Runner
-from runners.inputs import read_data, read_threat
+from runners.inputs import read_data, read_initial_model, read_threat
 from runners.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
 from runners.pictures import Column, write_strip
 from runners.resume import Best, Resume
@@ -48,7 +47,7 @@ class Train(Runner):
     def prepare(self) -> None:
         training, environment = self.desc.training, self.environment
         self._refuse_what_cannot_be_done()
-        self.data = read_data(self.desc.dataset_name, environment)
+        self.data = read_data(self.desc, environment)
         self.train_rows, self.validation_rows = self._split()
         self.batches = ShuffledBatches(
             self.data.train.to(environment.device),
@@ -57,6 +56,7 @@ class Train(Runner):
             environment.rank,
             environment.world_size,
             self.train_rows if len(self.validation_rows) else None,
+            environment.num_workers,
         )
         self.test = self.data.test.to(environment.device)
         self.adversaries = adversaries_from(
@@ -64,7 +64,7 @@ class Train(Runner):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
-            self.network = build_model(self.desc.model.model_name, self.data.info).to(environment.device)
+            self.network: nn.Module = read_initial_model(self.desc, environment, self.data.info)
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
         self.evaluated = self.network if self.average is None else self.average.module
         self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
@@ -93,7 +93,7 @@ class Train(Runner):
             return
         source = next(iter(self.batches.epoch(0)))
         batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.erase)
-        names = [self.data.info.classes[label] for label in batch.labels]
+        names = [self.data.info.title(int(label)) for label in batch.labels]
         parts = augment.parts(batch, 0)
         titles = ("as trained on", "another image,\nprojected", "noise,\nprojected")
         pictures = [batch.images, *(part.images for part in parts)]

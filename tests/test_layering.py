@@ -30,6 +30,7 @@ CLI_MAY_READ = {
     "runners.completion",
     "datasets.registry",
     "models.registry",
+    "models.sources",
 }
 
 

@@ -28,7 +28,7 @@ def test_every_command_describes_a_run(words: str, capsys: pytest.CaptureFixture
 
 def test_tables_are_those_of_the_registries() -> None:
     data_sets = [[name, "x".join(map(str, info.shape)), info.summary] for name, info in DATASETS.items()]
-    networks = [[family.usage, family.summary] for family in ARCHITECTURES.values()]
+    networks = [[family.usage.replace("|", "\\|"), family.summary] for family in ARCHITECTURES.values()]
     for header, rows in (
         (["`--dataset_name`", "images", "content"], data_sets),
         (["`--model_name`", "network"], networks),

@@ -194,8 +194,9 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
     """The weights times one factor, so that PD-W's median equals PD's over pairs of images of different classes.
 
     threat   the plain PD over the anchors that PD-W will use
-    images   [n,C,H,W] training images in [0, 1], labels [n]; the perturbation is another image - x. Pairs are the same
-             at every call: image i with image i + s, for the first steps s that give `CALIBRATION_PAIRS` pairs
+    images   [n,C,H,W] training images, uint8 or floats in [0, 1], labels [n]; the perturbation is another image - x.
+             Pairs are the same at every call: image i with image i + s, for the first steps s that give
+             `CALIBRATION_PAIRS` pairs
     """
     weights = check_class_weights(class_weights).to(labels.device)
     check_labels_covered(weights, labels, "images")
@@ -204,15 +205,19 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
         raise UsageError("calibration of class weights: expected images of at least two classes, got one class")
     plain, weighted = [], []
     for part in torch.arange(len(first)).split(CALIBRATION_BATCH):
-        x, y = images[first[part]], labels[first[part]]
+        x, other, y = _floats(images[first[part]]), _floats(images[second[part]]), labels[first[part]]
         bound = threat.bind(x, y)
-        along = bound.displacements((images[second[part]] - x).flatten(1)).clamp_min(0)
+        along = bound.displacements((other - x).flatten(1)).clamp_min(0)
         plain.append(along.amax(1))
         weighted.append((along / weights[y][:, threat.labels]).masked_fill(bound.masked, 0).amax(1))
     expected, got = torch.cat(plain).median(), torch.cat(weighted).median()
     if not float(got) > 0:
         raise UsageError("calibration of class weights: most pairs of images have threat 0; use more anchors or images")
     return weights * (got / expected)
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ Images are read through a callable, and only those that a method looks at, so th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 from foundations.errors import UsageError
 
 Load = Callable[[Tensor], Tensor]  # row numbers [n] -> images [n,C,H,W], uint8 or floats in [0, 1]
-PART = 4096  # images read at a time
+PART = 4096  # rows of features measured at a time
+COVERED = 256  # images read at a time, as floats
 REFRESH = 64  # rows brought up to date at a time
 
 
@@ -114,16 +115,12 @@ def coverage(load: Load, rows: Tensor, anchors: Tensor) -> float:
     rows and anchors hold row numbers of one class.
     """
     mine = unit_features(load(anchors))
-    return min(float((unit_features(load(part)) @ mine.T).amax(1).min()) for part in rows.split(PART))
+    return min(float((unit_features(load(part)) @ mine.T).amax(1).min()) for part in rows.split(COVERED))
 
 
-def fingerprints(load: Load, rows: Tensor) -> Tensor:
-    """63 bits of a hash of each image, [n] int64: equal images have equal ones, others practically never."""
-    numbers = [
-        int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "big") >> 1
-        for part in rows.split(PART)
-        for image in load(part).cpu().numpy()
-    ]
+def fingerprints(contents: Iterable[bytes]) -> Tensor:
+    """63 bits of a hash of each image's bytes, [n] int64: equal ones have equal hashes, others practically never."""
+    numbers = [int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "big") >> 1 for image in contents]
     return torch.tensor(numbers, dtype=torch.int64)
 
 

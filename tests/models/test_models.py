@@ -63,7 +63,7 @@ def test_names_resolve(alias: str, name: str) -> None:
     assert canonical_name(alias, DATASETS) == name
 
 
-@pytest.mark.parametrize("name", ["", "resnet", "resnet_7", "resnet_8_0", "lenet_5", "imagenet_lenet", "mnist_"])
+@pytest.mark.parametrize("name", ["", "resnet", "resnet_7", "resnet_8_0", "lenet_5", "cub_lenet", "mnist_"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"known: lenet, conv, resnet|expected a depth"):
         canonical_name(name, DATASETS)

@@ -1,0 +1,89 @@
+"""Where the files of a data set are, and whether they are the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from foundations.data_hparams import DatasetHparams
+from foundations.errors import RunError
+
+
+class DataMissing(RunError):
+    """The files of a data set are not where they were looked for."""
+
+
+def find_folder(
+    dataset: DatasetHparams, data_dir: Path | None, below: Sequence[str], files: Sequence[str], download: object = None
+) -> Path:
+    """The first of data_dir and its sub-folders `below` that holds all `files` (or their .gz).
+
+    download   called with data_dir where none does and --download is given; None where nothing can be fetched
+    """
+    name = dataset.dataset_name
+    if data_dir is None:
+        raise DataMissing(f"{name}: no folder to look in; say where it is with --data_dir=DIR")
+    folders = [data_dir, *(data_dir / part for part in below)]
+    found = _holding(folders, files)
+    if found is None and dataset.download and callable(download):
+        fetch(name, download, data_dir)
+        found = _holding(folders, files)
+    if found is not None:
+        return found
+    best = max(folders, key=lambda folder: sum(map(bool, (_file(folder, file) for file in files))))
+    missing = [file for file in files if _file(best, file) is None]
+    shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+    raise DataMissing(
+        f"{name} is not in {data_dir}: expected {shown} in it or in {' or '.join(below)} below it; "
+        f"name its folder with --data_dir=DIR{'' if download is None else ', or fetch it'}"
+    )
+
+
+def fetch(name: str, download: Callable[[Path], object], data_dir: Path) -> None:
+    """Run a downloader of torchvision; its many failures become one."""
+    import urllib.error
+
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        download(data_dir)
+    except (RuntimeError, OSError, urllib.error.URLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"{name}: cannot be downloaded into {data_dir}: {reason}; get its files on a machine with the internet and "
+            "name their folder with --data_dir=DIR"
+        ) from error
+
+
+def _holding(folders: Sequence[Path], files: Sequence[str]) -> Path | None:
+    return next((folder for folder in folders if all(_file(folder, file) is not None for file in files)), None)
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """A file or folder, or its compressed form, which has a published checksum and goes first."""
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.exists()), None)
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """A file that `find_folder` has seen."""
+    path = _file(folder, name)
+    assert path is not None
+    return path
+
+
+def check_file(dataset: DatasetHparams, path: Path, *md5s: str) -> None:
+    """Refuse a file that is empty, or none of the published ones (any, where no checksum is given)."""
+    from torchvision.datasets.utils import calculate_md5
+
+    if path.is_file() and path.stat().st_size == 0:
+        raise damaged(dataset, path, "it is empty")
+    if md5s and not dataset.own_files and (found := calculate_md5(str(path))) not in md5s:
+        raise RunError(
+            f"{dataset.dataset_name}: {path} is not the published file (MD5 {found}, expected {md5s[0]}): cut short or "
+            "changed; remove it and add --download, or add --own_files if it is meant to differ"
+        )
+
+
+def damaged(dataset: DatasetHparams, path: Path, reason: object) -> RunError:
+    """A file that cannot be read."""
+    text = " ".join(str(reason).split())
+    return RunError(f"{dataset.dataset_name}: cannot read {path}: {text}; replace it by an undamaged copy")

@@ -1,0 +1,181 @@
+"""Sets of image files in a folder for each class, read when they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, make_dataset
+from torchvision.transforms import functional
+
+from datasets import class_names
+from datasets.base import Dataset
+from datasets.finding import damaged, find_folder
+from datasets.registry import DatasetInfo
+from foundations.data_hparams import DatasetHparams
+from foundations.errors import RunError
+
+READERS = 4  # threads that decode what is asked for at one time
+TINY_URL, TINY_MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """Files with labels. An image is resized until its shorter side is `shorter`, and its centre is cut out.
+
+    paths   [N], below no root: as they are opened
+    labels  [N] int64
+    side    of the images that come out, 3 x side x side
+    """
+
+    dataset: DatasetHparams
+    paths: Sequence[str]
+    labels: Tensor
+    side: int
+    shorter: int
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def decode(self, row: int) -> Tensor:
+        """One image, [3, side, side] uint8."""
+        path = self.paths[row]
+        try:
+            image = default_loader(path)
+            if min(image.size) != self.shorter:
+                image = functional.resize(image, self.shorter)
+            return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise damaged(self.dataset, Path(path), error) from error
+
+    def read(self, index: Tensor | slice) -> Tensor:
+        rows = (torch.arange(len(self))[index] if isinstance(index, slice) else index).tolist()
+        with ThreadPoolExecutor(READERS) as readers:
+            images = list(readers.map(self.decode, rows))
+        return torch.stack(images) if images else torch.empty(0, 3, self.side, self.side, dtype=torch.uint8)
+
+    def pixels(self, index: Tensor | slice) -> Tensor:
+        return self.read(index).to(self.device).float() / 255
+
+    def contents(self, index: Tensor) -> Iterator[bytes]:
+        return (Path(self.paths[row]).read_bytes() for row in index.tolist())
+
+    def subset(self, rows: Tensor) -> FolderSplit:
+        return dataclasses.replace(self, paths=[self.paths[row] for row in rows.tolist()], labels=self.labels[rows])
+
+    def relabelled(self, labels: Tensor) -> FolderSplit:
+        return dataclasses.replace(self, labels=labels)
+
+    def to(self, device: torch.device) -> FolderSplit:
+        return dataclasses.replace(self, labels=self.labels.to(device), device=device)
+
+
+def load_image_folder(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
+    """DIR/train/<class>/* and DIR/test/<class>/*; labels follow the sorted names of the training folders."""
+    folder = find_folder(dataset, data_dir, ["image_folder"], ["train", "test"])
+    classes = _folders(folder / "train")
+    if not classes:
+        raise RunError(f"image_folder: expected a folder for each class in {folder / 'train'}, got none")
+    info = dataclasses.replace(info, classes=classes)
+    return _dataset(dataset, info, *(_split(dataset, info, folder / part) for part in ("train", "test")))
+
+
+def load_imagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
+    """DIR/train/<WordNet id>/* and DIR/val/<WordNet id>/*; labels are places among the 1,000 sorted ids.
+
+    With --own_files some classes may be missing; the labels of the others stay what they are.
+    """
+    folder = find_folder(dataset, data_dir, ["imagenet", "ILSVRC2012"], ["train", "val"])
+    _check_ids(dataset, info, folder / "train")
+    _check_ids(dataset, info, folder / "val")
+    titles = class_names.wordnet_titles()
+    info = dataclasses.replace(info, titles=tuple(titles.get(name, name) for name in info.classes))
+    return _dataset(dataset, info, *(_split(dataset, info, folder / part) for part in ("train", "val")))
+
+
+def load_tinyimagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
+    """As in its archive: train/<WordNet id>/images/*, val/images/* with val_annotations.txt, ids in wnids.txt."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    files = ["train", "val", "wnids.txt"]
+    folder = find_folder(
+        dataset,
+        data_dir,
+        ["tiny-imagenet-200"],
+        files,
+        lambda root: download_and_extract_archive(TINY_URL, str(root), md5=TINY_MD5),
+    )
+    classes = tuple(sorted((folder / "wnids.txt").read_text().split()))
+    if len(classes) != 200 and not dataset.own_files:
+        raise damaged(dataset, folder / "wnids.txt", f"expected 200 ids, got {len(classes)}")
+    titles = class_names.wordnet_titles()
+    info = dataclasses.replace(info, classes=classes, titles=tuple(titles.get(name, name) for name in classes))
+    _check_ids(dataset, info, folder / "train")
+    annotations = folder / "val" / "val_annotations.txt"
+    if not annotations.is_file():
+        test = _split(dataset, info, folder / "val")
+    else:
+        test = _annotated(dataset, info, annotations)
+    return _dataset(dataset, info, _split(dataset, info, folder / "train"), test)
+
+
+def _annotated(dataset: DatasetHparams, info: DatasetInfo, annotations: Path) -> FolderSplit:
+    """The images beside a file of lines `name <tab> WordNet id <tab> ...`, in its order."""
+    numbers = {name: label for label, name in enumerate(info.classes)}
+    paths, labels = [], []
+    for count, line in enumerate(annotations.read_text().splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        label = rest.split("\t")[0].strip()
+        if label not in numbers:
+            raise damaged(dataset, annotations, f"line {count}: expected a name and a known WordNet id, got {line!r}")
+        paths.append(str(annotations.parent / "images" / name))
+        labels.append(numbers[label])
+    return _made(dataset, info, paths, labels)
+
+
+def _split(dataset: DatasetHparams, info: DatasetInfo, folder: Path) -> FolderSplit:
+    """All images below a folder's class folders, by torchvision's reader of folders."""
+    strangers = sorted(set(_folders(folder)) - set(info.classes))
+    if strangers:
+        raise RunError(f"{dataset.dataset_name}: {folder / strangers[0]} is no class of the set; remove the folder")
+    numbers = {name: label for label, name in enumerate(info.classes) if (folder / name).is_dir()}
+    found = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True) if numbers else []
+    return _made(dataset, info, [path for path, _ in found], [label for _, label in found])
+
+
+def _made(dataset: DatasetHparams, info: DatasetInfo, paths: list[str], labels: list[int]) -> FolderSplit:
+    side = info.shape[1]
+    return FolderSplit(dataset, paths, torch.tensor(labels, dtype=torch.int64), side, round(side * info.resized))
+
+
+def _dataset(dataset: DatasetHparams, info: DatasetInfo, train: FolderSplit, test: FolderSplit) -> Dataset:
+    return Dataset(dataset.dataset_name, info, train, test)
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+
+
+def _check_ids(dataset: DatasetHparams, info: DatasetInfo, folder: Path) -> None:
+    """Refuse folders that are not one for each class."""
+    present = set(_folders(folder))
+    if not present & set(info.classes):
+        raise RunError(
+            f"{dataset.dataset_name}: expected folders named by WordNet ids such as {info.classes[0]} in {folder}, got "
+            f"{', '.join(sorted(present)[:3]) or 'none'}; torchvision.datasets.ImageNet(DIR, 'val') unpacks and sorts "
+            "the published archives"
+        )
+    missing = [name for name in info.classes if name not in present]
+    if missing and not dataset.own_files:
+        raise RunError(
+            f"{dataset.dataset_name}: {len(missing)} of {info.num_classes} classes are missing in {folder}, the first "
+            f"is {missing[0]}; add --own_files to use a part of the set"
+        )

@@ -1,0 +1,65 @@
+"""Models as described by `ModelHparams` (resolved by models/sources.py): built, or read with pretrained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foundations.data_hparams import ModelHparams
+from foundations.errors import RunError
+from foundations.images import ImageSpec
+from models.checkpoints import fit, read_state_dict
+from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision
+from models.normalize import Classifier, Normalize
+from models.registry import build_model, check_fit, parse
+from models.robustbench import build_zoo_architecture, load_zoo_model
+from models.sources import zoo_entry
+
+
+def initial_model(
+    model: ModelHparams, dataset_name: str, spec: ImageSpec, models_dir: Path, new_head: bool = True
+) -> Classifier:
+    """With the weights that training starts from: random ones, or pretrained.
+
+    new_head   whether a last layer for another number of classes may be put, at random, in the place of a library's
+    """
+    if model.model_type == "scratch":
+        return build_model(model.model_name, spec)
+    entry = zoo_entry(model, dataset_name)
+    if entry is not None:
+        return load_zoo_model(entry, spec, models_dir)
+    check_fit(model.model_name, spec)
+    if model.path:
+        return _from_file(model, spec)
+    if spec.num_classes != IMAGENET_CLASSES and not new_head:
+        raise RunError(
+            f"the weights of '{model.model_name}' tell {IMAGENET_CLASSES} classes apart, {dataset_name} has "
+            f"{spec.num_classes}; fine-tune them first: train --model_type=pretrained, then test --model_type=finetuned"
+        )
+    family, parts = parse(model.model_name)
+    if family == "timm":
+        return pretrained_timm(spec, str(parts[0]))
+    return pretrained_torchvision(spec, f"resnet{parts[0]}" if family == "imagenet_resnet" else str(parts[0]))
+
+
+def architecture(model: ModelHparams, dataset_name: str, spec: ImageSpec) -> Classifier:
+    """The same network, for weights that are read afterwards; nothing pretrained is looked for."""
+    entry = zoo_entry(model, dataset_name)
+    return build_model(model.model_name, spec) if entry is None else build_zoo_architecture(entry, spec)
+
+
+def _from_file(model: ModelHparams, spec: ImageSpec) -> Classifier:
+    """A checkpoint of ours (with its normalisation), or of the bare network behind the pixels' mean and deviation."""
+    path = Path(model.path).expanduser()
+    tensors = read_state_dict(path)
+    classifier = build_model(model.model_name, spec)
+    if "normalize.mean" in tensors:
+        fit(classifier, tensors, path, model.model_name)
+        return classifier
+    fit(classifier.network, tensors, path, model.model_name)
+    if model.pixel_mean:
+        channels = spec.shape[0]
+        if len(model.pixel_mean) not in (1, channels):
+            raise RunError(f"--pixel_mean: expected {channels} numbers or one, got {len(model.pixel_mean)}")
+        times = channels // len(model.pixel_mean)
+        classifier.normalize = Normalize(model.pixel_mean * times, model.pixel_std * times)
+    return classifier

@@ -1,0 +1,113 @@
+"""Networks of torchvision and timm, with random or pretrained weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from foundations.errors import RunError, UsageError, nearest
+from foundations.images import ImageSpec
+from models.normalize import Classifier, Normalize
+
+IMAGENET_CLASSES = 1000
+
+
+def build_imagenet_resnet(spec: ImageSpec, depth: int) -> nn.Module:
+    return build_torchvision(spec, f"resnet{depth}")
+
+
+def build_torchvision(spec: ImageSpec, name: str) -> nn.Module:
+    """A classification network of torchvision with random weights."""
+    import torchvision
+
+    return torchvision.models.get_model(_known(name, _torchvision_names(), "torchvision"), **_options(spec, name))
+
+
+def build_timm(spec: ImageSpec, name: str) -> nn.Module:
+    """A network of timm with random weights."""
+    import timm
+
+    _known(name.split(".")[0], timm.list_models(), "timm")
+    options: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.shape[0]}
+    try:
+        return timm.create_model(name, img_size=spec.shape[1:], **options)
+    except TypeError:  # most networks take images of any size, and no such argument
+        return timm.create_model(name, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UsageError(f"model 'timm:{name}' does not take images of {spec.shape}: {error}") from error
+
+
+def pretrained_torchvision(spec: ImageSpec, name: str) -> Classifier:
+    """With torchvision's best weights and their own normalisation; another number of classes gets a new last layer."""
+    import torchvision
+
+    _known(name, _torchvision_names(), "torchvision")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        network = torchvision.models.get_model(name, weights=weights)
+    except OSError as error:
+        raise _offline("torchvision", name, weights.url, error) from error
+    transforms = weights.transforms()
+    if spec.num_classes != IMAGENET_CLASSES:
+        _replace_head(network, spec.num_classes)
+    return Classifier(Normalize(tuple(transforms.mean), tuple(transforms.std)), network)
+
+
+def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
+    """With timm's weights and their own normalisation; another number of classes gets a new last layer."""
+    import timm
+
+    _known(name.split(".")[0], timm.list_models(), "timm")
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=spec.num_classes)
+    except (OSError, RuntimeError) as error:
+        raise _offline("timm", name, timm.get_pretrained_cfg(name).hf_hub_id or "its hub", error) from error
+    return Classifier(Normalize(tuple(network.default_cfg["mean"]), tuple(network.default_cfg["std"])), network)
+
+
+def _options(spec: ImageSpec, name: str) -> dict[str, Any]:
+    if spec.shape[0] != 3:
+        raise UsageError(f"model '{name}' takes colour images, got {spec.shape[0]} channels; choose another model")
+    options: dict[str, Any] = {"num_classes": spec.num_classes}
+    if name.startswith("vit_"):
+        patch = int(name.rsplit("_", 1)[1])
+        if spec.shape[1] != spec.shape[2] or spec.shape[1] % patch:
+            raise UsageError(
+                f"model '{name}' takes square images whose side is a multiple of {patch}, "
+                f"got {spec.shape[1]}x{spec.shape[2]}"
+            )
+        options["image_size"] = spec.shape[1]
+    return options
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _known(name: str, names: list[str], library: str) -> str:
+    if name not in names:
+        raise UsageError(f"unknown model '{library}:{name}'{nearest(name, names)}; {library} lists {len(names)} models")
+    return name
+
+
+def _replace_head(network: nn.Module, num_classes: int) -> None:
+    """A fresh last linear layer, which is the last one registered in all of torchvision's classifiers."""
+    path, head = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    parent, _, attribute = path.rpartition(".")
+    owner: Any = network.get_submodule(parent)
+    replacement = nn.Linear(head.in_features, num_classes)
+    if attribute.isdigit():
+        owner[int(attribute)] = replacement
+    else:
+        setattr(owner, attribute, replacement)
+
+
+def _offline(library: str, name: str, where: str, error: Exception) -> RunError:
+    reason = " ".join(str(error).split())[:200]
+    return RunError(
+        f"the weights of '{library}:{name}' cannot be fetched: {reason}; fetch {where} where there is the internet "
+        f"and use them by --model_source=file:PATH --model_name={library}:{name}"
+    )

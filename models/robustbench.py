@@ -1,0 +1,89 @@
+"""Models of RobustBench's zoo, by the library itself, from files that are there already: nothing is fetched here."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+from foundations.errors import RunError
+from foundations.images import ImageSpec
+from foundations.third_party import install_aliases
+from models.checkpoints import what_is_wrong
+from models.normalize import Classifier, Normalize
+from models.robustbench_registry import ZooModel
+
+IMPORT_PROBLEMS = {
+    "pkg_resources": "pip install 'setuptools<81' brings back pkg_resources, which later versions no longer have",
+    "autoattack": "pip install 'pyautoattack>=0.2' brings it; start by nonisotropic.py, which makes the two names one",
+}
+
+
+def zoo_library() -> Any:
+    """The module robustbench.utils; what commonly keeps it from being imported is explained."""
+    install_aliases()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import robustbench.utils
+    except ImportError as error:
+        missing = (error.name or "").split(".")[0]
+        cure = IMPORT_PROBLEMS.get(missing, "pip install 'robustbench>=1.1.1,<1.2' 'setuptools<81'")
+        raise RunError(f"the package robustbench cannot be imported ({error}): {cure}") from error
+    return robustbench.utils
+
+
+def harmless_globals() -> list[Any]:
+    """What checkpoints of the zoo hold beside tensors; none of it can run code."""
+    types = [type(numpy.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")]
+    return [argparse.Namespace, numpy.dtype, numpy._core.multiarray.scalar, *types]  # type: ignore[attr-defined]
+
+
+def missing_files(model: ZooModel, models_dir: Path) -> list[tuple[Path, str]]:
+    """Files of a model that cannot be used, each with the reason."""
+    if not model.files:
+        return []
+    found = [(path, what_is_wrong(path)) for path in model.paths(models_dir)]
+    return [(path, problem) for path, problem in found if problem is not None]
+
+
+def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classifier:
+    """The published model on pixels in [0, 1]; it brings its own normalisation."""
+    for path, problem in missing_files(model, models_dir):
+        raise RunError(
+            f"RobustBench's {model.name} is not in {path}: {problem}; first run: python nonisotropic.py "
+            f"download_pretrained --dataset_name={model.dataset_name} --threat_model={model.threat_model} "
+            f"--names={model.name}"
+        )
+    library = zoo_library()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with torch.serialization.safe_globals(harmless_globals()):
+                network = library.load_model(model.name, models_dir, model.dataset_name, model.threat_model)
+    except Exception as error:  # as many kinds as there are authors of models
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RunError(f"RobustBench cannot load {model.name}: {reason}") from error
+    return _on_pixels(network, spec)
+
+
+def build_zoo_architecture(model: ZooModel, spec: ImageSpec) -> Classifier:
+    """The same network, for weights that are read afterwards."""
+    library = zoo_library()
+    datasets, threats = library.BenchmarkDataset, library.ThreatModel
+    entry = library.all_models[datasets(model.dataset_name)][threats(model.threat_model)][model.name]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return _on_pixels(entry["model"](), spec)
+
+
+def _on_pixels(network: nn.Module, spec: ImageSpec) -> Classifier:
+    channels = spec.shape[0]
+    return Classifier(Normalize((0.0,) * channels, (1.0,) * channels), network)

@@ -1,0 +1,131 @@
+"""Images in folders: decoded when asked for, class order by sorted names, damaged files named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datasets.folders import FolderSplit
+from datasets.loader import ReadBatch, ShuffledBatches
+from datasets.registry import dataset_info, load_dataset
+from datasets.sampling import rows_by_class
+from foundations.data_hparams import DatasetHparams
+from foundations.errors import RunError
+from tests.datasets import written
+from tests.datasets.test_readers import own
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imagenet")
+    written.write_imagenet(folder)
+    return folder
+
+
+def test_imagenet_labels_are_places_among_the_sorted_ids(imagenet: Path) -> None:
+    data = load_dataset(own("imagenet"), imagenet)
+    ids = dataset_info("imagenet").classes
+    assert list(ids) == sorted(ids) and len(ids) == 1000
+    assert data.train.labels.unique().tolist() == [ids.index(name) for name in written.WORDNET_IDS] == [0, 1, 999]
+    assert data.info.title(0) == "tench, Tinca tinca"
+    for row in range(len(data.train)):
+        assert ids[int(data.train.labels[row])] in data.train.paths[row]  # type: ignore[attr-defined]
+
+
+def test_images_are_resized_and_cut_as_robustbench_does(imagenet: Path) -> None:
+    from torchvision import transforms
+
+    data = load_dataset(own("imagenet"), imagenet)
+    assert isinstance(data.train, FolderSplit)
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
+    image = Image.open(data.train.paths[4]).convert("RGB")
+    assert data.train.pixels(torch.tensor([4]))[0].equal(theirs(image))
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    decode = FolderSplit.decode
+    monkeypatch.setattr(FolderSplit, "decode", lambda self, row: decoded.append(row) or decode(self, row))
+    data = load_dataset(own("imagenet", image_size=32), imagenet)
+    assert len(decoded) == 2  # one image of each split, for its shape
+    assert [len(rows) for rows in data.train_rows().values()] == [6, 6, 6]
+    assert len(decoded) == 2
+    assert data.test.pixels(torch.tensor([5, 0])).shape == (2, 3, 32, 32)
+    assert sorted(decoded[2:]) == [0, 5]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_of_files_are_those_of_memory(imagenet: Path, num_workers: int) -> None:
+    split = load_dataset(own("imagenet", image_size=16), imagenet).train
+    state = torch.get_rng_state()
+    for rank in range(2):
+        batches = ShuffledBatches(split, 4, seed=1, rank=rank, world_size=2, num_workers=num_workers)
+        for batch in batches.epoch(0):
+            assert isinstance(batch, ReadBatch)
+            assert batch.images.equal(split.pixels(batch.index))
+            assert batch.partner_images.equal(split.pixels(batch.partners))
+    assert torch.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_image_is_named(tmp_path: Path, num_workers: int) -> None:
+    written.write_folders(tmp_path)
+    file = tmp_path / "train" / "dog" / "3.png"
+    file.write_bytes(file.read_bytes()[:100])
+    split = load_dataset(own("image_folder", image_size=16), tmp_path).train
+    with pytest.raises(RunError, match=rf"^image_folder: cannot read {file}: ") as told:
+        for batch in ShuffledBatches(split, 4, seed=1, num_workers=num_workers).epoch(0):
+            batch.images.sum()
+    assert str(told.value).count("\n") == 0
+
+
+def test_tinyimagenet_reads_its_annotations(tmp_path: Path) -> None:
+    written.write_tinyimagenet(tmp_path / "tiny-imagenet-200")
+    data = load_dataset(own("tinyimagenet"), tmp_path)
+    assert data.info.classes == tuple(sorted(written.WORDNET_IDS))
+    assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.train.labels.bincount().tolist() == [4, 4, 4]
+    annotations = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("n01440764", "n99999999"))
+    with pytest.raises(RunError, match=r"val_annotations.txt: line 1: expected a name and a known WordNet id"):
+        load_dataset(own("tinyimagenet"), tmp_path)
+
+
+def test_image_folders_take_any_classes_and_sizes(tmp_path: Path) -> None:
+    written.write_folders(tmp_path, ("b", "a", "c"))
+    data = load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path)
+    assert data.info.classes == ("a", "b", "c")
+    assert data.train.pixels(torch.tensor([0])).shape == (1, 3, 64, 64)
+    (tmp_path / "test" / "d").mkdir()
+    with pytest.raises(RunError, match=r"test/d is no class of the set"):
+        load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path)
+
+
+def test_missing_classes_are_told(imagenet: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"997 of 1000 classes are missing in .*, the first is n01484850"):
+        load_dataset("imagenet", imagenet)
+    (tmp_path / "train").mkdir()
+    written.write_image(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG", 40, 40)
+    with pytest.raises(RunError, match=r"expected folders named by WordNet ids such as n01440764"):
+        load_dataset("imagenet", tmp_path)
+
+
+def test_the_content_of_a_folder_enters_the_hash(tmp_path: Path) -> None:
+    hashes = []
+    for size in (32, 33):
+        folder = tmp_path / str(size)
+        written.write_image(folder / "train" / "a" / "0.png", size, 32)
+        options = DatasetHparams(dataset_name="image_folder", data_dir=str(folder))
+        hashes.append(options.hashed()["data_dir"])
+        assert "/" not in hashes[-1]
+    assert hashes[0] != hashes[1]
+    assert "data_dir" not in DatasetHparams(dataset_name="cifar10", data_dir=str(tmp_path)).hashed()
+
+
+def test_classes_are_found_by_one_sort() -> None:
+    labels = torch.tensor([2, 0, 2, -1, 5, 0])
+    rows = rows_by_class(labels)
+    assert {label: part.tolist() for label, part in rows.items()} == {0: [1, 5], 2: [0, 2], 5: [4]}
