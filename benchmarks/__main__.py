@@ -24,6 +24,7 @@ SUITES = {
     "Projections": "benchmarks.bench_projection:rows",
     "Projections against a solver, and at the size of ImageNet": "benchmarks.bench_qp:rows",
     "Attacks, time as a multiple": "benchmarks.bench_attacks:rows",
+    "Training": "benchmarks.bench_training:rows",
     "Choosing anchors": "benchmarks.bench_selection:rows",
 }
 

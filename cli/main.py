@@ -64,7 +64,7 @@ def listing() -> str:
 def run(runner: str, arguments: list[str]) -> int:
     """Parse flags, describe the run, and run it unless only its directory is asked for."""
     from foundations.environment import limit_threads, make_environment, resolve_root
-    from runners.completion import finished_result, tell
+    from runners.completion import finished_result, plan, tell
     from runners.descriptions import DESCRIPTIONS
 
     values = runner_parser(runner, arguments).parse(arguments)
@@ -74,6 +74,10 @@ def run(runner: str, arguments: list[str]) -> int:
     if shared.display_output_location:
         if _rank() == "0":
             print(desc.directory(root))
+        return 0
+    if values.get("dry_run"):
+        if _rank() == "0":
+            print(plan(desc, root))
         return 0
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:

@@ -46,10 +46,17 @@ class ToggleHparams(Hparams):
     toggle_N_adv_train: bool = setting(False, "Vary --N_adv_train.", alias="toggle_N_adv")
 
 
+@dataclass(frozen=True)
+class MultiArgs(Hparams):
+    """Looking before running."""
+
+    dry_run: bool = setting(False, "Print the runs with their directories, and run none.", hashed=False)
+
+
 # Flags of single runners beside those of their descriptions.
 EXTRA_ARGS: dict[str, list[type[Hparams]]] = {
     "test": [TestArgs],
     "evaluate_threat": [TestArgs],
-    "multi_train": [ToggleHparams],
-    "multi_test": [ToggleHparams],
+    "multi_train": [ToggleHparams, MultiArgs],
+    "multi_test": [ToggleHparams, MultiArgs],
 }

@@ -104,6 +104,14 @@ class Environment:
         torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy().astype(array.dtype)
 
+    def stack(self, array: numpy.ndarray) -> numpy.ndarray:
+        """[W, ...]: the arrays of all processes, of one shape, on every one of them."""
+        import numpy
+
+        rows = numpy.zeros((self.world_size, *array.shape), array.dtype)
+        rows[self.rank] = array
+        return self.merge(rows)
+
 
 def make_environment(root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int) -> Environment:
     """Read torchrun's variables, choose device and threads; every choice can be overridden by a flag or variable."""

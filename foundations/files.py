@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_folder(path: Path, contents: dict[str, bytes]) -> None:
+    """A folder of files, written under a temporary name and then renamed; replaces one that is there."""
+    temporary = path.parent / f".{path.name}.part"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for name, content in contents.items():
+            write_bytes(temporary / name, content)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
 

@@ -1,6 +1,6 @@
 """All hyperparameters, in groups. Torch-free; `foundations/settings.py` says how a field is declared.
 
-Those of data sets and models are in `data_hparams.py`.
+Those of training are in `training_hparams.py`, of data sets and models in `data_hparams.py`.
 """
 
 from __future__ import annotations
@@ -8,18 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foundations.data_hparams import DatasetHparams, ModelHparams
-from foundations.errors import UsageError
-from foundations.settings import (
-    Hparams,
-    chunks,
-    in_range,
-    one_of,
-    path_after_kind,
-    setting,
-    steps,
-    steps_list,
-    whole_path,
-)
+from foundations.settings import Hparams, chunks, in_range, one_of, path_after_kind, setting, whole_path
+from foundations.training_hparams import AugmentationHparams, TrainingHparams
 
 __all__ = [
     "AugmentationHparams",
@@ -70,98 +60,6 @@ class ThreatHparams(Hparams):
         path_in=whole_path,
     )
     strict: bool = setting(False, "compute_threat refuses training images that occur with two labels.", hashed=False)
-
-
-@dataclass(frozen=True)
-class AugmentationHparams(Hparams):
-    """What is added to the clean batches of training."""
-
-    N_aug: bool = setting(False, "Nonisotropic augmentation: other images and noise, projected into the PD set.")
-    N_aug_threshold: float = setting(
-        0.1, "PD threshold of the nonisotropic augmentation.", check=in_range(0), when="N_aug"
-    )
-    augmentation_frequency: int = setting(
-        3, "One in this many batches, at random, is augmented nonisotropically.", check=in_range(1), when="N_aug"
-    )
-    gaussian_aug_mean: float = setting(
-        0.0, "Mean of the Gaussian noise of the nonisotropic augmentation, in pixels of [0, 1].", when="N_aug"
-    )
-    gaussian_aug_std: float = setting(
-        0.2,
-        "Standard deviation of that noise, in pixels of [0, 1]; the default depends on the data set.",
-        check=in_range(0),
-        when="N_aug",
-    )
-    mixup: bool = setting(False, "Replace the clean part of the loss by mixup.")
-    mixup_alpha: float = setting(
-        1.0, "Mixup coefficients follow Beta(alpha, alpha).", check=in_range(0, above=True), when="mixup"
-    )
-
-
-@dataclass(frozen=True)
-class TrainingHparams(Hparams):
-    """How the model is trained."""
-
-    training_steps: str = setting("10ep", "Length of training: epochs (40ep) or optimizer steps (5000it).", check=steps)
-    batch_size: int = setting(128, "Global batch size, over all processes.", check=in_range(1))
-    lr: float = setting(0.1, "Peak learning rate.", check=in_range(0, above=True))
-    lr_schedule: str = setting(
-        "cosine",
-        "Course of the learning rate after warm-up: cosine (to 0), milestones or constant.",
-        check=one_of("cosine", "milestones", "constant"),
-    )
-    milestone_steps: str = setting(
-        "", "Where the learning rate drops: 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
-    )
-    gamma: float = setting(0.1, "Factor of each drop.", check=in_range(0, 1, above=True), when="lr_schedule=milestones")
-    warmup_steps: str = setting("0it", "Linear warm-up from 0.", check=steps)
-    momentum: float = setting(0.9, "Momentum of SGD.", check=in_range(0, 1))
-    nesterov: bool = setting(False, "Nesterov momentum.")
-    weight_decay: float = setting(0.0, "L2 penalty on the weights.", check=in_range(0))
-    adv_train: bool = setting(False, "Adversarial training with PGD in an isotropic ball.")
-    adv_train_attack_norm: str = setting(
-        "Linf", "Norm of that ball: Linf or L2.", check=one_of("Linf", "L2"), when="adv_train"
-    )
-    adv_train_attack_power_Linf: float = setting(
-        8 / 255,
-        "Radius of the l-inf ball in pixels of [0, 1]; the default depends on the data set.",
-        check=in_range(0),
-        when="adv_train_attack_norm=Linf",
-    )
-    adv_train_attack_power_L2: float = setting(
-        0.5,
-        "Radius of the l2 ball; the default depends on the data set.",
-        check=in_range(0),
-        when="adv_train_attack_norm=L2",
-    )
-    adv_train_attack_iter: int = setting(10, "Steps of that attack.", check=in_range(1), when="adv_train")
-    adv_train_start_epoch: int = setting(
-        0, "First adversarial epoch, counted from 0.", check=in_range(0), when="adv_train|N_adv_train"
-    )
-    adv_clean_weight: float = setting(
-        0.5,
-        "Weight of the clean part when an adversary is on; 0 is Madry's recipe.",
-        check=in_range(0, 1),
-        when="adv_train|N_adv_train",
-    )
-    N_adv_train: bool = setting(False, "Adversarial training inside the nonisotropic (PD) set.")
-    N_adv_train_threshold: float = setting(
-        0.1, "PD threshold of the nonisotropic adversary.", check=in_range(0), when="N_adv_train"
-    )
-    N_adv_train_radius: float = setting(
-        32 / 255,
-        "l-inf radius of the nonisotropic adversary; the default depends on the data set.",
-        check=in_range(0),
-        when="N_adv_train",
-    )
-    N_adv_train_attack_iter: int = setting(
-        10, "Steps of the nonisotropic adversary.", check=in_range(1), when="N_adv_train"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nesterov and self.momentum == 0:
-            raise UsageError("--nesterov: expected --momentum above 0, got 0")
 
 
 @dataclass(frozen=True)

@@ -30,3 +30,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever a block does to buffers, such as the statistics of batch normalisation, is undone after it."""
+    kept = [buffer.detach().clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), kept, strict=True):
+                buffer.copy_(before)

@@ -9,19 +9,21 @@ from typing import Any
 from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun
 from foundations.settings import Hparams, format_value
-from models.registry import model_defaults
+from models.registry import canonical_name, model_defaults
 from runners.descriptions import MultiDesc
-
-FINE_TUNING = {"lr": 0.01, "training_steps": "10ep"}
+from runners.recipes import FINE_TUNING, recipe
 
 
 def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
-    """Flags whose default depends on the data set or the model; the data set's word goes last."""
+    """Flags whose default depends on the data set, the model, and where its weights come from."""
     defaults: dict[str, Any] = {}
     if model_name and model_type == "scratch":
         defaults |= model_defaults(model_name, DATASETS)
     if dataset_name:
-        defaults |= dataset_info(dataset_name).defaults
+        info = dataset_info(dataset_name)
+        if model_name and model_type == "scratch":
+            defaults |= recipe(canonical_name(model_name, DATASETS), info)
+        defaults |= info.defaults
     return defaults if model_type == "scratch" else defaults | FINE_TUNING
 
 
@@ -61,7 +63,9 @@ def _flags(desc: Desc) -> dict[str, Any]:
     for name, run in desc.needed_runs().items():
         if desc.__dataclass_fields__[name].metadata["implied"](desc):
             continue
-        flags |= {"train_dir": run.relative} if isinstance(run, StoredRun) else _flags(run)
+        more = {"train_dir": run.relative} if isinstance(run, StoredRun) else _flags(run)
+        # Of the runs that one builds on, some may use class weights and others not.
+        flags |= {flag: value for flag, value in more.items() if flag != "class_weights" or value}
     if desc.seed:
         flags["seed"] = desc.seed
     if desc.replicate != 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foundations.desc import Desc
+from foundations.results import markdown_table
 from foundations.run_directory import RunDirectory
 from runners.summaries import SUMMARIES
 
@@ -22,6 +23,18 @@ def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
 def failures(result: dict[str, Any]) -> int:
     """How many children of a multi_* run ended with an error."""
     return sum("error" in child for child in result.get("children", ()))
+
+
+def plan(desc: Any, root: Path) -> str:
+    """What a multi_* run would do: its children, how far each is, and where."""
+    rows = [[child.name, _state(child, root), str(child.directory(root))] for child in desc.children]
+    return markdown_table(["run", "state", "directory"], rows)
+
+
+def _state(desc: Desc, root: Path) -> str:
+    if finished_result(desc, root):
+        return "complete"
+    return "begun" if desc.directory(root).is_dir() else "to do"
 
 
 def tell(desc: Desc, result: dict[str, Any], root: Path) -> int:

@@ -73,9 +73,14 @@ class TrainDesc(Desc):
     def from_flags(cls, values: dict[str, Any]) -> TrainDesc:
         """As for every description; class weights and the replicate of the anchors are those of training."""
         replicate = values.get("train_threat_replicate") or values.get("threat_replicate", 1)
+        weighted = values.get("N_adv_train") and values.get("N_train_weighted")
+        if weighted and not values.get("class_weights"):
+            raise UsageError(_needs_weights("N_train_weighted"))
+        weights = values["class_weights"] if weighted else ""
         # What test calls finetuned is what training goes on from.
         kind = {"finetuned": "pretrained"}.get(values.get("model_type", "scratch"), values.get("model_type", "scratch"))
-        return super().from_flags({**values, "class_weights": "", "threat_replicate": replicate, "model_type": kind})
+        more = {"class_weights": weights, "threat_replicate": replicate, "model_type": kind}
+        return super().from_flags({**values, **more})
 
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
@@ -89,6 +94,9 @@ class TrainDesc(Desc):
             "mixup": self.augmentation.mixup,
             "adv_train": self.training.adv_train,
             "N_adv_train": self.training.N_adv_train,
+            "cutmix": self.augmentation.cutmix,
+            "trades": self.training.has_adversary and self.training.adv_loss == "trades",
+            "awp": self.training.has_adversary and self.training.awp,
         }
         return "+".join(name for name, on in switches.items() if on) or "standard"
 
@@ -151,19 +159,17 @@ class TestDesc(Desc):
         used = self.train.needed_runs().get("anchors") if isinstance(self.train, TrainDesc) else None
         if used is None or not self.testing.N_adv_eval:
             return None
-        plain = dataclasses.replace(self.anchors, threat=dataclasses.replace(self.anchors.threat, class_weights=""))
-        return used if (used.hash, used.replicate) != (plain.hash, plain.replicate) else None
+        same = _without_weights(used), _without_weights(self.anchors)
+        return used if (same[0].hash, used.replicate) != (same[1].hash, self.anchors.replicate) else None
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> TestDesc:
         """As for every description; with train_dir, the model is the one stored there."""
         train_dir = values.get("train_dir")
-        if not values.get("weighted"):
-            values = {**values, "class_weights": ""}
-        elif not values.get("class_weights"):
-            raise UsageError("--weighted: expected --class_weights=FILE, as compute_threat was given them, got none")
+        if values.get("weighted") and not values.get("class_weights"):
+            raise UsageError(_needs_weights("weighted"))
         if not train_dir:
-            made = super().from_flags(values)
+            made = cls._with_own_weights(super().from_flags(values), values)
             is_pretrained = values.get("model_type") == "pretrained"
             return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
         stored = stored_model(train_dir, values.get("root_dir", ""))
@@ -172,7 +178,14 @@ class TestDesc(Desc):
             raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
         values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
         made = super().from_flags(values)
-        return dataclasses.replace(made, train=stored)
+        return dataclasses.replace(cls._with_own_weights(made, values), train=stored)
+
+    @classmethod
+    def _with_own_weights(cls, made: Any, values: dict[str, Any]) -> Any:
+        """Class weights are those of the evaluation where it is weighted, whatever training used."""
+        if values.get("weighted"):
+            return made
+        return dataclasses.replace(made, anchors=ThreatDesc.from_flags({**values, "class_weights": ""}))
 
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
@@ -395,6 +408,14 @@ DESCRIPTIONS: dict[str, type[Desc]] = {
     "report": ReportDesc,
     "download_pretrained": DownloadDesc,
 }
+
+
+def _without_weights(anchors: ThreatDesc) -> ThreatDesc:
+    return dataclasses.replace(anchors, threat=dataclasses.replace(anchors.threat, class_weights=""))
+
+
+def _needs_weights(flag: str) -> str:
+    return f"--{flag}: expected --class_weights=FILE, as compute_threat was given them, got none"
 
 
 def _model_names(values: dict[str, Any]) -> tuple[str, ...]:

@@ -2,95 +2,165 @@
 
 from __future__ import annotations
 
-import json
-import time
+import math
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from datasets.loader import ShuffledBatches
+from datasets.sampling import complement, stratified_subset
 from foundations.desc import derive_seed
-from foundations.errors import UsageError
-from foundations.files import write_bytes, write_text
+from foundations.errors import RunError, UsageError
+from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
 from foundations.step import Step
 from runners.base import Runner
 from runners.inputs import read_data, read_initial_model, read_threat
-from runners.objectives import objective_from
+from runners.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
+from runners.pictures import Column, write_strip
+from runners.resume import Best, Resume
+from runners.training_history import History
 from testing.evaluations import CleanEvaluation
-from testing.shards import evaluate_in_shards
-from training.loop import Progress, Trainer, every_epoch, stop_on_nonfinite_loss
+from testing.shards import Evaluation, evaluate_in_shards
+from threat_specification import ProjectedDisplacement
+from training.adversaries import NonisotropicAugmentation
+from training.batch import Batch
+from training.checkpoints import weights_of
+from training.loop import Progress, Trainer, every_epoch
+from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
+from training.random_states import seed_everything
 from training.schedule import Schedule
+from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
+SHOWN = 6  # images of augmentation.png
 
 
 class Train(Runner):
-    """Writes model.safetensors, metrics.jsonl (an epoch a line) and timing.jsonl."""
+    """Writes model.safetensors, metrics.jsonl (an epoch a line), timing.jsonl, curves.png and checkpoints/.
+
+    An interrupted run goes on from its newest checkpoint, to the same bits.
+    """
 
     def prepare(self) -> None:
+        training, environment = self.desc.training, self.environment
+        self._refuse_what_cannot_be_done()
+        self.data = read_data(self.desc, environment)
+        self.train_rows, self.validation_rows = self._split()
+        self.batches = ShuffledBatches(
+            self.data.train.to(environment.device),
+            min(training.batch_size, len(self.train_rows)),
+            self._seed("order"),
+            environment.rank,
+            environment.world_size,
+            self.train_rows if len(self.validation_rows) else None,
+            environment.num_workers,
+        )
+        self.test = self.data.test.to(environment.device)
+        self.adversaries = adversaries_from(
+            training, math.prod(self.data.info.shape), self._threat_of_adversary(), self._seed("objective")
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed("weights"))
+            self.network: nn.Module = read_initial_model(self.desc, environment, self.data.info)
+        self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
+        self.evaluated = self.network if self.average is None else self.average.module
+        self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
+        self.best = Best()
+
+    def run(self) -> dict[str, Any]:
+        trainer, history = self._trainer(), self.history
+        self.trainer = trainer
+        self.resume = Resume(self.directory, self.environment, self.desc.training, trainer, history, self.best)
+        self.resume.networks = {"model": self.network} | ({"average": self.average} if self.average else {})
+        seed_everything(self._seed("global"))
+        self.resume.restore()
+        self._show_augmentation()
+        history.start(trainer.iteration, trainer.schedule.total.iteration, trainer.iteration % len(self.batches))
+        trainer.run()
+        history.finish()
+        return self._result()
+
+    def _show_augmentation(self) -> None:
+        """augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.
+
+        Whether those still show their class is for people to judge.
+        """
+        trainer, augment = self.trainer, self.trainer.objective.additions
+        if not isinstance(augment, NonisotropicAugmentation) or not self.environment.is_primary:
+            return
+        source = next(iter(self.batches.epoch(0)))
+        batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.erase)
+        names = [self.data.info.title(int(label)) for label in batch.labels]
+        parts = augment.parts(batch, 0)
+        titles = ("as trained on", "another image,\nprojected", "noise,\nprojected")
+        pictures = [batch.images, *(part.images for part in parts)]
+        columns = [Column(title, images.cpu(), names) for title, images in zip(titles, pictures, strict=True)]
+        write_strip(self.directory / "augmentation.png", columns)
+
+    def _refuse_what_cannot_be_done(self) -> None:
         training, environment = self.desc.training, self.environment
         if training.batch_size < environment.world_size:
             raise UsageError(
                 f"--batch_size: expected at least one example for each of {environment.world_size} processes, "
                 f"got {training.batch_size}"
             )
-        self.data = read_data(self.desc, environment)
-        self.batches = ShuffledBatches(
-            self.data.train.to(environment.device),
-            min(training.batch_size, len(self.data.train)),
-            self._seed("order"),
-            environment.rank,
-            environment.world_size,
-            num_workers=environment.num_workers,
-        )
-        self.test = self.data.test.to(environment.device)
-        needs_threat = bool(self.desc.needed_runs())
-        if needs_threat and self.desc.anchors.threat.shard_anchors and environment.world_size > 1:
+        if training.precision == "fp16" and environment.device.type != "cuda":
+            raise UsageError("--precision=fp16: expected a GPU; use --precision=bf16 here")
+        if self.desc.needed_runs() and self.desc.anchors.threat.shard_anchors and environment.world_size > 1:
             raise UsageError("--shard_anchors: processes train on different examples; only test can share anchors out")
-        self.threat = read_threat(self.desc.anchors, environment) if needs_threat else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed("weights"))
-            self.model: nn.Module = read_initial_model(self.desc, environment, self.data.info)
-        self.metrics: list[dict[str, Any]] = []
-        self.timing: list[dict[str, Any]] = []
 
-    def run(self) -> dict[str, Any]:
+    def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows to train on, and rows held out; the same ones for every replicate."""
+        labels, fraction = self.data.train.labels, self.desc.training.validation_fraction
+        if not fraction:
+            return torch.arange(len(labels)), torch.arange(0)
+        held_out = stratified_subset(
+            labels, max(1, round(fraction * len(labels))), derive_seed(self.desc.seed, 0, "validation")
+        )
+        return complement(held_out, len(labels)), held_out
+
+    def _threat_of_adversary(self) -> ProjectedDisplacement | None:
+        """The form of PD that the nonisotropic adversary uses."""
         training = self.desc.training
-        schedule = self._schedule()
-        self.bar = self.environment.progress(None, "training", total=schedule.total.iteration, unit="step")
-        self.epoch_started = time.monotonic()
-        trainer = Trainer(
-            model=self._distributed(self.model),
-            optimizer=torch.optim.SGD(
-                self.model.parameters(),
-                lr=training.lr,
+        if not training.N_adv_train:
+            return None
+        form: dict[str, Any] = {"weighted": training.N_train_weighted, "segmented": training.N_train_segmented}
+        form["projection"] = training.N_adv_train_projection
+        if training.N_train_segmented:
+            form |= {"mask_source": training.N_train_mask_source, "background": training.N_train_background}
+        return read_threat(self.desc.anchors, self.environment, **form)
+
+    def _trainer(self) -> Trainer:
+        training, augmentation, seed = self.desc.training, self.desc.augmentation, self._seed("augmentation")
+        projection = augmentation.N_aug_projection
+        plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
+        num_classes = self.data.info.num_classes
+        return Trainer(
+            model=self._distributed(Passes(self.network, training.precision, training.channels_last)),
+            optimizer=make_optimizer(
+                training.optimizer,
+                self.network.parameters(),
+                lr=training.peak_lr,
+                weight_decay=training.weight_decay,
                 momentum=training.momentum,
                 nesterov=training.nesterov,
-                weight_decay=training.weight_decay,
             ),
             batches=self.batches,
-            objective=objective_from(self.desc, self.data.info.num_classes, self.threat, self._seed("objective")),
-            schedule=schedule,
-            peak_lr=training.lr,
+            objective=objective_from(self.desc, num_classes, self.adversaries, plain, self._seed("objective")),
+            schedule=self._schedule(),
+            peak_lr=training.peak_lr,
             world_size=self.environment.world_size,
-            callbacks=(self._show, every_epoch(stop_on_nonfinite_loss), every_epoch(self._record)),
+            accumulation=training.accumulation,
+            move=moves_from(augmentation, seed),
+            erase=erasure_from(augmentation, seed),
+            perturbation=AdversarialWeights(training.awp_gamma) if training.awp else as_they_are,
+            clip_grad=training.clip_grad,
+            scaler=torch.amp.GradScaler("cuda", enabled=training.precision == "fp16"),
+            callbacks=(self._after_step, self.history.show, every_epoch(self._record), self._checkpoint),
         )
-        trainer.run()
-        self.bar.close()
-        test_accuracy = self.metrics[-1]["test_accuracy"] if self.metrics else self._test_accuracy()
-        if self.environment.is_primary:
-            from safetensors.torch import save
-
-            write_bytes(self.directory / "model.safetensors", save(_contiguous(self.model)))
-        return {
-            "steps": schedule.total.iteration,
-            "final": {
-                "train_loss": self.metrics[-1]["train_loss"] if self.metrics else None,
-                "test_accuracy": test_accuracy,
-            },
-        }
 
     def _seed(self, purpose: str) -> int:
         return derive_seed(self.desc.seed, self.desc.replicate, purpose)
@@ -106,51 +176,82 @@ class Train(Runner):
             shape=training.lr_schedule,
         )
 
-    def _distributed(self, model: nn.Module) -> nn.Module:
-        if self.environment.world_size == 1:
-            return model
-        device = self.environment.device
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    def _distributed(self, model: Passes) -> nn.Module:
+        if self.desc.training.compile:
+            model.network.compile()
+        return model if self.environment.world_size == 1 else distributed(model, self.environment.device)
 
-    def _show(self, progress: Progress) -> None:
-        self.bar.update()
+    def _after_step(self, progress: Progress) -> None:
+        """One set of statistics for all processes, and the moving average."""
+        if self.environment.world_size > 1:
+            broadcast_buffers(self.network)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     def _record(self, progress: Progress) -> None:
-        """A line of metrics, and of timing, for the epoch that ended."""
-        totals = progress.totals
-        sums = torch.stack([totals.loss, totals.correct]).double().cpu().numpy()
-        loss, correct = self.environment.merge(sums) / totals.batches
-        row = {
-            "epoch": progress.epoch + 1,
-            "step": progress.step.iteration,
-            "lr": progress.lr,
-            "train_loss": float(loss),
-            "train_accuracy": float(correct),
-            "test_accuracy": self._test_accuracy(),
-        }
-        self.metrics.append(row)
-        self.bar.set_postfix(loss=f"{loss:.4f}", test=f"{row['test_accuracy']:.4f}")
-        seconds = time.monotonic() - self.epoch_started
-        self.epoch_started = time.monotonic()
-        rate = totals.batches * self.batches.batch_size / seconds
-        self.timing.append({"epoch": row["epoch"], "seconds": round(seconds, 4), "examples_per_second": round(rate, 1)})
-        if self.environment.is_primary:
-            for name, rows in (("metrics.jsonl", self.metrics), ("timing.jsonl", self.timing)):
-                write_text(self.directory / name, "".join(json.dumps(row) + "\n" for row in rows))
+        """The epoch that ended: its means, accuracies, and whether it is the best so far."""
+        means = self.history.epoch_means(progress.totals)
+        self._stop_unless_finite("loss", progress, means["train_loss"])
+        evaluated = {"test_accuracy": self._test_accuracy(), **self._validation()}
+        self.history.record(progress, means, evaluated)
+        accuracy = evaluated.get("validation_robust_accuracy", evaluated.get("validation_accuracy", 0.0))
+        if self.desc.training.select == "best" and accuracy > self.best.accuracy:
+            self.best.take(accuracy, len(self.history.rows), weights_of(self.evaluated))
 
-    def _test_accuracy(self) -> float:
-        with evaluation_mode(self.model):
+    def _evaluate(self, split: Any, rows: torch.Tensor, evaluation: Evaluation) -> dict[str, float]:
+        """Means of what an evaluation says of some rows of a split."""
+        with evaluation_mode(self.evaluated):
             arrays = evaluate_in_shards(
-                self.test.pixels,
-                self.test.labels,
-                torch.arange(len(self.test), device=self.environment.device),
+                split.pixels,
+                split.labels,
+                rows.to(self.environment.device),
                 TEST_SHARD,
-                [CleanEvaluation(self.model)],
+                [evaluation],
                 self.environment,
                 show=False,
             )
-        return float(arrays["standard_correct"].mean())
+        return {name: float(values.mean()) for name, values in arrays.items()}
 
+    def _test_accuracy(self) -> float:
+        evaluation = CleanEvaluation(self.evaluated)
+        return self._evaluate(self.test, torch.arange(len(self.test)), evaluation)["standard_correct"]
 
-def _contiguous(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    def _validation(self) -> dict[str, float]:
+        if not len(self.validation_rows):
+            return {}
+        evaluation = RobustValidation(self.evaluated, self.adversaries)
+        means = self._evaluate(self.batches.split, self.validation_rows, evaluation)
+        robust = {"validation_robust_accuracy": means["robust_correct"]} if self.adversaries else {}
+        return {"validation_accuracy": means["validation_correct"], **robust}
+
+    def _checkpoint(self, progress: Progress) -> None:
+        """At the end of every epoch, and between them when the time is up; only while all is well."""
+        if not (progress.is_epoch_end or progress.is_end):
+            if not self.resume.is_due(progress):
+                return
+            self._stop_unless_finite("loss", progress, self.history.epoch_means(progress.totals)["train_loss"])
+        self._stop_unless_finite("size of the weights", progress, size_of(self.network))
+        self.resume.save(progress)
+
+    def _stop_unless_finite(self, what: str, progress: Progress, value: float) -> None:
+        if not math.isfinite(value):
+            kept = self.resume.snapshots.paths()
+            where = f"; the last good checkpoint is {kept[0].name}" if kept else ""
+            raise RunError(f"the {what} became {value} in epoch {progress.epoch + 1}; try a smaller --lr{where}")
+
+    def _result(self) -> dict[str, Any]:
+        rows, best = self.history.rows, self.best
+        final = {"train_loss": None, **(rows[-1] if rows else {"test_accuracy": self._test_accuracy()})}
+        selected = {}
+        if best.epoch:
+            self.evaluated.load_state_dict(best.weights)
+            selected = {"selected_epoch": best.epoch}
+            final = {**rows[best.epoch - 1], "test_accuracy": self._test_accuracy()}
+        if self.environment.is_primary:
+            write_bytes(self.directory / "model.safetensors", save(weights_of(self.evaluated)))
+        names = [name for name in final if name.endswith(("_loss", "_accuracy"))]
+        return {
+            "steps": self.trainer.iteration,
+            "final": {name: final[name] for name in names},
+            **selected,
+        }

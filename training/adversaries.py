@@ -2,55 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from foundations.modes import evaluation_mode
-from threat_specification.attacks.base import AttackSet
+from threat_specification.attacks.base import AttackSet, input_gradient
 from threat_specification.attacks.random_numbers import uniform
 from threat_specification.base import Threat, difference
-from training.objectives import Batch, Moment, Part
+from training.batch import Batch
+from training.objectives import Moment, Part
 
 STEP = 2.5  # times the size of the set, divided by the number of steps (Madry et al. 2018)
+SINGLE_STEP = 1.25  # times the size: longer single steps make the network see them coming (Wong et al. 2020)
+LOUDER = 1024.0  # a power of two, which changes no digit: gradients in 16 bits do not vanish
+
+Inner = Callable[[nn.Module, Batch], Callable[[Tensor], Tensor]]  # -> logits -> what the adversary maximises
+
+
+def cross_entropy_from_labels(model: nn.Module, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """The cross-entropy, summed over the batch."""
+    return lambda logits: functional.cross_entropy(logits, batch.labels, reduction="sum")
+
+
+def divergence_from_clean(model: nn.Module, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """KL(clean || perturbed), summed over the batch: the adversary of TRADES."""
+    with torch.no_grad():
+        clean = model(batch.images).log_softmax(1)
+    return lambda logits: functional.kl_div(logits.log_softmax(1), clean, reduction="sum", log_target=True)
+
+
+INNER_LOSSES: dict[str, Inner] = {"ce": cross_entropy_from_labels, "trades": divergence_from_clean}
 
 
 @dataclass(frozen=True)
 class PGD:
-    """PGD on the cross-entropy inside {threat <= threshold} and a radius, projected in every step.
+    """PGD inside {threat <= threshold} and a radius, projected in every step, from a random start.
 
     The model is in evaluation mode meanwhile: an attack neither uses nor moves the statistics of its batch. Every image
-    takes all steps: training wants the largest loss, not the first mistake.
+    takes all steps: training wants the largest loss, not the first mistake. One step is fast adversarial training
+    (Wong, Rice and Kolter 2020, arXiv 2001.03994).
 
+    name   of the part
     size   of the set by the pixel
+    loss   an entry of INNER_LOSSES
     """
 
+    name: str
     threat: Threat
     threshold: float
     radius: float
     size: float
     steps: int
     seed: int
+    loss: str = "ce"
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
-        context = {"indices": batch.index} if self.threat.segmented else {}
-        bound = self.threat.bind(batch.images, batch.labels, **context)
+        bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
         delta = allowed.random_start(self.seed, batch.index, moment.iteration)
         with evaluation_mode(model):
+            loss = INNER_LOSSES[self.loss](model, batch)
             for _ in range(self.steps):
-                gradient = _input_gradient(model, batch.images + delta, batch.labels)
-                delta = allowed.project(delta + STEP * self.size / self.steps * allowed.ascend(gradient))
-        return Part((batch.images + delta).clamp(0, 1), batch.labels)
+                gradient = _input_gradient(model, batch.images + delta, loss)
+                delta = allowed.project(delta + self.step_size * allowed.ascend(gradient))
+        return Part(self.name, (batch.images + delta).clamp(0, 1), batch.labels)
+
+    @property
+    def step_size(self) -> float:
+        """By the pixel."""
+        return (STEP / self.steps if self.steps > 1 else SINGLE_STEP) * self.size
 
 
-def _input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Of the cross-entropy, in the images alone: the weights get none."""
+def _input_gradient(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The direction of the gradient in the images alone: the weights get none."""
     inputs = images.clamp(0, 1).detach().requires_grad_(True)
-    loss = torch.nn.functional.cross_entropy(model(inputs), labels, reduction="sum")
-    return torch.autograd.grad(loss, inputs)[0]
+    return input_gradient(LOUDER * loss(model(inputs)), inputs)
+
+
+def _context(threat: Any, batch: Batch) -> dict[str, Tensor]:
+    """What a segmented threat wants to know besides images and labels."""
+    return {"masks": batch.masks(threat.mask_source)} if threat.segmented else {}
 
 
 @dataclass(frozen=True)
@@ -69,12 +105,16 @@ class NonisotropicAugmentation:
         chance = torch.rand(1, generator=torch.Generator().manual_seed((self.seed + moment.iteration) % 2**63))
         if float(chance) * self.frequency >= 1:
             return ()
-        context = {"indices": batch.index} if self.threat.segmented else {}
-        bound = self.threat.bind(batch.images, batch.labels, **context)
-        noise = self.mean + self.std * _normal(self.seed, batch.index, moment.iteration, tuple(batch.images.shape[1:]))
+        return self.parts(batch, moment.iteration)
+
+    def parts(self, batch: Batch, draw: int) -> list[Part]:
+        """Both, for any batch: the other image, then the noise."""
+        bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
+        noise = self.mean + self.std * _normal(self.seed, batch.index, draw, tuple(batch.images.shape[1:]))
         changes = (difference(batch.partner_images, batch.images), noise)
         return [
-            Part((batch.images + bound.project(change, self.threshold)).clamp(0, 1), batch.labels) for change in changes
+            Part("N_aug", (batch.images + bound.project(change, self.threshold)).clamp(0, 1), batch.labels)
+            for change in changes
         ]
 
 

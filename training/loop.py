@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import RunError
 from foundations.step import Step
-from training.objectives import Batch, Moment, Objective
+from training.batch import Batch, Source, Transform, pieces, unmoved
+from training.network import plain
+from training.objectives import Moment, Parts, Scores
 from training.schedule import Schedule
+from training.weight_perturbation import as_they_are
 
 
 class Batches(Protocol):
-    """Batches of one epoch at a time."""
+    """Global batches of one epoch at a time, from one of them on; an order that depends on the epoch alone."""
 
     def __len__(self) -> int: ...
 
-    def epoch(self, number: int) -> Iterable[Batch]: ...
+    def epoch(self, number: int, start: int = 0) -> Iterable[Source]: ...
 
 
 @dataclass
 class Totals:
-    """Sums over the global examples of an epoch, kept on the device so that no step waits for them."""
+    """Sums over this process's part of an epoch, kept on the device so that no step waits for them.
 
-    loss: Tensor
-    correct: Tensor
+    sums   "loss", and the fraction right of each named part
+    seen   share of the global batches in which there was such a part
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
     batches: int = 0
+
+    def add(self, scores: Scores, share: float) -> None:
+        """The scores of a `share` of a global batch."""
+        for name, value in {"loss": scores.loss.detach(), **scores.correct}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * share
+            self.seen[name] = self.seen.get(name, 0.0) + share
 
 
 @dataclass
@@ -45,66 +58,91 @@ class Progress:
 
 
 Callback = Callable[[Progress], None]
+Perturbation = Callable[[nn.Module, Parts, Any], AbstractContextManager[None]]
 
 
 @dataclass
 class Trainer:
-    """Model, optimizer and data of one training run.
+    """Model, optimizer and data of one training run, and how far it is.
 
-    model       wrapped in DistributedDataParallel where there are several processes
-    world_size  their number; gradients are averaged over it, so that a loss is weighted by share * world_size
+    model          wrapped in DistributedDataParallel where there are several processes
+    world_size     their number; gradients are averaged over it, so that a loss is weighted by share * world_size
+    accumulation   parts that a batch is worked through in; a step is a whole batch
+    move, erase    augmentation (training/batch.py)
+    perturbation   of the weights, while a batch is scored
+    clip_grad      largest l2 norm of the gradient, 0 for any
+    scaler         of the loss, for fp16
+    iteration, totals   optimizer steps done, and sums of the epoch so far: where a resumed run goes on
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     batches: Batches
-    objective: Objective
+    objective: Parts
     schedule: Schedule
     peak_lr: float
     world_size: int = 1
-    callbacks: Sequence[Callback] = field(default_factory=tuple)
+    accumulation: int = 1
+    move: Transform = unmoved
+    erase: Transform = unmoved
+    perturbation: Perturbation = as_they_are
+    clip_grad: float = 0.0
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cuda", enabled=False))
+    callbacks: Sequence[Callback] = ()
+    iteration: int = 0
+    totals: Totals = field(default_factory=Totals)
 
     def run(self) -> None:
         """Train up to the schedule's last step. Zero steps leave the weights bit-equal."""
-        total, iteration, epoch = self.schedule.total.iteration, 0, 0
         self.model.train()
-        while iteration < total:
-            totals = self._no_totals()
-            for i, batch in enumerate(self.batches.epoch(epoch)):
-                lr = self.peak_lr * self.schedule.factor(iteration)
-                self._step(batch, Moment(iteration, epoch), lr, totals)
-                iteration += 1
-                progress = Progress(Step(iteration), epoch, lr, i + 1 == len(self.batches), iteration == total, totals)
+        while self.iteration < self.schedule.total.iteration:
+            epoch, start = divmod(self.iteration, len(self.batches))
+            if start == 0:
+                self.totals = Totals()
+            for source in self.batches.epoch(epoch, start):
+                progress = self._step(source, epoch)
                 for callback in self.callbacks:
                     callback(progress)
                 if progress.is_end:
                     break
-            epoch += 1
 
-    def _step(self, batch: Batch, moment: Moment, lr: float, totals: Totals) -> None:
+    def _step(self, source: Source, epoch: int) -> Progress:
+        """One optimizer step, on one global batch."""
+        lr = self.peak_lr * self.schedule.factor(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, logits = self.objective(self.model, batch, moment)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * (batch.share * self.world_size)).backward()
-        self.optimizer.step()
-        totals.loss += loss.detach() * batch.share
-        totals.correct += (logits.detach().argmax(1) == batch.labels).float().mean() * batch.share
-        totals.batches += 1
+        moment = Moment(self.iteration, epoch)
+        batches = list(pieces(source, self.accumulation, self.move, self.erase, self.iteration))
+        for batch in batches:
+            with nullcontext() if batch is batches[-1] else self._without_communication():
+                self._add_gradient(batch, moment)
+        self._update()
+        self.totals.batches += 1
+        self.iteration += 1
+        is_end = self.iteration == self.schedule.total.iteration
+        is_epoch_end = self.iteration % len(self.batches) == 0
+        return Progress(Step(self.iteration), epoch, lr, is_epoch_end, is_end, self.totals)
 
-    def _no_totals(self) -> Totals:
-        device = next(self.model.parameters()).device
-        return Totals(torch.zeros((), device=device), torch.zeros((), device=device))
+    def _add_gradient(self, batch: Batch, moment: Moment) -> None:
+        inner = plain(self.model)  # attacks are no part of the step
+        parts = self.objective.make(inner, batch, moment)
+        with self.perturbation(inner, self.objective, parts):
+            scores = self.objective.score(self.model, parts)
+            self.scaler.scale(scores.loss * (batch.share * self.world_size)).backward()
+        self.totals.add(scores, batch.share)
+
+    def _update(self) -> None:
+        if self.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _without_communication(self) -> AbstractContextManager[None]:
+        return self.model.no_sync() if isinstance(self.model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def every_epoch(callback: Callback) -> Callback:
     """Call it at the end of each epoch, and of training."""
     return lambda progress: callback(progress) if progress.is_epoch_end or progress.is_end else None
-
-
-def stop_on_nonfinite_loss(progress: Progress) -> None:
-    """A callback: stop with a message once the loss is NaN or infinite."""
-    if not bool(progress.totals.loss.isfinite()):
-        raise RunError(
-            f"the loss became {float(progress.totals.loss)} in epoch {progress.epoch + 1}; try a smaller --lr"
-        )

@@ -4,9 +4,10 @@
     adversaries   the batch, perturbed inside a set
     additions     further images on a share of the batches
 
-The loss of a batch is the mean over [main, *additions], main = w clean + (1 - w) mean(adversaries): switching parts
-on does not change the size of the loss. All parts go through the model in one pass, so that batch normalisation sees
-them together and DistributedDataParallel one forward for each backward.
+The loss of a batch is the mean over [main, *additions]. `Averaged` or `Trades` make main of the clean part and the
+adversaries; averaged, it is w clean + (1 - w) mean(adversaries): switching parts on does not change the size of the
+loss. All parts go through the model in one pass, so that batch normalisation sees them together and
+DistributedDataParallel one forward for each backward.
 
 Random numbers depend on seed, step and data set index alone, whatever the number of processes.
 """
@@ -14,34 +15,13 @@ Random numbers depend on seed, step and data set index alone, whatever the numbe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
-import numpy
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-
-class Batch(Protocol):
-    """This process's part of a global batch; `share` is its fraction of it, a partner another image of it."""
-
-    @property
-    def images(self) -> Tensor: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    @property
-    def index(self) -> Tensor: ...
-
-    @property
-    def partner_images(self) -> Tensor: ...
-
-    @property
-    def partner_labels(self) -> Tensor: ...
-
-    @property
-    def share(self) -> float: ...
+from training.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -52,38 +32,81 @@ class Moment:
     epoch: int
 
 
+# (logits, targets, logits of the plain clean images, label smoothing) -> mean over the batch
+PartLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reference: Tensor, smoothing: float) -> Tensor:
+    """Against labels or probabilities."""
+    return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+
+def divergence(logits: Tensor, targets: Tensor, reference: Tensor, smoothing: float) -> Tensor:
+    """KL(clean || perturbed), the second term of TRADES (Zhang et al. 2019, arXiv 1901.08573, equation 5)."""
+    return functional.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True)
+
+
 @dataclass(frozen=True)
 class Part:
-    """Images [b,C,H,W] in [0, 1] and what they should be seen as: labels [b], or probabilities [b,K]."""
+    """Images [b,C,H,W] in [0, 1] and what they should be seen as: labels [b], or probabilities [b,K].
 
+    name     in the history of the run: accuracies are kept by name
+    weight   of its loss in that of the batch
+    """
+
+    name: str
     images: Tensor
     targets: Tensor
+    weight: float = 1.0
+    loss: PartLoss = cross_entropy
 
 
-Objective = Callable[[nn.Module, Batch, Moment], tuple[Tensor, Tensor]]  # -> loss, logits of the first part
+@dataclass(frozen=True)
+class Scores:
+    """The loss of a batch, and the fraction of each named part that the model gets right."""
+
+    loss: Tensor
+    correct: dict[str, Tensor]
+
+
 Clean = Callable[[Batch, Moment], Part]
 Adversary = Callable[[nn.Module, Batch, Moment], Part]
 Additions = Callable[[Batch, Moment], Sequence[Part]]
+Combine = Callable[[Batch, Part, Sequence[Part]], list[Part]]  # main, with weights
 
 
 def clean(batch: Batch, moment: Moment) -> Part:
     """The batch as it is."""
-    return Part(batch.images, batch.labels)
+    return Part("clean", batch.images, batch.labels)
 
 
 @dataclass(frozen=True)
-class Mixup:
-    """Each image blended with another of the batch, as are their labels (Zhang et al. 2018, arXiv 1710.09412)."""
+class Averaged:
+    """w clean + (1 - w) mean(adversaries), all by cross-entropy; w = 0 is Madry et al. 2018 (arXiv 1706.06083)."""
 
-    alpha: float
-    num_classes: int
-    seed: int
+    clean_weight: float = 0.5
 
-    def __call__(self, batch: Batch, moment: Moment) -> Part:
-        share = float(numpy.random.default_rng([self.seed, moment.iteration]).beta(self.alpha, self.alpha))
-        one_hot = [torch.nn.functional.one_hot(y, self.num_classes) for y in (batch.labels, batch.partner_labels)]
-        targets = share * one_hot[0] + (1 - share) * one_hot[1]
-        return Part(share * batch.images + (1 - share) * batch.partner_images, targets)
+    def __call__(self, batch: Batch, clean: Part, adversaries: Sequence[Part]) -> list[Part]:
+        share = self.clean_weight if adversaries else 1.0
+        made = [replace(clean, weight=share)] if share > 0 else []
+        if share < 1:
+            made += [replace(part, weight=(1 - share) / len(adversaries)) for part in adversaries]
+        return made
+
+
+@dataclass(frozen=True)
+class Trades:
+    """clean + beta mean over adversaries of KL(clean || perturbed), as published: not an average."""
+
+    beta: float = 6.0
+
+    def __call__(self, batch: Batch, clean: Part, adversaries: Sequence[Part]) -> list[Part]:
+        if not adversaries:
+            return [clean]
+        # Mixed images cannot be what perturbed ones are held against.
+        reference = [] if clean.images is batch.images else [Part("reference", batch.images, batch.labels, weight=0.0)]
+        weight = self.beta / len(adversaries)
+        return [clean, *reference, *(replace(part, weight=weight, loss=divergence) for part in adversaries)]
 
 
 @dataclass(frozen=True)
@@ -93,32 +116,38 @@ class Parts:
     clean: Clean = clean
     adversaries: Sequence[Adversary] = ()
     additions: Additions = lambda batch, moment: ()
-    clean_weight: float = 0.5
+    combine: Combine = Averaged()
     adversaries_from: int = 0  # epoch
+    label_smoothing: float = 0.0
 
-    def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
-        weighted = self._weighted(model, batch, moment)
-        parts = [part for part, _ in weighted]
-        logits = model(torch.cat([part.images for part in parts]) if len(parts) > 1 else parts[0].images)
-        scored = logits.split([len(part.images) for part in parts])
-        losses = [
-            weight * torch.nn.functional.cross_entropy(rows, part.targets)
-            for rows, (part, weight) in zip(scored, weighted, strict=True)
-        ]
-        return torch.stack(losses).sum(), scored[0]
-
-    def _weighted(self, model: nn.Module, batch: Batch, moment: Moment) -> list[tuple[Part, float]]:
-        """The parts of this batch that count, each with its weight; the weights sum to 1."""
+    def make(self, model: nn.Module, batch: Batch, moment: Moment) -> list[Part]:
+        """The parts of this batch that count, with their weights. Attacks ask the model, which is left as it was."""
         adversaries = self.adversaries if moment.epoch >= self.adversaries_from else ()
-        share = self.clean_weight if adversaries else 1.0
+        perturbed = [adversary(model, batch, moment) for adversary in adversaries]
+        main = self.combine(batch, self.clean(batch, moment), perturbed)
         additions = self.additions(batch, moment)
-        made = [(self.clean(batch, moment), share)] if share > 0 else []
-        # The attack sees the model without DistributedDataParallel: its passes are no part of the step.
-        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        if share < 1:
-            made += [(adversary(inner, batch, moment), (1 - share) / len(adversaries)) for adversary in adversaries]
-        made += [(part, 1.0) for part in additions]
-        return [(part, weight / (1 + len(additions))) for part, weight in made]
+        return [replace(part, weight=part.weight / (1 + len(additions))) for part in (*main, *additions)]
+
+    def score(self, model: nn.Module, parts: Sequence[Part]) -> Scores:
+        """One pass of all parts through the model, and their weighted losses."""
+        logits = model(torch.cat([part.images for part in parts]) if len(parts) > 1 else parts[0].images)
+        rows = logits.split([len(part.images) for part in parts])
+        names = [part.name for part in parts]
+        reference = rows[names.index("reference") if "reference" in names else 0]
+        losses = [
+            part.weight * part.loss(answers, part.targets, reference, self.label_smoothing)
+            for answers, part in zip(rows, parts, strict=True)
+        ]
+        scored = [(part, answers.detach()) for part, answers in zip(parts, rows, strict=True) if part.name in COUNTED]
+        return Scores(torch.stack(losses).sum(), {part.name: _correct(answers, part) for part, answers in scored})
 
 
-standard: Objective = Parts()
+COUNTED = ("clean", "adv", "N_adv")  # parts whose accuracy goes into the history
+
+
+def _correct(logits: Tensor, part: Part) -> Tensor:
+    labels = part.targets if part.targets.dim() == 1 else part.targets.argmax(1)
+    return (logits.argmax(1) == labels).float().mean()
+
+
+standard = Parts()

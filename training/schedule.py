@@ -36,6 +36,23 @@ def milestones(schedule: Schedule, iteration: int) -> float:
     return schedule.gamma ** sum(iteration >= milestone.iteration for milestone in schedule.milestones)
 
 
+RISE = 0.3  # share of one cycle in which the learning rate rises
+LOW, LOWEST = 1 / 25, 1 / 25e4  # of the peak, at the beginning and at the end
+
+
+def onecycle(schedule: Schedule, iteration: int) -> float:
+    """Half a cosine up, half a cosine down (Smith and Topin 2018, arXiv 1708.07120; phases as in PyTorch)."""
+    position, last = iteration - schedule.warmup.iteration, schedule.total.iteration - schedule.warmup.iteration - 1
+    peak = max(RISE * (last + 1) - 1, 0.0)
+    if position <= peak:
+        return _half_cosine(LOW, 1.0, position / peak if peak else 1.0)
+    return _half_cosine(1.0, LOWEST, (position - peak) / (last - peak))
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+
 def constant(schedule: Schedule, iteration: int) -> float:
     """1 throughout."""
     return 1.0
@@ -44,5 +61,6 @@ def constant(schedule: Schedule, iteration: int) -> float:
 SHAPES: dict[str, Callable[[Schedule, int], float]] = {
     "cosine": cosine,
     "milestones": milestones,
+    "onecycle": onecycle,
     "constant": constant,
 }

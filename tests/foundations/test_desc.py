@@ -38,6 +38,14 @@ def other(field: dataclasses.Field) -> Any:
         "N_radii": (0.2,),
         "attacks": "pgd",
         "background": "free",
+        "optimizer": "adamw",
+        "precision": "bf16",
+        "select": "best",
+        "adv_loss": "trades",
+        "N_adv_train_projection": "scale",
+        "N_aug_projection": "exact",
+        "N_train_mask_source": "grabcut",
+        "N_train_background": "free",
     }
     if field.name in special:
         return special[field.name]
@@ -69,6 +77,9 @@ def test_each_setting_of_a_training_run_changes_its_hash_when_it_can_change_the_
     group: type[Hparams], field: dataclasses.Field
 ) -> None:
     base = NAMED | {"N_aug": group is ThreatHparams} | ancestors(group, field)
+    base |= {"select": {"validation_fraction": 0.1}, "N_train_weighted": {"class_weights": __file__}}.get(
+        field.name, {}
+    )
     changed = TrainDesc.from_flags(base | {field.name: other(field)})
     same = TrainDesc.from_flags(base).hash == changed.hash
     assert same == (not field.metadata["hashed"])
@@ -77,7 +88,7 @@ def test_each_setting_of_a_training_run_changes_its_hash_when_it_can_change_the_
 @pytest.mark.parametrize(("group", "field"), fields_of(TrainingHparams, AugmentationHparams, ThreatHparams))
 def test_a_setting_that_is_switched_off_changes_nothing(group: type[Hparams], field: dataclasses.Field) -> None:
     if field.metadata["when"] or group is ThreatHparams:
-        base = NAMED | {"lr_schedule": "cosine"}
+        base = NAMED | {"lr_schedule": "cosine", "optimizer": "adamw"}
         assert TrainDesc.from_flags(base).hash == TrainDesc.from_flags(base | {field.name: other(field)}).hash
 
 

@@ -40,13 +40,9 @@ def test_compute_threat(digits_root: Command) -> None:
 
 def test_train(digits_root: Command) -> None:
     directory = digits_root.where("train", *TINY)
-    assert files(directory) == [
-        "hparams.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "result.json",
-        "timing.jsonl",
-    ]
+    written = ["curves.png", "hparams.json", "metrics.jsonl", "model.safetensors", "result.json", "timing.jsonl"]
+    snapshots = ["model.safetensors", "state.pt"] * 2
+    assert files(directory) == sorted(written + snapshots)
     result = json.loads((directory / "result.json").read_text())
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert result["steps"] == 3 * (1437 // 128) == metrics[-1]["step"]

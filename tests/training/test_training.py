@@ -1,3 +1,5 @@
+"""The loop, against bare PyTorch; schedules, against their formulas; what an attack and a step leave behind."""
+
 from __future__ import annotations
 
 import math
@@ -6,66 +8,125 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 
-from foundations.errors import RunError
 from foundations.step import Step
-from training.loop import Progress, Trainer, every_epoch, stop_on_nonfinite_loss
-from training.objectives import standard
+from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
+from threat_specification import Linf, ProjectedDisplacement
+from training.adversaries import PGD
+from training.batch import Batch
+from training.loop import Progress, Trainer, every_epoch
+from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, plain
+from training.objectives import Moment, Parts, standard
 from training.schedule import Schedule
+from training.weight_perturbation import AdversarialWeights
 
-GENERATOR = torch.Generator().manual_seed(0)
-IMAGES = torch.rand(24, 5, generator=GENERATOR)
-LABELS = torch.arange(24) % 3
+ROWS = (torch.tensor([0, 3]), torch.tensor([1, 2]), torch.tensor([5, 4]))
+LINF = PGD("adv", Linf(), 0.05, 0.05, 0.05, 2, seed=1)
+PD = PGD("N_adv", ProjectedDisplacement(anchors=ANCHORS), 0.1, 0.2, 0.2, 2, seed=1)
 
 
 @dataclass
-class OneBatch:
-    images: torch.Tensor
-    labels: torch.Tensor
-    share: float = 1.0
-
-
 class FixedBatches:
-    """Three batches of eight, the same every epoch."""
+    """Three batches of two, the same every epoch."""
+
+    share: float = 1.0
 
     def __len__(self) -> int:
         return 3
 
-    def epoch(self, number: int) -> Iterator[OneBatch]:
-        for i in range(3):
-            yield OneBatch(IMAGES[i * 8 : i * 8 + 8], LABELS[i * 8 : i * 8 + 8])
+    def epoch(self, number: int, start: int = 0) -> Iterator[Whole]:
+        for rows in ROWS[start:]:
+            source = some(rows)
+            source.share = self.share
+            yield source
 
 
 def schedule(total: int, warmup: int = 0, shape: str = "constant", milestones: tuple[int, ...] = ()) -> Schedule:
     return Schedule(Step(total), Step(warmup), tuple(map(Step, milestones)), 0.1, shape)
 
 
-def trainer(total: int, lr: float = 0.1, **options: object) -> Trainer:
+def smooth() -> nn.Module:
+    """Without batch normalisation."""
     torch.manual_seed(0)
-    model = torch.nn.Linear(5, 3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def trainer(total: int, lr: float = 0.1, model: nn.Module | None = None, **options: object) -> Trainer:
+    model = smooth() if model is None else model
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    return Trainer(model, optimizer, FixedBatches(), standard, schedule(total), lr, **options)  # type: ignore[arg-type]
+    options = {"objective": standard, "schedule": schedule(total)} | options
+    return Trainer(model, optimizer, FixedBatches(), peak_lr=lr, **options)  # type: ignore[arg-type]
 
 
 def test_zero_steps_leave_the_weights_bit_equal() -> None:
-    made = trainer(0)
-    before = [parameter.clone() for parameter in made.model.parameters()]
+    made = trainer(0, objective=Parts(adversaries=[LINF]))
+    before = state_of(made.model)
     made.run()
-    assert all(a.equal(b) for a, b in zip(before, made.model.parameters(), strict=True))
+    assert all(value.equal(before[name]) for name, value in made.model.state_dict().items())
 
 
-def test_steps_are_those_of_a_bare_loop() -> None:
-    made = trainer(7)
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_steps_are_those_of_a_bare_loop(clip: float) -> None:
+    made = trainer(7, clip_grad=clip)
     made.run()
-    torch.manual_seed(0)
-    bare = torch.nn.Linear(5, 3)
+    bare = smooth()
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.1, momentum=0.9)
     for step in range(7):
-        rows = slice(step % 3 * 8, step % 3 * 8 + 8)
+        rows = ROWS[step % 3]
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(bare(IMAGES[rows]), LABELS[rows]).backward()
+        nn.functional.cross_entropy(bare(IMAGES[rows]), LABELS[rows]).backward()
+        if clip:
+            norm = torch.cat([p.grad.flatten() for p in bare.parameters()]).norm()  # type: ignore[union-attr]
+            for parameter in bare.parameters():
+                parameter.grad *= min(1.0, clip / (float(norm) + 1e-6))  # type: ignore[operator]
         optimizer.step()
-    assert all(a.equal(b) for a, b in zip(made.model.parameters(), bare.parameters(), strict=True))
+    for a, b in zip(made.model.parameters(), bare.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6) if clip else a.equal(b)
+
+
+def test_accumulated_parts_make_the_step_of_the_whole_batch() -> None:
+    """And steps count whole batches: the schedule, the epochs and the callbacks are those of one part."""
+    runs = []
+    for parts in (1, 2):
+        rates: list[tuple[int, int, float]] = []
+        made = trainer(
+            7,
+            accumulation=parts,
+            schedule=schedule(7, warmup=2, shape="milestones", milestones=(3, 5)),
+            callbacks=[lambda p, seen=rates: seen.append((p.step.iteration, p.epoch, p.lr))],  # type: ignore[misc]
+        )
+        made.run()
+        runs.append((made.model.state_dict(), rates))
+    assert [lr for _, _, lr in runs[1][1]] == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert runs[0][1] == runs[1][1]
+    assert all(torch.allclose(runs[0][0][name], runs[1][0][name], atol=1e-6) for name in runs[0][0])
+
+
+def test_a_run_in_two_pieces_is_the_run() -> None:
+    """Callbacks, learning rates and totals go on in the middle of an epoch."""
+    seen: list[Progress] = []
+    whole = trainer(8, schedule=schedule(8, shape="cosine"), callbacks=[seen.append])
+    whole.run()
+    lrs = [progress.lr for progress in seen]
+    first = trainer(8, schedule=schedule(8, shape="cosine"))
+
+    def stop(progress: Progress) -> None:
+        if progress.step.iteration == 4:
+            raise KeyboardInterrupt
+
+    first.callbacks = [stop]
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    later: list[Progress] = []
+    second = trainer(8, schedule=schedule(8, shape="cosine"), callbacks=[later.append])
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.iteration, second.totals = first.iteration, first.totals
+    second.run()
+    assert [progress.lr for progress in later] == lrs[4:]
+    assert [progress.totals.batches for progress in later[:2]] == [3, 3]
+    assert all(value.equal(second.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 
 
 def test_callbacks_see_every_step_and_epoch_ends() -> None:
@@ -82,20 +143,28 @@ def test_callbacks_see_every_step_and_epoch_ends() -> None:
     assert epochs == [3, 6, 7]
 
 
-def test_a_loss_that_is_not_finite_stops_training() -> None:
-    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch 1; try a smaller --lr"):
-        trainer(600, lr=1e38, callbacks=(every_epoch(stop_on_nonfinite_loss),)).run()
-
-
 def test_totals_are_means_over_the_epoch() -> None:
     seen: list[Progress] = []
-    made = trainer(3, lr=1e-20, callbacks=(every_epoch(seen.append),))
+    made = trainer(3, lr=1e-20, accumulation=2, callbacks=(every_epoch(seen.append),))
     logits = made.model(IMAGES).detach()
-    expected = torch.nn.functional.cross_entropy(logits, LABELS)
+    expected = nn.functional.cross_entropy(logits, LABELS)
     made.run()
     totals = seen[0].totals
-    assert float(totals.loss) / totals.batches == pytest.approx(float(expected), rel=1e-5)
-    assert float(totals.correct) / totals.batches == pytest.approx(float((logits.argmax(1) == LABELS).float().mean()))
+    assert totals.seen == {"loss": 3.0, "clean": 3.0} and totals.batches == 3
+    assert float(totals.sums["loss"]) / 3 == pytest.approx(float(expected), rel=1e-5)
+    right = (logits.argmax(1) == LABELS).float().mean()
+    assert float(totals.sums["clean"]) / 3 == pytest.approx(float(right))
+
+
+def torch_onecycle(total: int) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    return rates
 
 
 @pytest.mark.parametrize(
@@ -106,7 +175,123 @@ def test_totals_are_means_over_the_epoch() -> None:
         (schedule(6, shape="milestones", milestones=(2, 4)), [1, 1, 0.1, 0.1, 0.01, 0.01]),
         (schedule(4, shape="cosine"), [(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)]),
         (schedule(5, warmup=1, shape="cosine"), [1] + [(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)]),
+        (schedule(40, shape="onecycle"), torch_onecycle(40)),
     ],
 )
 def test_learning_rates_follow_the_written_schedule(made: Schedule, expected: list[float]) -> None:
-    assert [made.factor(i) for i in range(len(expected))] == pytest.approx(expected)
+    assert [made.factor(i) for i in range(len(expected))] == pytest.approx(expected, abs=1e-9)
+
+
+def test_weight_perturbation_is_the_published_one_and_leaves_nothing_behind() -> None:
+    """w + gamma |w| g / |g| for matrices, biases as they are; bit-equal weights and buffers afterwards, no gradient."""
+    model = net()
+    objective = Parts(adversaries=[LINF])
+    parts = objective.make(model, Batch(Whole()), Moment(0, 0))
+    before = state_of(model)
+    twin = net()
+    objective.score(twin, parts).loss.backward()
+    with AdversarialWeights(0.1)(model, objective, parts):
+        for (name, moved), weight in zip(model.named_parameters(), twin.parameters(), strict=True):
+            expected = weight.detach()
+            if weight.dim() > 1:
+                assert weight.grad is not None
+                expected = expected + 0.1 * expected.norm() * weight.grad / weight.grad.norm()
+            assert torch.allclose(moved, expected, atol=1e-6), name
+        assert float(objective.score(model, parts).loss.detach()) > float(objective.score(net(), parts).loss.detach())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
+
+
+def test_weights_are_left_alone_without_an_adversary() -> None:
+    model = net()
+    parts = standard.make(model, Batch(Whole()), Moment(0, 0))
+    before, step = state_of(model), AdversarialWeights(0.1)
+    with step(model, standard, parts):
+        assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_statistics_see_a_batch_once_with_weight_perturbation() -> None:
+    made = trainer(1, model=net(), objective=Parts(adversaries=[LINF]), perturbation=AdversarialWeights(0.1))
+    made.run()
+    assert int(made.model[2].num_batches_tracked) == 1  # type: ignore[index, arg-type]
+
+
+def test_passes_run_in_16_bits_and_answer_in_32() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    seen: list[torch.Tensor] = []
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    answers = Passes(network, "bf16", channels_last=True)(IMAGES)
+    assert seen[0].dtype == torch.bfloat16 and answers.dtype == torch.float32
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    exact = Passes(network)(IMAGES)
+    assert 0 < float((exact - answers).detach().abs().max()) < 0.05
+
+
+def test_moving_average_is_the_recursion() -> None:
+    model = net()
+    average = moving_average(model, 0.9)
+    expected = None
+    for step in range(4):
+        with torch.no_grad():
+            model[1].weight.add_(step + 1)
+            model[2].running_mean.add_(1)
+        average.update_parameters(model)
+        current = torch.cat([model[1].weight.flatten(), model[2].running_mean]).detach().clone()
+        expected = current if expected is None else 0.9 * expected + 0.1 * current
+    got = torch.cat([average.module[1].weight.flatten(), average.module[2].running_mean]).detach()
+    assert expected is not None and torch.allclose(got, expected, atol=1e-6)
+
+
+def test_optimizers_take_what_they_know() -> None:
+    options = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.8, "nesterov": True}
+    sgd, adamw = (make_optimizer(name, smooth().parameters(), **options) for name in ("sgd", "adamw"))
+    assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["nesterov"] and sgd.defaults["momentum"] == 0.8
+    assert isinstance(adamw, torch.optim.AdamW) and adamw.defaults["weight_decay"] == 0.01
+
+
+@pytest.fixture
+def alone_in_a_group() -> Iterator[None]:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("adversaries", [[], [LINF], [LINF, PD]])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_communicates_once_whatever_its_adversaries(
+    adversaries: list[PGD], accumulation: int, alone_in_a_group: None
+) -> None:
+    """Gradients of one bucket are reduced once a step: neither attacks, nor AWP, nor parts of a batch add to it."""
+    reduced = []
+
+    def count(state, bucket):
+        reduced.append(bucket.buffer().clone())
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    model = distributed(Passes(smooth()), torch.device("cpu"))
+    model.register_comm_hook(None, count)  # type: ignore[operator]
+    others = {name: getattr(torch.distributed, name) for name in ("all_reduce", "broadcast", "all_gather")}
+    called: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in others:
+            patch.setattr(torch.distributed, name, lambda *a, n=name, **k: called.append(n))
+        made = trainer(
+            5,
+            model=model,
+            accumulation=accumulation,
+            objective=Parts(adversaries=adversaries),
+            perturbation=AdversarialWeights(0.01),
+        )
+        made.run()
+    assert len(reduced) == 5 and not called
+    assert plain(model) is model.module and all(bool(values.abs().sum() > 0) for values in reduced)
+
+
+def test_statistics_are_those_of_the_first_process(alone_in_a_group: None) -> None:
+    model = net()
+    before = state_of(model)
+    broadcast_buffers(model)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())

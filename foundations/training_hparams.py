@@ -1,0 +1,218 @@
+"""Hyperparameters of training: optimizer, schedule, objectives, augmentation. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foundations.errors import UsageError
+from foundations.settings import Hparams, in_range, one_of, path_after_kind, setting, steps, steps_list
+
+ADVERSARY = "adv_train|N_adv_train"
+
+
+@dataclass(frozen=True)
+class AugmentationHparams(Hparams):
+    """What becomes of the images of a batch, and what is added to it."""
+
+    random_crop: int = setting(
+        0,
+        "Shift images by up to this many pixels, dark outside; the default depends on the data set.",
+        check=in_range(0),
+    )
+    random_flip: bool = setting(False, "Mirror half of the images; the default depends on the data set.")
+    cutout: int = setting(
+        0, "Blacken a square of this side at a random place (DeVries and Taylor 2017).", check=in_range(0)
+    )
+    N_aug: bool = setting(False, "Nonisotropic augmentation: other images and noise, projected into the PD set.")
+    N_aug_threshold: float = setting(
+        0.1, "PD threshold of the nonisotropic augmentation.", check=in_range(0), when="N_aug"
+    )
+    N_aug_projection: str = setting(
+        "scale",
+        "How it is projected: scale (towards the image until the threat fits) or exact (nearest point, which on colour "
+        "images leaves another class visible: docs/augmentation.png).",
+        check=one_of("scale", "exact"),
+        when="N_aug",
+    )
+    augmentation_frequency: int = setting(
+        3, "One in this many batches, at random, is augmented nonisotropically.", check=in_range(1), when="N_aug"
+    )
+    gaussian_aug_mean: float = setting(
+        0.0, "Mean of the Gaussian noise of the nonisotropic augmentation, in pixels of [0, 1].", when="N_aug"
+    )
+    gaussian_aug_std: float = setting(
+        0.2,
+        "Standard deviation of that noise, in pixels of [0, 1]; the default depends on the data set.",
+        check=in_range(0),
+        when="N_aug",
+    )
+    mixup: bool = setting(False, "Replace the clean part of the loss by mixup.")
+    mixup_alpha: float = setting(
+        1.0, "Mixup coefficients follow Beta(alpha, alpha).", check=in_range(0, above=True), when="mixup"
+    )
+    cutmix: bool = setting(
+        False, "Replace the clean part of the loss by CutMix; with --mixup, one of the two by turns."
+    )
+    cutmix_alpha: float = setting(
+        1.0, "Areas of CutMix follow Beta(alpha, alpha).", check=in_range(0, above=True), when="cutmix"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingHparams(Hparams):
+    """How the model is trained."""
+
+    training_steps: str = setting("10ep", "Length of training: epochs (40ep) or optimizer steps (5000it).", check=steps)
+    batch_size: int = setting(128, "Global batch size, over all processes.", check=in_range(1))
+    accumulation: int = setting(
+        1,
+        "Parts that each process works through a batch in, to save memory; steps count whole batches.",
+        check=in_range(1),
+    )
+    optimizer: str = setting("sgd", "sgd or adamw.", check=one_of("sgd", "adamw"))
+    lr: float = setting(0.1, "Peak learning rate.", check=in_range(0, above=True))
+    lr_per: int = setting(
+        0, "--lr is meant for this batch size, and grows in proportion to --batch_size (0: for any).", check=in_range(0)
+    )
+    lr_schedule: str = setting(
+        "cosine",
+        "Course of the learning rate after warm-up: cosine (to 0), milestones, onecycle (Smith 2018) or constant.",
+        check=one_of("cosine", "milestones", "onecycle", "constant"),
+    )
+    milestone_steps: str = setting(
+        "", "Where the learning rate drops: 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
+    )
+    gamma: float = setting(0.1, "Factor of each drop.", check=in_range(0, 1, above=True), when="lr_schedule=milestones")
+    warmup_steps: str = setting("0it", "Linear warm-up from 0.", check=steps)
+    momentum: float = setting(0.9, "Momentum of SGD.", check=in_range(0, 1), when="optimizer=sgd")
+    nesterov: bool = setting(False, "Nesterov momentum.", when="optimizer=sgd")
+    weight_decay: float = setting(
+        0.0, "L2 penalty on the weights (adamw: decoupled from the gradient).", check=in_range(0)
+    )
+    clip_grad: float = setting(
+        0.0, "Largest l2 norm of the gradient; longer ones are shortened (0: never).", check=in_range(0)
+    )
+    label_smoothing: float = setting(0.0, "Share of the label that is spread over all classes.", check=in_range(0, 1))
+    ema_decay: float = setting(
+        0.0,
+        "Decay of a moving average of the weights, which is then evaluated and kept: 0.999 (0: none).",
+        check=in_range(0, 1),
+    )
+    precision: str = setting(
+        "fp32",
+        "Of the network's passes: fp32, bf16 or fp16 (GPUs, with loss scaling).",
+        check=one_of("fp32", "bf16", "fp16"),
+    )
+    validation_fraction: float = setting(
+        0.0, "Share of the training images, by class, that is held out to watch and select by.", check=in_range(0, 0.9)
+    )
+    select: str = setting(
+        "last",
+        "Weights to keep: last, or best (robust accuracy on the held-out images; clean where no adversary is on).",
+        check=one_of("last", "best"),
+    )
+    adv_train: bool = setting(False, "Adversarial training with PGD in an isotropic ball.")
+    adv_train_attack_norm: str = setting(
+        "Linf", "Norm of that ball: Linf or L2.", check=one_of("Linf", "L2"), when="adv_train"
+    )
+    adv_train_attack_power_Linf: float = setting(
+        8 / 255,
+        "Radius of the l-inf ball in pixels of [0, 1]; the default depends on the data set.",
+        check=in_range(0),
+        when="adv_train_attack_norm=Linf",
+    )
+    adv_train_attack_power_L2: float = setting(
+        0.5,
+        "Radius of the l2 ball; the default depends on the data set.",
+        check=in_range(0),
+        when="adv_train_attack_norm=L2",
+    )
+    adv_train_attack_iter: int = setting(
+        10, "Steps of that attack; 1 is fast adversarial training.", check=in_range(1), when="adv_train"
+    )
+    adv_train_start_epoch: int = setting(
+        0, "First adversarial epoch, counted from 0.", check=in_range(0), when=ADVERSARY
+    )
+    adv_loss: str = setting(
+        "ce",
+        "What adversaries maximise and training minimises: ce (Madry et al. 2018) or trades (Zhang et al. 2019).",
+        check=one_of("ce", "trades"),
+        when=ADVERSARY,
+    )
+    adv_clean_weight: float = setting(
+        0.5,
+        "Weight of the clean part when an adversary is on; 0 is Madry's recipe.",
+        check=in_range(0, 1),
+        when="adv_loss=ce",
+    )
+    trades_beta: float = setting(6.0, "Weight of the divergence in TRADES.", check=in_range(0), when="adv_loss=trades")
+    awp: bool = setting(False, "Adversarial weight perturbation (Wu et al. 2020); needs an adversary.", when=ADVERSARY)
+    awp_gamma: float = setting(
+        0.005, "Size of that perturbation, relative to each layer's weights.", check=in_range(0), when="awp"
+    )
+    N_adv_train: bool = setting(False, "Adversarial training inside the nonisotropic (PD) set.")
+    N_adv_train_threshold: float = setting(
+        0.1, "PD threshold of the nonisotropic adversary.", check=in_range(0), when="N_adv_train"
+    )
+    N_adv_train_radius: float = setting(
+        32 / 255,
+        "l-inf radius of the nonisotropic adversary; the default depends on the data set.",
+        check=in_range(0),
+        when="N_adv_train",
+    )
+    N_adv_train_attack_iter: int = setting(
+        10, "Steps of the nonisotropic adversary.", check=in_range(1), when="N_adv_train"
+    )
+    N_adv_train_projection: str = setting(
+        "exact",
+        "Projection in every step of the nonisotropic adversary: exact (nearest point) or scale (quick, weaker).",
+        check=one_of("exact", "scale"),
+        when="N_adv_train",
+    )
+    N_train_weighted: bool = setting(
+        False,
+        "That adversary uses the weighted form of PD; needs the --class_weights that compute_threat was given.",
+        when="N_adv_train",
+    )
+    N_train_segmented: bool = setting(False, "That adversary uses the segmented form of PD.", when="N_adv_train")
+    N_train_mask_source: str = setting(
+        "center",
+        "Where its masks come from: center (an ellipse), grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
+        path_in=path_after_kind,
+        when="N_train_segmented",
+    )
+    N_train_background: str = setting(
+        "frozen",
+        "What it may do outside the mask: nothing (frozen), as inside (radius) or anything (free).",
+        check=one_of("frozen", "radius", "free"),
+        when="N_train_segmented",
+    )
+    channels_last: bool = setting(False, "Images in the memory layout that suits convolutions.", hashed=False)
+    compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)
+    checkpoint_minutes: float = setting(
+        10.0,
+        "A checkpoint at least this often, besides every epoch's (0: epochs' alone).",
+        check=in_range(0),
+        hashed=False,
+    )
+    keep_checkpoints: int = setting(2, "Newest checkpoints that are kept.", check=in_range(1), hashed=False)
+    tensorboard: bool = setting(False, "Write events for TensorBoard too, in tensorboard/.", hashed=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("--nesterov: expected --momentum above 0, got 0")
+        if self.select == "best" and self.validation_fraction == 0:
+            raise UsageError("--select=best: expected --validation_fraction above 0 to select by, got 0")
+        for name in ("label_smoothing", "ema_decay"):
+            if getattr(self, name) == 1:
+                raise UsageError(f"--{name}: expected a number below 1, got 1")
+
+    @property
+    def has_adversary(self) -> bool:
+        return self.adv_train or self.N_adv_train
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate for this batch size."""
+        return self.lr * self.batch_size / self.lr_per if self.lr_per else self.lr

@@ -1,0 +1,62 @@
+"""Defaults of training by model and kind of data set. Torch-free.
+
+What comes later counts: a model's own defaults (models/registry.py), these entries in their order, a data set's own
+(datasets/registry.py), and those of fine-tuning.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+from datasets.registry import DatasetInfo
+
+# (model, kind of images) -> defaults
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("lenet", "*"): {"lr": 0.1, "training_steps": "40ep"},
+    ("*", "small_colour"): {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "lr_schedule": "milestones",
+        "milestone_steps": "80ep,120ep",
+        "training_steps": "160ep",
+        "random_crop": 4,
+        "random_flip": True,
+    },
+    ("*", "large_colour"): {
+        "lr": 0.1,
+        "lr_per": 256,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "warmup_steps": "5ep",
+        "training_steps": "90ep",
+        "random_flip": True,
+    },
+    ("conv", "small_colour"): {"lr": 0.02},
+}
+
+FINE_TUNING: dict[str, Any] = {
+    "lr": 0.01,
+    "lr_per": 0,
+    "lr_schedule": "cosine",
+    "milestone_steps": "",
+    "warmup_steps": "0it",
+    "training_steps": "10ep",
+}
+
+
+def kind_of(info: DatasetInfo) -> str:
+    """grey, small_colour (sides up to 64) or large_colour."""
+    if info.shape[0] == 1:
+        return "grey"
+    return "small_colour" if max(info.shape[1:]) <= 64 else "large_colour"
+
+
+def recipe(model_name: str, info: DatasetInfo) -> dict[str, Any]:
+    """Defaults of training a model, by its canonical name, on a data set."""
+    defaults: dict[str, Any] = {}
+    for (models, kinds), entry in RECIPES.items():
+        if fnmatch(model_name, models) and fnmatch(kind_of(info), kinds):
+            defaults |= entry
+    return defaults

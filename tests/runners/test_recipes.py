@@ -1,0 +1,55 @@
+"""Defaults of training by model and kind of data set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from datasets.registry import DatasetInfo
+from foundations.hparams import AugmentationHparams, TrainingHparams
+from runners.commands import named_defaults
+from runners.recipes import FINE_TUNING, RECIPES, kind_of, recipe
+
+
+def images(channels: int, side: int) -> DatasetInfo:
+    return DatasetInfo(
+        summary="", loader="", shape=(channels, side, side), classes=("a", "b"), mean=(0.5,) * channels, std=(0.5,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "info", "expected"),
+    [
+        ("lenet", images(1, 28), {"lr": 0.1, "training_steps": "40ep"}),
+        ("resnet_18", images(3, 32), {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "training_steps": "160ep",
+                                      "lr_schedule": "milestones", "random_crop": 4, "random_flip": True}),
+        ("resnet50", images(3, 224), {"lr": 0.1, "lr_per": 256, "warmup_steps": "5ep", "training_steps": "90ep",
+                                      "random_crop": 0}),
+        ("resnet_8", images(1, 28), {"random_flip": False, "lr_per": 0}),
+    ],
+)  # fmt: skip
+def test_each_kind_has_its_recipe(model: str, info: DatasetInfo, expected: dict[str, object]) -> None:
+    made = recipe(model, info)
+    fields = dataclasses.asdict(TrainingHparams()) | dataclasses.asdict(AugmentationHparams()) | made
+    assert {name: fields[name] for name in expected} == expected
+
+
+def test_recipes_are_of_flags_that_there_are() -> None:
+    for entry in (*RECIPES.values(), FINE_TUNING):
+        training = {name: value for name, value in entry.items() if name in TrainingHparams.__dataclass_fields__}
+        TrainingHparams(**training)
+        AugmentationHparams(**{name: value for name, value in entry.items() if name not in training})
+
+
+def test_kinds_and_the_rate_for_a_batch() -> None:
+    assert [kind_of(images(c, s)) for c, s in ((1, 300), (3, 64), (3, 65))] == ["grey", "small_colour", "large_colour"]
+    assert TrainingHparams(lr=0.1, lr_per=256, batch_size=1024).peak_lr == pytest.approx(0.4)
+    assert TrainingHparams(lr=0.1, batch_size=1024).peak_lr == 0.1
+
+
+def test_the_data_set_has_the_last_word_but_for_fine_tuning() -> None:
+    assert named_defaults("mnist_5k", "lenet")["training_steps"] == "40ep"
+    assert named_defaults("digits", "conv")["training_steps"] == "40ep"
+    tuned = named_defaults("digits", "conv", "pretrained")
+    assert tuned["training_steps"] == "10ep" and tuned["lr"] == 0.01 and tuned["N_radius"] == 0.3

@@ -1,0 +1,211 @@
+"""Training runs as commands: interrupted and resumed, selected, watched, planned; on digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cli.main import main
+from tests.conftest import PROJECT
+from training.objectives import Parts, Scores
+
+BASE = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=4ep", "--per_label=10", "--quiet"]
+STEPS = 1437 // 128
+OBJECTIVES = {
+    "standard": ["--nesterov", "--weight_decay=1e-4", "--lr_schedule=onecycle", "--random_crop=1"],
+    "mixing": ["--mixup", "--cutmix", "--cutout=2", "--optimizer=adamw", "--lr=0.001", "--ema_decay=0.9"],
+    "N_aug": ["--N_aug", "--model_name=resnet_8", "--precision=bf16", "--channels_last"],
+    "adv_train": ["--adv_train", "--adv_train_attack_iter=1", "--accumulation=2", "--clip_grad=1"],
+    "N_adv_train": ["--N_adv_train", "--N_adv_train_attack_iter=2", "--validation_fraction=0.1", "--select=best"],
+    "both": [
+        "--adv_train",
+        "--N_adv_train",
+        "--adv_loss=trades",
+        "--awp",
+        "--model_name=resnet_8",
+        "--ema_decay=0.5",
+        "--adv_train_attack_iter=1",
+        "--N_adv_train_attack_iter=1",
+        "--training_steps=38it",
+    ],
+}
+
+# A run of the command that kill -9 ends before step 33: in the third epoch, two steps after a checkpoint.
+KILLED = """
+import os, signal, sys
+from training.loop import Trainer
+step = Trainer._step
+def step_or_die(self, source, epoch):
+    if self.iteration == 32:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, source, epoch)
+Trainer._step = step_or_die
+from cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("anchors")
+    assert main(["compute_threat", "--dataset_name=digits", "--per_label=10", "--quiet", f"--root_dir={root}"]) == 0
+    return root
+
+
+@pytest.fixture
+def root(anchors: Path, tmp_path: Path) -> Path:
+    """A root of its own, with anchors."""
+    return Path(shutil.copytree(anchors, tmp_path / "root"))
+
+
+def run(root: Path, *words: str) -> Path:
+    """Train in this process; the run's directory."""
+    before = {path for path in root.rglob("replicate_*") if "/train/" in str(path)}
+    assert main([*BASE, f"--root_dir={root}", *words]) == 0
+    (made,) = {path for path in root.rglob("replicate_*") if "/train/" in str(path)} - before or before
+    return made
+
+
+def rows(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_killed_and_resumed_is_the_straight_run_to_the_bit(
+    objective: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in [*BASE, *OBJECTIVES[objective], "--checkpoint_minutes=1e-7"] if word != "--quiet"]
+    again = Path(shutil.copytree(root, tmp_path / "again"))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *words, f"--root_dir={again}"],
+        cwd=PROJECT,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert killed.returncode == -9, killed.stderr
+    (directory,) = (again / "runs/digits/train").glob("*/replicate_1")
+    assert not (directory / "result.json").exists() and len(rows(directory)) in (2, 3)
+    assert sorted(path.name for path in (directory / "checkpoints").iterdir())[-1] == "step_000000030"
+    capsys.readouterr()
+    assert main([*words, f"--root_dir={again}"]) == 0
+    assert "going on from step 30 of" in capsys.readouterr().err
+    straight = run(root, *words[1:])
+    assert straight.relative_to(root) == directory.relative_to(again)
+    for name in ("model.safetensors", "metrics.jsonl", "hparams.json"):
+        assert (straight / name).read_bytes() == (directory / name).read_bytes(), name
+    assert (straight / "augmentation.png").exists() == (objective == "N_aug")
+    results = [json.loads((path / "result.json").read_text()) for path in (straight, directory)]
+    assert results[0]["final"] == results[1]["final"] and results[0]["steps"] == results[1]["steps"]
+
+
+def test_augmentation_and_accumulation_train(root: Path) -> None:
+    """More parts of a batch are the same steps, to rounding, where no statistics are taken."""
+    whole, parts = (run(root, f"--accumulation={n}", "--training_steps=8it") for n in (1, 4))
+    first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+    assert [row["step"] for row in rows(parts)] == [8]
+
+
+def test_the_best_epoch_by_held_out_images_is_kept(root: Path) -> None:
+    words = ["--validation_fraction=0.2", "--select=best", "--adv_train", "--adv_train_attack_iter=2"]
+    # Training goes wrong after the first epochs: the learning rate rises.
+    directory = run(root, *words, "--lr=0.5", "--warmup_steps=8ep", "--training_steps=8ep")
+    result, history = json.loads((directory / "result.json").read_text()), rows(directory)
+    robust = [row["validation_robust_accuracy"] for row in history]
+    best = max(range(len(robust)), key=lambda i: robust[i])
+    assert result["selected_epoch"] == best + 1 < len(history)
+    assert result["final"]["test_accuracy"] == history[best]["test_accuracy"] != history[-1]["test_accuracy"]
+    assert all(row["validation_robust_accuracy"] <= row["validation_accuracy"] for row in history)
+    kept = load_file(directory / "model.safetensors")
+    newest = sorted((directory / "checkpoints").iterdir())[-1]
+    assert all(kept[name].equal(value) for name, value in load_file(newest / "best.safetensors").items())
+    assert not all(kept[name].equal(value) for name, value in load_file(newest / "model.safetensors").items())
+
+
+def test_the_moving_average_is_what_is_evaluated_and_kept(root: Path) -> None:
+    directory = run(root, "--ema_decay=0.95")
+    kept, newest = load_file(directory / "model.safetensors"), directory / "checkpoints/step_000000044"
+    average = {name.removeprefix("module."): value for name, value in load_file(newest / "average.safetensors").items()}
+    assert int(average.pop("n_averaged")) == 44
+    assert all(kept[name].equal(value) for name, value in average.items())
+    assert not any(
+        kept[name].equal(value)
+        for name, value in load_file(newest / "model.safetensors").items()
+        if name.endswith("weight")
+    )
+    words = ["test", *BASE[1:], "--ema_decay=0.95", "--standard_eval", f"--root_dir={root}"]
+    assert main(words) == 0
+    (tested,) = (root / "runs/digits/test").glob("*/replicate_1/result.json")
+    assert json.loads(tested.read_text())["standard"]["accuracy"] == rows(directory)[-1]["test_accuracy"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls, score = [], Parts.score
+
+    def broken(self: Parts, model: torch.nn.Module, parts: Any) -> Scores:
+        calls.append(1)
+        scores = score(self, model, parts)
+        return Scores(scores.loss * float("inf"), scores.correct) if len(calls) > 15 else scores
+
+    monkeypatch.setattr(Parts, "score", broken)
+    assert main([*BASE, f"--root_dir={root}", "--checkpoint_minutes=1e-7"]) == 1
+    told = capsys.readouterr().err
+    assert re.search(
+        r"the loss became (inf|nan) in epoch 2; try a smaller --lr; the last good .* step_000000011\n", told
+    )
+    (directory,) = (root / "runs/digits/train").glob("*/replicate_1")
+    assert not (directory / "result.json").exists()
+    good = load_file(directory / "checkpoints/step_000000011/model.safetensors")
+    assert all(bool(value.isfinite().all()) for value in good.values())
+
+
+def test_what_a_run_leaves(root: Path) -> None:
+    directory = run(root, "--keep_checkpoints=1", "--tensorboard")
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"checkpoints", "curves.png", "hparams.json", "metrics.jsonl", "model.safetensors", "result.json",
+                     "tensorboard", "timing.jsonl"}  # fmt: skip
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == [f"step_{4 * STEPS:09d}"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert logged == [(row["step"], pytest.approx(row["train_loss"])) for row in rows(directory)]
+    state = torch.load(next((directory / "checkpoints").iterdir()) / "state.pt", weights_only=True)
+    assert {"optimizer", "scaler", "random", "iteration", "position", "totals"} <= state.keys()
+
+
+def test_a_plan_is_printed_and_nothing_is_made(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(root)
+    before = sorted(root.rglob("*"))
+    capsys.readouterr()
+    words = [*BASE[1:], "--toggle_mixup", "--toggle_adv_train", "--dry_run", f"--root_dir={root}"]
+    assert main(["multi_train", *words]) == 0
+    told = capsys.readouterr().out
+    assert sorted(root.rglob("*")) == before
+    assert told.count("to do") == 3 and told.count("complete") == 1 and str(done) in told
+    assert "conv_mixup+adv_train" in told
+
+
+def test_mistakes_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in (
+        (["--precision=fp16"], "--precision=fp16: expected a GPU; use --precision=bf16 here"),
+        (["--select=best"], "--select=best: expected --validation_fraction above 0 to select by, got 0"),
+        (["--N_adv_train", "--N_train_weighted"], "--N_train_weighted: expected --class_weights=FILE"),
+        (["--optimizer=adam"], "--optimizer: expected one of sgd, adamw, got adam"),
+        (["--ema_decay=1"], "--ema_decay: expected a number below 1, got 1"),
+    ):
+        assert main([*BASE, *words, f"--root_dir={root}"]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (root / "runs/digits/train").exists()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from foundations.environment import Environment
+from tests.training.sources import net, state_of
+from training.checkpoints import Snapshot, Snapshots, weights_of
+from training.random_states import gather_states, restore_states, seed_everything
+
+
+def snapshot(step: int) -> Snapshot:
+    return Snapshot({"model": {"w": torch.full((2,), float(step))}}, {"iteration": step, "sum": torch.tensor(step)})
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "checkpoints", keep=2)
+    assert snapshots.newest() == (None, [])
+    for step in (5, 90, 1000):
+        snapshots.write(step, snapshot(step))
+    assert [path.name for path in snapshots.paths()] == ["step_000001000", "step_000000090"]
+    found, damaged = snapshots.newest()
+    assert found is not None and found.state["iteration"] == 1000 and not damaged
+    assert found.weights["model"]["w"].tolist() == [1000, 1000]
+
+
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+@pytest.mark.parametrize("kept", [0, 40])
+def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, name: str, kept: int) -> None:
+    snapshots = Snapshots(tmp_path, keep=3)
+    for step in (1, 2):
+        snapshots.write(step, snapshot(step))
+    file = snapshots.paths()[0] / name
+    file.write_bytes(file.read_bytes()[:kept])
+    found, damaged = snapshots.newest()
+    assert found is not None and found.state["iteration"] == 1
+    assert [path.name for path in damaged] == ["step_000000002"]
+
+
+def test_one_that_was_being_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = Snapshots(tmp_path, keep=3)
+    snapshots.write(1, snapshot(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("foundations.files.os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            snapshots.write(2, snapshot(2))
+    assert [path.name for path in snapshots.paths()] == ["step_000000001"]
+    snapshots.write(2, snapshot(2))
+    assert [path.name for path in snapshots.paths()] == ["step_000000002", "step_000000001"]
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(numpy.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_random_states_come_back_from_a_file(tmp_path: Path) -> None:
+    alone = Environment(root_dir=tmp_path)
+    seed_everything(7)
+    draws()
+    Snapshots(tmp_path, keep=1).write(1, Snapshot({}, {"random": gather_states(alone)}))
+    expected = draws()
+    seed_everything(8)
+    found, _ = Snapshots(tmp_path, keep=1).newest()
+    assert found is not None
+    restore_states(found.state["random"], alone)
+    assert draws() == expected
+    seed_everything(7)
+    assert draws() != expected
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(1, 2), (2, 3), (0, 1)])
+def test_each_process_gets_its_own_state_back(rank: int, world_size: int, tmp_path: Path) -> None:
+    """Those of two processes; a third takes the first one's."""
+    states, expected = [], []
+    for seed in (1, 2):
+        seed_everything(seed)
+        states.append(gather_states(Environment(root_dir=tmp_path)))
+        expected.append(float(torch.rand(())))
+    both = {**states[0], "torch": torch.cat([state["torch"] for state in states])}
+    restore_states(both, Environment(root_dir=tmp_path, rank=rank, world_size=world_size))
+    assert float(torch.rand(())) == expected[rank % 2]
+
+
+def test_weights_are_a_copy() -> None:
+    model = net()
+    kept, before = weights_of(model), state_of(model)
+    with torch.no_grad():
+        model[1].weight.add_(1)
+    assert all(kept[name].equal(before[name]) for name in before)

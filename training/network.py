@@ -1,0 +1,82 @@
+"""How the network is run in training: precision and memory layout of its passes, moving averages, optimizers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Passes(nn.Module):
+    """A network whose passes alone are in 16 bits or channels last: losses, attacks and threats stay in float32.
+
+    [B,C,H,W] float32 -> [B,K] float32
+    """
+
+    def __init__(self, network: nn.Module, precision: str = "fp32", channels_last: bool = False) -> None:
+        super().__init__()
+        self.network, self.dtype = network, PRECISIONS[precision]
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        network.to(memory_format=self.layout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(images.contiguous(memory_format=self.layout)).float()
+
+
+def distributed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model in DistributedDataParallel, which leaves buffers to `broadcast_buffers`."""
+    wrapper: Any = nn.parallel.DistributedDataParallel
+    # The option has two names, by version of torch.
+    names = inspect.signature(wrapper).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    ids = [device] if device.type == "cuda" else None
+    return wrapper(model, device_ids=ids, **{option: False})
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model without DistributedDataParallel: its passes communicate nothing."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """Weights and buffers averaged with decay, starting from the first update."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda weights, lr, weight_decay, momentum, nesterov: torch.optim.SGD(
+        weights, lr, momentum, weight_decay=weight_decay, nesterov=nesterov
+    ),
+    "adamw": lambda weights, lr, weight_decay, **_: torch.optim.AdamW(weights, lr, weight_decay=weight_decay),
+}
+
+
+def make_optimizer(name: str, weights: Iterable[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    """An entry of `OPTIMIZERS`; options that it does not know are left out."""
+    return OPTIMIZERS[name](weights, **options)
+
+
+def broadcast_buffers(network: nn.Module) -> None:
+    """Give every process the statistics of the first: what is evaluated, attacked and kept is then one network.
+
+    A collective: one broadcast for all of them together.
+    """
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    joined = torch.cat([buffer.flatten() for buffer in buffers])
+    torch.distributed.broadcast(joined, src=0)
+    for buffer, values in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
+def size_of(network: nn.Module) -> float:
+    """l2 norm of all weights; not finite where one of them is not."""
+    return float(torch.stack([weight.detach().float().norm() for weight in network.parameters()]).norm())

@@ -1,0 +1,57 @@
+"""Adversarial weight perturbation (Wu, Xia and Wang 2020, arXiv 2004.05884)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from foundations.modes import buffers_kept
+from training.objectives import Part, Scores
+
+
+class Objective(Protocol):
+    """As much of an objective as is needed here."""
+
+    def score(self, model: nn.Module, parts: Sequence[Part]) -> Scores: ...
+
+
+@contextmanager
+def as_they_are(model: nn.Module, objective: Objective, parts: Sequence[Part]) -> Iterator[None]:
+    """The weights as they are."""
+    yield
+
+
+@dataclass(frozen=True)
+class AdversarialWeights:
+    """For the duration of a block every weight w of two or more dimensions is w + gamma ||w|| g / ||g||, with g the
+    gradient of the batch's loss; afterwards the weights are bit-equal to what they were.
+
+    Each process perturbs by its own part of the batch, without communication. Buffers do not move, and no gradient is
+    left on the weights. Batches without an adversary are left alone.
+    """
+
+    gamma: float
+
+    @contextmanager
+    def __call__(self, model: nn.Module, objective: Objective, parts: Sequence[Part]) -> Iterator[None]:
+        weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dim() > 1]
+        if not any(part.name in ("adv", "N_adv") for part in parts):
+            yield
+            return
+        with buffers_kept(model):
+            gradients = torch.autograd.grad(objective.score(model, parts).loss, weights)
+        kept = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.add_(gradient * (self.gamma * weight.norm() / gradient.norm().clamp_min(1e-20)))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, before in zip(weights, kept, strict=True):
+                    weight.copy_(before)
