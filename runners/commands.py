@@ -21,8 +21,10 @@ def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratc
         defaults |= model_defaults(model_name, DATASETS)
     if dataset_name:
         info = dataset_info(dataset_name)
-        if model_name and model_type == "scratch":
-            defaults |= recipe(canonical_name(model_name, DATASETS), info)
+        if model_name:
+            # Other people's architectures follow what holds for any on such images.
+            architecture = canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type
+            defaults |= recipe(architecture, info)
         defaults |= info.defaults
     return defaults if model_type == "scratch" else defaults | FINE_TUNING
 

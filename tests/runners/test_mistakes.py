@@ -66,7 +66,7 @@ def test_a_directory_that_cannot_be_written(command: Command, place: str) -> Non
 
 
 def test_damaged_weights_are_named(command: Command, digits_root: Command) -> None:
-    shutil.copytree(digits_root.root / "runs", command.root / "runs")
+    shutil.copytree(digits_root.root / "runs/digits/train", command.root / "runs/digits/train")
     weights = command.where("train", *TINY) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     fails(command, 1, "cannot read the weights", "test", *TINY, "--standard_eval")

@@ -21,7 +21,7 @@ def images(channels: int, side: int) -> DatasetInfo:
 @pytest.mark.parametrize(
     ("model", "info", "expected"),
     [
-        ("lenet", images(1, 28), {"lr": 0.1, "training_steps": "40ep"}),
+        ("lenet", images(1, 28), {"lr": 0.1, "momentum": 0.0, "training_steps": "40ep"}),
         ("resnet_18", images(3, 32), {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "training_steps": "160ep",
                                       "lr_schedule": "milestones", "random_crop": 4, "random_flip": True}),
         ("resnet50", images(3, 224), {"lr": 0.1, "lr_per": 256, "warmup_steps": "5ep", "training_steps": "90ep",
@@ -53,3 +53,5 @@ def test_the_data_set_has_the_last_word_but_for_fine_tuning() -> None:
     assert named_defaults("digits", "conv")["training_steps"] == "40ep"
     tuned = named_defaults("digits", "conv", "pretrained")
     assert tuned["training_steps"] == "10ep" and tuned["lr"] == 0.01 and tuned["N_radius"] == 0.3
+    colour = named_defaults("cifar10", "Wong2020Fast", "pretrained")
+    assert colour["random_crop"] == 4 and colour["weight_decay"] == 5e-4 and colour["milestone_steps"] == ""
