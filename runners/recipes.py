@@ -13,7 +13,7 @@ from datasets.registry import DatasetInfo
 
 # (model, kind of images) -> defaults
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
-    # Without momentum: with it this rate is ten times as high in effect, and adversarial training from scratch collapses.
+    # Without momentum: with it the rate is ten times as high in effect, and adversarial training collapses.
     ("lenet", "*"): {"lr": 0.1, "momentum": 0.0, "training_steps": "40ep"},
     ("*", "small_colour"): {
         "lr": 0.1,
