@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from foundations.environment import keep_memory  # noqa: E402
 from foundations.files import write_text  # noqa: E402
 from foundations.lazy import load_object  # noqa: E402
 from foundations.results import markdown_table  # noqa: E402
@@ -34,6 +35,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    keep_memory()  # as the command line does
     wanted = sys.argv[1:] or list(SUITES)
     parts = ["# Measurements", f"{_processor()}, one thread, torch {torch.__version__}, {datetime.date.today()}."]
     for name in wanted:

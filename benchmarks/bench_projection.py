@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from foundations.environment import keep_memory
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projection import project_exact
 
@@ -149,6 +150,7 @@ def rows(*words: str) -> list[tuple[str, float, str, str]]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    keep_memory()
     for case, value, floor, aim in rows(*sys.argv[1:]):
         print(f"{value:7.1f}x  floor {floor:>5}  aim {aim:>5}  {case}", flush=True)
 

@@ -63,7 +63,7 @@ def listing() -> str:
 
 def run(runner: str, arguments: list[str]) -> int:
     """Parse flags, describe the run, and run it unless only its directory is asked for."""
-    from foundations.environment import limit_threads, make_environment, resolve_root
+    from foundations.environment import keep_memory, limit_threads, make_environment, resolve_root
     from runners.completion import finished_result, plan, tell
     from runners.descriptions import DESCRIPTIONS
 
@@ -84,6 +84,7 @@ def run(runner: str, arguments: list[str]) -> int:
             print("complete already", file=sys.stderr)
         return tell(desc, result, root)
     limit_threads()  # before torch is imported
+    keep_memory()
     environment = make_environment(
         shared.root_dir, values.get("data_dir", ""), shared.device, shared.quiet, shared.num_workers
     )

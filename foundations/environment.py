@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -141,6 +142,24 @@ def limit_threads() -> None:
     several processes). torchrun sets OMP_NUM_THREADS=1 itself.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+KEPT_BYTES = 32 << 20  # the largest threshold that mallopt takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next tensor, where it is glibc.
+
+    Otherwise large tensors are mapped afresh each time, a page fault for every 4 KiB, which costs more than many an
+    operation on them.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _choose_device(name: str, local_rank: int) -> str:
