@@ -28,6 +28,7 @@ from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.apgd import apgd
 from threat_specification.attacks.base import AttackSet
 
+RECIPE = ["--lr=0.05", "--momentum=0.9", "--training_steps=20ep"]
 NETS = {"as usual": [], "l-inf trained": ["--adv_train"], "PD trained": ["--N_adv_train"]}
 SETS = {"radius 0.2": 0.2, "pixel box alone": 1.0}
 THRESHOLD, IMAGES, STEPS = 0.05, 60, 40
@@ -71,7 +72,7 @@ class Projected(AttackSet):
 
 def trained(words: list[str]) -> tuple[nn.Module, ProjectedDisplacement]:
     """The net of a train command, and the anchors of its data set."""
-    common = ["--dataset_name=mnist_5k", "--model_name=lenet"]
+    common = ["--dataset_name=mnist_5k", "--model_name=lenet", *RECIPE]
     for command in (["compute_threat", common[0], "--quiet"], ["train", *common, *words, "--quiet"]):
         if command_line(command):
             raise SystemExit(f"failed: {' '.join(command)}")
