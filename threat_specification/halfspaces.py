@@ -85,7 +85,9 @@ def halfspace_multipliers(
         multipliers, kept = multipliers.topk(width, dim=1)
         anchors = anchors.gather(1, kept)
         count = min(int(missing.max()), max(ENTERING, width // 2), left.shape[1] - width)
-        entering = left.scatter_(1, anchors, -torch.inf).topk(count, dim=1).indices
+        # Masked anchors before those that are in the set already: these must not enter twice.
+        left = left.clamp_min(torch.finfo(left.dtype).min).scatter_(1, anchors, -torch.inf)
+        entering = left.topk(count, dim=1).indices
         anchors = torch.cat([anchors, entering], 1)
         multipliers = torch.nn.functional.pad(multipliers, (0, count))
 

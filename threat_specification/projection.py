@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SETTLED = 8 * MARGIN  # by how much settling may move a point before all anchors are looked at again
 ROUNDS = 200  # Newton steps before giving up; the hardest case seen takes about 30
 SLACK = 1.0  # times the residual: how far inside its half-space a point is that an anchor may be forgotten
-CHUNK = 8 << 20  # bytes of rows worked on at a time: larger blocks leave the cache, and are mapped afresh each time
+CHUNK = 8 << 20  # bytes of rows worked on at a time: larger blocks leave the cache
 FIRST = 4  # anchors in the first working set
 
 

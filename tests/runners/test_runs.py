@@ -15,7 +15,7 @@ from tests.conftest import TINY, Command
 from threat_specification import AnchorSet
 
 ALL_THREE = ["--standard_eval", "--adv_eval", "--N_adv_eval", "--per_label=10", "--num_examples=21", "--shard_size=6"]
-ALL_THREE += ["--adv_test_attack_power_Linf=0.3", "--N_attack_iter=12"]
+ALL_THREE += ["--adv_test_attack_power_Linf=0.3"]
 
 
 def files(path: Path) -> list[str]:
@@ -156,8 +156,7 @@ def test_stored_commands_lead_back_to_their_run(tested: Path, digits_root: Comma
 def test_the_attack_stays_inside_by_an_independent_count(digits_root: Command) -> None:
     """The threat that examples.npz reports never exceeds the threshold, however small or large."""
     for threshold in ("0", "0.03"):
-        words = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=8", "--N_attack_iter=12"]
-        words.append(f"--N_threshold={threshold}")
+        words = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=20", f"--N_threshold={threshold}"]
         with numpy.load(digits_root.ok(*words) / "examples.npz") as arrays:
             assert (arrays["N_adv_threat"] <= float(threshold) * (1 + 1e-5) + 1e-7).all()
 

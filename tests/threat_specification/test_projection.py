@@ -284,6 +284,30 @@ def test_without_bounds_the_gram_matrix_knows_the_answer(
     assert float((project_exact(problem.bound, d, 0.05, lower, upper) - p).abs().max()) < 1e-5
 
 
+def test_a_guess_that_forgets_an_anchor_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest point of one half-space alone: within its working set nothing is wrong with it."""
+    from threat_specification import projection
+
+    problem = Problem("3x32x32")
+    d = perturbations(problem, "twenty anchors")
+    lower, upper = BOUNDS["none"](d)
+    forgotten = []
+
+    def forgetful(bound, numbers, along, noise, threshold):
+        largest, anchors = along.max(1, keepdim=True)
+        rows, norms = bound.working_rows(numbers, anchors)
+        multipliers = (largest.double() - threshold) / norms.square()
+        point = d.flatten(1)[numbers] - (multipliers.float().unsqueeze(2) * rows).squeeze(1)
+        others = bound.displacements(point, numbers).scatter(1, anchors, -torch.inf).amax(1)
+        forgotten.append(int((others > threshold).sum()))
+        yield numbers, anchors, multipliers, others
+
+    monkeypatch.setattr(projection, "halfspace_multipliers", forgetful)
+    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    assert forgotten[0] >= BATCH // 2
+    assert_certified(problem, d, p, 0.05, lower, upper)
+
+
 def test_a_wrong_guess_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from threat_specification import projection
 
@@ -335,3 +359,29 @@ def test_many_least_squares_at_once_agree_with_scipy(rank: int) -> None:
         for i in range(20):
             residual = float((factors[i] @ found[i] - right[i]).norm())
             assert residual == pytest.approx(scipy_nnls(factors[i].numpy(), right[i].numpy())[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("form", ["plain", "weighted", "segmented"])
+def test_rows_of_working_sets_are_directions_with_their_lengths(form: str) -> None:
+    problem = Problem("3x32x32")
+    anchors = AnchorSet((255 * problem.anchors).round().to(torch.uint8), problem.anchor_labels)
+    options = {
+        "weighted": {"weighted": True, "class_weights": 0.5 + torch.rand(10, 10)},
+        "segmented": {"segmented": True},
+    }
+    masks = {"masks": torch.rand(BATCH, 1, 32, 32) < 0.5} if form == "segmented" else {}
+    bound = (
+        ProjectedDisplacement(anchors=anchors, **options.get(form, {})).prepare().bind(problem.x, problem.y, **masks)
+    )
+    numbers, chosen = torch.tensor([5, 0, 3]), torch.arange(60).view(3, 20)  # of all classes, that of x too
+    rows, lengths = bound.working_rows(numbers, chosen)
+    which = numbers.view(-1, 1).expand_as(chosen)
+    expected = bound.directions(which.reshape(-1), chosen.reshape(-1)).view(3, 20, -1)
+    assert rows.equal(expected)
+    assert torch.allclose(lengths, expected.double().norm(dim=2), rtol=1e-5)
+    assert bool((lengths == 0).any())
+    if form != "segmented":
+        exact = expected.double() @ expected.double().transpose(1, 2)
+        assert torch.allclose(
+            bound.curvature(numbers, chosen).double(), exact, rtol=1e-3, atol=1e-5 * float(exact.max())
+        )
