@@ -6,27 +6,10 @@ import dataclasses
 import os
 from typing import Any
 
-from datasets.registry import DATASETS, dataset_info
 from foundations.desc import Desc, StoredRun
 from foundations.settings import Hparams, format_value
-from models.registry import canonical_name, model_defaults
 from runners.descriptions import MultiDesc
-from runners.recipes import FINE_TUNING, recipe
-
-
-def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
-    """Flags whose default depends on the data set, the model, and where its weights come from."""
-    defaults: dict[str, Any] = {}
-    if model_name and model_type == "scratch":
-        defaults |= model_defaults(model_name, DATASETS)
-    if dataset_name:
-        info = dataset_info(dataset_name)
-        if model_name:
-            # Other people's architectures follow what holds for any on such images.
-            architecture = canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type
-            defaults |= recipe(architecture, info)
-        defaults |= info.defaults
-    return defaults if model_type == "scratch" else defaults | FINE_TUNING
+from runners.recipes import named_defaults
 
 
 def command(desc: Desc) -> str:

@@ -24,9 +24,10 @@ from foundations.hparams import (
     TrainingHparams,
 )
 from foundations.perturbation_hparams import PerturbationHparams, split
-from models.registry import check_fit, model_defaults
+from models.registry import check_fit
 from models.robustbench_registry import selection
 from models.sources import label, resolved, zoo_entry
+from runners.recipes import named_defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +212,12 @@ class TestDesc(Desc):
 
 def _trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:
     """The training run of another architecture: with the flags given, and its own defaults where none was given."""
-    named = model_defaults(values["model_name"], DATASETS) if values.get("model_name") else {}
-    left = {
-        name: value
-        for name, value in model_defaults(model_name, DATASETS).items()
-        if values.get(name) == named.get(name, TrainingHparams.__dataclass_fields__[name].default)
-        and name not in dataset_info(values["dataset_name"]).defaults
-    }
-    return TrainDesc.from_flags({**values, **left, "model_name": model_name})
+    plain = {f.name: f.default for group in (TrainingHparams, AugmentationHparams) for f in dataclasses.fields(group)}
+    dataset_name, model_type = values["dataset_name"], values.get("model_type", "scratch")
+    named = plain | named_defaults(dataset_name, values.get("model_name", ""), model_type)
+    others = plain | named_defaults(dataset_name, model_name)
+    own = {flag: others[flag] for flag in plain if values.get(flag, named[flag]) == named[flag]}
+    return TrainDesc.from_flags({**values, **own, "model_name": model_name})
 
 
 @dataclass(frozen=True, kw_only=True)

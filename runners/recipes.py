@@ -9,7 +9,8 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-from datasets.registry import DatasetInfo
+from datasets.registry import DATASETS, DatasetInfo, dataset_info
+from models.registry import canonical_name, model_defaults
 
 # (model, kind of images) -> defaults
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
@@ -61,3 +62,18 @@ def recipe(model_name: str, info: DatasetInfo) -> dict[str, Any]:
         if fnmatch(model_name, models) and fnmatch(kind_of(info), kinds):
             defaults |= entry
     return defaults
+
+
+def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
+    """Flags whose default depends on the data set, the model, and where its weights come from."""
+    defaults: dict[str, Any] = {}
+    if model_name and model_type == "scratch":
+        defaults |= model_defaults(model_name, DATASETS)
+    if dataset_name:
+        info = dataset_info(dataset_name)
+        if model_name:
+            # Other people's architectures follow what holds for any on such images.
+            architecture = canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type
+            defaults |= recipe(architecture, info)
+        defaults |= info.defaults
+    return defaults if model_type == "scratch" else defaults | FINE_TUNING

@@ -35,9 +35,9 @@ class Report(Runner):
         if self.environment.is_primary:
             title = f"Nonisotropic: {self.desc.dataset_name or 'all data sets'}"
             introduction = (
-                f"{counts['evaluate_threat']} measurements of threats, {counts['test']} evaluations, {counts['train']} "
-                f"trained models, {counts['compute_threat']} choices of anchors. A number leads to the directory of "
-                "its run and tells the command that repeats it. Click a heading to sort, a figure to enlarge it."
+                f"Measurements of threats: {counts['evaluate_threat']}, evaluations: {counts['test']}, trained models: "
+                f"{counts['train']}, choices of anchors: {counts['compute_threat']}. A number leads to the directory "
+                "of its run and tells the command that repeats it. Click a heading to sort, a figure to enlarge it."
             )
             sections = self._sections()
             write_text(self.directory / "report.html", html_page(title, introduction, sections))

@@ -8,8 +8,8 @@ import pytest
 
 from datasets.registry import DatasetInfo
 from foundations.hparams import AugmentationHparams, TrainingHparams
-from runners.commands import named_defaults
-from runners.recipes import FINE_TUNING, RECIPES, kind_of, recipe
+from runners.descriptions import EvaluateThreatDesc, TrainDesc
+from runners.recipes import FINE_TUNING, RECIPES, kind_of, named_defaults, recipe
 
 
 def images(channels: int, side: int) -> DatasetInfo:
@@ -55,3 +55,12 @@ def test_the_data_set_has_the_last_word_but_for_fine_tuning() -> None:
     assert tuned["training_steps"] == "10ep" and tuned["lr"] == 0.01 and tuned["N_radius"] == 0.3
     colour = named_defaults("cifar10", "Wong2020Fast", "pretrained")
     assert colour["random_crop"] == 4 and colour["weight_decay"] == 5e-4 and colour["milestone_steps"] == ""
+
+
+@pytest.mark.parametrize("given", [{}, {"lr": 0.03, "adv_train": True}])
+def test_a_judge_is_trained_by_its_own_recipe_and_the_flags_given(given: dict[str, object]) -> None:
+    base = {"dataset_name": "mnist_5k", "model_name": "lenet", "morphs": True, "judge_name": "conv"}
+    made = EvaluateThreatDesc.from_flags({**named_defaults("mnist_5k", "lenet"), **base, **given})
+    alone = {**named_defaults("mnist_5k", "conv"), "dataset_name": "mnist_5k", "model_name": "conv"}
+    assert made.judge.hash == TrainDesc.from_flags(alone | {k: v for k, v in given.items() if k == "lr"}).hash
+    assert made.train.training.momentum == 0.0 and made.judge.training.momentum == 0.9
