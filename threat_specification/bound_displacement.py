@@ -182,14 +182,17 @@ class BoundProjectedDisplacement(BoundThreat):
         return self.centred.square().sum(1)
 
     def curvature(self, numbers: Tensor, anchors: Tensor) -> Tensor:
-        """<v_i, v_j> of K anchors [R, K] of each of R examples, [R, K, K], from the Gram matrix; 0 where masked."""
+        """<v_i, v_j> of K anchors [R, K] of each of R examples, [R, K, K], from the Gram matrix; 0 where masked.
+
+        Symmetric to the last bit, as a factorisation that reads one triangle needs.
+        """
         gram, which = self.matrix.gram, numbers.unsqueeze(1)
         origins, inverse = self.origins[which, anchors], self.inverse[which, anchors]
         places = anchors.unsqueeze(2) * len(gram) + anchors.unsqueeze(1)
         # Several times as fast as indexing with two tensors.
         products = gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
-        products.sub_(origins.unsqueeze(2)).sub_((origins - self.squared_lengths[which]).unsqueeze(1))
-        return products.mul_(inverse.unsqueeze(2)).mul_(inverse.unsqueeze(1))
+        products.sub_(origins.unsqueeze(2) + origins.unsqueeze(1)).add_(self.squared_lengths[which].unsqueeze(2))
+        return products.mul_(inverse.unsqueeze(2) * inverse.unsqueeze(1))
 
     def evaluate(self, delta: Tensor) -> Tensor:
         """PD of each perturbation, [B] float32; 0 where no anchor counts."""

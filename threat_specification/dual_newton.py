@@ -24,6 +24,8 @@ RIDGE = (
     2e-7  # of |v|^2, for each anchor in the working set: more than float32 can make a curvature's eigenvalues negative
 )
 REPAIRS = 8
+TILES = {"cpu": 1 << 20}  # bytes of float64 rows at a time: there they stay in the cache until they are multiplied
+TILE = 1 << 28  # on other devices
 WIDEN = 1.0  # times the residual per pixel
 FLAT = 0.25  # of the slope at the start: where a line search stops
 TRIES = 20
@@ -54,13 +56,26 @@ def inner(rows: Tensor, points: Tensor) -> Tensor:
     return torch.bmm(points.unsqueeze(1), rows.transpose(1, 2)).squeeze(1)
 
 
+def exact_inner(rows: Tensor, points: Tensor, buffers: Buffers) -> Tensor:
+    """<v_k, p> in float64, [R, K]."""
+    count, width, pixels = rows.shape
+    step = max(1, TILES.get(rows.device.type, TILE) // (8 * width * pixels))
+    tile = buffers.get("exact", (min(step, count), width, pixels), torch.float64, rows.device)
+    found = rows.new_empty(count, width, dtype=torch.float64)
+    for start in range(0, count, step):
+        part = rows[start : start + step]
+        found[start : start + step] = inner(tile[: len(part)].copy_(part), points[start : start + step].double())
+    return found
+
+
 def curvature(work: Work, reach: Tensor) -> Tensor:
     """V diag(inside the bounds widened by reach) V^T plus a ridge, [R, K, K] float64."""
     reach = reach.float().unsqueeze(1)
     inside = (work.shifted > work.lower - reach) & (work.shifted < work.upper + reach) & (work.lower < work.upper)
     masked = work.rows if bool(inside.all()) else work.rows * inside.unsqueeze(1)
     hessian = torch.bmm(masked, work.rows.transpose(1, 2)).double()
-    return hessian + ridge(work)
+    # Products with it and its Cholesky factor, made of one triangle, must agree to more digits than float32 has.
+    return (hessian + hessian.transpose(1, 2)).mul_(0.5) + ridge(work)
 
 
 def ridge(work: Work) -> Tensor:
@@ -138,18 +153,19 @@ def settle(work: Work, hessian: Tensor, threshold: float, buffers: Buffers) -> T
 
     The binding half-spaces are moved inwards by a margin, more where that does not suffice, and Newton's step for
     the rest is taken from the rounded point, so that rounding enters once. Pixels at their bounds stay there.
+    A step's effect is known to far more digits than its end: two points this near have an exact difference, and what
+    float32 loses in its products is 1e-7 of a displacement that is itself about 1e-6 of the threshold.
 
     hessian  [R, K, K] float64, the curvature at the points
     """
-    rows = buffers.get("exact", tuple(work.rows.shape), torch.float64, work.rows.device).copy_(work.rows)
     limit = threshold * (1 + 0.5 * ACCEPT)
     margin = MARGIN * (1 + 4 * work.point.square().mean(1, keepdim=True).sqrt()) * work.norms
     inside = (work.point > work.lower) & (work.point < work.upper)
     length = work.point.norm(dim=1)
     at_zero = length == 0
     good = torch.zeros_like(at_zero)
+    beyond = exact_inner(work.rows, work.point, buffers) - threshold
     for repair in range(REPAIRS):
-        beyond = inner(rows, work.point.double()) - threshold
         good = (beyond <= limit - threshold).all(1)
         # The first step also takes back what Newton left. After it a part of the margin must be there, for which
         # a degenerate corner may have no room.
@@ -163,20 +179,22 @@ def settle(work: Work, hessian: Tensor, threshold: float, buffers: Buffers) -> T
         work.l = work.l + step
         shift = torch.bmm(step.float().unsqueeze(1), work.rows).squeeze(1)
         moved = torch.minimum(torch.maximum(work.point - shift, work.lower), work.upper)
-        work.point = torch.where(inside & ~done.unsqueeze(1), moved, work.point)
+        moved = torch.where(inside & ~done.unsqueeze(1), moved, work.point)
+        beyond += inner(work.rows, moved - work.point)
+        work.point = moved
     if not bool(good.all()):
-        good = _shrink(work, rows, threshold, limit)
+        good = _shrink(work, threshold, limit, buffers)
         nothing = ~good & (length <= 10 * VANISHED * work.target.norm(dim=1))
         work.point[nothing] = 0
         good |= nothing
     return good
 
 
-def _shrink(work: Work, rows: Tensor, threshold: float, limit: float) -> Tensor:
+def _shrink(work: Work, threshold: float, limit: float, buffers: Buffers) -> Tensor:
     """Shrink towards 0, where every threshold holds, the points that are outside; True where they are inside now."""
-    value = inner(rows, work.point.double())
+    value = exact_inner(work.rows, work.point, buffers)
     worst = value.amax(1)
     factor = torch.where(worst > limit, threshold / worst.clamp_min(1e-300), 1.0)
     work.point = work.point * factor.float().unsqueeze(1)
-    value = inner(rows, work.point.double())
+    value = exact_inner(work.rows, work.point, buffers)
     return (value <= limit).all(1) & (factor > 1 - 1e-3)

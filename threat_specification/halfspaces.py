@@ -24,7 +24,7 @@ from threat_specification.nnls import nnls
 if TYPE_CHECKING:
     from threat_specification.bound_displacement import BoundProjectedDisplacement
 
-ENTERING = 8  # anchors that join the working set at a time, at least: more of them would mostly leave again
+ENTERING = 6  # anchors that join the working set at a time, at least: more of them would mostly leave again
 LOOKS = 60  # at all anchors; an example that needs more is left to what comes after
 
 

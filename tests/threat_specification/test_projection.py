@@ -382,6 +382,42 @@ def test_rows_of_working_sets_are_directions_with_their_lengths(form: str) -> No
     assert bool((lengths == 0).any())
     if form != "segmented":
         exact = expected.double() @ expected.double().transpose(1, 2)
-        assert torch.allclose(
-            bound.curvature(numbers, chosen).double(), exact, rtol=1e-3, atol=1e-5 * float(exact.max())
-        )
+        found = bound.curvature(numbers, chosen)
+        assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-5 * float(exact.max()))
+        assert found.equal(found.transpose(1, 2))
+
+
+@pytest.mark.parametrize("bounds", ["none", "radius"])
+def test_one_step_brings_points_into_the_set(bounds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newton stops at a residual of 1e-6. With a Hessian that is only nearly symmetric, settling takes many steps."""
+    from threat_specification import dual_newton, projection
+
+    problem = Problem("3x32x32")
+    d = perturbations(problem, "twenty anchors")
+    lower, upper = BOUNDS[bounds](problem.x)
+    solve, settle, steps = dual_newton.nnls, projection.settle, []
+
+    def counted(work, hessian, threshold, buffers):
+        calls = []
+        with monkeypatch.context() as patch:
+            patch.setattr(dual_newton, "nnls", lambda *known: calls.append(1) or solve(*known))
+            good = settle(work, hessian, threshold, buffers)
+        steps.append(len(calls))
+        return good
+
+    monkeypatch.setattr(projection, "settle", counted)
+    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    assert_certified(problem, d, p, 0.05, lower, upper)
+    assert steps and max(steps) == 1
+
+
+def test_displacements_of_tiles_are_those_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threat_specification import dual_newton
+    from threat_specification.buffers import Buffers
+
+    generator = torch.Generator().manual_seed(0)
+    rows, points = torch.randn(7, 5, 300, generator=generator), torch.randn(7, 300, generator=generator)
+    for size in (1, 3 * 8 * 5 * 300, 1 << 20):  # one example at a time, three, all
+        monkeypatch.setitem(dual_newton.TILES, "cpu", size)
+        found = dual_newton.exact_inner(rows, points, Buffers())
+        assert np.allclose(found, np.einsum("rkd,rd->rk", rows.double().numpy(), points.double().numpy()), rtol=1e-13)
