@@ -1,4 +1,7 @@
-"""From the words of a command line to a finished run and an exit code (0 success, 1 failure, 2 mistake)."""
+"""From the words of a command line to a finished run and an exit code.
+
+0 success, 1 failure, 2 mistake in the command line, 75 asked to end (SIGTERM, SIGUSR1), 130 by Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from cli.shared_args import EXTRA_ARGS, SharedArgs
 from foundations.errors import NonisotropicError, UsageError, nearest
 from foundations.lazy import load_object
 from foundations.settings import Hparams
+from foundations.stopping import Interrupted
 
 PROGRAM = "python nonisotropic.py"
 PRIMARY_SPEAKS_FIRST = 20  # seconds
@@ -86,9 +90,14 @@ def run(runner: str, arguments: list[str]) -> int:
     limit_threads()  # before torch is imported
     keep_memory()
     environment = make_environment(
-        shared.root_dir, values.get("data_dir", ""), shared.device, shared.quiet, shared.num_workers
+        shared.root_dir,
+        values.get("data_dir", ""),
+        shared.device,
+        shared.quiet,
+        shared.num_workers,
+        shared.hang_minutes,
     )
-    with environment.process_group():
+    with environment.stop.listening(), environment.process_group():
         result = load_object(RUNNERS[runner].runner)(desc, environment).execute()
     return tell(desc, result, root) if environment.is_primary else 0
 
@@ -132,6 +141,8 @@ def _tell(error: Exception | None, message: str) -> None:
     """A line on stderr. A mistake in the command line is seen by all processes and told by one: the others give the
     primary time to speak, after which torchrun stops them, and speak only if they are left."""
     rank = _rank()
+    if rank != "0" and isinstance(error, Interrupted):
+        return
     if rank != "0" and isinstance(error, UsageError):
         time.sleep(PRIMARY_SPEAKS_FIRST)
     prefix = "nonisotropic" if rank == "0" else f"nonisotropic [rank {rank}]"

@@ -21,6 +21,12 @@ class SharedArgs(Hparams):
     test_replicate: int = setting(1, "Which repetition of test.", check=in_range(1))
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False)
     num_workers: int = setting(0, "Processes that read data.", check=in_range(0), hashed=False)
+    hang_minutes: float = setting(
+        30.0,
+        "With several processes: one that makes no progress for this long ends the run (0: never).",
+        check=in_range(0),
+        hashed=False,
+    )
     root_dir: str = setting("", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False)
     quiet: bool = setting(False, "No progress bars or notices.", hashed=False)
     display_output_location: bool = setting(False, "Print the run's directory and do nothing else.", hashed=False)

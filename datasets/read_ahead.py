@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foundations.errors import RunError
+from foundations.stopping import ignore_signals
 
 if TYPE_CHECKING:
     from datasets.folders import FolderSplit
@@ -35,6 +36,7 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
         _Rows(split),
         batch_sampler=_Plans([plan.tolist() for plan in plans]),
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=leave_to_the_main_process,
         **options,
     )
     try:
@@ -42,6 +44,11 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
             yield images.to(split.device, non_blocking=on_gpu)
     except RunError as error:  # a worker's comes with its traceback before the message
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from error
+
+
+def leave_to_the_main_process(worker: int) -> None:
+    """A scheduler asks all processes of a job to end: while the main one finishes its step, it needs its workers."""
+    ignore_signals()
 
 
 class _Plans(torch.utils.data.Sampler):

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundations.errors import UsageError
+from foundations.stopping import Stop
+from foundations.watch import Watch
 
 if TYPE_CHECKING:
     import numpy
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
-# Evaluation has no collective until its very end, where a slow rank may be hours behind a quick one.
+# Evaluation has no collective until its very end, where a slow rank may be hours behind a quick one. What stands still
+# is noticed by the watch.
 PROCESS_GROUP_TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Device, ranks and roots of this process; nothing here can change a result."""
+    """Device, ranks and roots of this process; nothing here can change a result.
+
+    stop    whether somebody asked this process to end     watch   over processes that do not get on
+    """
 
     root_dir: Path
     data_dir: Path | None = None
@@ -36,6 +42,8 @@ class Environment:
     world_size: int = 1
     quiet: bool = False
     num_workers: int = 0
+    stop: Stop = field(default_factory=Stop, compare=False)
+    watch: Watch = field(default_factory=Watch, compare=False)
 
     @property
     def is_primary(self) -> bool:
@@ -56,9 +64,12 @@ class Environment:
     def progress(
         self, iterable: Any, description: str, total: int | None = None, unit: str = "it", hide: bool = False
     ) -> Any:
-        """The iterable with a progress bar where people look at one."""
+        """The iterable with a progress bar where people look at one; every item is a sign of life."""
         from tqdm import tqdm
 
+        if iterable is not None and self.world_size > 1:
+            total = total if total is not None else len(iterable)
+            iterable = self.watch.beating(iterable)
         silent = hide or self.quiet or not self.is_primary or not sys.stderr.isatty()
         return tqdm(iterable, desc=description, total=total, unit=unit, disable=silent, dynamic_ncols=True)
 
@@ -69,20 +80,43 @@ class Environment:
             yield
             return
         import torch
+        from torch import distributed
 
-        on_gpu = self.device.type == "cuda"
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        store, rank, world_size = next(distributed.rendezvous("env://"))
+        distributed.init_process_group(
+            backend, timeout=PROCESS_GROUP_TIMEOUT, store=store, rank=rank, world_size=world_size
+        )
+        # A connection of its own: one that waits would hold up the other.
+        self.watch.start(distributed.PrefixStore("watch", store.clone()), rank, world_size)
         try:
             yield
-        finally:
-            torch.distributed.destroy_process_group()
+        except BaseException:
+            self.watch.finish(failed=True)
+            raise  # without a word to the others' collectives: they may never answer
+        self.watch.finish(failed=False)
+        torch.distributed.destroy_process_group()
+
+    def is_asked_to_stop(self, step: int) -> bool:
+        """Whether all processes are to stop now that this step is done: the same step for all of them.
+
+        Meant for loops whose processes meet within every step: the first to be asked names its next step, before it
+        takes it, and nobody can be further.
+        """
+        if self.world_size == 1:
+            return bool(self.stop.asked)
+        store = self.watch.store
+        if self.stop.asked:
+            store.compare_set("stop", "", str(step + 1))
+        return store.check(["stop"]) and int(store.get("stop")) <= step
 
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
             import torch
 
-            torch.distributed.barrier()
+            with self.watch.waiting():
+                torch.distributed.barrier()
 
     def from_primary(self, value: bool) -> bool:
         """The primary's answer on every process, so that all take the same way."""
@@ -91,7 +125,8 @@ class Environment:
         import torch
 
         flag = torch.tensor([int(value)], device=self.device)
-        torch.distributed.broadcast(flag, src=0)
+        with self.watch.waiting():
+            torch.distributed.broadcast(flag, src=0)
         return bool(flag.item())
 
     def merge(self, array: numpy.ndarray) -> numpy.ndarray:
@@ -102,7 +137,8 @@ class Environment:
 
         wide = {"b": "int64", "i": "int64", "f": "float64"}[array.dtype.kind]
         tensor = torch.from_numpy(array.astype(wide)).to(self.device)
-        torch.distributed.all_reduce(tensor)
+        with self.watch.waiting():
+            torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy().astype(array.dtype)
 
     def stack(self, array: numpy.ndarray) -> numpy.ndarray:
@@ -114,7 +150,9 @@ class Environment:
         return self.merge(rows)
 
 
-def make_environment(root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int) -> Environment:
+def make_environment(
+    root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int, hang_minutes: float = 0.0
+) -> Environment:
     """Read torchrun's variables, choose device and threads; every choice can be overridden by a flag or variable."""
     world_size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
     local_rank = _whole_number("LOCAL_RANK", 0)
@@ -127,6 +165,7 @@ def make_environment(root_dir: str, data_dir: str, device: str, quiet: bool, num
         world_size=world_size,
         quiet=quiet,
         num_workers=num_workers,
+        watch=Watch(60 * hang_minutes),
     )
 
 

@@ -67,10 +67,14 @@ def write_folder(path: Path, contents: dict[str, bytes]) -> None:
     temporary = path.parent / f".{path.name}.part"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        for name, content in contents.items():
-            write_bytes(temporary / name, content)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        try:
+            for name, content in contents.items():
+                write_bytes(temporary / name, content)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     except OSError as error:
         raise cannot_write(path, error) from error
 

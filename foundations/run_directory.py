@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from foundations.errors import RunError
 from foundations.files import read_json, write_json, write_npz
 
 
@@ -29,8 +30,14 @@ class RunDirectory:
         """The content of result.json."""
         return read_json(self / "result.json")
 
+    def check(self) -> None:
+        """Refuse to go on in a directory that somebody removed: what was in it is missing from what follows."""
+        if not (self / "hparams.json").is_file():
+            raise RunError(f"{self.path} was removed while it was written; the same command starts again")
+
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json: from now on the run is complete."""
+        self.check()
         write_json(self / "result.json", result)
 
     def write_examples(self, arrays: dict[str, Any]) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from foundations.environment import Environment
+from foundations.errors import RunError
+from foundations.lock import Lock
 from foundations.results import describe_environment
 from foundations.run_directory import RunDirectory
 from runners.commands import stored_command
@@ -29,6 +33,27 @@ class Runner(ABC):
             return finished if finished is not None else self.directory.result()
         started = time.monotonic()
         self.prepare()
+        with self._alone():
+            finished = finished_result(self.desc, self.environment.root_dir)
+            if self.environment.from_primary(finished is not None):  # by another process, while we prepared
+                return finished if finished is not None else self.directory.result()
+            return self._run(started)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A block in which no other command makes this run."""
+        lock = Lock(self.directory / ".lock")
+        holder = lock.acquire() if self.environment.is_primary else ""
+        try:
+            if not self.environment.from_primary(not holder):
+                raise RunError(
+                    f"{holder or 'another process'} is making this run; wait for it, or stop it: {self.directory.path}"
+                )
+            yield
+        finally:
+            lock.release()
+
+    def _run(self, started: float) -> dict[str, Any]:
         if self.environment.is_primary:
             self.directory.open(self.stored())
         self.environment.barrier()

@@ -87,7 +87,7 @@ def read_model(
     from models.building import architecture
 
     if isinstance(desc, PretrainedDesc):
-        return read_initial_model(desc, environment, spec)
+        return _watched(read_initial_model(desc, environment, spec), environment)
     path = require_complete(desc, environment) / "model.safetensors"
     classifier = architecture(model, desc.dataset_name, spec)
     try:
@@ -97,4 +97,11 @@ def read_model(
         raise RunError(
             f"cannot read the weights {path}: {reason}; remove that run's directory and train again"
         ) from error
-    return classifier.to(environment.device)
+    return _watched(classifier.to(environment.device), environment)
+
+
+def _watched(classifier: Classifier, environment: Environment) -> Classifier:
+    """Every pass is a sign of life."""
+    if environment.world_size > 1:
+        classifier.register_forward_pre_hook(lambda *_: environment.watch.beat())
+    return classifier

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from foundations.errors import NonisotropicError
+from foundations.errors import NonisotropicError, RunError
 from foundations.lazy import load_object
+from foundations.stopping import Interrupted
 from runners.base import Runner
 from runners.commands import command
 from runners.leaderboard import write_leaderboard
@@ -23,13 +24,13 @@ class MultiRunner(Runner):
         children = []
         for number, desc in enumerate(self.desc.children, start=1):
             self.environment.say(f"[{number}/{len(self.desc.children)}] {desc.name}")
-            children.append(self._run_child(desc))
+            children.append(self._run_child(number, desc))
         result: dict[str, Any] = {"children": children}
         if self.desc.runner == "multi_test" and self.environment.is_primary:
             result |= write_leaderboard(self.directory.path, self.environment.root_dir, list(children))
         return result
 
-    def _run_child(self, desc: Any) -> dict[str, Any]:
+    def _run_child(self, number: int, desc: Any) -> dict[str, Any]:
         runner = load_object(CHILD_RUNNERS[desc.runner])(desc, self.environment)
         told = {
             "name": desc.name,
@@ -39,6 +40,11 @@ class MultiRunner(Runner):
         }
         try:
             return told | {"result": runner.execute()}
+        except Interrupted:
+            raise
         except (NonisotropicError, ValueError, RuntimeError, OSError) as error:
+            # The others may be in the middle of the child, waiting for this process.
+            if not self.environment.watch.all_arrive(f"failed/{number}"):
+                raise RunError(f"{desc.name} failed in one process of several: {error}") from error
             self.environment.say(f"{desc.name}: {error}")
             return told | {"error": str(error)}

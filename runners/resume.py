@@ -52,6 +52,7 @@ class Resume:
     ) -> None:
         self.environment, self.minutes = environment, training.checkpoint_minutes
         self.trainer, self.history, self.best = trainer, history, best
+        self.directory = directory
         self.snapshots = Snapshots(directory / "checkpoints", training.keep_checkpoints)
         self.saved = time.monotonic()
 
@@ -68,6 +69,7 @@ class Resume:
         self.saved = time.monotonic()
         if not self.environment.is_primary:
             return
+        self.directory.check()
         state = {
             "iteration": progress.step.iteration,
             "position": {"epoch": progress.epoch, "batches": progress.totals.batches},

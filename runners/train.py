@@ -79,7 +79,8 @@ class Train(Runner):
         self.resume.restore()
         self._show_augmentation()
         history.start(trainer.iteration, trainer.schedule.total.iteration, trainer.iteration % len(self.batches))
-        trainer.run()
+        with self.environment.stop.deferred():
+            trainer.run()
         history.finish()
         return self._result()
 
@@ -139,7 +140,7 @@ class Train(Runner):
         plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
         num_classes = self.data.info.num_classes
         return Trainer(
-            model=self._distributed(Passes(self.network, training.precision, training.channels_last)),
+            model=self._distributed(self._watched(Passes(self.network, training.precision, training.channels_last))),
             optimizer=make_optimizer(
                 training.optimizer,
                 self.network.parameters(),
@@ -175,6 +176,12 @@ class Train(Runner):
             gamma=training.gamma,
             shape=training.lr_schedule,
         )
+
+    def _watched(self, model: Passes) -> Passes:
+        """Every pass is a sign of life."""
+        if self.environment.world_size > 1:
+            model.register_forward_pre_hook(lambda *_: self.environment.watch.beat())
+        return model
 
     def _distributed(self, model: Passes) -> nn.Module:
         if self.desc.training.compile:
@@ -225,13 +232,17 @@ class Train(Runner):
         return {"validation_accuracy": means["validation_correct"], **robust}
 
     def _checkpoint(self, progress: Progress) -> None:
-        """At the end of every epoch, and between them when the time is up; only while all is well."""
+        """At the end of every epoch, and between them when the time is up or the process is asked to end; only
+        while all is well."""
+        asked = self.environment.is_asked_to_stop(progress.step.iteration)
         if not (progress.is_epoch_end or progress.is_end):
-            if not self.resume.is_due(progress):
+            if not (asked or self.resume.is_due(progress)):
                 return
             self._stop_unless_finite("loss", progress, self.history.epoch_means(progress.totals)["train_loss"])
         self._stop_unless_finite("size of the weights", progress, size_of(self.network))
         self.resume.save(progress)
+        if asked and not progress.is_end:
+            raise self.environment.stop.interruption()
 
     def _stop_unless_finite(self, what: str, progress: Progress, value: float) -> None:
         if not math.isfinite(value):

@@ -1,0 +1,69 @@
+"""Being asked to end: SIGTERM, and SIGUSR1, which a scheduler can send some time before a limit."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from foundations.errors import NonisotropicError
+
+SIGNALS = ("SIGTERM", "SIGUSR1")
+
+
+def ignore_signals() -> None:
+    """In a helper process, which ends with its main process."""
+    for name in SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+class Interrupted(NonisotropicError):
+    """The run was asked to end; the same command goes on from what is complete (exit code 75, as of sysexits.h)."""
+
+    exit_code = 75
+
+
+class Stop:
+    """What this process was asked for. Without `deferred` the request ends it where it is, as Ctrl-C would.
+
+    asked   the name of the signal that came while that was deferred, else ""
+    """
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self._is_deferred = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for the duration of a block; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+        before = {number: signal.signal(number, self._take) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block that looks at `asked` itself, and ends in good order. A second request ends it at once."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def interruption(self) -> Interrupted:
+        """What to raise."""
+        return Interrupted(f"stopped by {self.asked or 'a signal'}; the same command goes on from what is complete")
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = bool(self.asked), signal.Signals(number).name
+        if again or not self._is_deferred:
+            raise self.interruption()

@@ -1,0 +1,121 @@
+"""A run that is asked to end does so in good order, and the same command ends as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.faults.processes import TORCHRUN, copied, differences, directory, epochs, finish, start, wait_until, workers
+
+TRAIN = ("train", "--dataset_name=digits", "--model_name=conv", "--training_steps=12ep", "--checkpoint_minutes=0")
+ATTACK = (
+    "test",
+    "--dataset_name=digits",
+    "--model_name=conv",
+    "--training_steps=3ep",
+    "--per_label=10",
+    "--N_adv_eval",
+    "--num_examples=250",
+    "--attacks=apgd_ce,apgd_t_dlr",
+)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which training went through undisturbed."""
+    root = tmp_path_factory.mktemp("straight")
+    finish(root, *TRAIN)
+    return root
+
+
+def steps(root: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (directory(root, "train") / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_training_finishes_its_step_and_writes_a_checkpoint(name: str, straight: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, *TRAIN)
+    wait_until(lambda: epochs(tmp_path) >= 2, process)
+    process.send_signal(getattr(signal, name))
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert told.splitlines()[-1] == f"nonisotropic: stopped by {name}; the same command goes on from what is complete"
+    last = steps(tmp_path)[-1]
+    assert not (directory(tmp_path, "train") / "result.json").exists()
+    assert f"going on from step {last} of" in finish(tmp_path, *TRAIN)
+    assert differences(directory(straight, "train"), directory(tmp_path, "train")) == []
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    slow = (
+        "import sys, time; from training.loop import Trainer; Trainer._step = lambda *_: time.sleep(60); "
+        "from cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    process = start(tmp_path, *TRAIN, launcher=["-c"], entry=[slow])
+    wait_until(lambda: (directory(tmp_path, "train") / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 75
+
+
+def test_an_attack_ends_at_once_and_loses_a_shard_at_most(digits_root, tmp_path: Path) -> None:
+    straight, root = (copied(digits_root.root, tmp_path / name) for name in ("straight", "root"))
+    finish(straight, *ATTACK, "--quiet")
+    process = start(root, *ATTACK)
+    shards = lambda: list(directory(root, "test").glob("shards/*.npz"))  # noqa: E731
+    wait_until(lambda: len(shards()) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert not list(directory(root, "test").rglob(".*")), "nothing half-written, no lock"
+    finish(root, *ATTACK, "--quiet")
+    assert differences(directory(straight, "test"), directory(root, "test")) == []
+
+
+def test_all_processes_stop_after_the_same_step(tmp_path: Path) -> None:
+    launcher = [*TORCHRUN, "--nproc_per_node=2"]
+    straight, root = tmp_path / "straight", tmp_path / "root"
+    finish(straight, *TRAIN, launcher=launcher)
+    process = start(root, *TRAIN, launcher=launcher)
+    wait_until(lambda: epochs(root) >= 2, process)
+    os.kill(workers(process)[1], signal.SIGUSR1)  # one of them alone
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1  # torchrun's own
+    assert "stopped by a signal" in told and "[rank 1]" not in told
+    last = steps(root)[-1]
+    assert f"going on from step {last} of" in finish(root, *TRAIN, launcher=launcher)
+    assert differences(directory(straight, "train"), directory(root, "train")) == []
+
+
+def test_workers_that_decode_images_are_not_ended_with_the_others(tmp_path: Path) -> None:
+    """Slurm signals every process of a job step."""
+    from PIL import Image
+
+    for split, count in (("train", 20), ("test", 4)):
+        for label in ("a", "b"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (16, 16), (number * 5, 100 * (label == "a"), 0)).save(folder / f"{number}.png")
+    words = (
+        "train",
+        "--dataset_name=image_folder",
+        f"--data_dir={tmp_path / 'images'}",
+        "--image_size=16",
+        "--model_name=conv",
+    )
+    words = (*words, "--training_steps=200ep", "--batch_size=10", "--num_workers=2")
+    process = start(tmp_path / "root", *words)
+    wait_until(lambda: epochs(tmp_path / "root") >= 1, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    shutil.rmtree(tmp_path / "root")
