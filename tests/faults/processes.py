@@ -72,9 +72,14 @@ def workers(launcher: subprocess.Popen[str]) -> list[int]:
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:
-    """kill -9 a command with all that it started."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    """kill -9 a command with all that it started; torchrun's workers have sessions of their own."""
+    for number in workers(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout and not process.stdout.closed:
+        process.communicate()
 
 
 def copied(root: Path, to: Path) -> Path:

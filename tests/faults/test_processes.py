@@ -1,0 +1,132 @@
+"""Several processes: one is killed, stands still, or fails where the others do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from foundations.watch import FAILED, GRACE, WAITING, WORKING, Sign, verdict
+from tests.faults.processes import (
+    TORCHRUN,
+    differences,
+    directory,
+    epochs,
+    finish,
+    kill_session,
+    start,
+    wait_until,
+    workers,
+)
+
+TWO = [*TORCHRUN, "--nproc_per_node=2"]
+TRAIN = ("train", "--dataset_name=digits", "--model_name=conv", "--training_steps=12ep", "--checkpoint_minutes=0")
+LIMIT = 10.0
+
+
+def signs(*told: tuple[int, str, float]) -> dict[int, Sign]:
+    return {rank: Sign(*sign) for rank, sign in enumerate(told)}
+
+
+@pytest.mark.parametrize(
+    "me, told, expected",
+    [
+        (0, [(5, WORKING, 9.0), (5, WORKING, 1.0)], ""),  # nobody stands still for long
+        (
+            0,
+            [(6, WORKING, 11.0), (5, WORKING, 11.0)],
+            "rank 1 made no progress for 10 seconds",
+        ),  # 0 waits in a collective
+        (0, [(5, WAITING, 99.0), (5, WORKING, 11.0)], "rank 1 made no progress"),
+        (0, [(5, WAITING, 99.0), (5, WORKING, 9.0)], ""),  # slow is not still
+        (0, [(5, WORKING, 11.0), (6, WORKING, 11.0)], "rank 0 made no progress"),
+        (0, [(7, WORKING, 11.0), (5, WORKING, 11.0), (5, WORKING, 12.0)], "ranks 1, 2 made no progress"),
+        (0, [(7, WAITING, 11.0), (5, WAITING, 11.0)], "all processes wait for each other since 10 seconds"),
+        (0, [(7, WAITING, 11.0), (5, WAITING, 9.0)], ""),
+        (1, [(5, WORKING, 11.0), (6, WORKING, 11.0)], "rank 0 made no progress"),
+        (1, [(6, WORKING, 11.0), (5, WORKING, 11.0)], ""),  # for rank 0 to say
+        (1, [(5, WAITING, 99.0), (6, WAITING, 99.0)], ""),
+        (0, [(5, WORKING, 1.0), (5, FAILED, GRACE - 1)], ""),  # the launcher has time to act
+        (0, [(5, WORKING, 1.0), (5, FAILED, GRACE + 1)], "rank 1 failed, and this process was waiting for it"),
+    ],
+)
+def test_who_stands_still(me: int, told: list[tuple[int, str, float]], expected: str) -> None:
+    now = 1000.0
+    known = signs(*((beats, state, now - still) for beats, state, still in told))
+    found = verdict(me, known, now, LIMIT)
+    assert found.startswith(expected) and bool(found) == bool(expected)
+
+
+def test_without_a_limit_only_failures_count() -> None:
+    known = signs((6, WORKING, 0.0), (5, WORKING, 0.0))
+    assert verdict(0, known, 1e6, 0.0) == ""
+
+
+@pytest.mark.parametrize("still", [0, 1])
+def test_a_process_that_stands_still_ends_the_run_with_its_name(still: int, tmp_path: Path) -> None:
+    process = start(tmp_path, *TRAIN, "--training_steps=500ep", "--hang_minutes=0.1", launcher=TWO)
+    wait_until(lambda: epochs(tmp_path) >= 1, process)
+    os.kill(workers(process)[still], signal.SIGSTOP)
+    begun = time.monotonic()
+    try:
+        _, told = process.communicate(timeout=120)  # torchrun gives a stopped worker 30 seconds to end
+    finally:
+        kill_session(process)
+    assert process.returncode == 1
+    assert f"rank {still} made no progress for 6 seconds (--hang_minutes); the same command goes on" in told
+    assert time.monotonic() - begun < 100
+
+
+# Training fails in rank 1 alone, after the model was built: rank 0 waits for it in a collective.
+FAILS = """
+import os, sys
+import foundations.watch
+foundations.watch.GRACE = float(os.environ["GRACE"])
+foundations.watch.Watch.all_arrive.__defaults__ = (foundations.watch.GRACE,)
+from runners.train import Train
+run = Train.run
+def fail(self):
+    if self.environment.rank == 1 and self.desc.training.adv_train:
+        raise OSError("the disk of this node")
+    return run(self)
+Train.run = fail
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("runner", ["train", "multi_train"])
+def test_a_process_that_fails_leaves_nobody_waiting(
+    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "fails.py"
+    program.write_text(FAILS)
+    words = [*TRAIN, "--training_steps=1ep", "--adv_train_attack_iter=1"]
+    words = ["multi_train", *words[1:], "--toggle_adv_train"] if runner == "multi_train" else [*words, "--adv_train"]
+    monkeypatch.setenv("GRACE", "3")
+    process = start(tmp_path, *words, launcher=TWO, entry=[str(program)])
+    try:
+        _, told = process.communicate(timeout=90)
+    finally:
+        kill_session(process)
+    assert process.returncode == 1
+    assert "the disk of this node" in told
+    if runner == "multi_train":
+        assert "conv_adv_train failed in one process of several: the disk of this node" in told.replace("\n", " ")
+        finished = list((tmp_path / "runs/digits/train").glob("conv_standard*/replicate_1/result.json"))
+        assert len(finished) == 1  # the other child is done, and stays
+
+
+def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path) -> None:
+    straight, root = tmp_path / "straight", tmp_path / "root"
+    finish(straight, *TRAIN, launcher=TWO)
+    process = start(root, *TRAIN, launcher=[*TWO, "--max-restarts=3"])
+    wait_until(lambda: epochs(root) >= 2, process)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "going on from step" in told
+    assert differences(directory(straight, "train"), directory(root, "train")) == []
