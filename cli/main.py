@@ -53,9 +53,13 @@ def dispatch(arguments: list[str]) -> int:
         print(f"usage: {PROGRAM} RUNNER --dataset_name=NAME [--flag=value ...]\n\n{listing()}")
         print(f"\n{PROGRAM} RUNNER --help shows the flags of a runner.")
         return 0
-    if not arguments or arguments[0] not in RUNNERS:
-        problem = f"unknown runner '{arguments[0]}'{nearest(arguments[0], list(RUNNERS))}" if arguments else "no runner"
-        raise UsageError(f"{problem}; expected {PROGRAM} RUNNER --flag=value ..., with RUNNER one of\n{listing()}")
+    if not arguments:
+        raise UsageError(f"no runner; expected {PROGRAM} RUNNER --flag=value ..., with RUNNER one of\n{listing()}")
+    if arguments[0] not in RUNNERS:
+        raise UsageError(
+            f"unknown runner {arguments[0]!a}{nearest(arguments[0], list(RUNNERS))}; expected {PROGRAM} RUNNER "
+            f"--flag=value ..., with RUNNER one of {', '.join(RUNNERS)}"
+        )
     return run(arguments[0], arguments[1:])
 
 

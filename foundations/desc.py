@@ -148,7 +148,14 @@ class StoredRun:
         if not file.is_file():
             raise UsageError(f"expected a run's directory (with hparams.json), got {path}")
         content = read_json(file)
-        if not isinstance(content, dict) or content.get("hash") != digest(content.get("hashed")):
+        told = ("runner", "name", "hash", "dataset_name")
+        is_ours = (
+            isinstance(content, dict)
+            and all(isinstance(content.get(name), str) for name in told)
+            and isinstance(content.get("replicate"), int)
+            and isinstance(content.get("hashed"), dict)
+        )
+        if not is_ours or content["hash"] != digest(content["hashed"]):
             raise UsageError(f"{file} was edited or written by another version: its hash does not fit its content")
         if content["runner"] != runner:
             raise UsageError(f"expected the directory of a {runner} run, got one of {content['runner']}: {path}")

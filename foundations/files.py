@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; a damaged one is named."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}; remove it and run again") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from foundations.errors import RunError
 from foundations.files import read_json, write_json, write_npz
+from foundations.result_shapes import misfit
 
 
 class RunDirectory:
@@ -27,8 +28,12 @@ class RunDirectory:
         write_json(self / "hparams.json", hparams)
 
     def result(self) -> dict[str, Any]:
-        """The content of result.json."""
-        return read_json(self / "result.json")
+        """The content of result.json; one that no runner wrote is refused."""
+        file = self / "result.json"
+        result = read_json(file)
+        if problem := misfit(result, self.path.parent.parent.name):
+            raise RunError(f"{file} was edited or damaged ({problem}); remove it and run again")
+        return result
 
     def check(self) -> None:
         """Refuse to go on in a directory that somebody removed: what was in it is missing from what follows."""

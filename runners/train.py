@@ -160,6 +160,7 @@ class Train(Runner):
             perturbation=AdversarialWeights(training.awp_gamma) if training.awp else as_they_are,
             clip_grad=training.clip_grad,
             scaler=torch.amp.GradScaler("cuda", enabled=training.precision == "fp16"),
+            notice=self.environment.say,
             callbacks=(self._after_step, self.history.show, every_epoch(self._record), self._checkpoint),
         )
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from foundations.environment import Environment
+from foundations.errors import RunError
 from foundations.files import write_npz
 
 Arrays = dict[str, numpy.ndarray]
@@ -88,6 +89,44 @@ class ShardStore:
         return self.path / f"{number:06d}.npz"
 
 
+@dataclass
+class Memory:
+    """Evaluates shards in parts that fit into a GPU's memory: where one did not, halves are tried from then on.
+
+    Every example counts as before, and its random numbers are its own; sums over a smaller batch may differ in
+    their last bits, and an attack of a library draws anew for each part.
+    """
+
+    environment: Environment
+    size: int
+
+    def run(self, evaluation: Evaluation, shard: Shard) -> dict[str, Tensor]:
+        """What the evaluation says of the shard."""
+        try:
+            parts = [evaluation(part) for part in self._parts(shard)]
+        except torch.OutOfMemoryError:
+            parts = []
+        if not parts:  # outside the handler, whose traceback keeps the tensors of the attempt
+            self._halve()
+            return self.run(evaluation, shard)
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _halve(self) -> None:
+        if self.size == 1:
+            raise RunError("out of memory with a single image; use a device with more memory, or --device=cpu")
+        self.size = -(-self.size // 2)
+        torch.cuda.empty_cache()
+        self.environment.say(f"out of memory: going on with {self.size} images at a time")
+
+    def _parts(self, shard: Shard) -> list[Shard]:
+        if len(shard.labels) <= self.size:
+            return [shard]
+        fields = zip(
+            shard.images.split(self.size), shard.labels.split(self.size), shard.index.split(self.size), strict=True
+        )
+        return [Shard(shard.number, *part) for part in fields]
+
+
 def evaluate_in_shards(
     pixels: Callable[[Tensor], Tensor],
     labels: Tensor,
@@ -111,6 +150,7 @@ def evaluate_in_shards(
     first, stride = (0, 1) if in_lockstep else (environment.rank, environment.world_size)
     bar = environment.progress(range(first, -(-count // shard_size), stride), "evaluating", unit="shard", hide=not show)
     done = numpy.zeros(count, bool)
+    memory = Memory(environment, shard_size)
     for number in bar:
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
@@ -118,7 +158,9 @@ def evaluate_in_shards(
         if not (environment.from_primary(found is not None) if in_lockstep else found is not None):
             shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
             found = {
-                name: values.cpu().numpy() for evaluation in evaluations for name, values in evaluation(shard).items()
+                name: rows.cpu().numpy()
+                for evaluation in evaluations
+                for name, rows in memory.run(evaluation, shard).items()
             }
             if store and (environment.is_primary or not in_lockstep):
                 store.write(number, found, pictures)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import RunError
 from foundations.step import Step
 from training.batch import Batch, Source, Transform, pieces, unmoved
 from training.network import plain
@@ -72,6 +73,7 @@ class Trainer:
     perturbation   of the weights, while a batch is scored
     clip_grad      largest l2 norm of the gradient, 0 for any
     scaler         of the loss, for fp16
+    notice         tells people something
     iteration, totals   optimizer steps done, and sums of the epoch so far: where a resumed run goes on
     """
 
@@ -89,6 +91,7 @@ class Trainer:
     clip_grad: float = 0.0
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cuda", enabled=False))
     callbacks: Sequence[Callback] = ()
+    notice: Callable[[str], None] = print
     iteration: int = 0
     totals: Totals = field(default_factory=Totals)
 
@@ -111,18 +114,37 @@ class Trainer:
         lr = self.peak_lr * self.schedule.factor(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        moment = Moment(self.iteration, epoch)
-        batches = list(pieces(source, self.accumulation, self.move, self.erase, self.iteration))
-        for batch in batches:
-            with nullcontext() if batch is batches[-1] else self._without_communication():
-                self._add_gradient(batch, moment)
+        while not self._take_gradient(source, Moment(self.iteration, epoch)):
+            self._use_smaller_parts(len(source.labels))
         self._update()
         self.totals.batches += 1
         self.iteration += 1
         is_end = self.iteration == self.schedule.total.iteration
         is_epoch_end = self.iteration % len(self.batches) == 0
         return Progress(Step(self.iteration), epoch, lr, is_epoch_end, is_end, self.totals)
+
+    def _take_gradient(self, source: Source, moment: Moment) -> bool:
+        """The gradient of one global batch, part by part; False where a GPU's memory did not suffice."""
+        before = Totals(dict(self.totals.sums), dict(self.totals.seen), self.totals.batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            batches = list(pieces(source, self.accumulation, self.move, self.erase, self.iteration))
+            for batch in batches:
+                with nullcontext() if batch is batches[-1] else self._without_communication():
+                    self._add_gradient(batch, moment)
+        except torch.OutOfMemoryError:
+            self.totals = before
+            return False
+        return True
+
+    def _use_smaller_parts(self, size: int) -> None:
+        """After a batch that did not fit. Other processes may be waiting inside theirs: there it ends the run."""
+        advice = f"out of memory; use --accumulation={2 * self.accumulation} or a smaller --batch_size"
+        if self.world_size > 1 or self.accumulation >= size:
+            raise RunError(advice)
+        self.accumulation *= 2
+        torch.cuda.empty_cache()
+        self.notice(f"{advice}: going on with parts of {-(-size // self.accumulation)} images")
 
     def _add_gradient(self, batch: Batch, moment: Moment) -> None:
         inner = plain(self.model)  # attacks are no part of the step

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foundations.errors import RunError
 from foundations.files import read_json
+from foundations.result_shapes import hparams_misfit, metrics_misfit
 from foundations.run_directory import RunDirectory
 
 RUNNERS = ("test", "train", "compute_threat", "evaluate_threat", "multi_test")
@@ -33,14 +37,38 @@ class FinishedRun:
         return self.hparams.get("command", "")
 
 
-def finished_runs(root: Path, dataset_name: str, runner: str) -> list[FinishedRun]:
-    """Every complete run of a runner on a data set, in the order of their directories."""
-    found = []
-    for file in sorted((root / "runs" / dataset_name / runner).glob("*/replicate_*/result.json")):
-        directory = RunDirectory(file.parent)
-        hparams = read_json(directory / "hparams.json")
-        found.append(FinishedRun(file.parent, str(file.parent.relative_to(root)), hparams, directory.result()))
-    return found
+def finished_runs(
+    root: Path, dataset_name: str, runner: str, notice: Callable[[str], None] = lambda told: None
+) -> list[FinishedRun]:
+    """Every complete run of a runner on a data set, in the order of their directories.
+
+    notice   is told what is left out because it cannot be read
+    """
+    files = sorted((root / "runs" / dataset_name / runner).glob("*/replicate_*/result.json"))
+    found = [_read(file.parent, root, notice) for file in files]
+    return [run for run in found if run is not None]
+
+
+def _read(path: Path, root: Path, notice: Callable[[str], None]) -> FinishedRun | None:
+    directory = RunDirectory(path)
+    try:
+        hparams, result = read_json(directory / "hparams.json"), directory.result()
+        if problem := hparams_misfit(hparams):
+            raise RunError(f"{directory / 'hparams.json'} was edited or damaged ({problem})")
+    except RunError as error:
+        notice(f"left out: {error}")
+        return None
+    return FinishedRun(path, str(path.relative_to(root)), hparams, result)
+
+
+def read_metrics(run: FinishedRun) -> list[dict[str, Any]]:
+    """The epochs of a training run; none where there is no file, or not one of ours."""
+    file = run.path / "metrics.jsonl"
+    try:
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    except (OSError, ValueError, RecursionError):
+        return []
+    return rows if not any(metrics_misfit(row) for row in rows) else []
 
 
 def data_sets(root: Path) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from foundations.results import wilson_interval
-from runners.report.collect import FinishedRun
+from runners.report.collect import FinishedRun, read_metrics
 from runners.summaries import EVALUATIONS, describe_set
 
 # Okabe and Ito's colours.
@@ -74,8 +73,7 @@ def training_curves(trainings: list[FinishedRun]) -> Figure:
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     panels = dict(zip(("train_loss", "test_accuracy"), figure.subplots(1, 2), strict=True))
     for run in trainings:
-        file = run.path / "metrics.jsonl"
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        rows = read_metrics(run)
         for name, axes in panels.items():
             points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
             axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, label=run.label)

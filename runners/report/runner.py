@@ -22,7 +22,11 @@ class Report(Runner):
         self.runs = {
             name: found
             for name in names
-            if any((found := {runner: finished_runs(root, name, runner) for runner in RUNNERS}).values())
+            if any(
+                (
+                    found := {runner: finished_runs(root, name, runner, self.environment.say) for runner in RUNNERS}
+                ).values()
+            )
         }
         if not self.runs:
             how = f"python nonisotropic.py train --dataset_name={name or 'mnist_5k'} --model_name=conv"

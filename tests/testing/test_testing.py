@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from foundations.environment import Environment
+from foundations.errors import RunError
 from foundations.modes import evaluation_mode
 from testing.autoattack import members_for, run_member
 from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack
-from testing.shards import Shard, evaluate_in_shards
+from testing.nonisotropic import Cell, NonisotropicEvaluation
+from testing.shards import Evaluation, Shard, evaluate_in_shards
+from threat_specification import AnchorSet, ProjectedDisplacement
 
 ALONE = Environment(root_dir=Path("/nowhere"), quiet=True)
+LOUD = Environment(root_dir=Path("/nowhere"))
 
 
 class Brightness(torch.nn.Module):
@@ -126,3 +130,36 @@ def test_modes_come_back() -> None:
     with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, False, True]
+
+
+class SmallDevice(Brightness):
+    """Has memory for three images at a time."""
+
+    room = 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(images)
+
+
+def test_out_of_memory_shards_are_evaluated_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = torch.rand(23, 1, 2, 2), torch.arange(23) % 2
+
+    def attacked(model: torch.nn.Module) -> dict[str, numpy.ndarray]:
+        anchors = AnchorSet(torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)]), torch.arange(2))
+        threat = ProjectedDisplacement(anchors=anchors)
+        attack = NonisotropicEvaluation(model, threat, Cell(0.5, 0.3), [], ["apgd_ce", "random_search"], 5, 0)
+        evaluations: list[Evaluation] = [CleanEvaluation(model), attack]
+        return evaluate_in_shards(lambda rows: images[rows], labels, torch.arange(23), 10, evaluations, LOUD)
+
+    whole, parts = attacked(Brightness()), attacked(SmallDevice())
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"out of memory: going on with {n} images at a time" for n in (5, 3)]
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        assert numpy.allclose(whole[name].astype(float), parts[name].astype(float), atol=1e-6), name
+    with pytest.raises(RunError, match="out of memory with a single image"):
+        model = SmallDevice()
+        model.room = 0
+        attacked(model)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from foundations.errors import RunError
 from foundations.step import Step
 from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
 from threat_specification import Linf, ProjectedDisplacement
@@ -295,3 +296,38 @@ def test_statistics_are_those_of_the_first_process(alone_in_a_group: None) -> No
     before = state_of(model)
     broadcast_buffers(model)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+class SmallDevice(nn.Module):
+    """Has memory for a few images at a time."""
+
+    def __init__(self, network: nn.Module, room: int) -> None:
+        super().__init__()
+        self.network, self.room, self.refused = network, room, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > self.room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.network(images)
+
+
+def test_out_of_memory_the_batch_is_taken_in_parts_from_then_on() -> None:
+    told: list[str] = []
+    large, small = smooth(), SmallDevice(smooth(), room=1)
+    straight, tight = trainer(5, model=large), trainer(5, model=small, notice=told.append)
+    straight.run()
+    tight.run()
+    assert small.refused == 1 and tight.accumulation == 2
+    assert told == ["out of memory; use --accumulation=2 or a smaller --batch_size: going on with parts of 1 images"]
+    for name, value in large.state_dict().items():
+        assert torch.allclose(value, small.network.state_dict()[name], atol=1e-6), name
+    assert torch.allclose(straight.totals.sums["loss"], tight.totals.sums["loss"], atol=1e-5)
+    assert straight.totals.seen == tight.totals.seen
+
+
+def test_out_of_memory_with_one_image_or_among_processes_is_an_error() -> None:
+    with pytest.raises(RunError, match="out of memory; use --accumulation=4 or a smaller --batch_size"):
+        trainer(1, model=SmallDevice(smooth(), room=0), notice=lambda text: None).run()
+    with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
+        trainer(1, model=SmallDevice(smooth(), room=1), world_size=2).run()
