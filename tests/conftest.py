@@ -81,3 +81,11 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Command:
     made.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
     made.ok("train", *TINY)
     return made
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests measured and want to be known, at the end."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    figures = [str(value) for report in reports for name, value in report.user_properties if name == "figures"]
+    for line in dict.fromkeys(figures):
+        terminalreporter.write_line(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_inputs_end_in_clean_errors(kind: str, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_inputs_end_in_clean_errors(kind: str, base: Path, record_property: Callable[[str, object], None]) -> None:
     ends, problems = attempts(kind, base, range(NUMBER))
-    with capsys.disabled():
-        print(f"\n{kind}: {dict(ends)}", end="")
+    record_property("figures", f"bad inputs, {kind}: {sum(ends.values())}, of which {dict(ends)}")
     assert not problems, "\n".join(problems)
     assert ends["clean error"] > 0 or kind in ("checkpoints", "finished runs, in a report")

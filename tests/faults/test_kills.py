@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def base(digits_root, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not KILLS, reason="make soak; other tests kill each runner once")
 @pytest.mark.parametrize("runner", COMMANDS)
 def test_killed_at_random_it_ends_as_if_nothing_had_been(
-    runner: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runner: str, base: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     words, rng = COMMANDS[runner], random.Random(runner)
     straight = copied(base, tmp_path / "straight")
@@ -53,8 +54,7 @@ def test_killed_at_random_it_ends_as_if_nothing_had_been(
         assert differences(wanted, made) == []
         assert not list(made.rglob(".*")), "left behind"
         shutil.rmtree(root)
-    with capsys.disabled():
-        print(f"\n{runner}: {KILLS} runs, killed {landed} times, differences 0, files left behind 0", end="")
+    record_property("figures", f"{runner}: {KILLS} runs, killed {landed} times; differences: 0, files left behind: 0")
 
 
 def _made(root: Path, prepared: Path, runner: str) -> Path:

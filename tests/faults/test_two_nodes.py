@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
@@ -71,7 +71,7 @@ def on_nodes(nodes: tuple[str, str], root: Path, *words: str) -> None:
 
 
 def test_two_nodes_make_the_numbers_of_one_process(
-    nodes: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nodes: tuple[str, str], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     alone, two = tmp_path / "alone", tmp_path / "two"
     for words in COMMANDS:
@@ -93,5 +93,4 @@ def test_two_nodes_make_the_numbers_of_one_process(
     assert first.keys() == second.keys()
     for name in first:
         assert first[name].tobytes() == second[name].tobytes(), name
-    with capsys.disabled():
-        print(f"\ntest accuracy after 20 steps: one process {finals[0]}, two nodes {finals[1]}", end="")
+    record_property("figures", f"after 20 steps: one process {finals[0]}, two nodes {finals[1]}")
