@@ -27,6 +27,7 @@ SUITES = {
     "Attacks, time as a multiple": "benchmarks.bench_attacks:rows",
     "Training": "benchmarks.bench_training:rows",
     "Choosing anchors": "benchmarks.bench_selection:rows",
+    "Growth": "benchmarks.bench_growth:rows",
 }
 
 

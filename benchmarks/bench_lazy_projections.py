@@ -28,8 +28,12 @@ from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.apgd import apgd
 from threat_specification.attacks.base import AttackSet
 
-RECIPE = ["--lr=0.05", "--momentum=0.9", "--training_steps=20ep"]
-NETS = {"as usual": [], "l-inf trained": ["--adv_train"], "PD trained": ["--N_adv_train"]}
+RECIPE = ["--training_steps=20ep"]
+NETS = {
+    "as usual": [],
+    "l-inf trained": ["--adv_train", "--adv_train_attack_iter=5"],
+    "PD trained": ["--N_adv_train", "--N_adv_train_attack_iter=5"],
+}
 SETS = {"radius 0.2": 0.2, "pixel box alone": 1.0}
 THRESHOLD, IMAGES, STEPS = 0.05, 60, 40
 FAR = 1e6  # bounds that never bind
@@ -78,7 +82,8 @@ def trained(words: list[str]) -> tuple[nn.Module, ProjectedDisplacement]:
             raise SystemExit(f"failed: {' '.join(command)}")
     desc = DESCRIPTIONS["train"].from_flags(runner_parser("train", [*common, *words]).parse([*common, *words]))
     environment = make_environment("", "", "cpu", True, 0)
-    return read_model(desc, "lenet", environment).eval(), read_threat(desc.anchors, environment)
+    spec = load_dataset("mnist_5k").info
+    return read_model(desc, desc.model, environment, spec).eval(), read_threat(desc.anchors, environment)
 
 
 def accuracy_left(net: nn.Module, allowed: AttackSet, labels: Tensor, steps: int) -> tuple[float, float]:

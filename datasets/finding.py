@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from foundations.data_hparams import DatasetHparams
@@ -41,17 +42,35 @@ def find_folder(
 
 def fetch(name: str, download: Callable[[Path], object], data_dir: Path) -> None:
     """Run a downloader of torchvision; its many failures become one."""
+    import tarfile
     import urllib.error
 
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        download(data_dir)
-    except (RuntimeError, OSError, urllib.error.URLError) as error:
+        with archives_stay_below():
+            download(data_dir)
+    except (RuntimeError, OSError, urllib.error.URLError, tarfile.TarError) as error:
         reason = " ".join(str(error).split())
         raise RunError(
             f"{name}: cannot be downloaded into {data_dir}: {reason}; get its files on a machine with the internet and "
             "name their folder with --data_dir=DIR"
         ) from error
+
+
+@contextmanager
+def archives_stay_below() -> Iterator[None]:
+    """A block in which no tar archive writes outside the folder it is unpacked into, whoever unpacks it.
+
+    Zip archives never do: Python's reader drops what leads outside.
+    """
+    import tarfile
+
+    before = getattr(tarfile.TarFile, "extraction_filter", None)
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _holding(folders: Sequence[Path], files: Sequence[str]) -> Path | None:

@@ -66,7 +66,7 @@ class ShardStore:
         try:
             with numpy.load(self._file(number), allow_pickle=False) as file:
                 arrays = dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile):
             return None
         wanted = [*wanted, *(pictures if number < self.pictures_of else ())]
         return arrays if set(wanted) <= arrays.keys() else None

@@ -81,7 +81,8 @@ def _read_safetensors(path: Path) -> Tensor:
 def _read_npy(path: Path) -> Tensor:
     import numpy as np
 
-    return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+    # Mapped, so that a header which promises more than the file holds is noticed before memory is taken.
+    return torch.from_numpy(np.load(path, mmap_mode="r", allow_pickle=False).astype(np.float32))
 
 
 def _read_csv(path: Path) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from datasets.base import Split
+from datasets.finding import fetch
 from datasets.registry import DATASETS, load_dataset
 from foundations.data_hparams import DatasetHparams
 from foundations.errors import RunError
@@ -203,3 +206,16 @@ def test_subsets_and_random_labels() -> None:
         noisy.train.labels,
         load_dataset(DatasetHparams(dataset_name="mnist_5k", random_labels_fraction=0.5, data_seed=1)).train.labels,
     )
+
+
+def test_archives_cannot_write_outside_their_folder(tmp_path: Path) -> None:
+    from torchvision.datasets.utils import extract_archive
+
+    archive = tmp_path / "set.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        entry = tarfile.TarInfo("../outside")
+        entry.size = 3
+        file.addfile(entry, io.BytesIO(b"bad"))
+    with pytest.raises(RunError, match=r"digits: cannot be downloaded into .*outside"):
+        fetch("digits", lambda root: extract_archive(str(archive), str(root)), tmp_path / "data")
+    assert not (tmp_path / "outside").exists()

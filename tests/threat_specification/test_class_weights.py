@@ -61,10 +61,16 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "w.txt").write_text("1")
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "broken.safetensors").write_bytes(b"no")
+    np.save(tmp_path / "promises.npy", np.ones((3, 3), np.float32))
+    content = (tmp_path / "promises.npy").read_bytes()  # 4 EB in a file of 164 bytes
+    (tmp_path / "promises.npy").write_bytes(
+        content.replace(b"(3, 3), }" + 17 * b" ", b"(999999999, 999999999), }" + b" ")
+    )
     save_file({"a": WEIGHTS, "b": WEIGHTS.clone()}, str(tmp_path / "two.safetensors"))
     for name, message in (
         ("w.txt", "unknown kind"),
-        ("pickled.npy", "cannot read.*allow_pickle=False"),
+        ("pickled.npy", "cannot read.*Python objects"),
+        ("promises.npy", "cannot read"),
         ("broken.safetensors", "cannot read"),
         ("two.safetensors", "one tensor"),
         ("missing.csv", "cannot read"),
