@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,11 +85,17 @@ class Environment:
 
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         store, rank, world_size = next(distributed.rendezvous("env://"))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps one store over its restarts: without this, processes look for those of the attempt before.
+            # (With several nodes each counts its own restarts.)
+            store = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         distributed.init_process_group(
             backend, timeout=PROCESS_GROUP_TIMEOUT, store=store, rank=rank, world_size=world_size
         )
-        # A connection of its own: one that waits would hold up the other.
-        self.watch.start(distributed.PrefixStore("watch", store.clone()), rank, world_size)
+        # A connection of its own, since one that waits would hold up the other; and names of its own, new each time.
+        token = torch.tensor([secrets.randbits(62)], device=self.device)
+        distributed.broadcast(token, src=0)
+        self.watch.start(distributed.PrefixStore(f"watch_{int(token)}", store.clone()), rank, world_size)
         try:
             yield
         except BaseException:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from foundations.errors import RunError
 from foundations.files import read_json, write_json, write_npz
 from foundations.result_shapes import misfit
+
+LOCK = ".lock"  # in a run's directory; other names that begin with a dot are temporary
 
 
 class RunDirectory:
@@ -24,7 +27,13 @@ class RunDirectory:
         return (self / "result.json").is_file()
 
     def open(self, hparams: dict[str, Any]) -> None:
-        """Create the directory and say in hparams.json what was hashed."""
+        """Create the directory and say in hparams.json what was hashed; only where nobody else writes in it.
+
+        What a killed process left half-written under a temporary name goes.
+        """
+        for path in list(self.path.rglob(".*")):
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         write_json(self / "hparams.json", hparams)
 
     def result(self) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +14,7 @@ from types import FrameType
 from foundations.errors import NonisotropicError
 
 SIGNALS = ("SIGTERM", "SIGUSR1")
+PATIENCE = 5.0  # seconds in which the main thread can end by itself; torchrun kills after 30
 
 
 def ignore_signals() -> None:
@@ -44,9 +48,15 @@ class Stop:
             return
         numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
         before = {number: signal.signal(number, self._take) for number in numbers}
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._insist, args=(reading, numbers), name="stop", daemon=True).start()
         try:
             yield
         finally:
+            signal.set_wakeup_fd(woken)
+            os.close(writing)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -62,6 +72,18 @@ class Stop:
     def interruption(self) -> Interrupted:
         """What to raise."""
         return Interrupted(f"stopped by {self.asked or 'a signal'}; the same command goes on from what is complete")
+
+    def _insist(self, reading: int, numbers: list[int]) -> None:
+        """End the process where the main thread cannot: Python's handlers wait until a call outside Python returns, and
+        one that waits for a process which has gone may never do."""
+        while number := os.read(reading, 1):
+            if number[0] in numbers:
+                time.sleep(PATIENCE)
+                if not self.asked and not self._is_deferred:
+                    self.asked = signal.Signals(number[0]).name
+                    print(f"nonisotropic: {self.interruption()}", file=sys.stderr, flush=True)
+                    os._exit(Interrupted.exit_code)
+        os.close(reading)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = bool(self.asked), signal.Signals(number).name

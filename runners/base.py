@@ -12,7 +12,7 @@ from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.lock import Lock
 from foundations.results import describe_environment
-from foundations.run_directory import RunDirectory
+from foundations.run_directory import LOCK, RunDirectory
 from runners.commands import stored_command
 from runners.completion import finished_result
 
@@ -42,7 +42,7 @@ class Runner(ABC):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """A block in which no other command makes this run."""
-        lock = Lock(self.directory / ".lock")
+        lock = Lock(self.directory / LOCK)
         holder = lock.acquire() if self.environment.is_primary else ""
         try:
             if not self.environment.from_primary(not holder):

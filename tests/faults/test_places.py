@@ -163,3 +163,22 @@ def test_a_clock_that_jumps_changes_nothing(straight: Path, tmp_path: Path) -> N
     process.communicate()
     finish(tmp_path, *TRAIN)
     assert differences(directory(straight, "train"), directory(tmp_path, "train")) == []
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    made = RunDirectory(tmp_path / "run")
+    left = [
+        tmp_path / "run/.metrics.jsonl.x1",
+        tmp_path / "run/checkpoints/.step_1.part/.state.pt.y",
+        tmp_path / "run/.lock",
+    ]
+    for path in (*left, tmp_path / "run/shards/000000.npz"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    made.open({})
+    assert sorted(path.name for path in made.path.rglob("*") if path.is_file()) == [
+        ".lock",
+        "000000.npz",
+        "hparams.json",
+    ]
+    assert not (made / "checkpoints/.step_1.part").exists()

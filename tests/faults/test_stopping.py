@@ -6,11 +6,24 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import TORCHRUN, copied, differences, directory, epochs, finish, start, wait_until, workers
+from tests.faults.processes import (
+    PROJECT,
+    TORCHRUN,
+    copied,
+    differences,
+    directory,
+    epochs,
+    finish,
+    start,
+    wait_until,
+    workers,
+)
 
 TRAIN = ("train", "--dataset_name=digits", "--model_name=conv", "--training_steps=12ep", "--checkpoint_minutes=0")
 ATTACK = (
@@ -119,3 +132,20 @@ def test_workers_that_decode_images_are_not_ended_with_the_others(tmp_path: Path
     _, told = process.communicate(timeout=60)
     assert process.returncode == 75, told
     shutil.rmtree(tmp_path / "root")
+
+
+def test_a_process_that_cannot_listen_is_ended_all_the_same() -> None:
+    """Inside a call outside Python, such as waiting for a process that has gone, no Python handler runs."""
+    deaf = (
+        "import sys, foundations.stopping as stopping, torch; stopping.PATIENCE = 0.5; image = torch.rand(6000, 6000)\n"
+        "with stopping.Stop().listening(): print('ready', flush=True); torch.linalg.eigvals(image)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", deaf], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert told == "nonisotropic: stopped by SIGTERM; the same command goes on from what is complete\n"
