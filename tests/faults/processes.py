@@ -12,6 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
+# What takes long, or waits long, beside a quicker test of the same.
+soak = pytest.mark.skipif(not os.environ.get("NONISOTROPIC_SOAK"), reason="make soak")
+
 PROJECT = Path(__file__).resolve().parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nnodes=1", "--standalone")
 CLOCKS = ("wall_seconds", "environment")

@@ -26,6 +26,7 @@ from tests.faults.processes import (
     epochs,
     finish,
     kill_session,
+    soak,
     start,
     wait_until,
 )
@@ -93,7 +94,13 @@ def test_a_lock_with_strange_content_is_still_one(content: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "runner, largest", [("train", 20_000), ("compute_threat", 20_000), ("test", 6_000), ("evaluate_threat", 20_000)]
+    "runner, largest",
+    [
+        ("train", 20_000),
+        ("test", 6_000),
+        pytest.param("compute_threat", 20_000, marks=soak),
+        pytest.param("evaluate_threat", 20_000, marks=soak),
+    ],
 )
 def test_where_nothing_more_can_be_written_nothing_is_half_written(
     runner: str, largest: int, digits_root, tmp_path: Path
@@ -147,6 +154,7 @@ def test_a_result_is_not_written_where_hparams_are_missing(tmp_path: Path) -> No
     assert not made.is_complete
 
 
+@soak
 def test_a_clock_that_jumps_changes_nothing(straight: Path, tmp_path: Path) -> None:
     """Wall-clock time goes back a day between any two looks at it."""
     jumping = (

@@ -17,6 +17,7 @@ from tests.faults.processes import (
     epochs,
     finish,
     kill_session,
+    soak,
     start,
     wait_until,
     workers,
@@ -65,6 +66,7 @@ def test_without_a_limit_only_failures_count() -> None:
     assert verdict(0, known, 1e6, 0.0) == ""
 
 
+@soak
 @pytest.mark.parametrize("still", [0, 1])
 def test_a_process_that_stands_still_ends_the_run_with_its_name(still: int, tmp_path: Path) -> None:
     process = start(tmp_path, *TRAIN, "--training_steps=500ep", "--hang_minutes=0.1", launcher=TWO)
@@ -98,7 +100,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("runner", ["train", "multi_train"])
+@pytest.mark.parametrize("runner", [pytest.param("train", marks=soak), "multi_train"])
 def test_a_process_that_fails_leaves_nobody_waiting(
     runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from tests.faults.processes import (
     directory,
     epochs,
     finish,
+    soak,
     start,
     wait_until,
     workers,
@@ -50,7 +51,7 @@ def steps(root: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (directory(root, "train") / "checkpoints").glob("step_*"))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=soak), "SIGUSR1"])
 def test_training_finishes_its_step_and_writes_a_checkpoint(name: str, straight: Path, tmp_path: Path) -> None:
     process = start(tmp_path, *TRAIN)
     wait_until(lambda: epochs(tmp_path) >= 2, process)

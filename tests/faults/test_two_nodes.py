@@ -14,7 +14,7 @@ import numpy
 import pytest
 from safetensors.numpy import load_file
 
-from tests.faults.processes import PROJECT, directory, finish
+from tests.faults.processes import PROJECT, directory, finish, soak
 
 DIGITS = ("--dataset_name=digits", "--per_label=10", "--model_name=conv")
 COMMANDS = (
@@ -32,8 +32,6 @@ def ip(*words: str) -> bool:
 @pytest.fixture
 def nodes() -> Iterator[tuple[str, str]]:
     """Two network namespaces, joined by a pair of virtual devices."""
-    if not os.environ.get("NONISOTROPIC_SOAK"):
-        pytest.skip("make soak")
     names = (f"node{os.getpid()}a", f"node{os.getpid()}b")
     if shutil.which("ip") is None or not ip("netns", "add", names[0]):
         pytest.skip("needs the right to make network namespaces")
@@ -70,6 +68,7 @@ def on_nodes(nodes: tuple[str, str], root: Path, *words: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], told
 
 
+@soak
 def test_two_nodes_make_the_numbers_of_one_process(
     nodes: tuple[str, str], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
