@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from foundations.errors import RunError
 from foundations.files import read_json, write_json, write_npz
+from foundations.lock import Lock
 from foundations.result_shapes import misfit
 
+WORKING = ("shards", "classes")  # folders of finished parts of a run that is not
 LOCK = ".lock"  # in a run's directory; other names that begin with a dot are temporary
 
 
@@ -31,9 +34,7 @@ class RunDirectory:
 
         What a killed process left half-written under a temporary name goes.
         """
-        for path in list(self.path.rglob(".*")):
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._remove_temporary_files()
         write_json(self / "hparams.json", hparams)
 
     def result(self) -> dict[str, Any]:
@@ -53,6 +54,27 @@ class RunDirectory:
         """Write result.json: from now on the run is complete."""
         self.check()
         write_json(self / "result.json", result)
+
+    def tidy(self) -> None:
+        """Remove what served an interrupted run, once the result is written; only where nobody else writes."""
+        for name in WORKING:
+            shutil.rmtree(self / name, ignore_errors=True)
+        self._remove_temporary_files()
+
+    def tidy_after_a_kill(self) -> None:
+        """The same for a complete run whose process was killed before it could."""
+        if not any((self / name).exists() for name in (LOCK, *WORKING)):
+            return
+        lock = Lock(self / LOCK)
+        with contextlib.suppress(OSError, RunError):  # in a folder that we may only read, it stays
+            if not lock.acquire():
+                self.tidy()
+        lock.release()
+
+    def _remove_temporary_files(self) -> None:
+        for path in list(self.path.rglob(".*")):
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def write_examples(self, arrays: dict[str, Any]) -> None:
         """Per-example arrays: one row per example, in data set order."""

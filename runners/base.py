@@ -57,7 +57,12 @@ class Runner(ABC):
         if self.environment.is_primary:
             self.directory.open(self.stored())
         self.environment.barrier()
-        result = self.run()
+        try:
+            result = self.run()
+        except RunError:
+            if self.environment.is_primary:
+                self.directory.check()  # where that is why
+            raise
         result = {
             "runner": self.desc.runner,
             "dataset_name": self.desc.dataset_name,
@@ -67,16 +72,13 @@ class Runner(ABC):
         }
         if self.environment.is_primary:
             self.directory.finish(result)
-            self.tidy()
+            self.directory.tidy()
         self.environment.barrier()
         return result
 
     def stored(self) -> dict[str, Any]:
         """The content of hparams.json."""
         return {**self.desc.stored(), "command": stored_command(self.desc)}
-
-    def tidy(self) -> None:  # noqa: B027
-        """Remove what served an interrupted run, once the result is written."""
 
     @abstractmethod
     def prepare(self) -> None:

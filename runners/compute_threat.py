@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import numpy
@@ -106,9 +105,6 @@ class ComputeThreat(Runner):
             write_json(file, {"rows": anchors.tolist(), "coverage": coverage(self.load, rows, anchors)})
         kept = read_json(file)
         return kept["rows"], kept["coverage"]
-
-    def tidy(self) -> None:
-        shutil.rmtree(self.directory / "classes", ignore_errors=True)
 
     def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
         return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()

@@ -109,9 +109,6 @@ class Test(Runner):
     def _is_lockstep(self) -> bool:
         return self.threat is not None and self.desc.anchors.threat.shard_anchors
 
-    def tidy(self) -> None:
-        self.store.remove()
-
     def _chosen_rows(self) -> torch.Tensor:
         testing, total = self.desc.testing, len(self.data.test)
         if testing.num_examples > total:

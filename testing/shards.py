@@ -6,7 +6,6 @@ example counts once, and 1, 2 or 3 processes, interrupted or not, give the same 
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,10 +79,6 @@ class ShardStore:
         """Everything kept of a shard."""
         with numpy.load(self._file(number), allow_pickle=False) as file:
             return dict(file)
-
-    def remove(self) -> None:
-        """Forget all shards."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def _file(self, number: int) -> Path:
         return self.path / f"{number:06d}.npz"

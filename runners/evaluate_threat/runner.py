@@ -77,9 +77,6 @@ class EvaluateThreat(Runner):
                 evaluation.seconds["pictures"] += time.perf_counter() - started
         return {**result, "seconds": {name: round(spent, 3) for name, spent in evaluation.seconds.items()}}
 
-    def tidy(self) -> None:
-        self.store.remove()
-
     def _threat_in_one_place(self) -> ProjectedDisplacement:
         """For pictures, which the primary process draws alone; anchors spread over processes are read whole for it."""
         anchors = self.desc.anchors

@@ -190,3 +190,15 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
         "hparams.json",
     ]
     assert not (made / "checkpoints/.step_1.part").exists()
+
+
+def test_a_complete_run_whose_process_was_killed_is_tidied(digits_root, tmp_path: Path) -> None:
+    root = copied(digits_root.root, tmp_path / "root")
+    made = directory(root, "compute_threat")
+    (made / "classes").mkdir()
+    (made / "classes/0.json").write_text("{}")
+    (made / ".lock").write_text("{}")
+    before = [path for path in digits_root.root.rglob("*") if "compute_threat" in path.parts]
+    finish(root, "compute_threat", "--dataset_name=digits", "--per_label=10")
+    assert len([path for path in root.rglob("*") if "compute_threat" in path.parts]) == len(before)
+    assert not (made / ".lock").exists() and (made / "result.json").exists()
