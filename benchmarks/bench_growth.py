@@ -2,7 +2,7 @@
 
 python benchmarks/bench_growth.py [word ...]     only the cases whose names hold all the words
 
-A case is timed in a process of its own, forked from one that has imported everything: its peak memory is its own.
+A case is timed in a process of its own, forked from one that has done nothing but import: its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.selection import select_class
 
 FACTORS = (1, 2, 4, 8)
+PIXELS = 3072  # at factor 1
 BATCH = 128  # examples held at once, as a runner's shards
 REPEATS = 5
 
@@ -39,15 +40,20 @@ class Sizes:
     examples: int = 512
     anchors: int = 500
     classes: int = 10
-    pixels: int = 3072
+    pixels: int = PIXELS
 
 
 Work = Callable[[Sizes], Callable[[], None]]  # prepares, and returns what is timed
 
 
+def _larger(images: Tensor, pixels: int) -> Tensor:
+    """The same pictures with every pixel several times: threats, and which anchors bind, stay what they are."""
+    return images.repeat(1, 1, 1, pixels // images.shape[3])
+
+
 def _images(count: int, pixels: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 1, 1, pixels), generator=generator, dtype=torch.uint8)
+    return _larger(torch.randint(0, 256, (count, 1, 1, PIXELS), generator=generator, dtype=torch.uint8), pixels)
 
 
 def _threat(sizes: Sizes) -> tuple[ProjectedDisplacement, Tensor, Tensor]:
@@ -58,7 +64,8 @@ def _threat(sizes: Sizes) -> tuple[ProjectedDisplacement, Tensor, Tensor]:
 
 def _in_batches(sizes: Sizes, once: Callable[[object, Tensor], object]) -> Callable[[], None]:
     threat, images, labels = _threat(sizes)
-    delta = 0.1 * torch.randn(BATCH, 1, 1, sizes.pixels, generator=torch.Generator().manual_seed(3))
+    noise = 0.1 * torch.randn(BATCH, 1, 1, PIXELS, generator=torch.Generator().manual_seed(3))
+    delta = _larger(noise, sizes.pixels)
 
     def work() -> None:
         for start in range(0, sizes.examples, BATCH):
@@ -99,6 +106,7 @@ CASES: dict[str, tuple[Work, Sizes, tuple[str, ...]]] = {
 
 def _measure(work: Work, sizes: Sizes, answer: multiprocessing.connection.Connection) -> None:
     torch.set_num_threads(1)
+    keep_memory()
     run = work(sizes)
     run()
     times = []
@@ -112,7 +120,9 @@ def _measure(work: Work, sizes: Sizes, answer: multiprocessing.connection.Connec
 def measured(work: Work, sizes: Sizes) -> tuple[float, float]:
     """Seconds, and the peak of a process that does nothing else, in MiB."""
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_measure, args=(work, sizes, there))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.bench_growth"])
+    process = context.Process(target=_measure, args=(work, sizes, there))
     process.start()
     there.close()  # the child's end is the only one: without its answer this ends too
     seconds, peak = here.recv()

@@ -14,7 +14,7 @@ from torch import Tensor
 from foundations.errors import UsageError
 
 Load = Callable[[Tensor], Tensor]  # row numbers [n] -> images [n,C,H,W], uint8 or floats in [0, 1]
-PART = 4096  # rows of features measured at a time
+PART = 8 << 20  # bytes of features measured at a time, as floats
 COVERED = 256  # images read at a time, as floats
 REFRESH = 64  # rows brought up to date at a time
 
@@ -31,7 +31,8 @@ def farthest_first(features: Tensor, count: int) -> Tensor:
     row numbers. At most O(n count D): the similarity to the picks only ever grows, so that a row's last known value is
     a lower bound, and only rows whose bound is below the least value known are looked at again.
     """
-    lengths = torch.cat([part.float().norm(dim=1) for part in features.split(PART)]).clamp_min(1e-12)
+    parts = features.split(max(1, PART // (4 * features.shape[1])))
+    lengths = torch.cat([part.float().norm(dim=1) for part in parts]).clamp_min(1e-12)
     nearest = torch.full((len(features),), -torch.inf, device=features.device)
     seen = torch.zeros(len(features), dtype=torch.long, device=features.device)
     picks = torch.zeros(count, dtype=torch.long, device=features.device)
