@@ -61,16 +61,20 @@ def fetch(name: str, download: Callable[[Path], object], data_dir: Path) -> None
 def archives_stay_below() -> Iterator[None]:
     """A block in which no tar archive writes outside the folder it is unpacked into, whoever unpacks it.
 
-    Zip archives never do: Python's reader drops what leads outside.
+    Zip archives never do: Python's reader drops what leads outside. Early releases of Python 3.10 and 3.11 have no such
+    filter; there the published checksums, which are compared first, have to do.
     """
     import tarfile
 
+    only_data = getattr(tarfile, "data_filter", None)
     before = getattr(tarfile.TarFile, "extraction_filter", None)
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    if only_data is not None:
+        tarfile.TarFile.extraction_filter = staticmethod(only_data)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        if only_data is not None:
+            tarfile.TarFile.extraction_filter = before
 
 
 def _holding(folders: Sequence[Path], files: Sequence[str]) -> Path | None:
