@@ -34,7 +34,8 @@ ATTACK = (
     "--training_steps=3ep",
     "--per_label=10",
     "--N_adv_eval",
-    "--num_examples=250",
+    "--num_examples=200",
+    "--shard_size=25",
     "--attacks=apgd_ce,apgd_t_dlr",
 )
 
