@@ -38,12 +38,23 @@ def read_data(desc: Desc, environment: Environment) -> Dataset:
 
 
 def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:
-    """The directory of an earlier run; an error that says how to make it when it is not complete."""
+    """The directory of an earlier run; an error that says how to make it when it is not complete.
+
+    A run whose hparams.json or result.json was edited or damaged is refused: its figures are of something else.
+    """
     directory = RunDirectory(desc.directory(environment.root_dir))
     if not directory.is_complete:
         how = f"finish its training in {desc.relative}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
         kind = "anchors are" if isinstance(desc, ThreatDesc) else "model is"
         raise RunError(f"the {kind} not there yet; first {how}")
+    directory.result()
+    if not isinstance(desc, StoredRun):
+        stored = StoredRun.read(directory.path, environment.root_dir, desc.runner)
+        if (stored.hash, stored.replicate) != (desc.hash, desc.replicate):
+            raise RunError(
+                f"{directory / 'hparams.json'} belongs to another run ({stored.hash}, replicate {stored.replicate}); "
+                f"remove that directory and run again: {command(desc)}"
+            )
     return directory
 
 

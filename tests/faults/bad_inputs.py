@@ -188,9 +188,11 @@ def run_files(root: Path, rng: random.Random) -> Attempt:
     """hparams.json and result.json of the runs that one reads."""
     path = _file(root, f"runs/digits/{rng.choice(['train', 'compute_threat'])}/*/*/*.json", rng)
     model = _file(root, "runs/digits/train/*/replicate_1", rng)
-    _damage(path, rng)
+    visible = _damage(path, rng)
     words = ("test", *MODEL, "--N_adv_eval", "--attacks=l2_inscribed", "--N_attack_iter=1", "--num_examples=20")
-    return Attempt(rng.choice([words, ("test", f"--train_dir={model}", "--standard_eval")]), False)
+    if "train" in path.parts:
+        words = rng.choice([words, ("test", f"--train_dir={model}", "--standard_eval")])
+    return Attempt(words, visible)
 
 
 def finished_runs(root: Path, rng: random.Random) -> Attempt:

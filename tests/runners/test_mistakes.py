@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,23 @@ def test_damaged_weights_are_named(command: Command, digits_root: Command) -> No
     weights = command.where("train", *TINY) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     fails(command, 1, "cannot read the weights", "test", *TINY, "--standard_eval")
+
+
+def test_edited_runs_are_not_built_on(command: Command, digits_root: Command) -> None:
+    """The model would be tested against other anchors than its result says."""
+    shutil.copytree(digits_root.root / "runs", command.root / "runs")
+    words = ("test", *TINY, "--N_adv_eval", "--per_label=10", "--attacks=l2_inscribed", "--num_examples=20")
+    anchors = command.where("compute_threat", "--dataset_name=digits", "--per_label=10")
+    file, content = anchors / "hparams.json", (anchors / "hparams.json").read_text()
+    file.write_text(content.replace('"per_label": 10', '"per_label": 11'))
+    fails(command, 2, "was edited or written by another version: its hash does not fit its content", *words)
+    other = json.loads(content)
+    file.write_text(json.dumps({**other, "replicate": 2}))
+    fails(command, 1, "belongs to another run", *words)
+    file.write_text(content)
+    result = anchors / "result.json"
+    result.write_text(result.read_text().replace('"per_label": 10', '"per_label": "10"'))
+    fails(command, 1, "was edited or damaged (per_label: expected a whole number, got '10')", *words)
 
 
 def test_training_that_diverges(command: Command) -> None:
