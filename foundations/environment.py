@@ -69,7 +69,7 @@ class Environment:
         from tqdm import tqdm
 
         if iterable is not None and self.world_size > 1:
-            total = total if total is not None else len(iterable)
+            total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
             iterable = self.watch.beating(iterable)
         silent = hide or self.quiet or not self.is_primary or not sys.stderr.isatty()
         return tqdm(iterable, desc=description, total=total, unit=unit, disable=silent, dynamic_ncols=True)
