@@ -102,7 +102,7 @@ class Environment:
             self.watch.finish(failed=True)
             raise  # without a word to the others' collectives: they may never answer
         self.watch.finish(failed=False)
-        torch.distributed.destroy_process_group()
+        distributed.destroy_process_group()
 
     def is_asked_to_stop(self, step: int) -> bool:
         """Whether all processes are to stop now that this step is done: the same step for all of them.
