@@ -72,6 +72,7 @@ def listing() -> str:
 def run(runner: str, arguments: list[str]) -> int:
     """Parse flags, describe the run, and run it unless only its directory is asked for."""
     from foundations.environment import keep_memory, limit_threads, make_environment, resolve_root
+    from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
     from runners.descriptions import DESCRIPTIONS
 
@@ -90,6 +91,7 @@ def run(runner: str, arguments: list[str]) -> int:
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:
             print("complete already", file=sys.stderr)
+        RunDirectory(desc.directory(root)).tidy_after_a_kill()
         return tell(desc, result, root)
     limit_threads()  # before torch is imported
     keep_memory()

@@ -30,6 +30,8 @@ class Runner(ABC):
         finished = finished_result(self.desc, self.environment.root_dir)
         if self.environment.from_primary(finished is not None):
             self.environment.say(f"complete already: {self.directory.path}")
+            if self.environment.is_primary:
+                self.directory.tidy_after_a_kill()
             return finished if finished is not None else self.directory.result()
         started = time.monotonic()
         self.prepare()

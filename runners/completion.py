@@ -17,10 +17,7 @@ def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
     if desc.always_anew or not directory.is_complete:
         return None
     result = directory.result()
-    if not desc.is_satisfied_by(result) or failures(result):
-        return None
-    directory.tidy_after_a_kill()
-    return result
+    return result if desc.is_satisfied_by(result) and not failures(result) else None
 
 
 def failures(result: dict[str, Any]) -> int:

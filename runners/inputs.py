@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasets.registry import load_dataset
 from foundations.desc import Desc, StoredRun
@@ -13,12 +13,16 @@ from runners.commands import command
 from runners.descriptions import PretrainedDesc, ThreatDesc, TrainDesc
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from datasets.base import Dataset
     from foundations.data_hparams import ModelHparams
     from foundations.images import ImageSpec
     from models.normalize import Classifier
     from threat_specification.anchors import AnchorSet
     from threat_specification.projected_displacement import ProjectedDisplacement
+
+Network = TypeVar("Network", bound="Module")
 
 
 def read_data(desc: Desc, environment: Environment) -> Dataset:
@@ -98,7 +102,7 @@ def read_model(
     from models.building import architecture
 
     if isinstance(desc, PretrainedDesc):
-        return _watched(read_initial_model(desc, environment, spec), environment)
+        return watched(read_initial_model(desc, environment, spec), environment)
     path = require_complete(desc, environment) / "model.safetensors"
     classifier = architecture(model, desc.dataset_name, spec)
     try:
@@ -108,11 +112,11 @@ def read_model(
         raise RunError(
             f"cannot read the weights {path}: {reason}; remove that run's directory and train again"
         ) from error
-    return _watched(classifier.to(environment.device), environment)
+    return watched(classifier.to(environment.device), environment)
 
 
-def _watched(classifier: Classifier, environment: Environment) -> Classifier:
+def watched(model: Network, environment: Environment) -> Network:
     """Every pass is a sign of life."""
     if environment.world_size > 1:
-        classifier.register_forward_pre_hook(lambda *_: environment.watch.beat())
-    return classifier
+        model.register_forward_pre_hook(lambda *_: environment.watch.beat())
+    return model

@@ -17,7 +17,7 @@ from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
 from foundations.step import Step
 from runners.base import Runner
-from runners.inputs import read_data, read_initial_model, read_threat
+from runners.inputs import read_data, read_initial_model, read_threat, watched
 from runners.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
 from runners.pictures import Column, write_strip
 from runners.resume import Best, Resume
@@ -139,8 +139,9 @@ class Train(Runner):
         projection = augmentation.N_aug_projection
         plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
         num_classes = self.data.info.num_classes
+        passes = Passes(self.network, training.precision, training.channels_last)
         return Trainer(
-            model=self._distributed(self._watched(Passes(self.network, training.precision, training.channels_last))),
+            model=self._distributed(watched(passes, self.environment)),
             optimizer=make_optimizer(
                 training.optimizer,
                 self.network.parameters(),
@@ -177,12 +178,6 @@ class Train(Runner):
             gamma=training.gamma,
             shape=training.lr_schedule,
         )
-
-    def _watched(self, model: Passes) -> Passes:
-        """Every pass is a sign of life."""
-        if self.environment.world_size > 1:
-            model.register_forward_pre_hook(lambda *_: self.environment.watch.beat())
-        return model
 
     def _distributed(self, model: Passes) -> nn.Module:
         if self.desc.training.compile:

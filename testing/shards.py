@@ -94,6 +94,7 @@ class Memory:
 
     environment: Environment
     size: int
+    in_lockstep: bool = False  # other processes take part in every pass, and would not know of a second attempt
 
     def run(self, evaluation: Evaluation, shard: Shard) -> dict[str, Tensor]:
         """What the evaluation says of the shard."""
@@ -107,6 +108,8 @@ class Memory:
         return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _halve(self) -> None:
+        if self.in_lockstep:
+            raise RunError("out of memory; use a smaller --shard_size")
         if self.size == 1:
             raise RunError("out of memory with a single image; use a device with more memory, or --device=cpu")
         self.size = -(-self.size // 2)
@@ -145,7 +148,7 @@ def evaluate_in_shards(
     first, stride = (0, 1) if in_lockstep else (environment.rank, environment.world_size)
     bar = environment.progress(range(first, -(-count // shard_size), stride), "evaluating", unit="shard", hide=not show)
     done = numpy.zeros(count, bool)
-    memory = Memory(environment, shard_size)
+    memory = Memory(environment, shard_size, in_lockstep)
     for number in bar:
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
@@ -153,9 +156,9 @@ def evaluate_in_shards(
         if not (environment.from_primary(found is not None) if in_lockstep else found is not None):
             shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
             found = {
-                name: rows.cpu().numpy()
+                name: values.cpu().numpy()
                 for evaluation in evaluations
-                for name, rows in memory.run(evaluation, shard).items()
+                for name, values in memory.run(evaluation, shard).items()
             }
             if store and (environment.is_primary or not in_lockstep):
                 store.write(number, found, pictures)

@@ -163,3 +163,11 @@ def test_out_of_memory_shards_are_evaluated_in_parts(capsys: pytest.CaptureFixtu
         model = SmallDevice()
         model.room = 0
         attacked(model)
+
+
+def test_out_of_memory_in_lockstep_is_an_error() -> None:
+    """Other processes take part in every pass: one that tried again alone would leave them waiting."""
+    images, labels = torch.rand(10, 1, 2, 2), torch.arange(10) % 2
+    words = (lambda rows: images[rows], labels, torch.arange(10), 5, [CleanEvaluation(SmallDevice())], ALONE)
+    with pytest.raises(RunError, match="out of memory; use a smaller --shard_size"):
+        evaluate_in_shards(*words, in_lockstep=True)
