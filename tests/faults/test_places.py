@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -73,6 +74,27 @@ def test_locks_are_of_one_process_at_a_time(tmp_path: Path) -> None:
     assert [process.wait(timeout=120) for process in processes] == [0] * 4
     assert count.read_text() == "240"
     assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foundations import lock as module
+
+    path, real, calls = tmp_path / ".lock", fcntl.lockf, []
+
+    def removed_meanwhile(file: int, how: int) -> None:
+        calls.append(file)
+        if len(calls) == 1:
+            path.unlink()
+        real(file, how)
+
+    monkeypatch.setattr(module.fcntl, "lockf", removed_meanwhile)
+    lock = Lock(path)
+    assert lock.acquire() == "" and len(calls) == 2
+    assert json.loads(path.read_text())["process"] == os.getpid()
+    lock.release()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("content", ["", "no json", '{"host": 3}', "[1]", '{"host": "h", "process": "x"}'])

@@ -331,3 +331,21 @@ def test_out_of_memory_with_one_image_or_among_processes_is_an_error() -> None:
         trainer(1, model=SmallDevice(smooth(), room=0), notice=lambda text: None).run()
     with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
         trainer(1, model=SmallDevice(smooth(), room=1), world_size=2).run()
+
+
+def test_a_batch_that_runs_out_of_memory_half_way_is_counted_once() -> None:
+    class Interrupted(SmallDevice):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.room -= 1  # the second pass fails, once
+            if self.room == 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.network(images)
+
+    large, small = smooth(), Interrupted(smooth(), room=2)
+    straight, again = trainer(2, model=large), trainer(2, model=small, accumulation=2, notice=lambda text: None)
+    # Parts of a batch of two hold one image each; a third and fourth part would be empty, so that the size is kept.
+    again._use_smaller_parts = lambda size: None  # type: ignore[method-assign]
+    straight.run()
+    again.run()
+    assert straight.totals.seen == again.totals.seen
+    assert torch.allclose(straight.totals.sums["loss"], again.totals.sums["loss"], atol=1e-5)
