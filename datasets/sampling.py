@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foundations.desc import derive_seed
 from foundations.errors import UsageError
 
 
@@ -31,6 +32,14 @@ def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
     for label, rows in rows_by_class(labels).items():
         chosen.append(rows[torch.randperm(len(rows), generator=generator)[: int(quota[label])]])
     return torch.cat(chosen).sort().values
+
+
+def held_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """The rows of training images that a run with `--validation_fraction` does not train on, ascending: the same ones
+    for every replicate; none for a fraction of 0."""
+    if not fraction:
+        return torch.arange(0)
+    return stratified_subset(labels, max(1, round(fraction * len(labels))), derive_seed(seed, 0, "validation"))
 
 
 def complement(rows: Tensor, size: int) -> Tensor:

@@ -71,8 +71,13 @@ class TestingHparams(Hparams):
     standard_eval: bool = setting(False, "Accuracy on clean images.")
     adv_eval: bool = setting(False, "Accuracy under AutoAttack in an isotropic ball.")
     N_adv_eval: bool = setting(False, "Accuracy under attack inside the nonisotropic set {PD <= threshold}.")
+    split: str = setting(
+        "test",
+        "Images to evaluate on: test, or validation, which training held out (--validation_fraction), to choose by.",
+        check=one_of("test", "validation"),
+    )
     num_examples: int = setting(
-        0, "Evaluate a seeded, class-stratified subset of this many test images (0: all).", check=in_range(0)
+        0, "Evaluate a seeded, class-stratified subset of this many of them (0: all).", check=in_range(0)
     )
     shard_size: int = setting(
         250, "Images evaluated together; fixed, whatever the number of processes.", check=in_range(1)

@@ -163,6 +163,18 @@ class TrainingHparams(Hparams):
     N_adv_train_attack_iter: int = setting(
         10, "Steps of the nonisotropic adversary.", check=in_range(1), when="N_adv_train"
     )
+    N_adv_train_step: float = setting(
+        2.5,
+        "Length of those steps, times radius / steps (one step alone: 1.25).",
+        check=in_range(0),
+        when="N_adv_train",
+    )
+    N_adv_train_step_schedule: str = setting(
+        "constant",
+        "How that length goes over the steps: constant, or linear (falling, the same on average).",
+        check=one_of("constant", "linear"),
+        when="N_adv_train",
+    )
     N_adv_train_projection: str = setting(
         "exact",
         "Projection in every step of the nonisotropic adversary: exact (nearest point) or scale (quick, weaker).",

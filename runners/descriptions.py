@@ -207,7 +207,7 @@ class TestDesc(Desc):
 
     @property
     def name(self) -> str:
-        return self.train.name
+        return self.train.name + ("" if self.testing.split == "test" else f"_{self.testing.split}")
 
 
 def _trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:

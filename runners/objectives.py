@@ -37,7 +37,8 @@ def adversaries_from(
         assert threat is not None
         radius, steps = training.N_adv_train_radius, training.N_adv_train_attack_iter
         threshold, loss = training.N_adv_train_threshold, training.adv_loss
-        adversaries.append(PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss))
+        reach, schedule = training.N_adv_train_step, training.N_adv_train_step_schedule
+        adversaries.append(PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss, reach, schedule))
     return adversaries
 
 

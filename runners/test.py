@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy
 import torch
 
-from datasets.base import part_size
-from datasets.sampling import stratified_subset
-from foundations.desc import derive_seed
+from datasets.base import Dataset, Examples, part_size
+from datasets.sampling import held_out, stratified_subset
+from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError, look_up
 from foundations.files import write_bytes, write_text
 from foundations.modes import MeanOfPasses, evaluation_mode
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.base import Runner
-from runners.descriptions import PretrainedDesc, ThreatDesc
+from runners.descriptions import PretrainedDesc, ThreatDesc, TrainDesc
 from runners.evidence import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
 from runners.inputs import read_data, read_model, read_threat
 from runners.pictures import Column, amplified, write_figure, write_strip
@@ -36,6 +37,22 @@ STRIP_ROWS = 6
 PROBED = 50  # examples of the probe for signs that a figure should not be believed
 
 
+def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> Examples:
+    return data.test
+
+
+def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> Examples:
+    """What the training of the model under test held out."""
+    hashed = train.content["hashed"] if isinstance(train, StoredRun) else train.hashed()
+    rows = held_out(data.train.labels, hashed.get("training", {}).get("validation_fraction", 0), hashed.get("seed", 0))
+    if not len(rows):
+        raise UsageError("--split=validation: expected a model that was trained with --validation_fraction above 0")
+    return data.train.subset(rows)
+
+
+IMAGES: dict[str, Callable[..., Examples]] = {"test": _test_images, "validation": _validation_images}
+
+
 class Test(Runner):
     """Writes examples.npz (a row for each example), strip.png, and curves as CSV.
 
@@ -51,19 +68,20 @@ class Test(Runner):
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
         self.data = read_data(self.desc, environment)
+        self.images = IMAGES[self.desc.testing.split](self.data, self.desc.train)
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
-        self.model.check(self.data.test.pixels(torch.arange(1)).to(environment.device), self.data.info.num_classes)
+        self.model.check(self.images.pixels(torch.arange(1)).to(environment.device), self.data.info.num_classes)
         rows = self._chosen_rows()
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
-            environment.say(f"left out: {self.num_excluded} test images that equal an anchor of another class")
+            environment.say(f"left out: {self.num_excluded} images that equal an anchor of another class")
         self.evaluations = self._evaluations()
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
 
     def run(self) -> dict[str, Any]:
-        split = self.data.test.to(self.environment.device)
+        split = self.images.to(self.environment.device)
         with evaluation_mode(self.model):
             arrays = evaluate_in_shards(
                 split.pixels,
@@ -82,7 +100,7 @@ class Test(Runner):
             # On every process: anchors may be spread over them.
             result["N_adv"]["warnings"] = self._suspicions(arrays)
         if self.environment.is_primary:
-            labels = self.data.test.labels[self.index].numpy()
+            labels = self.images.labels[self.index].numpy()
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
             self._write_pictures()
             if "N_adv" in result:
@@ -110,12 +128,13 @@ class Test(Runner):
         return self.threat is not None and self.desc.anchors.threat.shard_anchors
 
     def _chosen_rows(self) -> torch.Tensor:
-        testing, total = self.desc.testing, len(self.data.test)
+        testing, total = self.desc.testing, len(self.images)
         if testing.num_examples > total:
-            raise UsageError(f"--num_examples: expected at most {total}, the test images, got {testing.num_examples}")
+            asked = testing.num_examples
+            raise UsageError(f"--num_examples: expected at most {total}, the {testing.split} images, got {asked}")
         rows = torch.arange(total)
         if testing.num_examples:
-            rows = stratified_subset(self.data.test.labels, testing.num_examples, self.seed)
+            rows = stratified_subset(self.images.labels, testing.num_examples, self.seed)
         return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
     def _read_threat(self) -> ProjectedDisplacement:
@@ -126,11 +145,11 @@ class Test(Runner):
         return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
-        """Which test images equal an anchor of another class, [n] bool: PD is not defined for them."""
-        test, found = self.data.test, torch.zeros(len(rows), dtype=torch.bool)
+        """Which images equal an anchor of another class, [n] bool: PD is not defined for them."""
+        found = torch.zeros(len(rows), dtype=torch.bool)
         threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
         for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
-            images, labels = test.read(rows[part]), test.labels[rows[part]]
+            images, labels = self.images.read(rows[part]), self.images.labels[rows[part]]
             for threat in threats:
                 found[part] |= threat.equals_other_anchor(images, labels).cpu()
         return found
@@ -206,7 +225,7 @@ class Test(Runner):
         """Sentences on why the nonisotropic figure may be too high."""
         evaluation = self.evaluations["N_adv"]
         rows = slice(0, min(PROBED, self.desc.testing.shard_size))
-        split, index = self.data.test.to(self.environment.device), self.index[rows].to(self.environment.device)
+        split, index = self.images.to(self.environment.device), self.index[rows].to(self.environment.device)
         shard = Shard(0, split.pixels(index), split.labels[index], index)
         standing = torch.from_numpy(arrays["N_adv_correct"][rows]).to(self.environment.device)
         with evaluation_mode(self.model):
@@ -223,7 +242,7 @@ class Test(Runner):
         attacked = [name for name in self.evaluations if f"{name}_image" in first]
         if not attacked:
             return
-        clean = self.data.test.pixels(self.index[: len(first[f"{attacked[0]}_image"])])
+        clean = self.images.pixels(self.index[: len(first[f"{attacked[0]}_image"])])
         broken = torch.stack([(first[f"{name}_broken_by"] > 0).float() for name in attacked]).sum(0)
         order = -broken + first["N_adv_gauge"].clamp(max=1e6) * 1e-7 if "N_adv_gauge" in first else -broken
         rows = order.argsort(stable=True)[:STRIP_ROWS]

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import nn
 
 from datasets.loader import ShuffledBatches
-from datasets.sampling import complement, stratified_subset
+from datasets.sampling import complement, held_out
 from foundations.desc import derive_seed
 from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
@@ -115,13 +115,9 @@ class Train(Runner):
 
     def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows to train on, and rows held out; the same ones for every replicate."""
-        labels, fraction = self.data.train.labels, self.desc.training.validation_fraction
-        if not fraction:
-            return torch.arange(len(labels)), torch.arange(0)
-        held_out = stratified_subset(
-            labels, max(1, round(fraction * len(labels))), derive_seed(self.desc.seed, 0, "validation")
-        )
-        return complement(held_out, len(labels)), held_out
+        labels = self.data.train.labels
+        rows = held_out(labels, self.desc.training.validation_fraction, self.desc.seed)
+        return complement(rows, len(labels)), rows
 
     def _threat_of_adversary(self) -> ProjectedDisplacement | None:
         """The form of PD that the nonisotropic adversary uses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -75,12 +76,18 @@ TINY: Sequence[str] = ("--dataset_name=digits", "--model_name=conv", "--training
 
 
 @pytest.fixture(scope="session")
-def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """A root with anchors of digits and a small trained model; read, do not change."""
+def digits_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Anchors of digits and a small trained model, made once; tests get copies."""
     made = Command(tmp_path_factory.mktemp("digits"))
     made.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
     made.ok("train", *TINY)
-    return made
+    return made.root
+
+
+@pytest.fixture(scope="module")
+def digits_root(digits_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """A copy for one module: what its tests add is not seen by others, whatever their order."""
+    return Command(Path(shutil.copytree(digits_made, tmp_path_factory.mktemp("copy") / "digits")))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -38,6 +38,12 @@ def divergence_from_clean(model: nn.Module, batch: Batch) -> Callable[[Tensor], 
 
 INNER_LOSSES: dict[str, Inner] = {"ce": cross_entropy_from_labels, "trades": divergence_from_clean}
 
+# (step, number of steps) -> factor of its length; 1 on average, so that a schedule changes no total.
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "constant": lambda step, steps: 1.0,
+    "linear": lambda step, steps: 2 * (steps - step) / (steps + 1),
+}
+
 
 @dataclass(frozen=True)
 class PGD:
@@ -50,6 +56,8 @@ class PGD:
     name   of the part
     size   of the set by the pixel
     loss   an entry of INNER_LOSSES
+    reach      of all steps together, times the size
+    schedule   an entry of SCHEDULES
     """
 
     name: str
@@ -60,6 +68,8 @@ class PGD:
     steps: int
     seed: int
     loss: str = "ce"
+    reach: float = STEP
+    schedule: str = "constant"
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
@@ -67,15 +77,16 @@ class PGD:
         delta = allowed.random_start(self.seed, batch.index, moment.iteration)
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
-            for _ in range(self.steps):
+            for step in range(self.steps):
+                length = self.step_size * SCHEDULES[self.schedule](step, self.steps)
                 gradient = _input_gradient(model, batch.images + delta, loss)
-                delta = allowed.project(delta + self.step_size * allowed.ascend(gradient))
+                delta = allowed.project(delta + length * allowed.ascend(gradient))
         return Part(self.name, (batch.images + delta).clamp(0, 1), batch.labels)
 
     @property
     def step_size(self) -> float:
-        """By the pixel."""
-        return (STEP / self.steps if self.steps > 1 else SINGLE_STEP) * self.size
+        """By the pixel, on average over the steps."""
+        return (self.reach / self.steps if self.steps > 1 else SINGLE_STEP) * self.size
 
 
 def _input_gradient(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:

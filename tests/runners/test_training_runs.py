@@ -132,6 +132,26 @@ def test_the_best_epoch_by_held_out_images_is_kept(root: Path) -> None:
     assert not all(kept[name].equal(value) for name, value in load_file(newest / "model.safetensors").items())
 
 
+def test_a_model_is_evaluated_on_what_its_training_held_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The accuracy that the history of training ends with, in a run whose name says on what."""
+    words = ["--validation_fraction=0.3", "--training_steps=2ep"]
+    trained = run(root, *words)
+    history = rows(trained)
+    test = ["test", "--standard_eval", "--split=validation", f"--root_dir={root}"]
+    assert main([*test, *BASE[1:], *words]) == 0
+    (directory,) = (root / "runs/digits/test").glob("conv_standard_validation_*/replicate_1")
+    result = json.loads((directory / "result.json").read_text())
+    assert result["standard"]["accuracy"] == history[-1]["validation_accuracy"] != history[-1]["test_accuracy"]
+    assert result["standard"]["num_examples"] == round(0.3 * 1437)
+    capsys.readouterr()
+    assert main([*test, f"--train_dir={trained}"]) == 0
+    assert "complete already" in capsys.readouterr().err
+    run(root)
+    assert main([*test, *BASE[1:]]) == 2
+    expected = "--split=validation: expected a model that was trained with --validation_fraction above 0"
+    assert expected in capsys.readouterr().err
+
+
 def test_the_moving_average_is_what_is_evaluated_and_kept(root: Path) -> None:
     directory = run(root, "--ema_decay=0.95")
     kept, newest = load_file(directory / "model.safetensors"), directory / "checkpoints/step_000000044"

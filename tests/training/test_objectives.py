@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch.nn import functional
 
 from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
 from threat_specification import L2, Linf, ProjectedDisplacement
-from training.adversaries import PGD, NonisotropicAugmentation
+from training.adversaries import PGD, SCHEDULES, NonisotropicAugmentation
 from training.batch import Batch
 from training.mixing import CutMix, Mixup, OneOf
 from training.objectives import Averaged, Moment, Part, Parts, Scores, Trades, clean, standard
@@ -145,6 +147,30 @@ def test_adversaries_stay_in_their_set_raise_the_loss_and_leave_the_model_alone(
         before = model(start.images).log_softmax(1).detach()
         found, at_first = ((answers.exp() * (answers - logs)).sum() for logs in (moved, before))
         assert float(found) > 1.2 * float(at_first)
+
+
+def test_steps_that_fall_cover_as_much_as_equal_ones() -> None:
+    for steps in (1, 2, 5, 10):
+        equal, falling = ([SCHEDULES[name](k, steps) for k in range(steps)] for name in ("constant", "linear"))
+        assert sum(falling) == pytest.approx(sum(equal)) == pytest.approx(steps)
+        assert falling[0] / falling[-1] == pytest.approx(steps)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("constant", [0.01] * 4), ("linear", [0.016, 0.012, 0.008, 0.004])])
+def test_steps_are_as_long_as_asked_for(schedule: str, expected: list[float]) -> None:
+    """Down the sum of all pixels, in a ball that holds the whole pixel box: most pixels move by the step."""
+    points: list[Tensor] = []
+
+    class Darkness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            points.append(images.detach())
+            total = images.flatten(1).sum(1, keepdim=True)
+            return functional.one_hot(LABELS, 3) * total
+
+    attack = PGD("adv", L2(), 1e3, float("inf"), 0.008, 4, 1, reach=5.0, schedule=schedule)
+    points.append(attack(Darkness(), BATCH, NOW).images)
+    ways = [float((before - after).median()) for before, after in pairwise(points)]
+    assert ways == pytest.approx(expected, rel=1e-3)
 
 
 def test_augmentation_keeps_labels_and_the_threat_small_on_its_share_of_batches() -> None:
