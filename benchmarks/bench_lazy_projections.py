@@ -28,7 +28,7 @@ from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.apgd import apgd
 from threat_specification.attacks.base import AttackSet
 
-RECIPE = ["--training_steps=20ep"]
+RECIPE = ["--training_steps=20ep", "--batch_size=128"]
 NETS = {
     "as usual": [],
     "l-inf trained": ["--adv_train", "--adv_train_attack_iter=5"],

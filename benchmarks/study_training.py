@@ -1,0 +1,143 @@
+"""What each way of training gains under which attack: trains, tests, and prints a table with mean and spread.
+
+python benchmarks/study_training.py mnist_5k [SETTING ...] [--seeds=1,2,3]
+python benchmarks/study_training.py patches FOLDER [SETTING ...] [--seeds=1,2,3]     FOLDER: of photograph_patches.py
+
+Hours on one core. Runs are kept as those of any command (NONISOTROPIC_HOME), so that the same words go on where it was
+interrupted, and several processes may work on different settings or seeds; --table prints what is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Study:
+    """words: of every command; settings: flags of training by name; powers: of AutoAttack in l-inf."""
+
+    words: Sequence[str]
+    settings: dict[str, Sequence[str]]
+    powers: Sequence[str]
+    thresholds: Sequence[str]
+    radii: Sequence[str]
+    num_examples: int
+    columns: list[tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        cells = [("PD", threshold, radius) for radius in self.radii for threshold in self.thresholds]
+        object.__setattr__(self, "columns", [("clean",), *(("l-inf", power) for power in self.powers), *cells])
+
+
+BALL = ("--adv_train", "--adv_train_attack_iter=10")
+INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=10", "--N_adv_train_step_schedule=linear")
+
+STUDIES = {
+    "mnist_5k": Study(
+        words=("--dataset_name=mnist_5k", "--model_name=lenet", "--training_steps=20ep"),
+        settings={
+            "standard": (),
+            "N_aug": ("--N_aug",),
+            "mixup": ("--mixup",),
+            "adv_train 0.1": (*BALL, "--adv_train_attack_power_Linf=0.1"),
+            "adv_train 0.2": BALL,
+            "adv_train 0.3": (*BALL, "--adv_train_attack_power_Linf=0.3"),
+            "N_adv_train": INSIDE,
+            "adv_train 0.2 + N_adv_train": (*BALL, *INSIDE),
+        },
+        powers=("0.1", "0.2"),
+        thresholds=("0.05", "0.1", "0.2"),
+        radii=("0.2", "0.3"),
+        num_examples=60,
+    ),
+}
+
+
+def run(runner: str, *words: str) -> Path:
+    """A command to its end (at once where it is complete); the run's directory."""
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "nonisotropic.py"), runner, *words, "--quiet"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return Path(done.stdout.splitlines()[-1])
+
+
+def directory(runner: str, *words: str) -> Path:
+    """Of a command, whether it ran or not."""
+    return run(runner, *words, "--display_output_location")
+
+
+def commands(study: Study, setting: str, seed: int) -> dict[str, tuple[str, ...]]:
+    """All of one training: itself, the attacks inside the set, and AutoAttack by power."""
+    seeds = (f"--train_replicate={seed}", f"--test_replicate={seed}")
+    train = (*study.words, *study.settings[setting], seeds[0])
+    test = ("test", *train, seeds[1], f"--num_examples={study.num_examples}")
+    grid = (f"--N_thresholds={','.join(study.thresholds)}", f"--N_radii={','.join(study.radii)}")
+    headline = (f"--N_threshold={study.thresholds[1]}", f"--N_radius={study.radii[-1]}")
+    balls = {f"l-inf {p}": (*test, "--adv_eval", f"--adv_test_attack_power_Linf={p}") for p in study.powers}
+    return {"train": ("train", *train), "PD": (*test, "--N_adv_eval", *headline, *grid), **balls}
+
+
+def figures(study: Study, setting: str, seed: int) -> dict[tuple[str, ...], float]:
+    """Column -> accuracy, of what is complete."""
+    results: dict[str, Any] = {}
+    for name, words in commands(study, setting, seed).items():
+        file = directory(*words) / "result.json"
+        if file.is_file():
+            results[name] = json.loads(file.read_text())
+    found: dict[tuple[str, ...], float] = {}
+    if "train" in results:
+        found["clean",] = results["train"]["final"]["test_accuracy"]
+    for power in study.powers:
+        if f"l-inf {power}" in results:
+            found["l-inf", power] = results[f"l-inf {power}"]["adv"]["accuracy"]
+    for row in results["PD"]["N_adv"]["curve"] if "PD" in results else ():
+        found["PD", f"{row['threshold']:g}", f"{row['radius']:g}"] = row["accuracy"]
+    return found
+
+
+def table(study: Study, settings: Sequence[str], seeds: Sequence[int]) -> str:
+    """Mean over the seeds, and the lowest to the highest."""
+    lines = ["| training | " + " | ".join(" ".join(column) for column in study.columns) + " |"]
+    lines.append("|---" * (len(study.columns) + 1) + "|")
+    for setting in settings:
+        rows = [figures(study, setting, seed) for seed in seeds]
+        cells = []
+        for column in study.columns:
+            values = [row[column] for row in rows if column in row]
+            digits = 3 if column == ("clean",) else 2
+            spread = f" ({min(values):.{digits}f}-{max(values):.{digits}f})" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "-")
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(words: list[str]) -> None:
+    flags = [word for word in words if word.startswith("--")]
+    name, *settings = [word for word in words if not word.startswith("--")] or [""]
+    if name not in STUDIES:
+        sys.exit(__doc__)
+    study = STUDIES[name]
+    settings = settings or list(study.settings)
+    seeds = [int(seed) for flag in flags if flag.startswith("--seeds=") for seed in flag[8:].split(",")] or [1, 2, 3]
+    run("compute_threat", study.words[0])
+    for seed in seeds if "--table" not in flags else ():
+        for setting in settings:
+            for command in commands(study, setting, seed).values():
+                run(*command)
+    print(table(study, settings, seeds))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
