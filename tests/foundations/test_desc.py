@@ -44,6 +44,8 @@ def other(field: dataclasses.Field) -> Any:
         "adv_loss": "trades",
         "N_adv_train_projection": "scale",
         "N_aug_projection": "exact",
+        "N_adv_train_step_schedule": "linear",
+        "split": "validation",
         "N_train_mask_source": "grabcut",
         "N_train_background": "free",
     }
