@@ -57,7 +57,7 @@ STUDIES = {
         powers=("0.1", "0.2"),
         thresholds=("0.05", "0.1", "0.2"),
         radii=("0.2", "0.3"),
-        num_examples=60,
+        num_examples=40,
     ),
 }
 
