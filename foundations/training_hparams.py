@@ -146,6 +146,12 @@ class TrainingHparams(Hparams):
         when="adv_loss=ce",
     )
     trades_beta: float = setting(6.0, "Weight of the divergence in TRADES.", check=in_range(0), when="adv_loss=trades")
+    adv_start: str = setting(
+        "random",
+        "Where adversaries start: random, or last (where they ended on the image an epoch before; few steps add up).",
+        check=one_of("random", "last"),
+        when=ADVERSARY,
+    )
     awp: bool = setting(False, "Adversarial weight perturbation (Wu et al. 2020); needs an adversary.", when=ADVERSARY)
     awp_gamma: float = setting(
         0.005, "Size of that perturbation, relative to each layer's weights.", check=in_range(0), when="awp"

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from datasets.base import Examples
+from datasets.registry import DatasetInfo
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from runners.descriptions import TrainDesc
 from testing.shards import Shard, count_correct
 from threat_specification import L2, Linf, ProjectedDisplacement
 from training.adversaries import PGD, NonisotropicAugmentation
-from training.augmentation import Chain, Cutout, RandomCrop, RandomFlip
-from training.batch import Batch, Transform
+from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip
+from training.batch import Batch, Movement, Transform
 from training.mixing import CutMix, Mixup, OneOf
 from training.objectives import Averaged, Clean, Combine, Moment, Parts, Trades, clean
+from training.starts import LastPerturbations, RandomStarts, Starts
 
 ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
     "ce": lambda training: Averaged(training.adv_clean_weight),
@@ -26,20 +29,28 @@ ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
 }
 
 
+# (number of training images, their shape, device) -> where an adversary starts
+STARTS: dict[str, Callable[[int, tuple[int, ...], torch.device], Starts]] = {
+    "random": lambda num_images, shape, device: RandomStarts(),
+    "last": LastPerturbations,
+}
+
+
 def adversaries_from(
-    training: TrainingHparams, num_pixels: int, threat: ProjectedDisplacement | None, seed: int
+    training: TrainingHparams, train: Examples, info: DatasetInfo, threat: ProjectedDisplacement | None, seed: int
 ) -> list[PGD]:
     """The adversaries that are on; threat: the form of PD that the nonisotropic one uses."""
     adversaries = []
     if training.adv_train:
-        adversaries.append(_in_ball(training, num_pixels, seed))
+        adversaries.append(_in_ball(training, math.prod(info.shape), seed))
     if training.N_adv_train:
         assert threat is not None
         radius, steps = training.N_adv_train_radius, training.N_adv_train_attack_iter
         threshold, loss = training.N_adv_train_threshold, training.adv_loss
         reach, schedule = training.N_adv_train_step, training.N_adv_train_step_schedule
         adversaries.append(PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss, reach, schedule))
-    return adversaries
+    start = STARTS[training.adv_start]
+    return [replace(each, starts=start(len(train), info.shape, train.labels.device)) for each in adversaries]
 
 
 def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
@@ -90,14 +101,14 @@ def _clean(augmentation: AugmentationHparams, num_classes: int, seed: int) -> Cl
     return mixing[0] if len(mixing) == 1 else OneOf(mixing, seed + 5)
 
 
-def moves_from(augmentation: AugmentationHparams, seed: int) -> Transform:
+def moves_from(augmentation: AugmentationHparams, seed: int) -> Movement:
     """Crop and flip, as far as they are on."""
-    transforms: list[Transform] = []
+    movements: list[Movement] = []
     if augmentation.random_crop:
-        transforms.append(RandomCrop(augmentation.random_crop, seed))
+        movements.append(RandomCrop(augmentation.random_crop, seed))
     if augmentation.random_flip:
-        transforms.append(RandomFlip(seed + 1))
-    return Chain(transforms)
+        movements.append(RandomFlip(seed + 1))
+    return Movements(movements)
 
 
 def erasure_from(augmentation: AugmentationHparams, seed: int) -> Transform:
@@ -117,7 +128,7 @@ class RobustValidation:
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         right = count_correct(self.model, shard.images, shard.labels)
         robust = right.clone()
-        for adversary in self.adversaries:
+        for adversary in (replace(each, starts=RandomStarts()) for each in self.adversaries):
             batch: Any = shard  # all that an adversary asks of the source of a batch
             with torch.enable_grad():
                 perturbed = adversary(self.model, Batch(batch), Moment(0, 0)).images

@@ -32,6 +32,7 @@ from training.loop import Progress, Trainer, every_epoch
 from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
 from training.random_states import seed_everything
 from training.schedule import Schedule
+from training.starts import LastPerturbations
 from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
@@ -60,7 +61,7 @@ class Train(Runner):
         )
         self.test = self.data.test.to(environment.device)
         self.adversaries = adversaries_from(
-            training, math.prod(self.data.info.shape), self._threat_of_adversary(), self._seed("objective")
+            training, self.batches.split, self.data.info, self._threat_of_adversary(), self._seed("objective")
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
@@ -75,6 +76,8 @@ class Train(Runner):
         self.trainer = trainer
         self.resume = Resume(self.directory, self.environment, self.desc.training, trainer, history, self.best)
         self.resume.networks = {"model": self.network} | ({"average": self.average} if self.average else {})
+        self.last = {each.name: each.starts for each in self.adversaries if isinstance(each.starts, LastPerturbations)}
+        self.resume.networks |= {f"last_{name}": perturbations for name, perturbations in self.last.items()}
         seed_everything(self._seed("global"))
         self.resume.restore()
         self._show_augmentation()
@@ -232,6 +235,8 @@ class Train(Runner):
                 return
             self._stop_unless_finite("loss", progress, self.history.epoch_means(progress.totals)["train_loss"])
         self._stop_unless_finite("size of the weights", progress, size_of(self.network))
+        for perturbations in self.last.values():
+            perturbations.share()
         self.resume.save(progress)
         if asked and not progress.is_end:
             raise self.environment.stop.interruption()

@@ -16,6 +16,7 @@ from threat_specification.attacks.random_numbers import uniform
 from threat_specification.base import Threat, difference
 from training.batch import Batch
 from training.objectives import Moment, Part
+from training.starts import RandomStarts, Starts
 
 STEP = 2.5  # times the size of the set, divided by the number of steps (Madry et al. 2018)
 SINGLE_STEP = 1.25  # times the size: longer single steps make the network see them coming (Wong et al. 2020)
@@ -47,7 +48,7 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 
 @dataclass(frozen=True)
 class PGD:
-    """PGD inside {threat <= threshold} and a radius, projected in every step, from a random start.
+    """PGD inside {threat <= threshold} and a radius, projected in every step.
 
     The model is in evaluation mode meanwhile: an attack neither uses nor moves the statistics of its batch. Every image
     takes all steps: training wants the largest loss, not the first mistake. One step is fast adversarial training
@@ -58,6 +59,7 @@ class PGD:
     loss   an entry of INNER_LOSSES
     reach      of all steps together, times the size
     schedule   an entry of SCHEDULES
+    starts     where it begins, told where it ended
     """
 
     name: str
@@ -70,17 +72,19 @@ class PGD:
     loss: str = "ce"
     reach: float = STEP
     schedule: str = "constant"
+    starts: Starts = RandomStarts()
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
-        delta = allowed.random_start(self.seed, batch.index, moment.iteration)
+        delta = self.starts.begin(batch, allowed.random_start(self.seed, batch.index, moment.iteration))
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
             for step in range(self.steps):
                 length = self.step_size * SCHEDULES[self.schedule](step, self.steps)
                 gradient = _input_gradient(model, batch.images + delta, loss)
                 delta = allowed.project(delta + length * allowed.ascend(gradient))
+        self.starts.end(batch, delta)
         return Part(self.name, (batch.images + delta).clamp(0, 1), batch.labels)
 
     @property

@@ -1,6 +1,7 @@
 """Crop, flip and cutout of whole batches on their device. What an image gets depends on (seed, index, draw) alone.
 
-An entry of a pipeline is a `Transform`: (images [B,C,H,W], index [B], draw) -> images of the same shape.
+An entry of a pipeline is a `Transform`: (images [B,C,H,W], index [B], draw) -> images of the same shape. Those that
+move pixels can be taken back (`undo`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from threat_specification.attacks.random_numbers import uniform
-from training.batch import Transform
+from training.batch import Movement, Transform
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,16 @@ class RandomCrop:
     seed: int
 
     def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
+        return shifted(images, *self._windows(index, draw), self.padding)
+
+    def undo(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
+        top, left = self._windows(index, draw)
+        return shifted(images, 2 * self.padding - top, 2 * self.padding - left, self.padding)
+
+    def _windows(self, index: Tensor, draw: int) -> tuple[Tensor, Tensor]:
+        """Upper left corners in the padded images, [B] each."""
         shift = (uniform(self.seed, index, draw, (2,)) * (2 * self.padding + 1)).long()
-        return shifted(images, shift[:, 0], shift[:, 1], self.padding)
+        return shift[:, 0], shift[:, 1]
 
 
 def shifted(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
@@ -44,6 +53,8 @@ class RandomFlip:
     def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
         flip = uniform(self.seed, index, draw, (1, 1, 1)) < 0.5
         return torch.where(flip, images.flip(3), images)
+
+    undo = __call__
 
 
 @dataclass(frozen=True)
@@ -75,4 +86,16 @@ class Chain:
     def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
         for transform in self.transforms:
             images = transform(images, index, draw)
+        return images
+
+
+@dataclass(frozen=True)
+class Movements(Chain):
+    """One movement after the other."""
+
+    transforms: Sequence[Movement]
+
+    def undo(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
+        for movement in reversed(self.transforms):
+            images = movement.undo(images, index, draw)
         return images

@@ -44,9 +44,26 @@ class Source(Protocol):
 Transform = Callable[[Tensor, Tensor, int], Tensor]  # (images [b,C,H,W], index [b], draw) -> the same shape
 
 
-def unmoved(images: Tensor, index: Tensor, draw: int) -> Tensor:
+class Movement(Protocol):
+    """A transform that can be taken back."""
+
+    def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor: ...
+
+    def undo(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
+        """What lies in the moved frame, back in that of the images before; zeros where it does not reach."""
+        ...
+
+
+class Unmoved:
     """Images as they are."""
-    return images
+
+    def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
+        return images
+
+    undo = __call__
+
+
+unmoved = Unmoved()
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ class Batch:
 
     source: Source
     rows: slice = field(default_factory=lambda: slice(None))
-    move: Transform = unmoved
+    move: Movement = unmoved
     erase: Transform = unmoved
     draw: int = 0
 
@@ -99,7 +116,7 @@ class Batch:
         return self.erase(self.move(images, index, self.draw), index, self.draw)
 
 
-def pieces(source: Source, count: int, move: Transform, erase: Transform, draw: int) -> Iterator[Batch]:
+def pieces(source: Source, count: int, move: Movement, erase: Transform, draw: int) -> Iterator[Batch]:
     """A source in `count` parts of nearly equal size, without empty ones."""
     for rows in torch.arange(len(source.index)).tensor_split(count):
         if len(rows):

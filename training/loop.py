@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foundations.errors import RunError
 from foundations.step import Step
-from training.batch import Batch, Source, Transform, pieces, unmoved
+from training.batch import Batch, Movement, Source, Transform, pieces, unmoved
 from training.network import plain
 from training.objectives import Moment, Parts, Scores
 from training.schedule import Schedule
@@ -85,7 +85,7 @@ class Trainer:
     peak_lr: float
     world_size: int = 1
     accumulation: int = 1
-    move: Transform = unmoved
+    move: Movement = unmoved
     erase: Transform = unmoved
     perturbation: Perturbation = as_they_are
     clip_grad: float = 0.0

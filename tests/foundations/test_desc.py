@@ -46,6 +46,7 @@ def other(field: dataclasses.Field) -> Any:
         "N_aug_projection": "exact",
         "N_adv_train_step_schedule": "linear",
         "split": "validation",
+        "adv_start": "last",
         "N_train_mask_source": "grabcut",
         "N_train_background": "free",
     }

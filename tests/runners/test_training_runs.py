@@ -27,6 +27,7 @@ OBJECTIVES = {
     "N_aug": ["--N_aug", "--model_name=resnet_8", "--precision=bf16", "--channels_last"],
     "adv_train": ["--adv_train", "--adv_train_attack_iter=1", "--accumulation=2", "--clip_grad=1"],
     "N_adv_train": ["--N_adv_train", "--N_adv_train_attack_iter=2", "--validation_fraction=0.1", "--select=best"],
+    "last_starts": ["--N_adv_train", "--adv_start=last", "--N_adv_train_attack_iter=1", "--random_crop=1"],
     "both": [
         "--adv_train",
         "--N_adv_train",

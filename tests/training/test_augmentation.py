@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.training.sources import IMAGES, Whole, some
-from training.augmentation import Chain, Cutout, RandomCrop, RandomFlip, shifted
+from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip, shifted
 from training.batch import Batch, pieces, unmoved
 
 COLOUR = torch.rand(40, 3, 8, 6, generator=torch.Generator().manual_seed(1))
@@ -48,6 +48,18 @@ def test_what_an_image_gets_does_not_depend_on_its_batch_but_on_the_step() -> No
     rows = torch.tensor([30, 2, 7])
     assert chain(COLOUR, INDEX, 5)[rows].equal(chain(COLOUR[rows], rows, 5))
     assert not chain(COLOUR, INDEX, 5).equal(chain(COLOUR, INDEX, 6))
+
+
+def test_what_was_moved_goes_back_but_for_what_left_the_picture() -> None:
+    """What is in both frames is the same after there and back; the rest is 0."""
+    moves = Movements([RandomCrop(2, 1), RandomFlip(2)])
+    back = moves.undo(moves(COLOUR + 1, INDEX, 5), INDEX, 5)
+    kept = back != 0
+    assert back[kept].equal((COLOUR + 1)[kept])
+    lost = (~kept[:, 0]).flatten(1).sum(1)
+    assert set(lost.tolist()) == {8 * 6 - (8 - i) * (6 - j) for i in range(3) for j in range(3)}
+    centre = kept[:, :, 2:-2, 2:-2]
+    assert bool(centre.all()) and not bool(kept.all())
 
 
 def test_partners_look_as_they_do_themselves() -> None:

@@ -1,0 +1,80 @@
+"""Where the adversary of training starts: at a random point of its set, or where it ended on the image an epoch before.
+
+Going on from the last perturbation adds up the steps of all epochs: few steps in each make a strong adversary (Zheng et
+al. 2020, arXiv 1912.11969).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from training.batch import Batch
+
+
+class Starts(Protocol):
+    """What an adversary asks before its first step, and tells after its last one."""
+
+    def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
+        """The perturbations to start from, [b,C,H,W]; fresh: random points of the set."""
+        ...
+
+    def end(self, batch: Batch, delta: Tensor) -> None:
+        """Where they ended."""
+        ...
+
+
+class RandomStarts:
+    """At a random point, always."""
+
+    def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
+        return fresh
+
+    def end(self, batch: Batch, delta: Tensor) -> None:
+        pass
+
+
+class LastPerturbations(nn.Module):
+    """Where the adversary ended on the image an epoch before; at a random point in the first one.
+
+    A module for its buffers: what a checkpoint holds of it.
+
+    values   [N,C,H,W] by row of the data set, float16, in the frame of the image before crop and flip
+    known    [N] bool
+    """
+
+    values: Tensor
+    known: Tensor
+
+    def __init__(self, num_images: int, shape: tuple[int, ...], device: torch.device) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(num_images, *shape, dtype=torch.float16, device=device))
+        self.register_buffer("known", torch.zeros(num_images, dtype=torch.bool, device=device))
+        self._own = torch.zeros_like(self.known)  # by this process, since all shared
+
+    def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
+        last = batch.move(self.values[batch.index].float(), batch.index, batch.draw)
+        return torch.where(self.known[batch.index].reshape(-1, 1, 1, 1), last, fresh)
+
+    def end(self, batch: Batch, delta: Tensor) -> None:
+        self.values[batch.index] = batch.move.undo(delta, batch.index, batch.draw).half()
+        self.known[batch.index] = self._own[batch.index] = True
+
+    def share(self) -> None:
+        """Bring all processes to the same state. A collective.
+
+        An image belongs to one process in each epoch, to another one in the next. Sums are exact: where one process
+        has a value, the others add zeros.
+        """
+        if not torch.distributed.is_initialized():
+            return
+        changed, rows = self._own.to(torch.uint8), self._own.reshape(-1, 1, 1, 1)
+        values = torch.where(rows, self.values, torch.zeros_like(self.values))
+        torch.distributed.all_reduce(values)
+        torch.distributed.all_reduce(changed)
+        anywhere = changed > 0
+        self.values.copy_(torch.where(anywhere.reshape(-1, 1, 1, 1), values, self.values))
+        self.known |= anywhere
+        self._own.zero_()
