@@ -181,6 +181,9 @@ class TrainingHparams(Hparams):
         check=one_of("constant", "linear"),
         when="N_adv_train",
     )
+    N_adv_train_momentum: float = setting(
+        0.75, "Momentum of its direction; without, steps go to and fro.", check=in_range(0, 1), when="N_adv_train"
+    )
     N_adv_train_projection: str = setting(
         "exact",
         "Projection in every step of the nonisotropic adversary: exact (nearest point) or scale (quick, weaker).",

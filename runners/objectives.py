@@ -47,8 +47,15 @@ def adversaries_from(
         assert threat is not None
         radius, steps = training.N_adv_train_radius, training.N_adv_train_attack_iter
         threshold, loss = training.N_adv_train_threshold, training.adv_loss
-        reach, schedule = training.N_adv_train_step, training.N_adv_train_step_schedule
-        adversaries.append(PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss, reach, schedule))
+        made = PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss)
+        adversaries.append(
+            replace(
+                made,
+                reach=training.N_adv_train_step,
+                schedule=training.N_adv_train_step_schedule,
+                momentum=training.N_adv_train_momentum,
+            )
+        )
     start = STARTS[training.adv_start]
     return [replace(each, starts=start(len(train), info.shape, train.labels.device)) for each in adversaries]
 

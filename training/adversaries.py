@@ -59,6 +59,7 @@ class PGD:
     loss   an entry of INNER_LOSSES
     reach      of all steps together, times the size
     schedule   an entry of SCHEDULES
+    momentum   of the direction, which sums up those before, each times this factor (Dong et al. 2018, arXiv 1710.06081)
     starts     where it begins, told where it ended
     """
 
@@ -72,6 +73,7 @@ class PGD:
     loss: str = "ce"
     reach: float = STEP
     schedule: str = "constant"
+    momentum: float = 0.0
     starts: Starts = RandomStarts()
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
@@ -80,10 +82,12 @@ class PGD:
         delta = self.starts.begin(batch, allowed.random_start(self.seed, batch.index, moment.iteration))
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
+            direction = torch.zeros_like(delta)
             for step in range(self.steps):
                 length = self.step_size * SCHEDULES[self.schedule](step, self.steps)
                 gradient = _input_gradient(model, batch.images + delta, loss)
-                delta = allowed.project(delta + length * allowed.ascend(gradient))
+                direction = self.momentum * direction + allowed.ascend(gradient)
+                delta = allowed.project(delta + length * allowed.ascend(direction))
         self.starts.end(batch, delta)
         return Part(self.name, (batch.images + delta).clamp(0, 1), batch.labels)
 
