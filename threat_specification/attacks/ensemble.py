@@ -11,6 +11,7 @@ from threat_specification.attacks.apgd import apgd, apgd_over_targets
 from threat_specification.attacks.base import AttackSet, Attempt, Classifier
 from threat_specification.attacks.inscribed import l2_inscribed as inscribed
 from threat_specification.attacks.minimal_gauge import minimal_gauge as smallest
+from threat_specification.attacks.pgd import momentum_pgd as along_sums
 from threat_specification.attacks.pgd import pgd as descent
 from threat_specification.attacks.pgd import post_hoc as afterwards
 from threat_specification.attacks.random_search import random_search as search
@@ -55,6 +56,10 @@ def _pgd(model, labels, allowed, seed, index, steps, standing) -> Attempt:
     return attempt
 
 
+def _momentum_pgd(model, labels, allowed, seed, index, steps, standing) -> Attempt:
+    return along_sums(model, labels, allowed, allowed.random_start(seed, index, 8), steps, standing)
+
+
 def _post_hoc(model, labels, allowed, seed, index, steps, standing) -> Attempt:
     return afterwards(model, labels, allowed, allowed.random_start(seed, index, 7), steps, standing)
 
@@ -68,14 +73,18 @@ MEMBERS: dict[str, Member] = {
     "minimal_gauge": _minimal_gauge,
     "random_search": _random_search,
     "pgd": _pgd,
+    "momentum_pgd": _momentum_pgd,
     "post_hoc": _post_hoc,
 }
 
 
 def pd_auto(num_classes: int) -> list[str]:
-    """The ensemble that a number of classes allows: targeted DLR needs 4, DLR 3."""
+    """The ensemble that a number of classes allows: targeted DLR needs 4, DLR 3.
+
+    What breaks much and costs little comes first.
+    """
     second = {2: "apgd_margin", 3: "apgd_dlr"}.get(num_classes, "apgd_t_dlr")
-    return ["apgd_ce", second, "l2_inscribed", "minimal_gauge", "random_search"]
+    return ["momentum_pgd", "apgd_ce", second, "l2_inscribed", "minimal_gauge", "random_search"]
 
 
 def attack_in_turn(

@@ -20,6 +20,7 @@ from threat_specification.attacks.base import (
 )
 from threat_specification.attacks.losses import LOSSES
 
+MOMENTUM, REACH = 0.9, 20.0
 ENLARGED = 4.0  # times the radius: where the post-hoc attack looks before it scales
 
 
@@ -43,6 +44,42 @@ def pgd(
             return tracker.attempt
         delta = allowed.project(torch.where(active, delta + step_size * allowed.ascend(gradient), delta))
     tracker.ask(delta, LOSSES[loss])
+    return tracker.attempt
+
+
+def falling(step: int, steps: int) -> float:
+    """Factor of the length of a step that falls linearly: 1 on average over the steps, counted from 0."""
+    return 2 * (steps - step) / (steps + 1)
+
+
+def momentum_pgd(
+    model: Classifier,
+    labels: Tensor,
+    allowed: AttackSet,
+    start: Tensor,
+    steps: int,
+    standing: Tensor,
+    momentum: float = MOMENTUM,
+    reach: float = REACH,
+) -> Attempt:
+    """Steps along a sum of all directions so far (Dong et al. 2018, arXiv 1710.06081), their length falling linearly.
+
+    Where oblique faces of the set throw a step back, single gradients go to and fro; their sum does not.
+
+    momentum   factor of the sum at each step
+    reach      of all steps together, times the distance that a pixel may move
+    """
+    tracker = Tracker(model, labels, allowed.bound.examples, standing)
+    delta, direction = start, torch.zeros_like(start)
+    for step in range(steps):
+        _, gradient = tracker.ask_gradient(delta, LOSSES["ce"])
+        active = per_image(tracker.active)
+        if not bool(active.any()):
+            return tracker.attempt
+        direction = momentum * direction + allowed.ascend(gradient)
+        length = reach / steps * falling(step, steps) * allowed.reach
+        delta = allowed.project(torch.where(active, delta + length * allowed.ascend(direction), delta))
+    tracker.ask(delta, LOSSES["ce"])
     return tracker.attempt
 
 

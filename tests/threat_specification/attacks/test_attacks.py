@@ -245,7 +245,7 @@ def test_losses() -> None:
 
 
 def test_the_ensemble_fits_the_number_of_classes() -> None:
-    assert [pd_auto(k)[1] for k in (2, 3, 4, 10)] == ["apgd_margin", "apgd_dlr", "apgd_t_dlr", "apgd_t_dlr"]
+    assert [pd_auto(k)[2] for k in (2, 3, 4, 10)] == ["apgd_margin", "apgd_dlr", "apgd_t_dlr", "apgd_t_dlr"]
 
 
 def trained_on_digits() -> tuple[Tensor, Tensor, nn.Module]:
