@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -171,6 +172,27 @@ def test_steps_are_as_long_as_asked_for(schedule: str, expected: list[float]) ->
     points.append(attack(Darkness(), BATCH, NOW).images)
     ways = [float((before - after).median()) for before, after in pairwise(points)]
     assert ways == pytest.approx(expected, rel=1e-3)
+
+
+def test_momentum_sums_up_unit_directions() -> None:
+    """In a ball so large that nothing but the pixel box stops it, against the recursion in float64."""
+    model, momentum = net().eval(), 0.75
+    steps, size = 4, 0.08
+    start = PGD("adv", L2(), 1e3, float("inf"), 0.0, 1, seed=1)(model, BATCH, NOW).images
+    attack = PGD("adv", L2(), 1e3, float("inf"), size, steps, seed=1, reach=5.0, momentum=momentum)
+    exact, point = net().double().eval(), start.double()
+    direction = torch.zeros_like(point)
+    for _ in range(steps):
+        inputs = point.clone().requires_grad_(True)
+        functional.cross_entropy(exact(inputs), LABELS, reduction="sum").backward()
+        assert inputs.grad is not None
+        length = inputs.grad.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        direction = momentum * direction + inputs.grad / length
+        unit = direction / direction.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        point = (point + 5.0 / steps * size * unit * 16**0.5).clamp(0, 1)  # 16 pixels, by the pixel on average
+    assert torch.allclose(attack(model, BATCH, NOW).images.double(), point, atol=1e-5)
+    plain = replace(attack, momentum=0.0)(model, BATCH, NOW).images
+    assert not torch.allclose(plain.double(), point, atol=1e-3)
 
 
 def test_augmentation_keeps_labels_and_the_threat_small_on_its_share_of_batches() -> None:
