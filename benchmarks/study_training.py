@@ -1,10 +1,11 @@
 """What each way of training gains under which attack: trains, tests, and prints a table with mean and spread.
 
 python benchmarks/study_training.py mnist_5k [SETTING ...] [--seeds=1,2,3]
-python benchmarks/study_training.py patches FOLDER [SETTING ...] [--seeds=1,2,3]     FOLDER: of photograph_patches.py
+python benchmarks/study_training.py patches --data_dir=FOLDER [SETTING ...]     a folder by photograph_patches.py
 
 Hours on one core. Runs are kept as those of any command (NONISOTROPIC_HOME), so that the same words go on where it was
-interrupted, and several processes may work on different settings or seeds; --table prints what is complete.
+interrupted, and several processes may work on different settings or seeds; --table prints what is complete. Other flags
+go to every command.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ PROJECT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Study:
-    """words: of every command; settings: flags of training by name; powers: of AutoAttack in l-inf."""
+    """data, train: flags of every command; settings: flags of training by name; powers: of AutoAttack in l-inf."""
 
-    words: Sequence[str]
+    data: Sequence[str]
+    train: Sequence[str]
     settings: dict[str, Sequence[str]]
     powers: Sequence[str]
     thresholds: Sequence[str]
@@ -39,11 +42,12 @@ class Study:
 
 
 BALL = ("--adv_train", "--adv_train_attack_iter=10")
-INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=10", "--N_adv_train_step_schedule=linear")
+INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=5", "--adv_start=last")
 
 STUDIES = {
     "mnist_5k": Study(
-        words=("--dataset_name=mnist_5k", "--model_name=lenet", "--training_steps=20ep"),
+        data=("--dataset_name=mnist_5k",),
+        train=("--model_name=lenet", "--training_steps=20ep"),
         settings={
             "standard": (),
             "N_aug": ("--N_aug",),
@@ -53,10 +57,30 @@ STUDIES = {
             "adv_train 0.3": (*BALL, "--adv_train_attack_power_Linf=0.3"),
             "N_adv_train": INSIDE,
             "adv_train 0.2 + N_adv_train": (*BALL, *INSIDE),
+            "adv_train 0.3 + N_adv_train 0.5": (
+                *(*BALL, "--adv_train_attack_power_Linf=0.3"),
+                *(*INSIDE, "--N_adv_train_radius=0.5"),
+            ),
         },
         powers=("0.1", "0.2"),
         thresholds=("0.05", "0.1", "0.2"),
         radii=("0.2", "0.3"),
+        num_examples=40,
+    ),
+    "patches": Study(
+        data=("--dataset_name=image_folder", "--image_size=32"),
+        train=("--model_name=conv", "--training_steps=15ep", "--batch_size=32", "--lr_schedule=cosine"),
+        settings={
+            "standard": (),
+            "N_aug": ("--N_aug",),
+            "mixup": ("--mixup",),
+            "adv_train 8/255": BALL,
+            "adv_train 16/255": (*BALL, "--adv_train_attack_power_Linf=16/255"),
+            "N_adv_train": (*INSIDE, "--N_adv_train_radius=16/255"),
+        },
+        powers=("4/255", "8/255"),
+        thresholds=("0.05", "0.1", "0.2"),
+        radii=("8/255", "16/255"),
         num_examples=40,
     ),
 }
@@ -81,7 +105,7 @@ def directory(runner: str, *words: str) -> Path:
 def commands(study: Study, setting: str, seed: int) -> dict[str, tuple[str, ...]]:
     """All of one training: itself, the attacks inside the set, and AutoAttack by power."""
     seeds = (f"--train_replicate={seed}", f"--test_replicate={seed}")
-    train = (*study.words, *study.settings[setting], seeds[0])
+    train = (*study.data, *study.train, *study.settings[setting], seeds[0])
     test = ("test", *train, seeds[1], f"--num_examples={study.num_examples}")
     grid = (f"--N_thresholds={','.join(study.thresholds)}", f"--N_radii={','.join(study.radii)}")
     headline = (f"--N_threshold={study.thresholds[1]}", f"--N_radius={study.radii[-1]}")
@@ -102,8 +126,11 @@ def figures(study: Study, setting: str, seed: int) -> dict[tuple[str, ...], floa
     for power in study.powers:
         if f"l-inf {power}" in results:
             found["l-inf", power] = results[f"l-inf {power}"]["adv"]["accuracy"]
-    for row in results["PD"]["N_adv"]["curve"] if "PD" in results else ():
-        found["PD", f"{row['threshold']:g}", f"{row['radius']:g}"] = row["accuracy"]
+    rows = results["PD"]["N_adv"]["curve"] if "PD" in results else ()
+    cells = {(round(row["threshold"], 6), round(row["radius"], 6)): row["accuracy"] for row in rows}
+    for column in study.columns:
+        if column[0] == "PD" and (cell := tuple(round(float(Fraction(text)), 6) for text in column[1:])) in cells:
+            found[column] = cells[cell]
     return found
 
 
@@ -128,10 +155,11 @@ def main(words: list[str]) -> None:
     name, *settings = [word for word in words if not word.startswith("--")] or [""]
     if name not in STUDIES:
         sys.exit(__doc__)
-    study = STUDIES[name]
+    common = [flag for flag in flags if not flag.startswith(("--seeds=", "--table"))]
+    study = replace(STUDIES[name], data=(*STUDIES[name].data, *common))
     settings = settings or list(study.settings)
     seeds = [int(seed) for flag in flags if flag.startswith("--seeds=") for seed in flag[8:].split(",")] or [1, 2, 3]
-    run("compute_threat", study.words[0])
+    run("compute_threat", *study.data)
     for seed in seeds if "--table" not in flags else ():
         for setting in settings:
             for command in commands(study, setting, seed).values():
