@@ -6,12 +6,17 @@ al. 2020, arXiv 1912.11969).
 
 from __future__ import annotations
 
+import math
+import os
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import UsageError
 from training.batch import Batch
+
+BYTES = 2  # of a value
 
 
 class Starts(Protocol):
@@ -50,6 +55,12 @@ class LastPerturbations(nn.Module):
 
     def __init__(self, num_images: int, shape: tuple[int, ...], device: torch.device) -> None:
         super().__init__()
+        needed = BYTES * num_images * math.prod(shape)
+        if needed > _memory(device):
+            size = f"{needed / 2**30:.0f} GiB, more than the device has"
+            raise UsageError(
+                f"--adv_start=last: it keeps a perturbation of every training image, {size}; use --adv_start=random"
+            )
         self.register_buffer("values", torch.zeros(num_images, *shape, dtype=torch.float16, device=device))
         self.register_buffer("known", torch.zeros(num_images, dtype=torch.bool, device=device))
         self._own = torch.zeros_like(self.known)  # by this process, since all shared
@@ -78,3 +89,10 @@ class LastPerturbations(nn.Module):
         self.values.copy_(torch.where(anywhere.reshape(-1, 1, 1, 1), values, self.values))
         self.known |= anywhere
         self._own.zero_()
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory that a device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
+from foundations.errors import UsageError
 from tests.training.sources import IMAGES, LABELS, Whole, net, some
 from threat_specification import Linf
 from training.adversaries import PGD
@@ -97,6 +98,11 @@ def test_validation_neither_uses_nor_changes_them() -> None:
     assert last.values.equal(before)
     without = RobustValidation(model, [replace(attack(2, last), starts=LastPerturbations(6, (1, 4, 4), CPU))])(shard)
     assert all(with_them[name].equal(without[name]) for name in with_them)
+
+
+def test_what_no_device_could_keep_is_refused_with_its_size() -> None:
+    with pytest.raises(UsageError, match=r"a perturbation of every training image, 359 GiB.*use --adv_start=random"):
+        LastPerturbations(1_281_167, (3, 224, 224), CPU)
 
 
 @pytest.mark.parametrize("name", ["random", "last"])
