@@ -76,11 +76,11 @@ STUDIES = {
             "mixup": ("--mixup",),
             "adv_train 8/255": BALL,
             "adv_train 16/255": (*BALL, "--adv_train_attack_power_Linf=16/255"),
-            "N_adv_train": (*INSIDE, "--N_adv_train_radius=16/255"),
+            "N_adv_train": INSIDE,
         },
         powers=("4/255", "8/255"),
         thresholds=("0.05", "0.1", "0.2"),
-        radii=("8/255", "16/255"),
+        radii=("16/255", "32/255"),
         num_examples=40,
     ),
 }
