@@ -57,10 +57,6 @@ STUDIES = {
             "adv_train 0.3": (*BALL, "--adv_train_attack_power_Linf=0.3"),
             "N_adv_train": INSIDE,
             "adv_train 0.2 + N_adv_train": (*BALL, *INSIDE),
-            "adv_train 0.3 + N_adv_train 0.5": (
-                *(*BALL, "--adv_train_attack_power_Linf=0.3"),
-                *(*INSIDE, "--N_adv_train_radius=0.5"),
-            ),
         },
         powers=("0.1", "0.2"),
         thresholds=("0.05", "0.1", "0.2"),
