@@ -138,7 +138,7 @@ def rows() -> list[tuple[str, float, str, str]]:
     made = []
     for threshold, radius in ((0.1, 32 / 255), (0.1, 8 / 255), (0.001, 32 / 255)):
         threat = ProjectedDisplacement(anchors=AnchorSet(*photographs(500, 1))).prepare()
-        inside = PGD("N_adv", threat, threshold, radius, radius, ITERATIONS, 0)
+        inside = PGD("N_adv", threat, threshold, radius, radius, ITERATIONS, 0, momentum=0.75)
         name = f"N_adv_train step (PD {threshold}, radius {round(radius * 255)}/255) / adv_train step"
         made.append((name, ratio(steps_of(data, Parts(adversaries=[inside])), adversarial), "1.4", "1.15"))
     cost = f"ResNet-20, 3x32x32, N=500, B={BATCH}, {ITERATIONS} iterations"
