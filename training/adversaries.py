@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from foundations.modes import evaluation_mode
 from threat_specification.attacks.base import AttackSet, input_gradient
-from threat_specification.attacks.pgd import falling
+from threat_specification.attacks.pgd import constant, falling
 from threat_specification.attacks.random_numbers import uniform
 from threat_specification.base import Threat, difference
 from training.batch import Batch
@@ -42,7 +42,7 @@ INNER_LOSSES: dict[str, Inner] = {"ce": cross_entropy_from_labels, "trades": div
 
 # (step, number of steps) -> factor of its length; 1 on average, so that a schedule changes no total.
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "constant": lambda step, steps: 1.0,
+    "constant": constant,
     "linear": falling,
 }
 

@@ -11,7 +11,7 @@ from threat_specification.attacks.apgd import apgd, apgd_over_targets
 from threat_specification.attacks.base import AttackSet, Attempt, Classifier
 from threat_specification.attacks.inscribed import l2_inscribed as inscribed
 from threat_specification.attacks.minimal_gauge import minimal_gauge as smallest
-from threat_specification.attacks.pgd import momentum_pgd as along_sums
+from threat_specification.attacks.pgd import falling
 from threat_specification.attacks.pgd import pgd as descent
 from threat_specification.attacks.pgd import post_hoc as afterwards
 from threat_specification.attacks.random_search import random_search as search
@@ -19,6 +19,8 @@ from threat_specification.attacks.random_search import random_search as search
 # (model, labels, allowed, seed, index in the data set, steps, standing) -> what was found for those `standing`
 Member = Callable[[Classifier, Tensor, AttackSet, int, Tensor, int, Tensor], Attempt]
 
+MOMENTUM = 0.9  # of momentum_pgd
+REACH = 20.0  # of all its steps together, times the distance that a pixel may move
 QUERIES_PER_STEP = 5  # forward passes of the search without gradients, for each step of the others
 
 
@@ -57,7 +59,8 @@ def _pgd(model, labels, allowed, seed, index, steps, standing) -> Attempt:
 
 
 def _momentum_pgd(model, labels, allowed, seed, index, steps, standing) -> Attempt:
-    return along_sums(model, labels, allowed, allowed.random_start(seed, index, 8), steps, standing)
+    start, size = allowed.random_start(seed, index, 8), REACH / steps * allowed.reach
+    return descent(model, labels, allowed, start, steps, size, standing, momentum=MOMENTUM, schedule=falling)
 
 
 def _post_hoc(model, labels, allowed, seed, index, steps, standing) -> Attempt:

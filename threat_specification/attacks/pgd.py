@@ -5,6 +5,7 @@ Projected in every step: what the model sees is inside the set throughout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,8 +21,17 @@ from threat_specification.attacks.base import (
 )
 from threat_specification.attacks.losses import LOSSES
 
-MOMENTUM, REACH = 0.9, 20.0
 ENLARGED = 4.0  # times the radius: where the post-hoc attack looks before it scales
+
+
+def constant(step: int, steps: int) -> float:
+    """Factor of the length of a step: all alike."""
+    return 1.0
+
+
+def falling(step: int, steps: int) -> float:
+    """Falls linearly over the steps, counted from 0; 1 on average."""
+    return 2 * (steps - step) / (steps + 1)
 
 
 def pgd(
@@ -33,53 +43,30 @@ def pgd(
     step_size: Tensor,
     standing: Tensor,
     loss: str = "ce",
+    momentum: float = 0.0,
+    schedule: Callable[[int, int], float] = constant,
 ) -> Attempt:
-    """`steps` steps of `step_size` [B,1,1,1] by the pixel from `start`, a point of the set."""
+    """`steps` steps of `step_size` [B,1,1,1] by the pixel from `start`, a point of the set.
+
+    momentum   steps go along the sum of all directions so far, each times this factor once more at every step (Dong et
+               al. 2018, arXiv 1710.06081). Where oblique faces of the set throw a step back, single gradients go to
+               and fro; their sum does not.
+    schedule   (step, steps) -> factor of its size
+    """
     tracker = Tracker(model, labels, allowed.bound.examples, standing)
-    delta = start
-    for _ in range(steps):
+    delta, total = start, torch.zeros_like(start)
+    for step in range(steps):
         _, gradient = tracker.ask_gradient(delta, LOSSES[loss])
         active = per_image(tracker.active)
         if not bool(active.any()):
             return tracker.attempt
-        delta = allowed.project(torch.where(active, delta + step_size * allowed.ascend(gradient), delta))
+        direction = allowed.ascend(gradient)
+        if momentum:
+            total = momentum * total + direction
+            direction = allowed.ascend(total)
+        moved = delta + schedule(step, steps) * step_size * direction
+        delta = allowed.project(torch.where(active, moved, delta))
     tracker.ask(delta, LOSSES[loss])
-    return tracker.attempt
-
-
-def falling(step: int, steps: int) -> float:
-    """Factor of the length of a step that falls linearly: 1 on average over the steps, counted from 0."""
-    return 2 * (steps - step) / (steps + 1)
-
-
-def momentum_pgd(
-    model: Classifier,
-    labels: Tensor,
-    allowed: AttackSet,
-    start: Tensor,
-    steps: int,
-    standing: Tensor,
-    momentum: float = MOMENTUM,
-    reach: float = REACH,
-) -> Attempt:
-    """Steps along a sum of all directions so far (Dong et al. 2018, arXiv 1710.06081), their length falling linearly.
-
-    Where oblique faces of the set throw a step back, single gradients go to and fro; their sum does not.
-
-    momentum   factor of the sum at each step
-    reach      of all steps together, times the distance that a pixel may move
-    """
-    tracker = Tracker(model, labels, allowed.bound.examples, standing)
-    delta, direction = start, torch.zeros_like(start)
-    for step in range(steps):
-        _, gradient = tracker.ask_gradient(delta, LOSSES["ce"])
-        active = per_image(tracker.active)
-        if not bool(active.any()):
-            return tracker.attempt
-        direction = momentum * direction + allowed.ascend(gradient)
-        length = reach / steps * falling(step, steps) * allowed.reach
-        delta = allowed.project(torch.where(active, delta + length * allowed.ascend(direction), delta))
-    tracker.ask(delta, LOSSES["ce"])
     return tracker.attempt
 
 
