@@ -133,6 +133,13 @@ def test_the_best_epoch_by_held_out_images_is_kept(root: Path) -> None:
     assert not all(kept[name].equal(value) for name, value in load_file(newest / "model.safetensors").items())
 
 
+def test_adversaries_go_on_from_the_epoch_before_where_asked_to(root: Path) -> None:
+    """In the first epoch all starts are random; from the second on they are not."""
+    words = ["--adv_train", "--adv_train_attack_iter=1", "--training_steps=2ep"]
+    random, last = (rows(run(root, *words, f"--adv_start={start}")) for start in ("random", "last"))
+    assert random[0] == last[0] and random[1] != last[1]
+
+
 def test_a_model_is_evaluated_on_what_its_training_held_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The accuracy that the history of training ends with, in a run whose name says on what."""
     words = ["--validation_fraction=0.3", "--training_steps=2ep"]

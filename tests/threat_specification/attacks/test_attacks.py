@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy
 import pytest
 import torch
@@ -14,6 +16,7 @@ from threat_specification.attacks.apgd import checkpoints
 from threat_specification.attacks.base import AttackSet, Attempt
 from threat_specification.attacks.ensemble import MEMBERS, attack_in_turn, pd_auto
 from threat_specification.attacks.losses import LOSSES
+from threat_specification.attacks.pgd import falling, pgd
 
 THRESHOLD, RADIUS, STEPS = 0.1, 0.15, 40
 IN_SET = [name for name in MEMBERS if name != "minimal_gauge"]
@@ -242,6 +245,37 @@ def test_losses() -> None:
     for name, classes in (("dlr", 2), ("dlr_targeted", 3)):
         with pytest.raises(UsageError, match=f"needs at least {classes + 1} classes, got {classes}"):
             LOSSES[name](logits[:, :classes], torch.tensor([0, 1]), targets)
+
+
+def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
+    """Where only the pixel box stops it: x <- clip(x + s_k D^1/2 v / |v|), v <- m v + g / |g|, s_k falling linearly."""
+    torch.manual_seed(0)
+    images, labels = 0.3 + 0.4 * torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).requires_grad_(False)
+    net[1].weight.mul_(8)  # so curved that gradients turn
+    apart = 100.0 * nn.functional.one_hot(labels, 3)  # nothing breaks, and the margin's gradient does not vanish
+    asked: list[Tensor] = []
+
+    def model(inputs: Tensor) -> Tensor:
+        asked.append(inputs.detach())
+        return net(inputs) + apart
+
+    allowed = AttackSet.within(L2().bind(images, labels), 1e3, float("inf"))
+    sizes, standing = torch.full((6, 1, 1, 1), 0.1), torch.ones(6, dtype=torch.bool)
+    start = torch.zeros_like(images)
+    pgd(model, labels, allowed, start, 4, sizes, standing, loss="margin", momentum=0.9, schedule=falling)
+    exact, point = copy.deepcopy(net).double(), images.double()
+    total = torch.zeros_like(point)
+    for step, seen in enumerate(asked):
+        assert torch.allclose(seen.double(), point, atol=1e-5), step
+        inputs = point.clone().requires_grad_(True)
+        logits = exact(inputs)
+        others = logits.masked_fill(apart > 0, -torch.inf).amax(1)
+        (gradient,) = torch.autograd.grad((others - logits.gather(1, labels.view(-1, 1)).squeeze(1)).sum(), inputs)
+        total = 0.9 * total + gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        unit = total / total.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        point = (point + 0.1 * (2 * (4 - step) / 5) * 4 * unit).clamp(0, 1)  # 4 is the root of 16 pixels
+    assert len(asked) == 5
 
 
 def test_the_ensemble_fits_the_number_of_classes() -> None:
