@@ -74,6 +74,19 @@ def test_two_processes_train_the_same_model(command: Command) -> None:
     assert max(float((one[name] - zero[name]).abs().max()) for name in one) > 1e-3
 
 
+def test_processes_hand_on_where_their_adversaries_ended(command: Command) -> None:
+    """Images change processes between epochs: without what the other one found, half the starts would be others."""
+    words = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=2ep", "--batch_size=240"]
+    words += ["--adv_train", "--adv_train_attack_norm=L2", "--adv_train_attack_iter=2"]
+    one, random = (
+        load_file(command.ok(*words, f"--adv_start={start}") / "model.safetensors") for start in ("last", "random")
+    )
+    shutil.rmtree(command.root / "runs")
+    two = load_file(command.ok(*words, "--adv_start=last", processes=2) / "model.safetensors")
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    assert max(float((one[name] - random[name]).abs().max()) for name in one) > 3e-4  # what the starts are worth
+
+
 @pytest.fixture(scope="module")
 def tested(digits_root: Command) -> Path:
     return digits_root.ok("test", *TINY, *ALL_THREE)
