@@ -43,6 +43,8 @@ class Study:
 
 BALL = ("--adv_train", "--adv_train_attack_iter=10")
 INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=5", "--adv_start=last")
+SMALL_BALL = ("--adv_train", "--adv_train_attack_iter=5")
+INSIDE_COLOUR = (*INSIDE, "--N_adv_train_radius=16/255")
 
 STUDIES = {
     "mnist_5k": Study(
@@ -65,18 +67,18 @@ STUDIES = {
     ),
     "patches": Study(
         data=("--dataset_name=image_folder", "--image_size=32"),
-        train=("--model_name=conv", "--training_steps=15ep", "--batch_size=32", "--lr_schedule=cosine"),
+        train=("--model_name=resnet_8", "--training_steps=20ep", "--batch_size=64", "--lr_schedule=cosine"),
         settings={
             "standard": (),
             "N_aug": ("--N_aug",),
             "mixup": ("--mixup",),
-            "adv_train 8/255": BALL,
-            "adv_train 16/255": (*BALL, "--adv_train_attack_power_Linf=16/255"),
-            "N_adv_train": INSIDE,
+            "adv_train 8/255": SMALL_BALL,
+            "N_adv_train 16/255": INSIDE_COLOUR,
+            "adv_train 8/255 + N_adv_train 16/255": (*SMALL_BALL, *INSIDE_COLOUR),
         },
         powers=("4/255", "8/255"),
         thresholds=("0.05", "0.1", "0.2"),
-        radii=("16/255", "32/255"),
+        radii=("8/255", "16/255"),
         num_examples=40,
     ),
 }
