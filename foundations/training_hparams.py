@@ -133,6 +133,12 @@ class TrainingHparams(Hparams):
     adv_train_start_epoch: int = setting(
         0, "First adversarial epoch, counted from 0.", check=in_range(0), when=ADVERSARY
     )
+    adv_train_growth_epochs: int = setting(
+        0,
+        "Epochs in which adversaries are smaller: power, or threshold and radius, grow to full size in equal parts.",
+        check=in_range(0),
+        when=ADVERSARY,
+    )
     adv_loss: str = setting(
         "ce",
         "What adversaries maximise and training minimises: ce (Madry et al. 2018) or trades (Zhang et al. 2019).",

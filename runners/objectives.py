@@ -16,7 +16,7 @@ from foundations.hparams import AugmentationHparams, TrainingHparams
 from runners.descriptions import TrainDesc
 from testing.shards import Shard, count_correct
 from threat_specification import L2, Linf, ProjectedDisplacement
-from training.adversaries import PGD, NonisotropicAugmentation
+from training.adversaries import PGD, Growth, NonisotropicAugmentation
 from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip
 from training.batch import Batch, Movement, Transform
 from training.mixing import CutMix, Mixup, OneOf
@@ -57,7 +57,10 @@ def adversaries_from(
             )
         )
     start = STARTS[training.adv_start]
-    return [replace(each, starts=start(len(train), info.shape, train.labels.device)) for each in adversaries]
+    growth = Growth(training.adv_train_start_epoch, training.adv_train_growth_epochs)
+    return [
+        replace(each, starts=start(len(train), info.shape, train.labels.device), growth=growth) for each in adversaries
+    ]
 
 
 def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
@@ -125,7 +128,7 @@ def erasure_from(augmentation: AugmentationHparams, seed: int) -> Transform:
 
 @dataclass
 class RobustValidation:
-    """Right without an attack, and right under each adversary of training too (where there is one)."""
+    """Right without an attack, and right under each adversary of training too (where there is one), at full size."""
 
     model: nn.Module
     adversaries: Sequence[PGD]
@@ -135,7 +138,7 @@ class RobustValidation:
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         right = count_correct(self.model, shard.images, shard.labels)
         robust = right.clone()
-        for adversary in (replace(each, starts=RandomStarts()) for each in self.adversaries):
+        for adversary in (replace(each, starts=RandomStarts(), growth=Growth()) for each in self.adversaries):
             batch: Any = shard  # all that an adversary asks of the source of a batch
             with torch.enable_grad():
                 perturbed = adversary(self.model, Batch(batch), Moment(0, 0)).images

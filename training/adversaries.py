@@ -48,6 +48,22 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 
 
 @dataclass(frozen=True)
+class Growth:
+    """The set shrunk around the image at first, by a factor that reaches 1 in equal parts: networks that learn nothing
+    from adversaries of full size may learn from small ones before.
+
+    first    adversarial epoch
+    epochs   with a smaller set (0: none)
+    """
+
+    first: int = 0
+    epochs: int = 0
+
+    def __call__(self, epoch: int) -> float:
+        return min(1.0, (epoch - self.first + 1) / (self.epochs + 1))
+
+
+@dataclass(frozen=True)
 class PGD:
     """PGD inside {threat <= threshold} and a radius, projected in every step.
 
@@ -62,6 +78,7 @@ class PGD:
     schedule   an entry of SCHEDULES
     momentum   of the direction, which sums up those before, each times this factor (Dong et al. 2018, arXiv 1710.06081)
     starts     where it begins, told where it ended
+    growth     factor of threshold, radius and size by epoch; as threats are positively homogeneous, of the whole set
     """
 
     name: str
@@ -76,16 +93,18 @@ class PGD:
     schedule: str = "constant"
     momentum: float = 0.0
     starts: Starts = RandomStarts()
+    growth: Callable[[int], float] = Growth()
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
-        allowed = AttackSet.within(bound, self.threshold, self.radius)
+        factor = self.growth(moment.epoch)
+        allowed = AttackSet.within(bound, factor * self.threshold, factor * self.radius)
         delta = self.starts.begin(batch, allowed.random_start(self.seed, batch.index, moment.iteration))
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
             direction = torch.zeros_like(delta)
             for step in range(self.steps):
-                length = self.step_size * SCHEDULES[self.schedule](step, self.steps)
+                length = factor * self.step_size * SCHEDULES[self.schedule](step, self.steps)
                 gradient = _input_gradient(model, batch.images + delta, loss)
                 direction = self.momentum * direction + allowed.ascend(gradient)
                 delta = allowed.project(delta + length * allowed.ascend(direction))
@@ -94,7 +113,7 @@ class PGD:
 
     @property
     def step_size(self) -> float:
-        """By the pixel, on average over the steps."""
+        """By the pixel, on average over the steps; of the set at its full size."""
         return (self.reach / self.steps if self.steps > 1 else SINGLE_STEP) * self.size
 
 

@@ -133,6 +133,20 @@ def test_the_best_epoch_by_held_out_images_is_kept(root: Path) -> None:
     assert not all(kept[name].equal(value) for name, value in load_file(newest / "model.safetensors").items())
 
 
+def test_adversaries_grow_in_training_and_are_whole_on_held_out_images(root: Path) -> None:
+    words = [
+        "--adv_train",
+        "--adv_train_attack_iter=2",
+        "--adv_train_attack_power_Linf=0.2",
+        "--validation_fraction=0.1",
+    ]
+    whole = rows(run(root, *words, "--training_steps=1ep"))[0]
+    small = rows(run(root, *words, "--training_steps=1ep", "--adv_train_growth_epochs=19"))[0]
+    assert small["train_adv_accuracy"] > whole["train_adv_accuracy"] + 0.05
+    # A twentieth of the ball moves few images: that of validation is another one.
+    assert small["validation_robust_accuracy"] < small["validation_accuracy"] - 0.2
+
+
 def test_adversaries_go_on_from_the_epoch_before_where_asked_to(root: Path) -> None:
     """In the first epoch all starts are random; from the second on they are not."""
     words = ["--adv_train", "--adv_train_attack_iter=1", "--training_steps=2ep"]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
 from threat_specification import L2, Linf, ProjectedDisplacement
-from training.adversaries import PGD, SCHEDULES, NonisotropicAugmentation
+from training.adversaries import PGD, SCHEDULES, Growth, NonisotropicAugmentation
 from training.batch import Batch
 from training.mixing import CutMix, Mixup, OneOf
 from training.objectives import Averaged, Moment, Part, Parts, Scores, Trades, clean, standard
@@ -193,6 +193,20 @@ def test_momentum_sums_up_unit_directions() -> None:
     assert torch.allclose(attack(model, BATCH, NOW).images.double(), point, atol=1e-5)
     plain = replace(attack, momentum=0.0)(model, BATCH, NOW).images
     assert not torch.allclose(plain.double(), point, atol=1e-3)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0), (9, 1.0)])
+def test_adversaries_grow_to_full_size_in_equal_parts(epoch: int, factor: float) -> None:
+    """What they find is what an adversary of that size finds, which was never told to grow."""
+    model, threat = net().eval(), ProjectedDisplacement(anchors=ANCHORS)
+    growing = PGD("N_adv", threat, 0.1, 0.2, 0.2, 3, seed=1, growth=Growth(first=2, epochs=3))
+    then = Moment(NOW.iteration, epoch)
+    found = growing(model, BATCH, then).images
+    of_that_size = PGD("N_adv", threat, factor * 0.1, factor * 0.2, factor * 0.2, 3, seed=1)(model, BATCH, then).images
+    assert torch.allclose(found, of_that_size, atol=1e-6)
+    # It binds: the next larger size finds something else.
+    assert float((found - IMAGES).abs().max()) == pytest.approx(factor * 0.2, rel=1e-3)
+    assert float(threat.evaluate(IMAGES, LABELS, found).max()) <= factor * 0.1 * (1 + 1e-5)
 
 
 def test_augmentation_keeps_labels_and_the_threat_small_on_its_share_of_batches() -> None:
