@@ -9,6 +9,7 @@ PACKAGES = [
     "foundations",
     "models",
     "runners",
+    "runners.descriptions",
     "runners.evaluate_threat",
     "runners.report",
     "testing",

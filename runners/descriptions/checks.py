@@ -1,0 +1,27 @@
+"""What several descriptions ask of their flags."""
+
+from __future__ import annotations
+
+from datasets.registry import DATASETS, dataset_info
+from foundations.errors import UsageError
+from foundations.hparams import DatasetHparams, ModelHparams
+from models.registry import check_fit
+from models.sources import resolved, zoo_entry
+
+
+def check_dataset(dataset: DatasetHparams) -> None:
+    if not dataset.dataset_name:
+        raise UsageError("--dataset_name is required, for example --dataset_name=mnist_5k")
+    dataset_info(dataset)
+
+
+def resolved_model(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams:
+    """The model by its canonical name; refuses one that does not take the images of the data set."""
+    model = resolved(model, dataset.dataset_name, DATASETS)
+    if zoo_entry(model, dataset.dataset_name) is None:
+        check_fit(model.model_name, dataset_info(dataset))
+    return model
+
+
+def needs_weights(flag: str) -> str:
+    return f"--{flag}: expected --class_weights=FILE, as compute_threat was given them, got none"
