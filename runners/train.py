@@ -80,6 +80,7 @@ class Train(Runner):
         self.resume.networks |= {f"last_{name}": perturbations for name, perturbations in self.last.items()}
         seed_everything(self._seed("global"))
         self.resume.restore()
+        self._tell_if_adversaries_come_too_late()
         self._show_augmentation()
         history.start(trainer.iteration, trainer.schedule.total.iteration, trainer.iteration % len(self.batches))
         with self.environment.stop.deferred():
@@ -103,6 +104,16 @@ class Train(Runner):
         pictures = [batch.images, *(part.images for part in parts)]
         columns = [Column(title, images.cpu(), names) for title, images in zip(titles, pictures, strict=True)]
         write_strip(self.directory / "augmentation.png", columns)
+
+    def _tell_if_adversaries_come_too_late(self) -> None:
+        training = self.desc.training
+        whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
+        epochs = math.ceil(self.trainer.schedule.total.iteration / len(self.batches))
+        if training.has_adversary and whole > epochs > 0:
+            self.environment.say(
+                f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
+                "lower --adv_train_start_epoch or --adv_train_growth_epochs"
+            )
 
     def _refuse_what_cannot_be_done(self) -> None:
         training, environment = self.desc.training, self.environment

@@ -147,6 +147,23 @@ def test_adversaries_grow_in_training_and_are_whole_on_held_out_images(root: Pat
     assert small["validation_robust_accuracy"] < small["validation_accuracy"] - 0.2
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--adv_train_growth_epochs=1"], "reach their full size in epoch 2, training ends in epoch 1"),
+        (["--adv_train_start_epoch=2"], "reach their full size in epoch 3, training ends in epoch 1"),
+        (["--training_steps=2ep", "--adv_train_growth_epochs=1"], ""),
+    ],
+)
+def test_adversaries_that_come_too_late_are_told_of(
+    words: list[str], told: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--adv_train", "--adv_train_attack_iter=1", "--training_steps=1ep", *words]
+    assert main([*BASE[:-1], *short, f"--root_dir={root}"]) == 0
+    err = capsys.readouterr().err
+    assert told in err if told else "full size" not in err
+
+
 def test_adversaries_go_on_from_the_epoch_before_where_asked_to(root: Path) -> None:
     """In the first epoch all starts are random; from the second on they are not."""
     words = ["--adv_train", "--adv_train_attack_iter=1", "--training_steps=2ep"]
