@@ -37,20 +37,24 @@ STRIP_ROWS = 6
 PROBED = 50  # examples of the probe for signs that a figure should not be believed
 
 
-def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> Examples:
-    return data.test
+def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
+    return data.test, torch.arange(len(data.test))
 
 
-def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> Examples:
+def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
     """What the training of the model under test held out."""
     hashed = train.content["hashed"] if isinstance(train, StoredRun) else train.hashed()
     rows = held_out(data.train.labels, hashed.get("training", {}).get("validation_fraction", 0), hashed.get("seed", 0))
     if not len(rows):
         raise UsageError("--split=validation: expected a model that was trained with --validation_fraction above 0")
-    return data.train.subset(rows)
+    return data.train, rows
 
 
-IMAGES: dict[str, Callable[..., Examples]] = {"test": _test_images, "validation": _validation_images}
+# A split, and which of its rows. They keep their numbers: masks go by them.
+IMAGES: dict[str, Callable[..., tuple[Examples, torch.Tensor]]] = {
+    "test": _test_images,
+    "validation": _validation_images,
+}
 
 
 class Test(Runner):
@@ -68,10 +72,10 @@ class Test(Runner):
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
         self.data = read_data(self.desc, environment)
-        self.images = IMAGES[self.desc.testing.split](self.data, self.desc.train)
+        self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
-        self.model.check(self.images.pixels(torch.arange(1)).to(environment.device), self.data.info.num_classes)
-        rows = self._chosen_rows()
+        self.model.check(self.images.pixels(available[:1]).to(environment.device), self.data.info.num_classes)
+        rows = self._chosen_rows(available)
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
@@ -127,14 +131,13 @@ class Test(Runner):
     def _is_lockstep(self) -> bool:
         return self.threat is not None and self.desc.anchors.threat.shard_anchors
 
-    def _chosen_rows(self) -> torch.Tensor:
-        testing, total = self.desc.testing, len(self.images)
+    def _chosen_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        testing, total = self.desc.testing, len(rows)
         if testing.num_examples > total:
             asked = testing.num_examples
             raise UsageError(f"--num_examples: expected at most {total}, the {testing.split} images, got {asked}")
-        rows = torch.arange(total)
         if testing.num_examples:
-            rows = stratified_subset(self.images.labels, testing.num_examples, self.seed)
+            rows = rows[stratified_subset(self.images.labels[rows], testing.num_examples, self.seed)]
         return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
     def _read_threat(self) -> ProjectedDisplacement:

@@ -23,5 +23,14 @@ def resolved_model(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams
     return model
 
 
+def check_mask_rows(flag: str, mask_source: str, dataset: DatasetHparams) -> None:
+    """Masks of a file go by the row numbers of the whole training set, which a part of it does not have."""
+    if mask_source.startswith("file:") and dataset.subsample_fraction < 1:
+        raise UsageError(
+            f"--{flag}={mask_source}: expected all training images, got --subsample_fraction="
+            f"{dataset.subsample_fraction:g}; use another source of masks, or all images"
+        )
+
+
 def needs_weights(flag: str) -> str:
     return f"--{flag}: expected --class_weights=FILE, as compute_threat was given them, got none"

@@ -9,7 +9,7 @@ from typing import Any
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.errors import UsageError
 from foundations.hparams import DatasetHparams, ModelHparams, TestingHparams
-from runners.descriptions.checks import check_dataset, needs_weights
+from runners.descriptions.checks import check_dataset, check_mask_rows, needs_weights
 from runners.descriptions.compute_threat import ThreatDesc, without_weights
 from runners.descriptions.train import PretrainedDesc, TrainDesc, stored_model
 
@@ -74,6 +74,21 @@ class TestDesc(Desc):
         testing = self.testing
         if not (testing.standard_eval or testing.adv_eval or testing.N_adv_eval):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
+        if testing.split == "validation":
+            self._check_validation()
+
+    def _check_validation(self) -> None:
+        """What was held out is found anew: from the same training images, or images trained on would be among it."""
+        if self.testing.N_adv_eval and self.testing.segmented:
+            check_mask_rows("mask_source", self.testing.mask_source, self.dataset)
+        if isinstance(self.train, StoredRun):
+            trained_on, here = self.train.content["hashed"].get("dataset", {}), self.dataset.hashed()
+            names = [name for name in {**trained_on, **here} if trained_on.get(name) != here.get(name)]
+            if names:
+                told = ", ".join(
+                    f"--{name}={trained_on[name]}" if name in trained_on else f"no --{name}" for name in names
+                )
+                raise UsageError(f"--split=validation: that model was trained on other images; expected {told}")
 
     @property
     def model(self) -> ModelHparams:

@@ -12,7 +12,7 @@ from foundations.environment import resolve_root
 from foundations.errors import UsageError
 from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, TrainingHparams
 from models.sources import label
-from runners.descriptions.checks import check_dataset, needs_weights, resolved_model
+from runners.descriptions.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.descriptions.compute_threat import ThreatDesc
 from runners.recipes import named_defaults
 
@@ -53,6 +53,8 @@ class TrainDesc(Desc):
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
         object.__setattr__(self, "model", resolved_model(self.model, self.dataset))
+        if self.training.N_adv_train and self.training.N_train_segmented:
+            check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
 
     @property
     def variant(self) -> str:

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cli.main import main
 from tests.conftest import PROJECT
@@ -190,6 +191,41 @@ def test_a_model_is_evaluated_on_what_its_training_held_out(root: Path, capsys: 
     assert main([*test, *BASE[1:]]) == 2
     expected = "--split=validation: expected a model that was trained with --validation_fraction above 0"
     assert expected in capsys.readouterr().err
+
+
+def test_held_out_images_are_those_of_the_same_training_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a part of the data set other images are held out: of all, some would have been trained on."""
+    words = ["--validation_fraction=0.3", "--training_steps=1ep", "--subsample_fraction=0.5", "--data_seed=1"]
+    trained = run(root, *words)
+    test = ["test", "--standard_eval", "--split=validation", f"--root_dir={root}", f"--train_dir={trained}", "--quiet"]
+    assert main(test) == 2
+    told = "trained on other images; expected --subsample_fraction=0.5, --data_seed=1"
+    assert told in capsys.readouterr().err
+    assert main([*test, "--subsample_fraction=0.5", "--data_seed=1"]) == 0
+    (directory,) = (root / "runs/digits/test").glob("*/replicate_1")
+    result = json.loads((directory / "result.json").read_text())
+    assert result["standard"]["accuracy"] == rows(trained)[-1]["validation_accuracy"]
+
+
+def test_masks_of_held_out_images_are_their_own(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masks go by the row in the training set: those of other images make no difference."""
+    words = ["--validation_fraction=0.1", "--training_steps=1ep"]
+    run(root, *words)
+    masks = torch.ones(1437, 1, 8, 8, dtype=torch.uint8)
+    found = []
+    for name in ("all", "held_out"):
+        save_file({"masks": masks}, tmp_path / f"{name}.safetensors")
+        attack = ["--N_adv_eval", "--attacks=apgd_ce", "--N_attack_iter=3", "--segmented", f"--root_dir={root}"]
+        source = f"--mask_source=file:{tmp_path}/{name}.safetensors"
+        assert main(["test", *BASE[1:], *words, "--split=validation", *attack, source]) == 0
+        directory = Path(capsys.readouterr().out.splitlines()[-1])
+        found.append(dict(numpy.load(directory / "examples.npz")))
+        masks[torch.ones(1437, dtype=torch.bool).index_fill(0, torch.from_numpy(found[0]["index"]), False)] = 0
+    assert int(masks.flatten(1).any(1).sum()) == round(0.1 * 1437)
+    assert all((found[0][name] == found[1][name]).all() for name in ("index", "label", "N_adv_correct", "N_adv_loss"))
+    assert main(["train", *BASE[1:], *words, "--N_adv_train", "--N_train_segmented", "--subsample_fraction=0.5",
+                 f"--N_train_mask_source=file:{tmp_path}/all.safetensors", f"--root_dir={root}"]) == 2  # fmt: skip
+    assert "expected all training images, got --subsample_fraction=0.5" in capsys.readouterr().err
 
 
 def test_the_moving_average_is_what_is_evaluated_and_kept(root: Path) -> None:
