@@ -176,8 +176,8 @@ class TrainingHparams(Hparams):
         10, "Steps of the nonisotropic adversary.", check=in_range(1), when="N_adv_train"
     )
     N_adv_train_step: float = setting(
-        2.5,
-        "Length of those steps, times radius / steps (one step alone: 1.25).",
+        0.0,
+        "Length of those steps, times radius / steps (0: 2.5, and 1.25 for one step alone).",
         check=in_range(0),
         when="N_adv_train",
     )

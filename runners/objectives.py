@@ -21,18 +21,11 @@ from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFl
 from training.batch import Batch, Movement, Transform
 from training.mixing import CutMix, Mixup, OneOf
 from training.objectives import Averaged, Clean, Combine, Moment, Parts, Trades, clean
-from training.starts import LastPerturbations, RandomStarts, Starts
+from training.starts import STARTS, RandomStarts
 
 ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
     "ce": lambda training: Averaged(training.adv_clean_weight),
     "trades": lambda training: Trades(training.trades_beta),
-}
-
-
-# (number of training images, their shape, device) -> where an adversary starts
-STARTS: dict[str, Callable[[int, tuple[int, ...], torch.device], Starts]] = {
-    "random": lambda num_images, shape, device: RandomStarts(),
-    "last": LastPerturbations,
 }
 
 
@@ -56,11 +49,9 @@ def adversaries_from(
                 momentum=training.N_adv_train_momentum,
             )
         )
-    start = STARTS[training.adv_start]
+    starts = STARTS[training.adv_start](len(adversaries), len(train), info.shape, train.labels.device)
     growth = Growth(training.adv_train_start_epoch, training.adv_train_growth_epochs)
-    return [
-        replace(each, starts=start(len(train), info.shape, train.labels.device), growth=growth) for each in adversaries
-    ]
+    return [replace(each, starts=start, growth=growth) for each, start in zip(adversaries, starts, strict=True)]
 
 
 def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:

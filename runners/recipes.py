@@ -36,6 +36,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "training_steps": "90ep",
         "random_flip": True,
     },
+    ("lenet", "small_colour"): {"momentum": 0.0},
     # Adversaries of full size from the start leave it at chance.
     ("conv", "small_colour"): {"lr": 0.02, "adv_train_growth_epochs": 10},
 }

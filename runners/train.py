@@ -195,11 +195,13 @@ class Train(Runner):
         return model if self.environment.world_size == 1 else distributed(model, self.environment.device)
 
     def _after_step(self, progress: Progress) -> None:
-        """One set of statistics for all processes, and the moving average."""
+        """One set of statistics for all processes, the moving average, and where adversaries ended."""
         if self.environment.world_size > 1:
             broadcast_buffers(self.network)
         if self.average is not None:
             self.average.update_parameters(self.network)
+        for perturbations in self.last.values():
+            perturbations.commit()
 
     def _record(self, progress: Progress) -> None:
         """The epoch that ended: its means, accuracies, and whether it is the best so far."""

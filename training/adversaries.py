@@ -19,8 +19,8 @@ from training.batch import Batch
 from training.objectives import Moment, Part
 from training.starts import RandomStarts, Starts
 
-STEP = 2.5  # times the size of the set, divided by the number of steps (Madry et al. 2018)
-SINGLE_STEP = 1.25  # times the size: longer single steps make the network see them coming (Wong et al. 2020)
+STEP = 2.5  # times the size of the set: all steps together (Madry et al. 2018)
+SINGLE_STEP = 1.25  # times the size, alone: longer ones make the network see them coming (Wong et al. 2020)
 LOUDER = 1024.0  # a power of two, which changes no digit: gradients in 16 bits do not vanish
 
 Inner = Callable[[nn.Module, Batch], Callable[[Tensor], Tensor]]  # -> logits -> what the adversary maximises
@@ -74,11 +74,11 @@ class PGD:
     name   of the part
     size   of the set by the pixel
     loss   an entry of INNER_LOSSES
-    reach      of all steps together, times the size
+    reach      of all steps together, times the size (0: STEP, and SINGLE_STEP for one alone)
     schedule   an entry of SCHEDULES
     momentum   of the direction, which sums up those before, each times this factor (Dong et al. 2018, arXiv 1710.06081)
     starts     where it begins, told where it ended
-    growth     factor of threshold, radius and size by epoch; as threats are positively homogeneous, of the whole set
+    growth     by epoch, a factor of the perturbation: the whole set is smaller, and so are the steps
     """
 
     name: str
@@ -89,7 +89,7 @@ class PGD:
     steps: int
     seed: int
     loss: str = "ce"
-    reach: float = STEP
+    reach: float = 0.0
     schedule: str = "constant"
     momentum: float = 0.0
     starts: Starts = RandomStarts()
@@ -97,24 +97,25 @@ class PGD:
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
+        allowed = AttackSet.within(bound, self.threshold, self.radius)
         factor = self.growth(moment.epoch)
-        allowed = AttackSet.within(bound, factor * self.threshold, factor * self.radius)
         delta = self.starts.begin(batch, allowed.random_start(self.seed, batch.index, moment.iteration))
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
             direction = torch.zeros_like(delta)
             for step in range(self.steps):
-                length = factor * self.step_size * SCHEDULES[self.schedule](step, self.steps)
-                gradient = _input_gradient(model, batch.images + delta, loss)
+                length = self.step_size * SCHEDULES[self.schedule](step, self.steps)
+                gradient = _input_gradient(model, batch.images + factor * delta, loss)
                 direction = self.momentum * direction + allowed.ascend(gradient)
                 delta = allowed.project(delta + length * allowed.ascend(direction))
         self.starts.end(batch, delta)
-        return Part(self.name, (batch.images + delta).clamp(0, 1), batch.labels)
+        return Part(self.name, (batch.images + factor * delta).clamp(0, 1), batch.labels)
 
     @property
     def step_size(self) -> float:
-        """By the pixel, on average over the steps; of the set at its full size."""
-        return (self.reach / self.steps if self.steps > 1 else SINGLE_STEP) * self.size
+        """By the pixel, on average over the steps."""
+        usual = STEP if self.steps > 1 else SINGLE_STEP
+        return (self.reach or usual) / self.steps * self.size
 
 
 def _input_gradient(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:

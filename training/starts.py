@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from foundations.errors import UsageError
 from training.batch import Batch
 
 BYTES = 2  # of a value
+SHARED = 2**26  # bytes that are brought to the other processes at a time
 
 
 class Starts(Protocol):
@@ -27,7 +29,7 @@ class Starts(Protocol):
         ...
 
     def end(self, batch: Batch, delta: Tensor) -> None:
-        """Where they ended."""
+        """Where they ended. It counts from the next step on."""
         ...
 
 
@@ -55,23 +57,24 @@ class LastPerturbations(nn.Module):
 
     def __init__(self, num_images: int, shape: tuple[int, ...], device: torch.device) -> None:
         super().__init__()
-        needed = BYTES * num_images * math.prod(shape)
-        if needed > _memory(device):
-            size = f"{needed / 2**30:.0f} GiB, more than the device has"
-            raise UsageError(
-                f"--adv_start=last: it keeps a perturbation of every training image, {size}; use --adv_start=random"
-            )
         self.register_buffer("values", torch.zeros(num_images, *shape, dtype=torch.float16, device=device))
         self.register_buffer("known", torch.zeros(num_images, dtype=torch.bool, device=device))
         self._own = torch.zeros_like(self.known)  # by this process, since all shared
+        self._ended: list[tuple[Tensor, Tensor]] = []  # since the last commit
 
     def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
         last = batch.move(self.values[batch.index].float(), batch.index, batch.draw)
         return torch.where(self.known[batch.index].reshape(-1, 1, 1, 1), last, fresh)
 
     def end(self, batch: Batch, delta: Tensor) -> None:
-        self.values[batch.index] = batch.move.undo(delta, batch.index, batch.draw).half()
-        self.known[batch.index] = self._own[batch.index] = True
+        self._ended.append((batch.index, batch.move.undo(delta, batch.index, batch.draw).half()))
+
+    def commit(self) -> None:
+        """Keep where adversaries ended. After the step: one that ran out of memory is tried again, from the start."""
+        for index, delta in self._ended:
+            self.values[index] = delta
+            self.known[index] = self._own[index] = True
+        self._ended.clear()
 
     def share(self) -> None:
         """Bring all processes to the same state. A collective.
@@ -81,18 +84,46 @@ class LastPerturbations(nn.Module):
         """
         if not torch.distributed.is_initialized():
             return
-        changed, rows = self._own.to(torch.uint8), self._own.reshape(-1, 1, 1, 1)
-        values = torch.where(rows, self.values, torch.zeros_like(self.values))
-        torch.distributed.all_reduce(values)
+        changed = self._own.to(torch.uint8)
         torch.distributed.all_reduce(changed)
         anywhere = changed > 0
-        self.values.copy_(torch.where(anywhere.reshape(-1, 1, 1, 1), values, self.values))
+        rows = max(1, SHARED // (BYTES * math.prod(self.values.shape[1:])))
+        for kept, own, new in zip(self.values.split(rows), self._own.split(rows), anywhere.split(rows), strict=True):
+            values = torch.where(own.reshape(-1, 1, 1, 1), kept, torch.zeros_like(kept))
+            torch.distributed.all_reduce(values)
+            kept.copy_(torch.where(new.reshape(-1, 1, 1, 1), values, kept))
         self.known |= anywhere
         self._own.zero_()
 
 
+def last_perturbations(
+    count: int, num_images: int, shape: tuple[int, ...], device: torch.device
+) -> list[LastPerturbations]:
+    """For so many adversaries; refuses what the device could not hold."""
+    needed = BYTES * count * num_images * math.prod(shape)
+    if needed > _memory(device):
+        size = f"{needed / 2**30:.3g} GiB, more than the device has"
+        raise UsageError(
+            f"--adv_start=last: it keeps a perturbation of every training image, {size}; use --adv_start=random"
+        )
+    return [LastPerturbations(num_images, shape, device) for _ in range(count)]
+
+
+def random_starts(count: int, num_images: int, shape: tuple[int, ...], device: torch.device) -> list[RandomStarts]:
+    """For so many adversaries."""
+    return [RandomStarts() for _ in range(count)]
+
+
+# --adv_start -> (number of adversaries, number of training images, their shape, device) -> where each one starts
+STARTS: dict[str, Callable[[int, int, tuple[int, ...], torch.device], Sequence[Starts]]] = {
+    "random": random_starts,
+    "last": last_perturbations,
+}
+
+
 def _memory(device: torch.device) -> int:
-    """Bytes of memory that a device has in all."""
+    """Bytes of memory that a device has in all, for each of the processes that share it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes

@@ -24,6 +24,7 @@ def images(channels: int, side: int) -> DatasetInfo:
         ("lenet", images(1, 28), {"lr": 0.1, "momentum": 0.0, "batch_size": 32, "training_steps": "40ep"}),
         ("resnet_18", images(3, 32), {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "training_steps": "160ep",
                                       "lr_schedule": "milestones", "random_crop": 4, "random_flip": True}),
+        ("lenet", images(3, 32), {"lr": 0.1, "momentum": 0.0, "batch_size": 32, "training_steps": "160ep"}),
         ("conv", images(3, 32), {"lr": 0.02, "adv_train_growth_epochs": 10, "training_steps": "160ep"}),
         ("resnet50", images(3, 224), {"lr": 0.1, "lr_per": 256, "warmup_steps": "5ep", "training_steps": "90ep",
                                       "random_crop": 0}),

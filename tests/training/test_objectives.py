@@ -197,16 +197,31 @@ def test_momentum_sums_up_unit_directions() -> None:
 
 @pytest.mark.parametrize(("epoch", "factor"), [(2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0), (9, 1.0)])
 def test_adversaries_grow_to_full_size_in_equal_parts(epoch: int, factor: float) -> None:
-    """What they find is what an adversary of that size finds, which was never told to grow."""
+    """Far from black and white, they find what an adversary of that size finds, which was never told to grow."""
     model, threat = net().eval(), ProjectedDisplacement(anchors=ANCHORS)
+    grey = Whole(0.35 + 0.3 * IMAGES)
     growing = PGD("N_adv", threat, 0.1, 0.2, 0.2, 3, seed=1, growth=Growth(first=2, epochs=3))
     then = Moment(NOW.iteration, epoch)
-    found = growing(model, BATCH, then).images
-    of_that_size = PGD("N_adv", threat, factor * 0.1, factor * 0.2, factor * 0.2, 3, seed=1)(model, BATCH, then).images
-    assert torch.allclose(found, of_that_size, atol=1e-6)
-    # It binds: the next larger size finds something else.
-    assert float((found - IMAGES).abs().max()) == pytest.approx(factor * 0.2, rel=1e-3)
-    assert float(threat.evaluate(IMAGES, LABELS, found).max()) <= factor * 0.1 * (1 + 1e-5)
+    found = growing(model, Batch(grey), then).images
+    small = PGD("N_adv", threat, factor * 0.1, factor * 0.2, factor * 0.2, 3, seed=1)
+    assert torch.allclose(found, small(model, Batch(grey), then).images, atol=1e-5)
+    assert float((found - grey.images).abs().max()) == pytest.approx(factor * 0.2, rel=1e-3)
+    assert float(threat.evaluate(grey.images, LABELS, found).max()) <= factor * 0.1 * (1 + 1e-5)
+
+
+def test_a_background_that_may_be_anything_grows_too() -> None:
+    threat = ProjectedDisplacement(anchors=ANCHORS, segmented=True, mask_source="center", background="free")
+    growing = PGD("N_adv", threat, 0.1, 0.2, 0.2, 3, seed=1, growth=Growth(epochs=19))
+    whole, small = (growing(net().eval(), BATCH, Moment(0, epoch)).images - IMAGES for epoch in (19, 0))
+    assert float(whole.abs().max()) > 0.5  # outside the mask, where there is no radius
+    assert 0.02 < float(small.abs().max()) <= 1 / 20
+
+
+def test_one_step_is_as_long_as_asked_for() -> None:
+    """1.25 times the size where nothing is said (Wong et al. 2020)."""
+    attack = PGD("adv", Linf(), 1.0, 1.0, 0.01, 1, seed=1)
+    assert [replace(attack, reach=reach).step_size for reach in (0.0, 0.5, 2.5)] == [0.0125, 0.005, 0.025]
+    assert replace(attack, steps=5).step_size == pytest.approx(0.005)
 
 
 def test_augmentation_keeps_labels_and_the_threat_small_on_its_share_of_batches() -> None:

@@ -15,7 +15,7 @@ from training.adversaries import PGD
 from training.augmentation import Movements, RandomCrop, RandomFlip
 from training.batch import Batch
 from training.objectives import Moment
-from training.starts import LastPerturbations
+from training.starts import STARTS, LastPerturbations, last_perturbations
 
 CPU = torch.device("cpu")
 EPS = 0.05
@@ -32,6 +32,7 @@ def test_steps_of_several_epochs_add_up() -> None:
     for epoch in range(3):
         # Its random start depends on the step; only the first epoch's is used.
         found = attack(2, last)(model, Batch(Whole()), Moment(0 if epoch == 0 else 7, epoch)).images
+        last.commit()
     expected = attack(6, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Moment(0, 0)).images
     assert torch.allclose(found, expected, atol=1e-4)
     assert bool(last.known.all())
@@ -41,6 +42,7 @@ def test_each_image_has_its_own_and_new_ones_start_at_random() -> None:
     model, last = net().eval(), LastPerturbations(6, (1, 4, 4), CPU)
     rows = torch.tensor([4, 1])
     first = attack(2, last)(model, Batch(some(rows)), Moment(0, 0)).images - IMAGES[rows]
+    last.commit()
     assert last.known.tolist() == [False, True, False, False, True, False]
     assert torch.allclose(last.values[rows].float(), first, atol=1e-4)
     fresh = attack(2, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Moment(5, 1)).images
@@ -57,6 +59,7 @@ def test_they_move_with_the_image() -> None:
         batch = Batch(Whole(), move=moves, draw=draw)
         marked = batch.images * 0.5
         last.end(batch, marked)
+        last.commit()
         there = Batch(Whole(), move=moves, draw=draw + 100)
         begun = last.begin(there, torch.zeros_like(marked))
         seen = begun != 0
@@ -71,6 +74,7 @@ def share_between_two(rank: int, folder: str) -> None:
         mine = torch.tensor(rows).tensor_split(2)[rank]
         if len(mine):
             last.end(Batch(some(mine)), (mine + 1.0).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4) * 0.01 * (rank + 1))
+        last.commit()
         last.share()
     torch.save({"values": last.values, "known": last.known}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -92,6 +96,7 @@ def test_validation_neither_uses_nor_changes_them() -> None:
 
     model, last = net().eval(), LastPerturbations(6, (1, 4, 4), CPU)
     attack(2, last)(model, Batch(Whole()), Moment(0, 0))
+    last.commit()
     before = last.values.clone()
     shard = Shard(0, IMAGES, LABELS, torch.arange(6))
     with_them = RobustValidation(model, [attack(2, last)])(shard)
@@ -100,16 +105,36 @@ def test_validation_neither_uses_nor_changes_them() -> None:
     assert all(with_them[name].equal(without[name]) for name in with_them)
 
 
-def test_what_no_device_could_keep_is_refused_with_its_size() -> None:
-    with pytest.raises(UsageError, match=r"a perturbation of every training image, 359 GiB.*use --adv_start=random"):
-        LastPerturbations(1_281_167, (3, 224, 224), CPU)
+def test_a_step_that_is_tried_again_starts_where_the_first_try_did() -> None:
+    """After a lack of memory, in smaller parts: what the first try found is forgotten."""
+    model = net().eval()
+    last = LastPerturbations(6, (1, 4, 4), CPU)
+    attack(2, last)(model, Batch(Whole()), Moment(0, 0))
+    parts = [attack(2, last)(model, Batch(some(rows)), Moment(0, 0)).images for rows in torch.arange(6).split(2)]
+    last.commit()
+    straight = attack(2, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Moment(0, 0)).images
+    assert torch.allclose(torch.cat(parts), straight, atol=1e-6)
+    assert torch.allclose(last.values.float(), straight - IMAGES, atol=1e-4)
+
+
+def test_what_no_device_could_keep_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all adversaries together, in what a process has."""
+    needed = 2 * 2 * 1000 * 3 * 64 * 64
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 2 * needed, "SC_PAGE_SIZE": 1}[name])
+    assert len(last_perturbations(2, 1000, (3, 64, 64), CPU)) == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert len(last_perturbations(1, 1000, (3, 64, 64), CPU)) == 1
+    with pytest.raises(UsageError, match=r"a perturbation of every training image, 0.0458 GiB.*use --adv_start=random"):
+        last_perturbations(2, 1000, (3, 64, 64), CPU)
 
 
 @pytest.mark.parametrize("name", ["random", "last"])
 def test_the_table_of_starts_makes_what_it_names(name: str) -> None:
-    from runners.objectives import STARTS
-
-    made = STARTS[name](6, (1, 4, 4), CPU)
+    first, made = STARTS[name](2, 6, (1, 4, 4), CPU)
+    assert first is not made
     fresh = torch.rand(6, 1, 4, 4)
     made.end(Batch(Whole()), torch.ones(6, 1, 4, 4))
+    assert made.begin(Batch(Whole()), fresh).equal(fresh)
+    if isinstance(made, LastPerturbations):
+        made.commit()
     assert made.begin(Batch(Whole()), fresh).equal(fresh if name == "random" else torch.ones(6, 1, 4, 4))
