@@ -14,6 +14,7 @@ from typing import Any
 from cli.parsing import Parser, make_parser
 from cli.runner_registry import RUNNERS
 from cli.shared_args import EXTRA_ARGS, SharedArgs
+from foundations.data_hparams import DatasetHparams, ModelHparams
 from foundations.errors import NonisotropicError, UsageError, nearest
 from foundations.lazy import load_object
 from foundations.settings import Hparams
@@ -118,21 +119,20 @@ def runner_parser(runner: str, arguments: list[str]) -> Parser:
 
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
-    """The defaults implied by --dataset_name and --model_name, or by the run that --train_dir names."""
+    """The defaults implied by data set and model, or by the run that --train_dir names."""
     from models.sources import written_name
     from runners.commands import named_defaults
     from runners.descriptions import stored_model
 
-    parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("--dataset_name", "--model_name", "--model_type", "--model_source", "--train_dir", "--root_dir"):
+    # Not those for help: the parser that they are for will show it.
+    parser = make_parser(PROGRAM, PROGRAM, [DatasetHparams, ModelHparams], {}, add_help=False)
+    for flag in ("--train_dir", "--root_dir"):
         parser.add_argument(flag, default="")
-    named, _ = parser.parse_known_args(arguments)
-    if named.train_dir:
-        stored = stored_model(named.train_dir, named.root_dir)
-        model = stored.content["hashed"]["model"]
-        return named_defaults(stored.dataset_name, model["model_name"], model["model_type"])
-    model_name = written_name(named.model_name, named.model_source)
-    return named_defaults(named.dataset_name, model_name, named.model_type or "scratch")
+    values = vars(parser.parse_known_args(arguments)[0])
+    if values["train_dir"]:
+        hashed = stored_model(values["train_dir"], values["root_dir"]).content["hashed"]
+        return named_defaults({**hashed["dataset"], **hashed["model"]})
+    return named_defaults({**values, "model_name": written_name(values["model_name"], values["model_source"])})
 
 
 def _rank() -> str:

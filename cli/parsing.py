@@ -31,13 +31,16 @@ class Parser(argparse.ArgumentParser):
         return vars(values)
 
 
-def make_parser(program: str, summary: str, groups: Iterable[type[Hparams]], defaults: dict[str, Any]) -> Parser:
+def make_parser(
+    program: str, summary: str, groups: Iterable[type[Hparams]], defaults: dict[str, Any], add_help: bool = True
+) -> Parser:
     """A parser for all fields of some groups; `defaults` overrides those of the fields."""
     parser = Parser(
         prog=program,
         usage=f"{program} --flag=value ...",
         description=summary[0].upper() + summary[1:] + ".",
         allow_abbrev=False,
+        add_help=add_help,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=120),
     )
     for group in groups:

@@ -69,11 +69,7 @@ class Desc:
         """Build the description, and those it builds on, from one flat dictionary of flags."""
         made: dict[str, Any] = {}
         for name, part in cls.parts().items():
-            if issubclass(part, Desc):
-                made[name] = part.from_flags(values)
-            else:
-                names = (field.name for field in dataclasses.fields(part))
-                made[name] = part(**{name: values[name] for name in names if name in values})
+            made[name] = part.from_flags(values) if issubclass(part, Desc) else part.of(values)
         return cls(seed=values.get("seed", 0), replicate=values.get(cls.replicate_flag, 1), **made)
 
     @property

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from foundations.errors import UsageError
 from foundations.files import file_digest
@@ -92,6 +92,9 @@ def chunks(value: bool | int) -> str | None:
     return None if value is True or (value is not False and value >= 1) else "True or a number of chunks from 1 up"
 
 
+Group = TypeVar("Group", bound="Hparams")
+
+
 @dataclass(frozen=True)
 class Hparams:
     """Base of all groups of hyperparameters: checks types, finiteness and ranges when made."""
@@ -104,6 +107,11 @@ class Hparams:
             check = field.metadata["check"]
             if check is not None and (expected := check(value)):
                 raise UsageError(f"--{field.name}: expected {expected}, got {format_value(value)}")
+
+    @classmethod
+    def of(cls: type[Group], values: dict[str, Any]) -> Group:
+        """From one flat dictionary of flags, in which there may be others."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def hashed(self) -> dict[str, Any]:
         """The fields that can change a result, defaults included."""

@@ -15,7 +15,7 @@ from runners.recipes import named_defaults
 def command(desc: Desc) -> str:
     """The command line that makes a run: only flags that differ from their default."""
     flags = _flags(desc)
-    defaults = named_defaults(flags["dataset_name"], flags.get("model_name", ""), flags.get("model_type", "scratch"))
+    defaults = named_defaults(flags)
     words = [f"python nonisotropic.py {desc.runner}"]
     for name, value in flags.items():
         default = defaults.get(name, _field_defaults(desc).get(name))

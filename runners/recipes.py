@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from datasets.registry import DATASETS, DatasetInfo, dataset_info
+from foundations.data_hparams import DatasetHparams
 from models.registry import canonical_name, model_defaults
 
 # (model, kind of images) -> defaults
@@ -67,13 +68,15 @@ def recipe(model_name: str, info: DatasetInfo) -> dict[str, Any]:
     return defaults
 
 
-def named_defaults(dataset_name: str, model_name: str, model_type: str = "scratch") -> dict[str, Any]:
-    """Flags whose default depends on the data set, the model, and where its weights come from."""
+def named_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Flags whose default depends on others: on the data set, the size of its images, the model, and where its weights
+    come from."""
+    model_name, model_type = values.get("model_name", ""), values.get("model_type") or "scratch"
     defaults: dict[str, Any] = {}
     if model_name and model_type == "scratch":
         defaults |= model_defaults(model_name, DATASETS)
-    if dataset_name:
-        info = dataset_info(dataset_name)
+    if values.get("dataset_name"):
+        info = dataset_info(DatasetHparams.of(values))
         if model_name:
             # Other people's architectures follow what holds for any on such images.
             architecture = canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +40,7 @@ class EvaluateThreatDesc(Desc):
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> EvaluateThreatDesc:
         """The runs of models are there where something asks for them."""
-        perturbation = PerturbationHparams(
-            **{f.name: values[f.name] for f in dataclasses.fields(PerturbationHparams) if f.name in values}
-        )
-        dataset = DatasetHparams(
-            **{f.name: values[f.name] for f in dataclasses.fields(DatasetHparams) if f.name in values}
-        )
+        perturbation, dataset = PerturbationHparams.of(values), DatasetHparams.of(values)
         check_dataset(dataset)
         seen = [name.partition(":")[2] for name in split(perturbation.perceptual) if ":" in name]
         if len(seen) > 1:

@@ -51,7 +51,7 @@ class MultiDesc(Desc):
 
     @property
     def name(self) -> str:
-        one = self.children[0].name.rsplit("_standard", 1)[0]
+        one = "".join(self.children[0].name.rsplit("_standard", 1))
         return "+".join([one if len(self.model_names) == 1 else f"{len(self.model_names)}_models", *self.toggled])
 
     def hashed(self) -> dict[str, Any]:

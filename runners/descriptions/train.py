@@ -105,8 +105,7 @@ def stored_model(train_dir: str, root_dir: str) -> StoredRun:
 def trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:
     """The training run of another architecture: with the flags given, and its own defaults where none was given."""
     plain = {f.name: f.default for group in (TrainingHparams, AugmentationHparams) for f in dataclasses.fields(group)}
-    dataset_name, model_type = values["dataset_name"], values.get("model_type", "scratch")
-    named = plain | named_defaults(dataset_name, values.get("model_name", ""), model_type)
-    others = plain | named_defaults(dataset_name, model_name)
+    named = plain | named_defaults(values)
+    others = plain | named_defaults({**values, "model_name": model_name, "model_type": "scratch"})
     own = {flag: others[flag] for flag in plain if values.get(flag, named[flag]) == named[flag]}
     return TrainDesc.from_flags({**values, **own, "model_name": model_name})

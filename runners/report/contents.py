@@ -66,15 +66,16 @@ class Contents:
         return parts
 
     def _tests(self) -> Parts:
-        tests = tables.by_accuracy(self.runs["test"])
+        tests = tables.by_accuracy([run for run in self.runs["test"] if _images(run) == "test"])
         if not tests:
-            return []
+            return self._held_out()
         parts: Parts = [tables.accuracy_table(tests)]
         parts.append(
             self._chart(
                 "accuracy", f"Accuracy with 95 % intervals{_of(tests, MOST_BARS)}", accuracy_bars, tests[:MOST_BARS]
             )
         )
+        parts += self._held_out()
         attacked = [run for run in tests if "N_adv" in run.result]
         if attacked:
             results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]
@@ -86,6 +87,11 @@ class Contents:
         parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
         parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(attacked))
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
+
+    def _held_out(self) -> Parts:
+        """Settings are chosen by these figures: they are no match for those on test images."""
+        runs = [run for run in self.runs["test"] if _images(run) == "validation"]
+        return [tables.accuracy_table(runs, "Accuracy on images held out of training")] if runs else []
 
     def _trainings(self) -> Parts:
         trainings = self.runs["train"]
@@ -110,6 +116,11 @@ class Contents:
         path = self.folder / f"{name}.png"
         write_figure(path, draw(what))
         return Picture(caption, path)
+
+
+def _images(run: FinishedRun) -> str:
+    """The split that a test run measured."""
+    return run.hparams["hashed"].get("testing", {}).get("split", "test")
 
 
 def _given(table: Table | None) -> Parts:

@@ -37,10 +37,10 @@ def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
     return sorted(tests, key=key)
 
 
-def accuracy_table(tests: list[FinishedRun]) -> Table:
+def accuracy_table(tests: list[FinishedRun], title: str = "Accuracy") -> Table:
     """The leaderboard: one row for each evaluation of a model, the best first."""
     header = ["model", "clean", "isotropic attack", "its set", "nonisotropic attack", "its set (PD)", "examples"]
-    table = Table("Accuracy", header, note="Fractions; brackets hold 95 % intervals (Wilson).")
+    table = Table(title, header, note="Fractions; brackets hold 95 % intervals (Wilson).")
     for run in by_accuracy(tests):
         examples = next(run.result[name]["num_examples"] for name in EVALUATIONS if name in run.result)
         sets = {name: describe_set(run.result[name]) if name in run.result else "-" for name in ("adv", "N_adv")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,10 @@ def images(channels: int, side: int) -> DatasetInfo:
     return DatasetInfo(
         summary="", loader="", shape=(channels, side, side), classes=("a", "b"), mean=(0.5,) * channels, std=(0.5,)
     )
+
+
+def named(dataset_name: str, model_name: str, model_type: str = "scratch", **more: object) -> dict[str, Any]:
+    return named_defaults({"dataset_name": dataset_name, "model_name": model_name, "model_type": model_type, **more})
 
 
 @pytest.mark.parametrize(
@@ -51,18 +56,26 @@ def test_kinds_and_the_rate_for_a_batch() -> None:
 
 
 def test_the_data_set_has_the_last_word_but_for_fine_tuning() -> None:
-    assert named_defaults("mnist_5k", "lenet")["training_steps"] == "40ep"
-    assert named_defaults("digits", "conv")["training_steps"] == "40ep"
-    tuned = named_defaults("digits", "conv", "pretrained")
+    assert named("mnist_5k", "lenet")["training_steps"] == "40ep"
+    assert named("digits", "conv")["training_steps"] == "40ep"
+    tuned = named("digits", "conv", "pretrained")
     assert tuned["training_steps"] == "10ep" and tuned["lr"] == 0.01 and tuned["N_radius"] == 0.3
-    colour = named_defaults("cifar10", "Wong2020Fast", "pretrained")
+    colour = named("cifar10", "Wong2020Fast", "pretrained")
     assert colour["random_crop"] == 4 and colour["weight_decay"] == 5e-4 and colour["milestone_steps"] == ""
+
+
+def test_folders_and_synthetic_images_are_of_the_kind_of_their_size() -> None:
+    small, large = (named("image_folder", "resnet_20", image_size=size) for size in (0, 224))
+    assert small["training_steps"] == "160ep" and small["random_crop"] == 4
+    assert large["training_steps"] == "90ep" and large["lr_per"] == 256 and "random_crop" not in large
+    assert "random_flip" in named("synthetic", "conv")
+    assert "random_flip" not in named("synthetic", "conv", synthetic_shape="1x28x28")
 
 
 @pytest.mark.parametrize("given", [{}, {"lr": 0.03, "adv_train": True}])
 def test_a_judge_is_trained_by_its_own_recipe_and_the_flags_given(given: dict[str, object]) -> None:
     base = {"dataset_name": "mnist_5k", "model_name": "lenet", "morphs": True, "judge_name": "conv"}
-    made = EvaluateThreatDesc.from_flags({**named_defaults("mnist_5k", "lenet"), **base, **given})
-    alone = {**named_defaults("mnist_5k", "conv"), "dataset_name": "mnist_5k", "model_name": "conv"}
+    made = EvaluateThreatDesc.from_flags({**named("mnist_5k", "lenet"), **base, **given})
+    alone = {**named("mnist_5k", "conv"), "dataset_name": "mnist_5k", "model_name": "conv"}
     assert made.judge.hash == TrainDesc.from_flags(alone | {k: v for k, v in given.items() if k == "lr"}).hash
     assert made.train.training.momentum == 0.0 and made.judge.training.momentum == 0.9
