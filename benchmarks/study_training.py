@@ -44,6 +44,7 @@ class Study:
 BALL = ("--adv_train", "--adv_train_attack_iter=10")
 INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=5", "--adv_start=last")
 SMALL_BALL = ("--adv_train", "--adv_train_attack_iter=5")
+INSIDE_SMALL = (*INSIDE, "--N_adv_train_radius=8/255")
 INSIDE_COLOUR = (*INSIDE, "--N_adv_train_radius=16/255")
 
 STUDIES = {
@@ -73,6 +74,7 @@ STUDIES = {
             "N_aug": ("--N_aug",),
             "mixup": ("--mixup",),
             "adv_train 8/255": SMALL_BALL,
+            "N_adv_train 8/255": INSIDE_SMALL,
             "N_adv_train 16/255": INSIDE_COLOUR,
             "adv_train 8/255 + N_adv_train 16/255": (*SMALL_BALL, *INSIDE_COLOUR),
         },

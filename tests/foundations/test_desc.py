@@ -15,7 +15,7 @@ from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
 from foundations.hparams import AugmentationHparams, TestingHparams, ThreatHparams, TrainingHparams
 from foundations.settings import Hparams
-from runners.descriptions import MultiTrainDesc, TestDesc, ThreatDesc, TrainDesc
+from runners.descriptions import MultiTestDesc, MultiTrainDesc, TestDesc, ThreatDesc, TrainDesc
 
 NAMED: dict[str, Any] = {"dataset_name": "mnist_5k", "model_name": "lenet"}
 
@@ -202,6 +202,12 @@ def test_a_directory_names_data_set_runner_run_and_replicate() -> None:
     assert desc.directory(Path("root")) == Path(
         f"root/runs/mnist_5k/train/lenet_mixup+adv_train_{desc.hash}/replicate_1"
     )
+
+
+@pytest.mark.parametrize(("split", "name"), [("test", "lenet+adv_train"), ("validation", "lenet_validation+adv_train")])
+def test_several_evaluations_are_named_by_the_images(split: str, name: str) -> None:
+    flags = NAMED | {"toggle_adv_train": True, "standard_eval": True, "validation_fraction": 0.1, "split": split}
+    assert MultiTestDesc.from_flags(flags).name == name
 
 
 def test_multi_runs_are_the_product_of_their_toggles() -> None:

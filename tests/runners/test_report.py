@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from foundations.desc import digest
 from foundations.environment import Environment
 from foundations.hparams import DatasetHparams
 from runners.descriptions import ReportDesc
@@ -64,6 +65,24 @@ def test_every_number_leads_to_its_run_and_command(finished: Command) -> None:
     found = {row["table"] for row in rows}
     assert {"Separation", "Accuracy", "Trained models", "Choices of anchors", "Environment and versions"} <= found
     assert all((finished.root / row["directory"]).is_dir() for row in rows if row["directory"])
+
+
+def test_figures_on_held_out_images_have_a_table_of_their_own(finished: Command, tmp_path: Path) -> None:
+    """Settings are chosen by them: beside figures on test images they would look like those."""
+    shutil.copytree(finished.root / "runs", tmp_path / "runs")
+    directory = next((tmp_path / "runs/digits/test").glob("*/replicate_1"))
+    other = Path(shutil.copytree(directory.parent, directory.parent.parent / "held_out")) / "replicate_1/hparams.json"
+    hparams = json.loads(other.read_text())
+    hparams["hashed"]["testing"]["split"] = "validation"
+    other.write_text(json.dumps(hparams | {"name": "held_out", "hash": digest(hparams["hashed"])}))
+    folder, _ = render(tmp_path, "digits")
+    rows = list(csv.DictReader((folder / "report.csv").read_text().splitlines()))
+    tables = {name: {row["directory"].split("/")[3] for row in rows if row["table"] == name} for name in
+              ("Accuracy", "Accuracy on images held out of training")}  # fmt: skip
+    assert tables == {
+        "Accuracy": {directory.parent.name},
+        "Accuracy on images held out of training": {"held_out"},
+    }
 
 
 def test_all_data_sets_on_one_page(finished: Command, tmp_path: Path) -> None:
