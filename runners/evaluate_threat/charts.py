@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 if TYPE_CHECKING:
-    from runners.evaluate_threat.pictures import Measurement
+    from runners.evaluate_threat.measurement import Measurement
 
 WIDTH = 7.0  # inches: two columns of a paper
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00")

@@ -15,7 +15,7 @@ from runners.pictures import amplified, shown
 from testing.shards import Shard
 
 if TYPE_CHECKING:
-    from runners.evaluate_threat.pictures import Measurement
+    from runners.evaluate_threat.measurement import Measurement
 
 ACROSS = 8  # pictures in a row of the gallery
 SHOWN_SEVERITY = 4

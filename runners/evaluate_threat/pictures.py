@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy
-
-from datasets.base import Dataset
 from runners.evaluate_threat import charts, images
+from runners.evaluate_threat.measurement import Measurement
 from runners.pictures import write_figure
-from testing.perturbed import Perturbation
-from threat_specification import ProjectedDisplacement
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What the pictures show.
-
-    threats   name -> [n, P]; a row for each of `index`, a column for each perturbation
-    """
-
-    data: Dataset
-    threat: ProjectedDisplacement
-    index: torch.Tensor
-    perturbations: Sequence[Perturbation]
-    threats: dict[str, numpy.ndarray]
-    result: dict[str, Any]
-
-    @property
-    def main(self) -> list[str]:
-        """Names of the threats that pictures have room for: without variants of PD."""
-        return [name for name in self.threats if "[" not in name]
 
 
 # In the order in which the report shows them.

@@ -22,7 +22,8 @@ from runners.base import Runner
 from runners.evaluate_threat import changes
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.figures import Separations, separation_csv, table, table_csv
-from runners.evaluate_threat.pictures import Measurement, write_pictures
+from runners.evaluate_threat.measurement import Measurement
+from runners.evaluate_threat.pictures import write_pictures
 from runners.evaluate_threat.responsible import agreement, responsible
 from runners.inputs import read_data, read_model, read_threat
 from testing.perturbed import Perturbation, PerturbationEvaluation
