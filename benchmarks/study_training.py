@@ -4,8 +4,8 @@ python benchmarks/study_training.py mnist_5k [SETTING ...] [--seeds=1,2,3]
 python benchmarks/study_training.py patches --data_dir=FOLDER [SETTING ...]     a folder by photograph_patches.py
 
 Hours on one core. Runs are kept as those of any command (NONISOTROPIC_HOME), so that the same words go on where it was
-interrupted, and several processes may work on different settings or seeds; --table prints what is complete. Other flags
-go to every command.
+interrupted, and several processes may work on different settings or seeds; --table prints what is complete,
+--plot=FILE.png draws it. Other flags go to every command.
 """
 
 from __future__ import annotations
@@ -134,6 +134,38 @@ def figures(study: Study, setting: str, seed: int) -> dict[tuple[str, ...], floa
     return found
 
 
+def plot(study: Study, settings: Sequence[str], seeds: Sequence[int], file: Path) -> None:
+    """Clean accuracy, that in the largest ball and in the middle cell of the largest radius: a dot for the mean, a line
+    from the lowest seed to the highest."""
+    from matplotlib.figure import Figure
+
+    threshold, radius = study.thresholds[1], study.radii[-1]
+    shown: dict[tuple[str, ...], tuple[str, str, float]] = {
+        ("clean",): ("clean", "#0072B2", -0.22),
+        ("l-inf", study.powers[-1]): (f"AutoAttack, l-inf {study.powers[-1]}", "#E69F00", 0.0),
+        ("PD", threshold, radius): (f"ensemble, PD {threshold} and radius {radius}", "#009E73", 0.22),
+    }
+    figure = Figure(figsize=(7, 1 + 0.45 * len(settings)))
+    axes = figure.add_subplot()
+    for row, setting in enumerate(settings):
+        found = [figures(study, setting, seed) for seed in seeds]
+        for column, (_, colour, offset) in shown.items():
+            if values := [each[column] for each in found if column in each]:
+                axes.plot([min(values), max(values)], [row + offset] * 2, color=colour, linewidth=2)
+                axes.plot(statistics.mean(values), row + offset, "o", color=colour, markersize=7)
+    axes.set_yticks(range(len(settings)), settings)
+    axes.set_ylim(len(settings) - 0.5, -0.5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel("accuracy")
+    axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    handles = [axes.plot([], [], "o", color=colour, label=label)[0] for label, colour, _ in shown.values()]
+    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, frameon=False)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+
+
 def table(study: Study, settings: Sequence[str], seeds: Sequence[int]) -> str:
     """Mean over the seeds, and the lowest to the highest."""
     lines = ["| training | " + " | ".join(" ".join(column) for column in study.columns) + " |"]
@@ -155,16 +187,19 @@ def main(words: list[str]) -> None:
     name, *settings = [word for word in words if not word.startswith("--")] or [""]
     if name not in STUDIES:
         sys.exit(__doc__)
-    common = [flag for flag in flags if not flag.startswith(("--seeds=", "--table"))]
+    common = [flag for flag in flags if not flag.startswith(("--seeds=", "--table", "--plot="))]
     study = replace(STUDIES[name], data=(*STUDIES[name].data, *common))
     settings = settings or list(study.settings)
     seeds = [int(seed) for flag in flags if flag.startswith("--seeds=") for seed in flag[8:].split(",")] or [1, 2, 3]
     run("compute_threat", *study.data)
-    for seed in seeds if "--table" not in flags else ():
+    pictures = [Path(flag[7:]) for flag in flags if flag.startswith("--plot=")]
+    for seed in seeds if "--table" not in flags and not pictures else ():
         for setting in settings:
             for command in commands(study, setting, seed).values():
                 run(*command)
     print(table(study, settings, seeds))
+    for file in pictures:
+        plot(study, settings, seeds, file)
 
 
 if __name__ == "__main__":
