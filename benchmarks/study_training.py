@@ -1,6 +1,7 @@
 """What each way of training gains under which attack: trains, tests, and prints a table with mean and spread.
 
 python benchmarks/study_training.py mnist_5k [SETTING ...] [--seeds=1,2,3]
+python benchmarks/study_training.py mnist_5k_without_radius [SETTING ...]       the pixel box as second bound
 python benchmarks/study_training.py patches --data_dir=FOLDER [SETTING ...]     a folder by photograph_patches.py
 
 Hours on one core. Runs are kept as those of any command (NONISOTROPIC_HOME), so that the same words go on where it was
@@ -43,6 +44,12 @@ class Study:
 
 BALL = ("--adv_train", "--adv_train_attack_iter=10")
 INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=5", "--adv_start=last")
+# A step of 0.3 by the pixel, as with a radius of 0.3.
+WITHOUT_RADIUS = (
+    *("--N_adv_train", "--N_adv_train_radius=1", "--N_adv_train_attack_iter=5", "--N_adv_train_step=1.5"),
+    "--adv_start=last",
+)
+GROWING = "--adv_train_growth_epochs=10"
 SMALL_BALL = ("--adv_train", "--adv_train_attack_iter=5")
 INSIDE_SMALL = (*INSIDE, "--N_adv_train_radius=8/255")
 INSIDE_COLOUR = (*INSIDE, "--N_adv_train_radius=16/255")
@@ -64,6 +71,20 @@ STUDIES = {
         powers=("0.1", "0.2"),
         thresholds=("0.05", "0.1", "0.2"),
         radii=("0.2", "0.3"),
+        num_examples=40,
+    ),
+    "mnist_5k_without_radius": Study(
+        data=("--dataset_name=mnist_5k",),
+        train=("--model_name=lenet", "--training_steps=20ep"),
+        settings={
+            "standard": (),
+            "adv_train 0.3": (*BALL, "--adv_train_attack_power_Linf=0.3"),
+            "adv_train 0.4, growing": (*BALL, "--adv_train_attack_power_Linf=0.4", GROWING),
+            "N_adv_train, growing": (*WITHOUT_RADIUS, GROWING),
+        },
+        powers=("0.2",),
+        thresholds=("0.05", "0.1"),
+        radii=("1",),
         num_examples=40,
     ),
     "patches": Study(
