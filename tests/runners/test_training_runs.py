@@ -187,6 +187,12 @@ def test_a_model_is_evaluated_on_what_its_training_held_out(root: Path, capsys: 
     capsys.readouterr()
     assert main([*test, f"--train_dir={trained}"]) == 0
     assert "complete already" in capsys.readouterr().err
+    assert main([*test, f"--train_dir={trained}", "--num_examples=50", "--quiet"]) == 0
+    some, every = (
+        set(numpy.load(path / "examples.npz")["index"].tolist())
+        for path in (Path(capsys.readouterr().out.splitlines()[-1]), directory)
+    )
+    assert len(some) == 50 and some < every
     run(root)
     assert main([*test, *BASE[1:]]) == 2
     expected = "--split=validation: expected a model that was trained with --validation_fraction above 0"

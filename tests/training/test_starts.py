@@ -11,6 +11,7 @@ from torch.multiprocessing.spawn import start_processes
 from foundations.errors import UsageError
 from tests.training.sources import IMAGES, LABELS, Whole, net, some
 from threat_specification import Linf
+from training import starts
 from training.adversaries import PGD
 from training.augmentation import Movements, RandomCrop, RandomFlip
 from training.batch import Batch
@@ -68,6 +69,7 @@ def test_they_move_with_the_image() -> None:
 
 
 def share_between_two(rank: int, folder: str) -> None:
+    starts.SHARED = 4 * 32  # bytes: four images at a time, then the last two
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     last = LastPerturbations(6, (1, 4, 4), CPU)
     for rows in ([0, 2, 4], [5, 1]):  # in the second epoch two of them, the first one by the other process
