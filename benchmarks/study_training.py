@@ -44,15 +44,16 @@ class Study:
 
 BALL = ("--adv_train", "--adv_train_attack_iter=10")
 INSIDE = ("--N_adv_train", "--N_adv_train_attack_iter=5", "--N_adv_train_step=5", "--adv_start=last")
-# A step of 0.3 by the pixel, as with a radius of 0.3.
 WITHOUT_RADIUS = (
-    *("--N_adv_train", "--N_adv_train_radius=1", "--N_adv_train_attack_iter=5", "--N_adv_train_step=1.5"),
+    "--N_adv_train",
+    "--N_adv_train_radius=1",
+    "--N_adv_train_attack_iter=5",
+    "--N_adv_train_step=1.5",  # 0.3 by the pixel in each, as with a radius of 0.3
     "--adv_start=last",
 )
 GROWING = "--adv_train_growth_epochs=10"
-SMALL_BALL = ("--adv_train", "--adv_train_attack_iter=5")
-INSIDE_SMALL = (*INSIDE, "--N_adv_train_radius=8/255")
-INSIDE_COLOUR = (*INSIDE, "--N_adv_train_radius=16/255")
+COLOUR_BALL = ("--adv_train", "--adv_train_attack_iter=5")
+INSIDE_8, INSIDE_16 = ((*INSIDE, f"--N_adv_train_radius={radius}/255") for radius in (8, 16))
 
 STUDIES = {
     "mnist_5k": Study(
@@ -94,10 +95,10 @@ STUDIES = {
             "standard": (),
             "N_aug": ("--N_aug",),
             "mixup": ("--mixup",),
-            "adv_train 8/255": SMALL_BALL,
-            "N_adv_train 8/255": INSIDE_SMALL,
-            "N_adv_train 16/255": INSIDE_COLOUR,
-            "adv_train 8/255 + N_adv_train 16/255": (*SMALL_BALL, *INSIDE_COLOUR),
+            "adv_train 8/255": COLOUR_BALL,
+            "N_adv_train 8/255": INSIDE_8,
+            "N_adv_train 16/255": INSIDE_16,
+            "adv_train 8/255 + N_adv_train 16/255": (*COLOUR_BALL, *INSIDE_16),
         },
         powers=("4/255", "8/255"),
         thresholds=("0.05", "0.1", "0.2"),
