@@ -229,9 +229,12 @@ def test_masks_of_held_out_images_are_their_own(root: Path, tmp_path: Path, caps
         masks[torch.ones(1437, dtype=torch.bool).index_fill(0, torch.from_numpy(found[0]["index"]), False)] = 0
     assert int(masks.flatten(1).any(1).sum()) == round(0.1 * 1437)
     assert all((found[0][name] == found[1][name]).all() for name in ("index", "label", "N_adv_correct", "N_adv_loss"))
-    assert main(["train", *BASE[1:], *words, "--N_adv_train", "--N_train_segmented", "--subsample_fraction=0.5",
-                 f"--N_train_mask_source=file:{tmp_path}/all.safetensors", f"--root_dir={root}"]) == 2  # fmt: skip
-    assert "expected all training images, got --subsample_fraction=0.5" in capsys.readouterr().err
+    source = f"file:{tmp_path}/all.safetensors"
+    train = ["train", "--N_adv_train", "--N_train_segmented", f"--N_train_mask_source={source}"]
+    test = ["test", "--split=validation", "--N_adv_eval", "--segmented", f"--mask_source={source}"]
+    for refused in (train, test):
+        assert main([*refused, *BASE[1:], *words, "--subsample_fraction=0.5", f"--root_dir={root}"]) == 2
+        assert "expected all training images, got --subsample_fraction=0.5" in capsys.readouterr().err
 
 
 def test_the_moving_average_is_what_is_evaluated_and_kept(root: Path) -> None:
