@@ -8,12 +8,13 @@ from typing import Any
 import numpy
 
 from foundations.settings import format_value
-from testing.evaluations import BallEvaluation
-from testing.nonisotropic import Cell, NonisotropicEvaluation
+from testing.evaluations import AttackEvaluation
+from threat_specification.attacks.base import SLACK
+from threat_specification.attacks.search import Cell
 
 GAUGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
 
-BEYOND = 1 + 2e-5  # a point on the border, as float32 sees it, is in the set
+BEYOND = 1 + SLACK[0]  # a point on the border, as float32 sees it, is in the set
 
 COLUMNS = ("cells", "correct", "broken_by", "gauge", "rounded", "forwards", "backwards")
 
@@ -25,22 +26,22 @@ def clean_figures(arrays: Arrays) -> dict[str, Any]:
     return {"accuracy": float(arrays["standard_correct"].mean())}
 
 
-def ball_figures(evaluation: BallEvaluation, arrays: Arrays) -> dict[str, Any]:
+def ball_figures(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]:
     """An l_p ball: what is left standing after each member, in order."""
-    accuracy = float(arrays["adv_correct"].mean())
+    accuracy, norm, power = float(arrays["adv_correct"].mean()), evaluation.threat.name, evaluation.headline.threshold
     return {
         "accuracy": accuracy,
-        "name": f"{evaluation.norm}@{format_value(evaluation.power)}",
-        "threshold": evaluation.power,
-        "norm": evaluation.norm,
+        "name": f"{norm}@{format_value(power)}",
+        "threshold": power,
+        "norm": norm,
         "radius": None,
         "attacks": standing_after(arrays["adv_broken_by"], list(evaluation.attacks)),
-        "curve": [{"threshold": evaluation.power, "radius": None, "accuracy": accuracy}],
+        "curve": [{"threshold": power, "radius": None, "accuracy": accuracy}],
         "accuracy_rounded": 1 - _share(arrays["adv_rounded"] | (arrays["adv_broken_by"] < 0)),
     }
 
 
-def nonisotropic_figures(evaluation: NonisotropicEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
+def nonisotropic_figures(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
     """A nonisotropic set: members, the grid of cells, references, and the curve over sets of one shape."""
     headline, cells = evaluation.headline, evaluation.cells
     of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
@@ -52,7 +53,7 @@ def nonisotropic_figures(evaluation: NonisotropicEvaluation, arrays: Arrays, anc
         "threshold": headline.threshold,
         "norm": evaluation.threat.name,
         "radius": headline.radius,
-        "attacks": standing_after(of["broken_by"], list(evaluation.members)),
+        "attacks": standing_after(of["broken_by"], list(evaluation.attacks)),
         "curve": [_row(cell, standing[cell]) for cell in bounded],
         "references": [_row(cell, standing[cell]) for cell in cells if cell not in bounded],
         "gauge_curve": [{"gauge": t, "accuracy": _share(of["gauge"] > t * BEYOND)} for t in GAUGES],

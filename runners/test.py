@@ -13,8 +13,9 @@ import torch
 from datasets.base import Dataset, Examples, part_size
 from datasets.sampling import held_out, stratified_subset
 from foundations.desc import StoredRun, derive_seed
-from foundations.errors import UsageError, look_up
+from foundations.errors import UsageError
 from foundations.files import write_bytes, write_text
+from foundations.hparams import TestingHparams
 from foundations.modes import MeanOfPasses, evaluation_mode
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
@@ -25,16 +26,37 @@ from runners.inputs import read_data, read_model, read_threat
 from runners.pictures import Column, amplified, write_figure, write_strip
 from runners.report.plots import gauge_curves
 from runners.summaries import EVALUATIONS, OTHER_ANCHORS
-from testing.autoattack import members_for
-from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack, plain_pgd
-from testing.nonisotropic import Cell, NonisotropicEvaluation
+from testing.autoattack import autoattack, members_for
+from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
 from testing.shards import Shard, ShardStore, evaluate_in_shards
-from testing.suspicion import probe, warnings
-from threat_specification import ProjectedDisplacement
-from threat_specification.attacks.ensemble import MEMBERS, pd_auto
+from testing.suspicion import suspicions
+from threat_specification import L2, Linf, ProjectedDisplacement
+from threat_specification.attacks.base import Attack
+from threat_specification.attacks.registry import attacks_named
+from threat_specification.attacks.search import Cell
+from threat_specification.base import Threat
 
 STRIP_ROWS = 6
 PROBED = 50  # examples of the probe for signs that a figure should not be believed
+PGD_STEPS = 40  # of attacks in an l_p ball, where they are ours
+NORMS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
+
+
+def _library(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
+    names = members_for(testing.adv_test_attack_type, num_classes)
+    return autoattack(testing.adv_test_attack_norm, power, names, num_classes)
+
+
+def _own(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
+    return attacks_named(["pgd"], num_classes)
+
+
+# --adv_test_attack_type -> attacks in an l_p ball
+BALL_ATTACKS: dict[str, Callable[[TestingHparams, float, int], dict[str, Attack]]] = {
+    "auto": _library,
+    "apgd": _library,
+    "pgd": _own,
+}
 
 
 def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
@@ -100,9 +122,10 @@ class Test(Runner):
         result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
         self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
-        if "N_adv" in result:
-            # On every process: anchors may be spread over them.
-            result["N_adv"]["warnings"] = self._suspicions(arrays)
+        for name in ("adv", "N_adv"):
+            if name in result:
+                # On every process: anchors may be spread over them.
+                result[name]["warnings"] = self._suspicions(name, arrays)
         if self.environment.is_primary:
             labels = self.images.labels[self.index].numpy()
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
@@ -173,35 +196,30 @@ class Test(Runner):
             )
         return evaluations
 
-    def _ball_evaluation(self) -> BallEvaluation:
+    def _ball_evaluation(self) -> AttackEvaluation:
         testing, num_classes = self.desc.testing, self.data.info.num_classes
         norm = testing.adv_test_attack_norm
         power = getattr(testing, f"adv_test_attack_power_{norm}")
-        if testing.adv_test_attack_type == "pgd":
-            attacks = plain_pgd(self.model, norm, power, self.seed)
-        else:
-            names = members_for(testing.adv_test_attack_type, num_classes)
-            attacks = autoattack(self.model, num_classes, norm, power, names, self.seed)
-        return BallEvaluation(self.model, norm, power, attacks)
+        attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
+        # No pixel moves farther than an l2 norm is long.
+        ball, kept = Cell(power, power), BALL_COLUMNS
+        return AttackEvaluation(self.model, NORMS[norm](), ball, attacks, PGD_STEPS, self.seed, prefix="adv", kept=kept)
 
-    def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> NonisotropicEvaluation:
+    def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
         testing = self.desc.testing
-        members = [name.strip() for name in testing.attacks.split(",") if name.strip()]
-        members = members or pd_auto(self.data.info.num_classes)
-        for name in members:
-            look_up(MEMBERS, name, "attack")
+        names = [name.strip() for name in testing.attacks.split(",") if name.strip()]
         measures = {}
         if threat.weighted or threat.segmented:
             plain = read_threat(self.desc.anchors, self.environment)
             measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
-        return NonisotropicEvaluation(
+        return AttackEvaluation(
             self.model if testing.eot == 1 else MeanOfPasses(self.model, testing.eot),
             threat,
             Cell(testing.N_threshold, testing.N_radius),
-            grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
-            members,
+            attacks_named(names, self.data.info.num_classes),
             testing.N_attack_iter,
             self.seed,
+            grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
             measures,
         )
 
@@ -224,17 +242,14 @@ class Test(Runner):
             parts += [self.desc.testing.mask_source.partition(":")[0], threat.background]
         return f"{threat.name}[{','.join(parts)}]"
 
-    def _suspicions(self, arrays: dict[str, numpy.ndarray]) -> list[str]:
-        """Sentences on why the nonisotropic figure may be too high."""
-        evaluation = self.evaluations["N_adv"]
+    def _suspicions(self, name: str, arrays: dict[str, numpy.ndarray]) -> list[str]:
+        """Sentences on why a figure under attack may be too high."""
         rows = slice(0, min(PROBED, self.desc.testing.shard_size))
         split, index = self.images.to(self.environment.device), self.index[rows].to(self.environment.device)
         shard = Shard(0, split.pixels(index), split.labels[index], index)
-        standing = torch.from_numpy(arrays["N_adv_correct"][rows]).to(self.environment.device)
+        standing = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
         with evaluation_mode(self.model):
-            allowed = evaluation.allowed(shard, evaluation.headline)
-            found = probe(evaluation.model, shard, allowed, standing, self.seed, evaluation.steps)
-        told = warnings(found, arrays["N_adv_broken_by"], evaluation.members)
+            told = suspicions(self.evaluations[name], shard, standing, arrays[f"{name}_broken_by"])
         for message in told:
             self.environment.say(f"warning: {message}")
         return told

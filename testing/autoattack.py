@@ -1,48 +1,102 @@
-"""Members of AutoAttack (Croce and Hein 2020, arXiv 2003.01690), by the library that RobustBench brings."""
+"""Members of AutoAttack (Croce and Hein 2020, arXiv 2003.01690) as attacks, by the library that RobustBench brings."""
 
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foundations.desc import derive_seed
-from testing.shards import Shard
+from threat_specification.attacks.base import Attack, Attempt, Task, input_gradient
+from threat_specification.attacks.losses import LOSSES
 
-# The standard version, in its order. Targeted DLR needs 4 classes; untargeted DLR takes its place with 3.
-STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+GRADIENT_FREE = "square"
+STANDARD = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", GRADIENT_FREE)  # names that members can have
 
 
 def members_for(attack_type: str, num_classes: int) -> list[str]:
-    """The members that a number of classes allows, of `auto` (all) or `apgd` (cross-entropy alone)."""
+    """The members that a number of classes allows, of `auto` (the standard version, in its order) or `apgd`
+    (cross-entropy alone). Targeted DLR needs 4 classes; untargeted DLR takes its place with 3."""
     if attack_type == "apgd":
         return ["apgd-ce"]
     targeted = {2: [], 3: ["apgd-dlr"]}.get(num_classes, ["apgd-t"])
-    return ["apgd-ce", *targeted, "fab-t", "square"]
+    return ["apgd-ce", *targeted, "fab-t", GRADIENT_FREE]
 
 
-def run_member(
-    name: str, model: nn.Module, shard: Shard, standing: Tensor, norm: str, power: float, num_classes: int, seed: int
-) -> Tensor:
-    """Perturbed images [n,C,H,W] of a shard; rows that are not `standing` come back as they were.
+def autoattack(norm: str, power: float, names: list[str], num_classes: int) -> dict[str, Attack]:
+    """Name -> attack in the ball of a norm (Linf, L2) and a radius."""
+    return {name: partial(_run_member, name, norm, power, num_classes) for name in names}
 
-    Seeded by (seed, first index of the shard, member), whatever ran before; the global generators are left alone.
-    """
+
+def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task) -> Attempt:
+    """Seeded by (seed, first index, member), whatever ran before; the global generators are left alone. The ball is the
+    library's own, of `power`; the set of the task is where its points are checked."""
     from pyautoattack import AutoAttack
 
-    logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    number = derive_seed(seed, int(shard.index[0]), name) % 2**31
-    device = shard.images.device
-    adversary = AutoAttack(model, norm=norm, eps=power, seed=number, version="standard", device=device)
+    images, standing, device = task.examples, task.standing, task.examples.device
+    number = derive_seed(task.seed, int(task.index[0]), name) % 2**31
+    adversary = AutoAttack(task.model, norm=norm, eps=power, seed=number, version="standard", device=device)
     adversary.attacks_to_run = [name]
     adversary.verbose = False
     # The library assumes at least 10 classes.
     adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, num_classes - 1)
-    perturbed = shard.images.clone()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        found, _ = adversary.run_standard_evaluation(
-            shard.images[standing], shard.labels[standing], batch_size=len(shard.labels)
-        )
+    perturbed = images.clone()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _findings() as _:
+        found, _ = adversary.run_standard_evaluation(images[standing], task.labels[standing], batch_size=len(images))
     perturbed[standing] = found.clamp(0, 1)
-    return perturbed
+    tracker = task.tracker()
+    tracker.ask(perturbed - images)
+    return tracker.attempt
+
+
+def findings(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[str]:
+    """What the library's own checks say of a model on a few images, a sentence each."""
+    from pyautoattack import checks
+
+    inputs = images.clone().requires_grad_(True)
+    with torch.enable_grad():
+        gradient = input_gradient(LOSSES["ce"](model(inputs), labels, None).sum(), inputs)
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # counts since the program began otherwise
+    with _findings() as logger:
+        checks.check_randomized(model, images, labels, logger=logger)
+        checks.check_range_output(model, images, logger=logger)
+        checks.check_zero_gradients(gradient, logger=logger)
+        checks.check_dynamic(model, images, logger=logger)
+    return [f"AutoAttack: {' '.join(message.split())}" for message in logger.messages]
+
+
+class _Messages(logging.Handler):
+    """Keeps what is logged; stands in for a logger where only `warning` is called."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warning(record.getMessage())
+
+    def warning(self, message: str) -> None:
+        self.messages.append(message.partition(" See flags_doc")[0])
+
+
+@contextmanager
+def _findings() -> Iterator[_Messages]:
+    """The library's logger tells us instead of the terminal; a debugger or a coverage tool keeps its trace, which the
+    library would end."""
+    logger, trace, messages = logging.getLogger("auto-attack"), sys.gettrace(), _Messages()
+    propagate, level = logger.propagate, logger.level
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(messages)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(messages)
+        logger.propagate = propagate
+        logger.setLevel(level)
+        sys.settrace(trace)

@@ -1,30 +1,38 @@
-"""What `test` measures of every example without a nonisotropic threat: clean predictions, and attacks in l_p balls.
+"""What `test` measures of every example: clean predictions, and what attacks find in l_p balls and nonisotropic sets.
 
 broken_by columns: -1 wrong without any attack, 0 still right after all of them, i > 0 broken by attack number i.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from testing.autoattack import run_member
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.base import AttackSet
-from threat_specification.attacks.ensemble import MEMBERS
-from threat_specification.norms import L2, Linf
+from threat_specification.attacks.base import Attack
+from threat_specification.attacks.search import Cell, Search
+from threat_specification.base import BoundThreat, Threat
 
-STANDING, WRONG_WITHOUT = 0, -1
-INSIDE = 1e-5  # relative: float32 can tell no better whether a point is in the set
-PGD_STEPS = 40
-ORDERS = {"Linf": math.inf, "L2": 2.0}
-
-Attack = Callable[[Shard, Tensor], Tensor]  # (shard, standing [n] bool) -> perturbed images [n,C,H,W]
+COLUMNS: dict[str, str | tuple[str, int]] = {
+    "clean_prediction": "int64",
+    "correct": "bool",
+    "broken_by": "int64",
+    "threat": "float32",
+    "Linf": "float32",
+    "L2": "float32",
+    "loss": "float32",
+    "gauge": "float32",
+    "rounded": "bool",
+    "forwards": "int64",
+    "backwards": "int64",
+}
+CELLS = "cells"  # whether an example stands, for each cell
+# A library's attacks tell neither loss nor passes, and know one ball alone.
+BALL_COLUMNS = ("correct", "broken_by", "Linf", "L2", "rounded")
 
 
 @dataclass
@@ -45,75 +53,79 @@ class CleanEvaluation:
 
 
 @dataclass
-class BallEvaluation:
-    """Attacks in an l_p ball, one after the other, each on what the earlier ones left standing.
+class AttackEvaluation:
+    """The headline cell, then the grid, each by all attacks in turn.
 
-    attacks   name -> attack; what they find outside ball or pixel box does not count
+    attacks   name -> attack, in order
+    measures  further threats to measure what was found by: name -> (shard, perturbed) -> [n]
+    prefix    of the columns;  kept: names of COLUMNS, and CELLS, that are written
     """
 
     model: nn.Module
-    norm: str
-    power: float
-    attacks: dict[str, Attack]
+    threat: Threat
+    headline: Cell
+    attacks: Mapping[str, Attack]
+    steps: int
+    seed: int
+    grid: Sequence[Cell] = ()
+    measures: dict[str, Callable[[Shard, Tensor], Tensor]] = field(default_factory=dict)
+    prefix: str = "N_adv"
+    kept: Sequence[str] = (*COLUMNS, CELLS)
 
-    pictures = ("adv_image",)
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return (f"{self.prefix}_image",)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, small ones first: what breaks there need not be attacked again."""
+        return sorted({self.headline, *self.grid})
 
     @property
     def columns(self) -> dict[str, str | tuple[str, int]]:
-        return {
-            "adv_correct": "bool",
-            "adv_broken_by": "int64",
-            "adv_Linf": "float32",
-            "adv_L2": "float32",
-            "adv_rounded": "bool",
-        }
+        known = COLUMNS | {CELLS: ("bool", len(self.cells))}
+        columns = {name: known[name] for name in self.kept} | dict.fromkeys(self.measures, "float32")
+        return {f"{self.prefix}_{name}": kind for name, kind in columns.items()}
+
+    def bind(self, shard: Shard) -> BoundThreat:
+        """The threat at the examples of a shard."""
+        context = {"indices": shard.index} if self.threat.segmented else {}
+        return self.threat.bind(shard.images, shard.labels, **context)
+
+    def search(self, shard: Shard) -> Search:
+        """A search on a shard that has found nothing yet."""
+        bound = self.bind(shard)
+        # Where the background may become anything, the radius bounds the object alone.
+        free = getattr(self.threat, "background", "") == "free"
+        counted = getattr(bound, "mask", None) if free else None
+        return Search(self.model, bound, shard.labels, shard.index, self.headline, self.steps, self.seed, counted)
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
-        standing = count_correct(self.model, shard.images, shard.labels)
-        broken_by = torch.where(standing, STANDING, WRONG_WITHOUT)
-        worst = shard.images.clone()
-        for number, attack in enumerate(self.attacks.values(), start=1):
-            if not bool(standing.any()):
-                break
-            perturbed = attack(shard, standing)
-            fails = ~count_correct(self.model, perturbed, shard.labels) & standing & self._inside(shard, perturbed)
-            worst = torch.where(fails.view(-1, 1, 1, 1), perturbed, worst)
-            broken_by = torch.where(fails, number, broken_by)
-            standing = standing & ~fails
-        rounded = count_correct(self.model, (worst * 255).round() / 255, shard.labels)
-        delta = (worst - shard.images).flatten(1)
-        return {
-            "adv_correct": standing,
-            "adv_broken_by": broken_by,
-            "adv_Linf": delta.abs().amax(1),
-            "adv_L2": delta.norm(dim=1),
-            "adv_rounded": (broken_by > 0) & ~rounded,
-            "adv_image": worst,
+        search = self.search(shard)
+        # The headline first, so that broken_by says which attack broke it there, not which one came by from elsewhere.
+        for cell in [self.headline, *(cell for cell in self.cells if cell != self.headline)]:
+            search.attack(cell, self.attacks)
+        return self._rows(search, shard)
+
+    def _rows(self, search: Search, shard: Shard) -> dict[str, Tensor]:
+        perturbed = (shard.images + search.worst).clamp(0, 1)
+        standing = search.standing(self.headline)
+        rounded = (perturbed * 255).round() / 255
+        flat = search.worst.flatten(1)
+        values = {
+            "clean_prediction": search.clean_prediction,
+            "correct": standing,
+            "broken_by": search.broken_by,
+            "threat": search.bound.evaluate(search.worst),
+            "Linf": flat.abs().amax(1),
+            "L2": flat.norm(dim=1),
+            "loss": torch.where(search.right, search.loss, 0.0),
+            "gauge": search.gauge(),
+            "rounded": search.right & ~standing & ~count_correct(self.model, rounded, shard.labels),
+            "forwards": search.forwards,
+            "backwards": search.backwards,
+            CELLS: torch.stack([search.standing(cell) for cell in self.cells], 1),
         }
-
-    def _inside(self, shard: Shard, perturbed: Tensor) -> Tensor:
-        """[n]: which images lie in the ball and the pixel box."""
-        length = (perturbed - shard.images).flatten(1).norm(ORDERS[self.norm], dim=1)
-        in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
-        return (length <= self.power * (1 + INSIDE) + 1e-7) & in_box
-
-
-def autoattack(model: nn.Module, num_classes: int, norm: str, power: float, names: list[str], seed: int) -> dict:
-    """Name -> attack for members of AutoAttack (Croce and Hein 2020), by the installed library."""
-
-    def member(name: str) -> Attack:
-        return lambda shard, standing: run_member(name, model, shard, standing, norm, power, num_classes, seed)
-
-    return {name: member(name) for name in names}
-
-
-def plain_pgd(model: nn.Module, norm: str, power: float, seed: int) -> dict:
-    """PGD (Madry et al. 2018) in the ball, by our own attacks."""
-    threat = {"Linf": Linf, "L2": L2}[norm]()
-
-    def attack(shard: Shard, standing: Tensor) -> Tensor:
-        allowed = AttackSet.within(threat.bind(shard.images, shard.labels), power, power)
-        attempt = MEMBERS["pgd"](model, shard.labels, allowed, seed, shard.index, PGD_STEPS, standing)
-        return (shard.images + attempt.delta).clamp(0, 1)
-
-    return {"pgd": attack}
+        values = {name: values[name] for name in self.kept} | {"image": perturbed}
+        values |= {name: measure(shard, perturbed) for name, measure in self.measures.items()}
+        return {f"{self.prefix}_{name}": value for name, value in values.items()}

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
-from testing.nonisotropic import Cell, NonisotropicEvaluation
+from testing.evaluations import AttackEvaluation
 from testing.shards import Shard
-from threat_specification.attacks.ensemble import pd_auto
+from testing.suspicion import suspicions
+from threat_specification.attacks.registry import attacks_named
+from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
 from threat_specification.norms import L2, Linf
 
 RADIUS = 32 / 255  # second bound of a threat that is not a norm: such a set may be unbounded
+PROBED = 50  # examples that are looked at for signs that the figure should not be believed
+Z = 1.959964  # 97.5 % quantile of the normal distribution
+
+
+class RobustnessWarning(UserWarning):
+    """A figure of robustness may be too high."""
+
+
+@dataclass(frozen=True)
+class RobustAccuracy:
+    """What `robust_accuracy` found.
+
+    accuracy   share of the examples that stand;  low, high  its 95 % interval (Wilson 1927)
+    correct    [n] bool which they are
+    broken_by  of each example, the attack that broke it, "" where it stands, "clean" where it was wrong without any
+    perturbed  [n,C,H,W] the images that broke the model, else the strongest that were tried
+    warnings   why the figure may be too high, a sentence each
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    correct: Tensor
+    broken_by: list[str]
+    perturbed: Tensor
+    warnings: list[str]
 
 
 def robust_accuracy(
@@ -29,25 +60,57 @@ def robust_accuracy(
     steps: int = 40,
     seed: int = 0,
     shard_size: int = 250,
-) -> float:
+    details: bool = False,
+) -> float | RobustAccuracy:
     """The share of examples that the model gets right everywhere attacks look in {threat <= threshold}.
+
+    Warns (`RobustnessWarning`) where it may be too high: models whose gradients mislead, attacks that would find more.
 
     model    images [B,C,H,W] in [0, 1] -> logits [B,K]; left in the mode it is in
     images   [n,C,H,W] in [0, 1];  labels [n]
     radius   second, l-inf bound (default: none for L2 and Linf, 32/255 for other threats)
-    attacks  names in threat_specification.attacks.ensemble.MEMBERS (default: the ensemble that the classes allow)
+    attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble that the classes allow)
+    details  return all that was found, not the share alone
     """
     check_images(images, labels)
     check_threshold(threshold)
+    if not len(images):
+        raise UsageError("images: expected at least one, got none")
     if radius is None:
         radius = math.inf if isinstance(threat, (L2, Linf)) else RADIUS
+    index = torch.arange(len(labels), device=labels.device)
+    parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(index.split(shard_size))]
     with evaluation_mode(model):
         with torch.no_grad():
             num_classes = model(images[:1]).shape[1]
-        cell = Cell(threshold, radius)
-        members = list(attacks) or pd_auto(num_classes)
-        evaluation = NonisotropicEvaluation(model, threat, cell, [], members, steps, seed)
-        right = 0
-        for number, rows in enumerate(torch.arange(len(labels), device=labels.device).split(shard_size)):
-            right += int(evaluation(Shard(number, images[rows], labels[rows], rows))["N_adv_correct"].sum())
-    return right / max(1, len(labels))
+        chosen = attacks_named(attacks, num_classes)
+        evaluation = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps, seed)
+        rows = [evaluation(shard) for shard in parts]
+        found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
+        correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
+        few = slice(0, min(PROBED, shard_size))
+        sample = Shard(0, images[few], labels[few], index[few])
+        told = suspicions(evaluation, sample, correct[few], broken_by.cpu().numpy())
+    for message in told:
+        warnings.warn(message, RobustnessWarning, stacklevel=2)
+    if not details:
+        return float(correct.float().mean())
+    names = {STANDING: "", WRONG_WITHOUT: "clean"} | dict(enumerate(chosen, start=1))
+    low, high = wilson(int(correct.sum()), len(correct))
+    return RobustAccuracy(
+        float(correct.float().mean()),
+        low,
+        high,
+        correct,
+        [names[number] for number in broken_by.tolist()],
+        found["N_adv_image"],
+        told,
+    )
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    share, spread = right / count, Z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -2,76 +2,129 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy
 import torch
 from torch import Tensor, nn
 
+from testing import autoattack
+from testing.evaluations import AttackEvaluation
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.base import AttackSet
-from threat_specification.attacks.ensemble import MEMBERS
+from threat_specification.attacks.apgd import apgd
+from threat_specification.attacks.base import Attack, AttackSet, Attempt, Classifier, Task
+from threat_specification.attacks.gradients import Kind, kinds
+from threat_specification.attacks.pgd import momentum_pgd, targeted_pgd
+from threat_specification.attacks.random_search import random_search
 from threat_specification.norms import BoundLinf
 
 BOX_ACCURACY = 0.05  # what an attack that may paint any image can leave of a model with gradients to follow
-VANISHED_SHARE = 0.1  # of the examples
+KIND_SHARE = 0.1  # of the examples
 GRADIENT_FREE_SHARE = 0.05  # of the broken examples
-MORE_STEPS_SHARE = 0.02  # of the examples
+ELSEWHERE_SHARE = 0.02  # of the examples
+GRADIENT_FREE = ("random_search", autoattack.GRADIENT_FREE)
+DRAWS = 2_000_000  # of random numbers: none that the ensemble draws
+SMOOTH_PASSES, SMOOTH_NOISE = 4, 1 / 3  # of the smoothed copy; the noise in units of how far a pixel may move
+
+
+class Smoothed(nn.Module):
+    """A copy of a model whose answer is the mean over the same few noisy images: what oscillates is averaged away."""
+
+    def __init__(self, model: Classifier, noise: Tensor) -> None:
+        """noise: [P, C, H, W], with both signs."""
+        super().__init__()
+        self.model, self.noise = model, noise
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([self.model((images + noise).clamp(0, 1)) for noise in self.noise]).mean(0)
+
+
+def _transfer(task: Task, draw: int) -> Attempt:
+    """Descent on the smoothed copy, judged by the model."""
+    generator = torch.Generator().manual_seed(draw)
+    half = torch.randn(SMOOTH_PASSES // 2, *task.examples.shape[1:], generator=generator).to(task.examples.device)
+    noise = SMOOTH_NOISE * float(task.allowed.reach.amax()) * half
+    found = momentum_pgd(replace(task, model=Smoothed(task.model, torch.cat([noise, -noise]))), draw)
+    tracker = task.tracker()
+    tracker.ask(found.delta)
+    return tracker.attempt
+
+
+# What to say of an attack that begins elsewhere -> that attack, for examples that the ensemble left.
+ELSEWHERE: dict[str, Attack] = {
+    "twice the steps from another corner": lambda task: momentum_pgd(
+        replace(task, steps=2 * task.steps), DRAWS, starts=("corner",)
+    ),
+    "each target from another corner": lambda task: targeted_pgd(task, DRAWS + 100, starts=("corner",)),
+    "a smoothed copy of the model": lambda task: _transfer(task, DRAWS + 200),
+    "a search without gradients": partial(random_search, draw=DRAWS + 1000),
+}
+
+CAUSES: dict[Kind, str] = {
+    Kind.VANISHING: "the gradient vanishes: something cuts it off or rounds the input",
+    Kind.WRONG_SIGN: "the gradient has the wrong sign: the loss falls along it",
+    Kind.NOT_OF_THE_LOSS: "the gradient is not that of the loss: it is another function's, or random",
+    Kind.SHATTERED: "the gradient is shattered: it holds on the shortest moves alone",
+    Kind.QUANTISED: "the answers are quantised: their gradient is 0",
+    Kind.RANDOM: "the answers to one image differ by more than its gradient tells: they are random",
+}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a few examples tell about a model; shares of the examples it gets right."""
+    """What a few examples tell about a model; shares are of the examples it gets right.
 
-    box_accuracy: float
-    vanished_gradients: float
-    like_probabilities: bool
-    answers_differ: bool
-    more_steps_break: float
-
-
-def probe(model: nn.Module, shard: Shard, allowed: AttackSet, standing: Tensor, seed: int, steps: int) -> Probe:
-    """Look at a model on one shard.
-
-    allowed    the set of the headline figure;  standing [n] bool what its attacks left
+    kinds      of gradients that cannot be followed
+    elsewhere  of what attacks that begin elsewhere break besides, by an entry of ELSEWHERE
     """
+
+    box_accuracy: float = 0.0
+    like_probabilities: bool = False
+    answers_differ: bool = False
+    kinds: dict[Kind, float] = field(default_factory=dict)
+    elsewhere: dict[str, float] = field(default_factory=dict)
+
+
+def probe(evaluation: AttackEvaluation, shard: Shard, standing: Tensor) -> Probe:
+    """Look at a model on one shard. standing: [n] bool, what the evaluation's attacks left of it."""
+    model = evaluation.model
     right = count_correct(model, shard.images, shard.labels)
+    count = max(1, int(right.sum()))
+    search = evaluation.search(shard)
+    task = search.task(evaluation.headline, standing)
     with torch.no_grad():
         first, second = model(shard.images), model(shard.images)
     box = AttackSet.within(BoundLinf(shard.images), 1.0, 1.0)
-    painted = MEMBERS["apgd_ce"](model, shard.labels, box, seed, shard.index, steps, right)
-    longer = MEMBERS["apgd_ce"](model, shard.labels, allowed, seed, shard.index, 4 * steps, standing)
-    count = max(1, int(right.sum()))
+    painted = apgd(replace(task, allowed=box, standing=right), DRAWS + 300)
+    found = kinds(replace(task, standing=right), DRAWS + 310)
+    elsewhere = {}
+    for number, (name, attack) in enumerate(ELSEWHERE.items(), start=1):
+        before = search.standing(evaluation.headline) & standing
+        if bool(before.any()):
+            search.record(attack(replace(task, standing=before)), number, torch.zeros_like(shard.images).bool())
+        elsewhere[name] = float((before & ~search.standing(evaluation.headline)).sum()) / count
     sums = first.sum(1)
     return Probe(
         box_accuracy=float((right & ~painted.broken).sum()) / count,
-        vanished_gradients=float((_gradient_norms(model, shard)[right] == 0).sum()) / count,
         like_probabilities=bool(((first >= 0) & (first <= 1)).all() and ((sums - 1).abs() < 1e-4).all()),
         answers_differ=not torch.equal(first, second),
-        more_steps_break=float((standing & longer.broken).sum()) / count,
+        kinds={kind: float((found[right] == kind).sum()) / count for kind in CAUSES},
+        elsewhere=elsewhere,
     )
 
 
-def _gradient_norms(model: nn.Module, shard: Shard) -> Tensor:
-    inputs = shard.images.clone().requires_grad_(True)
-    loss = torch.nn.functional.cross_entropy(model(inputs), shard.labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, inputs)
-    return gradient.flatten(1).norm(dim=1)
-
-
-def warnings(found: Probe, broken_by: numpy.ndarray, members: list[str]) -> list[str]:
+def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list[str]:
     """What a reader of the figure should know, a sentence each; broken_by as in examples.npz."""
     broken = int((broken_by > 0).sum())
-    # Alone it has nothing to be compared with; and more steps are tried for APGD only.
-    compared = "random_search" in members[1:]
-    free = broken_by == members.index("random_search") + 1 if compared else numpy.zeros(1, bool)
-    more_steps = found.more_steps_break if "apgd_ce" in members else 0.0
+    # Alone it has nothing to be compared with.
+    numbers = [number for number, name in enumerate(attacks, start=1) if name in GRADIENT_FREE and number > 1]
+    free = int(numpy.isin(broken_by, numbers).sum())
+    besides = sum(found.elsewhere.values())
+    where = ", ".join(name for name, share in found.elsewhere.items() if share)
     messages = {
         f"an attack bounded by nothing but the pixel box leaves accuracy {found.box_accuracy:.2f}: gradients mislead": (
             found.box_accuracy > BOX_ACCURACY
-        ),
-        f"the gradient is exactly 0 for {found.vanished_gradients:.0%} of the examples: attacks cannot follow it": (
-            found.vanished_gradients > VANISHED_SHARE
         ),
         "the model's answers look like probabilities: attacks need logits, taken before the softmax": (
             found.like_probabilities
@@ -79,11 +132,24 @@ def warnings(found: Probe, broken_by: numpy.ndarray, members: list[str]) -> list
         "the model answers differently to the same input: use --eot to attack the mean of its answers": (
             found.answers_differ
         ),
-        f"the search without gradients broke {int(free.sum())} examples that attacks with gradients left standing": (
-            free.sum() > GRADIENT_FREE_SHARE * max(1, broken)
+        f"the search without gradients broke {free} examples that attacks with gradients left standing": (
+            free > GRADIENT_FREE_SHARE * max(1, broken)
         ),
-        f"four times as many steps break another {found.more_steps_break:.0%} of a sample: raise --N_attack_iter": (
-            more_steps > MORE_STEPS_SHARE
+        f"the figure is too high: attacks that begin elsewhere ({where}) break another {besides:.0%} of a sample": (
+            besides > ELSEWHERE_SHARE
         ),
     }
-    return [message for message, holds in messages.items() if holds]
+    causes = [f"{CAUSES[kind]} ({share:.0%} of a sample)" for kind, share in found.kinds.items() if share > KIND_SHARE]
+    return causes + [message for message, holds in messages.items() if holds]
+
+
+def suspicions(evaluation: AttackEvaluation, shard: Shard, standing: Tensor, broken_by: numpy.ndarray) -> list[str]:
+    """Why the figure of an evaluation may be too high, a sentence each; nothing where there is no reason to doubt it.
+
+    shard      a few of the examples;  standing  [n] bool of those, what the attacks left
+    broken_by  of all examples
+    """
+    told = warnings(probe(evaluation, shard, standing), broken_by, list(evaluation.attacks))
+    if evaluation.attacks.keys() <= set(autoattack.STANDARD):
+        told += autoattack.findings(evaluation.model, shard.images, shard.labels)
+    return told

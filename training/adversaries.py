@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from foundations.modes import evaluation_mode
 from threat_specification.attacks.base import AttackSet, input_gradient
-from threat_specification.attacks.pgd import constant, falling
+from threat_specification.attacks.pgd import constant, descend, falling
 from threat_specification.attacks.random_numbers import uniform
+from threat_specification.attacks.starts import STARTS
 from threat_specification.base import Threat, difference
 from training.batch import Batch
 from training.objectives import Moment, Part
@@ -77,6 +78,7 @@ class PGD:
     reach      of all steps together, times the size (0: STEP, and SINGLE_STEP for one alone)
     schedule   an entry of SCHEDULES
     momentum   of the direction, which sums up those before, each times this factor (Dong et al. 2018, arXiv 1710.06081)
+    start      an entry of the attacks' STARTS: where it begins afresh
     starts     where it begins, told where it ended
     growth     by epoch, a factor of the perturbation: the whole set is smaller, and so are the steps
     """
@@ -94,20 +96,22 @@ class PGD:
     momentum: float = 0.0
     starts: Starts = RandomStarts()
     growth: Callable[[int], float] = Growth()
+    start: str = "scaled_noise"
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
         factor = self.growth(moment.epoch)
-        delta = self.starts.begin(batch, allowed.random_start(self.seed, batch.index, moment.iteration))
+        fresh = STARTS[self.start](allowed, self.seed, batch.index, moment.iteration)
+        start = self.starts.begin(batch, fresh)
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
-            direction = torch.zeros_like(delta)
-            for step in range(self.steps):
-                length = self.step_size * SCHEDULES[self.schedule](step, self.steps)
-                gradient = _input_gradient(model, batch.images + factor * delta, loss)
-                direction = self.momentum * direction + allowed.ascend(gradient)
-                delta = allowed.project(delta + length * allowed.ascend(direction))
+
+            def gradient_at(delta: Tensor) -> tuple[Tensor, None]:
+                return _input_gradient(model, batch.images + factor * delta, loss), None
+
+            course = SCHEDULES[self.schedule]
+            delta = descend(gradient_at, allowed, start, self.steps, self.step_size, self.momentum, course)
         self.starts.end(batch, delta)
         return Part(self.name, (batch.images + factor * delta).clamp(0, 1), batch.labels)
 

@@ -14,8 +14,8 @@ from datasets.corruption_files import Reader, read_corruption_files
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
 from threat_specification import L2, Linf, Threat
-from threat_specification.attacks.base import AttackSet
-from threat_specification.attacks.ensemble import MEMBERS
+from threat_specification.attacks.base import AttackSet, Task
+from threat_specification.attacks.registry import ATTACKS
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.morph import morph
 from threat_specification.perturbations.registry import SAFE, SUITES
@@ -111,7 +111,7 @@ def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: in
             allowed = AttackSet.within(NORMS[norm]().bind(shard.images, shard.labels), radius, radius)
             with torch.no_grad():
                 standing = model(shard.images).argmax(1) == shard.labels
-            found = MEMBERS["apgd_ce"](model, shard.labels, allowed, seed, shard.index, steps, standing)
+            found = ATTACKS["apgd_ce"](Task(model, shard.labels, allowed, standing, seed, shard.index, steps))
             return (shard.images + found.delta).clamp(0, 1), found.broken
 
         return attack

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundations.errors import UsageError
-from testing.robust_accuracy import robust_accuracy
-from tests.testing.test_suspicion import Brightness
+from testing.robust_accuracy import RobustnessWarning, robust_accuracy, wilson
+from tests.testing.test_suspicion import Brightness, Rounded
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
 from threat_specification.base import BoundThreat, Threat, check_images
 
@@ -44,7 +46,9 @@ class BoundHalf(BoundThreat):
 def test_known_borders(threat: Threat, threshold: float, reach: float) -> None:
     model = Brightness().train()
     expected = float((reach + 1e-4 < DISTANCES).float().mean())
-    assert robust_accuracy(model, IMAGES, LABELS, threat, threshold, shard_size=3) == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert robust_accuracy(model, IMAGES, LABELS, threat, threshold, shard_size=3) == expected
     assert model.training
 
 
@@ -58,3 +62,54 @@ def test_under_pd_and_wrong_inputs() -> None:
     assert robust_accuracy(model, IMAGES, LABELS, threat, 2.0, radius=0.01) == 1  # out of reach of the radius
     with pytest.raises(UsageError, match=r"expected values in \[0, 1\]"):
         robust_accuracy(model, IMAGES * 255, LABELS, threat, 0.1)
+    with pytest.raises(UsageError, match="expected at least one, got none"):
+        robust_accuracy(model, IMAGES[:0], LABELS[:0], threat, 0.1)
+    with pytest.raises(UsageError, match="unknown attack 'apgd_cee'"):
+        robust_accuracy(model, IMAGES, LABELS, threat, 0.1, attacks=["apgd_cee"])
+
+
+def test_details_say_which_examples_stand_and_what_broke_the_others() -> None:
+    images, labels = IMAGES.clone(), LABELS.clone()
+    images[7] = 0.9  # wrong without any attack
+    model = Brightness()
+    found = robust_accuracy(model, images, labels, Linf(), 0.07, shard_size=3, details=True, attacks=["apgd_ce", "pgd"])
+    assert found.accuracy == 0.5 and found.correct.tolist() == [False] * 3 + [True] * 4 + [False]
+    assert found.broken_by == ["apgd_ce"] * 3 + [""] * 4 + ["clean"]
+    assert (model(found.perturbed).argmax(1) != labels).tolist() == [True] * 3 + [False] * 4 + [True]
+    assert float((found.perturbed - images).abs().max()) <= 0.07 * (1 + 1e-5)
+    assert (found.low, found.high) == pytest.approx((0.2152, 0.7848), abs=1e-4)
+    assert found.warnings == []
+
+
+def test_intervals_are_wilsons() -> None:
+    """Against statsmodels' published values, and inside [0, 1] at both ends."""
+    assert wilson(15, 20) == pytest.approx((0.531299, 0.888138), abs=1e-5)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-5)
+    assert wilson(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-5)
+
+
+def test_a_figure_that_should_not_be_believed_warns() -> None:
+    with pytest.warns(RobustnessWarning) as told:
+        found = robust_accuracy(Rounded(), IMAGES, LABELS, Linf(), 0.01, details=True)
+    assert any("answers are quantised" in message for message in found.warnings)
+    assert [str(each.message) for each in told] == found.warnings
+
+
+class Cut(nn.Module):
+    """No gradient at all: the input is detached."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        brightness = images.detach().flatten(1).mean(1, keepdim=True) * 10
+        return torch.cat([14 - brightness, brightness], 1)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_model_that_cuts_its_gradient_ends_in_a_warning_and_not_in_a_crash(trained: bool) -> None:
+    """With a weight after the cut there is a graph, which does not reach the input."""
+    model = nn.Sequential(Cut(), nn.Linear(2, 2, bias=False)) if trained else Cut()
+    if trained:
+        nn.init.eye_(model[1].weight)
+    with pytest.warns(RobustnessWarning):
+        found = robust_accuracy(model, IMAGES, LABELS, Linf(), 0.07, details=True)
+    assert any("gradient vanishes" in message for message in found.warnings)
+    assert found.accuracy == 5 / 8  # by attacks that need none

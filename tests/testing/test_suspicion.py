@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from foundations.modes import MeanOfPasses
+from testing.evaluations import AttackEvaluation
 from testing.shards import Shard
-from testing.suspicion import Probe, probe, warnings
-from threat_specification.attacks.base import AttackSet
-from threat_specification.norms import BoundLinf
+from testing.suspicion import Probe, probe, suspicions, warnings
+from threat_specification import Linf
+from threat_specification.attacks.base import Attack, Attempt, Task
+from threat_specification.attacks.registry import attacks_named
+from threat_specification.attacks.search import Cell
 
-MEMBERS = ["apgd_ce", "random_search"]
+ATTACKS = ["apgd_ce", "random_search"]
 
 
 class Brightness(nn.Module):
@@ -41,12 +44,48 @@ class Noisy(Brightness):
         return super().forward(images) + 0.01 * torch.randn(len(images), 2)
 
 
+class Cast(torch.autograd.Function):
+    """The input, with a gradient of ours."""
+
+    @staticmethod
+    def forward(context, images: Tensor, change) -> Tensor:
+        context.change = change
+        return images.clone()
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.change(gradient), None
+
+
+class Negated(Brightness):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(Cast.apply(images, lambda gradient: -gradient))
+
+
+class Foreign(Brightness):
+    """The gradient is a fixed random field."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        field = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(1))
+        return super().forward(Cast.apply(images, lambda gradient: field.expand_as(gradient).clone()))
+
+
+class Sine(Brightness):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images + 0.02 * torch.sin(3000 * images))
+
+
+def evaluation(model: nn.Module, attacks: dict[str, Attack] | None = None) -> AttackEvaluation:
+    attacks = attacks_named(ATTACKS, 2) if attacks is None else attacks
+    return AttackEvaluation(model, Linf(), Cell(0.01, 0.01), attacks, 5, 0)
+
+
+IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.3
+SHARD = Shard(0, IMAGES, torch.zeros(8, dtype=torch.long), torch.arange(8))
+
+
 def look(model: nn.Module) -> list[str]:
-    images = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.3
-    shard = Shard(0, images, torch.zeros(8, dtype=torch.long), torch.arange(8))
-    allowed = AttackSet.within(BoundLinf(images), 0.01, 0.01)
-    found = probe(model, shard, allowed, torch.ones(8, dtype=torch.bool), 0, 5)
-    return warnings(found, numpy.zeros(8, int), MEMBERS)
+    return suspicions(evaluation(model), SHARD, torch.ones(8, dtype=torch.bool), numpy.zeros(8, int))
 
 
 def test_an_honest_model_raises_no_doubt() -> None:
@@ -55,7 +94,14 @@ def test_an_honest_model_raises_no_doubt() -> None:
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(Rounded(), "gradient is exactly 0"), (Softmax(), "look like probabilities"), (Noisy(), "answers differently")],
+    [
+        (Rounded(), "answers are quantised"),
+        (Softmax(), "look like probabilities"),
+        (Noisy(), "answers differently"),
+        (Negated(), "gradient has the wrong sign"),
+        (Foreign(), "gradient is not that of the loss"),
+        (Sine(), "gradient is shattered"),
+    ],
 )
 def test_a_dubious_model_is_told(model: nn.Module, words: str) -> None:
     assert any(words in message for message in look(model))
@@ -65,13 +111,54 @@ def test_masked_gradients_survive_even_unbounded_attacks() -> None:
     assert any("nothing but the pixel box leaves accuracy 1.00" in message for message in look(Rounded()))
 
 
+@pytest.mark.parametrize("model", [Rounded(), Negated(), Foreign(), Sine()])
+def test_where_gradients_lead_nowhere_answers_alone_are_followed(model: nn.Module) -> None:
+    """A mean of 0.4 and a border at 0.7 lie a radius of 0.35 apart: no attack with gradients gets there."""
+    labels = torch.zeros(8, dtype=torch.long)
+    chosen = attacks_named(["apgd_ce", "estimated_gradient"], 2)
+    rows = AttackEvaluation(model, Linf(), Cell(0.42, 0.42), chosen, 10, 0)(Shard(0, IMAGES, labels, torch.arange(8)))
+    assert int((rows["N_adv_broken_by"] > 0).sum()) == 8
+    by_answers = rows["N_adv_broken_by"] == 2
+    assert int(by_answers.sum()) >= 6
+    assert int(rows["N_adv_forwards"][by_answers].min()) > 2 * 128
+
+
+def test_an_honest_model_is_not_asked_for_its_answers_alone() -> None:
+    rows = evaluation(Brightness(), attacks_named(["estimated_gradient"], 2))(SHARD)
+    assert rows["N_adv_forwards"].tolist() == [0] * 8
+
+
 def test_what_the_attacks_themselves_tell() -> None:
-    fine = Probe(0.0, 0.0, False, False, 0.0)
-    assert warnings(fine, numpy.array([1, 1, 1, 0, -1]), MEMBERS) == []
-    (message,) = warnings(fine, numpy.array([1, 2, 2, 0, -1]), MEMBERS)
+    fine = Probe()
+    assert warnings(fine, numpy.array([1, 1, 1, 0, -1]), ATTACKS) == []
+    (message,) = warnings(fine, numpy.array([1, 2, 2, 0, -1]), ATTACKS)
     assert "broke 2 examples" in message
-    (message,) = warnings(replace(fine, more_steps_break=0.1), numpy.array([1, 0]), ["apgd_ce"])
-    assert "break another 10%" in message
+    (message,) = warnings(fine, numpy.array([1, 4, 4, 0, -1]), ["apgd-ce", "apgd-t", "fab-t", "square"])
+    assert "broke 2 examples" in message
+    (message,) = warnings(replace(fine, elsewhere={"here": 0.0, "there": 0.1}), numpy.array([1, 0]), ["apgd_ce"])
+    assert "too high" in message and "(there) break another 10%" in message
+
+
+class Ridge(nn.Module):
+    """Class 1 where the first pixel is below 0.2 or above 0.9. From the middle the gradient leads up, to nowhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = images.flatten(1)[:, :1] + 1e-6 * images.flatten(1)[:, 1:].sum(1, keepdim=True)
+        return 10 * torch.cat([torch.full_like(first, 0.5), torch.maximum(first - 0.4, 0.7 - first - 0.01)], 1)
+
+
+def lazy(task: Task) -> Attempt:
+    """Finds nothing, ever."""
+    return Attempt.none(task.examples)
+
+
+def test_a_lazy_ensemble_is_told_that_other_starts_find_more() -> None:
+    images = torch.full((10, 1, 4, 4), 0.5)
+    shard = Shard(0, images, torch.zeros(10, dtype=torch.long), torch.arange(10))
+    lazily = AttackEvaluation(Ridge(), Linf(), Cell(0.35, 0.35), {"lazy": lazy}, 10, 0)
+    found = probe(lazily, shard, torch.ones(10, dtype=torch.bool))
+    assert sum(found.elsewhere.values()) > 0.5
+    assert sum(probe(lazily, shard, torch.zeros(10, dtype=torch.bool)).elsewhere.values()) == 0
 
 
 def test_the_mean_of_passes_answers_steadily() -> None:

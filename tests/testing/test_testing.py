@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy
@@ -9,11 +10,13 @@ import torch
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.modes import evaluation_mode
-from testing.autoattack import members_for, run_member
-from testing.evaluations import BallEvaluation, CleanEvaluation, autoattack
-from testing.nonisotropic import Cell, NonisotropicEvaluation
+from testing.autoattack import autoattack, findings, members_for
+from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
 from testing.shards import Evaluation, Shard, evaluate_in_shards
-from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
+from threat_specification.attacks.base import Attempt, Task
+from threat_specification.attacks.registry import attacks_named
+from threat_specification.attacks.search import Cell, Search
 
 ALONE = Environment(root_dir=Path("/nowhere"), quiet=True)
 LOUD = Environment(root_dir=Path("/nowhere"))
@@ -66,6 +69,12 @@ def test_processes_share_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(parts).tolist() == Brightness()(images).argmax(1).tolist()  # type: ignore[union-attr]
 
 
+def ball(model: torch.nn.Module, norm: str, power: float, attacks: dict) -> AttackEvaluation:
+    """As `test --adv_eval` makes it."""
+    threat = {"Linf": Linf, "L2": L2}[norm]()
+    return AttackEvaluation(model, threat, Cell(power, power), attacks, 40, 0, prefix="adv", kept=BALL_COLUMNS)
+
+
 def test_attacks_run_on_survivors_and_only_points_of_the_set_count() -> None:
     images = torch.full((4, 1, 2, 2), 0.3)
     images[3] = 0.9  # labelled 0, predicted 1: wrong without attack
@@ -73,21 +82,17 @@ def test_attacks_run_on_survivors_and_only_points_of_the_set_count() -> None:
     seen: list[list[bool]] = []
 
     def brighten(rows: list[int]) -> object:
-        def attack(_: Shard, standing: torch.Tensor) -> torch.Tensor:
-            seen.append(standing.tolist())
+        def attack(task: Task) -> Attempt:
+            seen.append(task.standing.tolist())
             perturbed = images.clone()
             perturbed[rows] = 0.8
-            return perturbed
+            count = torch.zeros_like(task.labels)
+            return Attempt(task.standing, perturbed - images, torch.ones(4), count, count)
 
         return attack
 
     images[2] = 0.2  # brightened like the others, this one leaves the ball
-    evaluation = BallEvaluation(
-        Brightness(),
-        "Linf",
-        0.55,
-        {"first": brighten([0]), "second": brighten([0, 1, 2])},  # type: ignore[dict-item]
-    )
+    evaluation = ball(Brightness(), "Linf", 0.55, {"first": brighten([0]), "second": brighten([0, 1, 2])})
     arrays = evaluation(shard(images, labels))
     assert seen == [[True, True, True, False], [False, True, True, False]]
     assert arrays["adv_broken_by"].tolist() == [1, 2, 0, -1]
@@ -104,22 +109,58 @@ def test_autoattack_with_any_number_of_classes(num_classes: int, norm: str) -> N
     power = 0.05 if norm == "Linf" else 0.05 * 8
     members = [name for name in members_for("auto", num_classes) if name != "square"]
     model = Brightness(num_classes)
-    evaluation = BallEvaluation(model, norm, power, autoattack(model, num_classes, norm, power, members, seed=0))
+    evaluation = ball(model, norm, power, autoattack(norm, power, members, num_classes))
     broken = ~evaluation(shard(images, labels))["adv_correct"]
     assert broken.tolist() == [False, False, True, False, False]
     power *= 1.8
-    wider = BallEvaluation(model, norm, power, autoattack(model, num_classes, norm, power, members, seed=0))
+    wider = ball(model, norm, power, autoattack(norm, power, members, num_classes))
     assert (~wider(shard(images, labels))["adv_correct"]).tolist() == [False, True, True, True, False]
 
 
 def test_a_member_is_seeded_by_its_shard_and_leaves_the_generator_alone() -> None:
     images, labels = torch.rand(6, 1, 8, 8) * 0.2 + 0.35, torch.zeros(6, dtype=torch.long)
-    standing = Brightness()(images).argmax(1) == labels
+    model = Brightness()
+    search = Search(model, Linf().bind(images, labels), labels, torch.arange(6), Cell(0.1, 0.1), 40, seed=3)
+    standing = model(images).argmax(1) == labels
+    task = search.task(search.headline, standing)
     state = torch.get_rng_state()
-    found = [run_member("square", Brightness(), shard(images, labels), standing, "Linf", 0.1, 2, 3) for _ in range(2)]
+    found = [autoattack("Linf", 0.1, ["square"], 2)["square"](task).delta for _ in range(2)]
     assert found[0].equal(found[1])
     assert state.equal(torch.get_rng_state())
-    assert found[0][~standing].equal(images[~standing])
+    assert not bool(found[0][~standing].any())
+
+
+def test_what_autoattack_itself_finds_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its warnings come back as sentences; nothing is printed, and a trace function (coverage, a debugger) stays."""
+    images, labels = torch.rand(6, 1, 8, 8) * 0.2 + 0.35, torch.zeros(6, dtype=torch.long)
+
+    class Noisy(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return (super().forward(images) + 0.3 * torch.rand(len(images), 2)).softmax(1)
+
+    class Dynamic(Brightness):
+        """Looks at gradients to answer."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                (images + 0).requires_grad_(True).sum().backward()
+            return super().forward(images)
+
+    def trace(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        told = findings(Noisy(), images, labels)
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
+    assert len(told) == 2 and "randomized defense" in told[0] and "probability distribution" in told[1]
+    assert findings(Brightness(), images, labels) == []
+    assert any("dynamic defense" in message for message in findings(Dynamic(), images, labels))
+    assert findings(Brightness(), images, labels) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_modes_come_back() -> None:
@@ -149,7 +190,8 @@ def test_out_of_memory_shards_are_evaluated_in_parts(capsys: pytest.CaptureFixtu
     def attacked(model: torch.nn.Module) -> dict[str, numpy.ndarray]:
         anchors = AnchorSet(torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)]), torch.arange(2))
         threat = ProjectedDisplacement(anchors=anchors)
-        attack = NonisotropicEvaluation(model, threat, Cell(0.5, 0.3), [], ["apgd_ce", "random_search"], 5, 0)
+        chosen = attacks_named(["apgd_ce", "random_search"], 2)
+        attack = AttackEvaluation(model, threat, Cell(0.5, 0.3), chosen, 5, 0)
         evaluations: list[Evaluation] = [CleanEvaluation(model), attack]
         return evaluate_in_shards(lambda rows: images[rows], labels, torch.arange(23), 10, evaluations, LOUD)
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, per_image
+from threat_specification.attacks.base import AttackSet, Attempt, Task, per_image
 from threat_specification.attacks.losses import LOSSES
+from threat_specification.attacks.starts import begin
 
 MOMENTUM = 0.75  # alpha
-TARGETS = 20  # draws of random numbers from here on
+MOST_TARGETS = 9
 RISES = 0.75  # rho: the share of steps that must raise the loss for the step size to stay
 # Times the size of the set. An l2 direction moves most pixels by less than the average, and oblique faces of the set
 # take back much of a step: shorter ones stop early and leave more examples standing.
@@ -28,33 +29,41 @@ def checkpoints(steps: int) -> set[int]:
     return places
 
 
-def apgd(
-    model: Classifier,
-    labels: Tensor,
-    allowed: AttackSet,
-    start: Tensor,
-    steps: int,
-    loss: str,
-    standing: Tensor,
-    targets: Tensor | None = None,
-    size: Tensor | None = None,
+def apgd(task: Task, draw: int, loss: str = "ce", start: str = "noise") -> Attempt:
+    """From one start, an entry of STARTS with the random numbers of a draw."""
+    return ascend_from(begin(task, start, draw), task, loss)
+
+
+def apgd_over_targets(task: Task, draw: int, start: str = "noise") -> Attempt:
+    """Targeted DLR towards the likeliest other classes of the clean images, one after the other, each from a start of
+    its own."""
+    attempt = replace(Attempt.none(task.examples), forwards=task.standing.long())
+    for rank, targets in enumerate(task.likeliest_others(MOST_TARGETS).unbind(1)):
+        left = task.after(attempt)
+        if not bool(left.standing.any()):
+            break
+        attempt = attempt.then(ascend_from(begin(left, start, draw + rank), left, "dlr_targeted", targets))
+    return attempt
+
+
+def ascend_from(
+    start: Tensor, task: Task, loss: str, targets: Tensor | None = None, size: Tensor | None = None
 ) -> Attempt:
-    """`steps` projected steps with momentum from `start`, a point of the set.
+    """As many projected steps with momentum as the task says from `start`, a point of the set.
 
     The step size begins at a multiple of `size` and halves, going back to the best point, where a stretch between
     checkpoints brought too little (conditions 1 and 2 of the paper).
 
-    standing  [B] the examples to attack
     size      [B,1,1,1] of the set, by the pixel (default: how far a pixel may move)
     """
-    tracker = Tracker(model, labels, allowed.bound.examples, standing)
+    allowed, steps, tracker = task.allowed, task.steps, task.tracker()
     step = FIRST_STEP[allowed.bound.steepest] * (allowed.reach if size is None else size)
     delta = before = best = start
     value, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
     best_value, best_gradient = value, gradient
-    rises = torch.zeros_like(labels)
+    rises = torch.zeros_like(task.labels)
     schedule, last = checkpoints(steps), 0
-    halved, best_at_last = torch.zeros_like(standing), value
+    halved, best_at_last = torch.zeros_like(task.standing), value
     for k in range(1, steps + 1):
         active = tracker.active
         if not bool(active.any()):
@@ -85,22 +94,3 @@ def _move(allowed: AttackSet, delta: Tensor, before: Tensor, change: Tensor, act
         return moved
     mixed = delta + MOMENTUM * (moved - delta) + (1 - MOMENTUM) * (delta - before)
     return allowed.project(torch.where(per_image(active), mixed, delta))
-
-
-def apgd_over_targets(
-    model: Classifier, labels: Tensor, allowed: AttackSet, seed: int, index: Tensor, steps: int, standing: Tensor
-) -> Attempt:
-    """Targeted DLR towards the min(9, K - 1) likeliest other classes of the clean images, one after the other, each
-    from a random start of its own."""
-    examples = allowed.bound.examples
-    with torch.no_grad():
-        logits = model(examples)
-    order = logits.scatter(1, labels.view(-1, 1), -torch.inf).argsort(1, descending=True)
-    attempt = replace(Attempt.none(examples), forwards=standing.long())
-    for rank in range(min(9, logits.shape[1] - 1)):
-        left = standing & ~attempt.broken
-        if not bool(left.any()):
-            break
-        start = allowed.random_start(seed, index, TARGETS + rank)
-        attempt = attempt.then(apgd(model, labels, allowed, start, steps, "dlr_targeted", left, targets=order[:, rank]))
-    return attempt

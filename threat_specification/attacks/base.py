@@ -7,16 +7,23 @@ not to be attacked, stay where they are, so that neither batching nor interrupti
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from threat_specification.attacks.losses import LOSSES, Loss
-from threat_specification.attacks.random_numbers import uniform
 from threat_specification.base import BoundThreat
 
 Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
+
+SLACK = (1e-5, 1e-7)  # relative and absolute: float32 can tell no better whether a point is in a set
+
+
+def at_most(values: Tensor, limit: float | Tensor) -> Tensor:
+    """values <= limit as far as float32 can tell: the one statement of what is inside a bound."""
+    relative, absolute = SLACK
+    return values <= limit * (1 + relative) + absolute
 
 
 def sign(gradient: Tensor) -> Tensor:
@@ -68,13 +75,48 @@ class AttackSet:
         """A point of the set near delta."""
         return self.bound.project(delta, self.threshold, self.lower, self.upper)
 
-    def between(self, fraction: Tensor) -> Tensor:
-        """The point of the box at a fraction in [0, 1] between its bounds, shrunk into the set."""
-        return self.bound.scale(torch.lerp(self.lower, self.upper, fraction), self.threshold, self.lower, self.upper)
+    def holds(self, delta: Tensor) -> Tensor:
+        """[B]: which points are in the set."""
+        in_box = at_most(delta, self.upper) & at_most(-delta, -self.lower)
+        return in_box.flatten(1).all(1) & at_most(self.bound.evaluate(delta), self.threshold)
 
-    def random_start(self, seed: int, index: Tensor, draw: int) -> Tensor:
-        """A random point of the set for each example; it depends on (seed, index, draw) alone."""
-        return self.between(uniform(seed, index, draw, tuple(self.lower.shape[1:])))
+
+@dataclass(frozen=True)
+class Task:
+    """What every attack is given: whom to attack, where, and what its random numbers may depend on.
+
+    allowed   the set, at examples [B,C,H,W]      labels    [B]
+    standing  [B] the examples to attack          steps     of gradient descent, in one run
+    seed, index   random numbers depend on seed and index [B] in the data set alone
+    """
+
+    model: Classifier
+    labels: Tensor
+    allowed: AttackSet
+    standing: Tensor
+    seed: int
+    index: Tensor
+    steps: int
+
+    @property
+    def examples(self) -> Tensor:
+        """[B,C,H,W]."""
+        return self.allowed.bound.examples
+
+    def tracker(self) -> Tracker:
+        """Asks the model about the examples to attack."""
+        return Tracker(self.model, self.labels, self.examples, self.standing)
+
+    def after(self, attempt: Attempt) -> Task:
+        """The same task for what an attempt left standing."""
+        return replace(self, standing=self.standing & ~attempt.broken)
+
+    def likeliest_others(self, count: int) -> Tensor:
+        """The classes that the model holds likeliest on the clean images beside the label, [B, count]."""
+        with torch.no_grad():
+            logits = self.model(self.examples)
+        others = logits.scatter(1, self.labels.view(-1, 1), -torch.inf)
+        return others.argsort(1, descending=True)[:, : min(count, logits.shape[1] - 1)]
 
 
 @dataclass(frozen=True)
@@ -138,7 +180,7 @@ class Tracker:
             gradient = input_gradient(loss(logits, self.labels, targets).sum(), inputs)
         counted = self.attempt.backwards + self.active
         noted = self._note(delta, logits.detach(), loss, targets)
-        self.attempt = _replace(self.attempt, backwards=counted)
+        self.attempt = replace(self.attempt, backwards=counted)
         return noted, gradient
 
     def _note(self, delta: Tensor, logits: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
@@ -165,10 +207,9 @@ def input_gradient(value: Tensor, inputs: Tensor, keep: bool = False) -> Tensor:
     return torch.zeros_like(inputs) if gradient is None else gradient.nan_to_num(0, 0, 0)
 
 
-def _replace(attempt: Attempt, backwards: Tensor) -> Attempt:
-    return Attempt(attempt.broken, attempt.delta, attempt.loss, attempt.forwards, backwards)
-
-
 def per_image(values: Tensor) -> Tensor:
     """[B] as [B,1,1,1]."""
     return values.view(-1, 1, 1, 1)
+
+
+Attack = Callable[[Task], Attempt]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.apgd import apgd
-from threat_specification.attacks.base import AttackSet, Attempt, Classifier, per_image
+from threat_specification.attacks.apgd import ascend_from
+from threat_specification.attacks.base import AttackSet, Attempt, Task, per_image
 from threat_specification.base import BoundThreat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundL2, BoundLinf
@@ -34,12 +34,12 @@ class Ball(AttackSet):
         return torch.minimum(torch.maximum(unit * self.length, self.lower), self.upper)
 
 
-def l2_inscribed(model: Classifier, labels: Tensor, allowed: AttackSet, steps: int, standing: Tensor) -> Attempt:
+def l2_inscribed(task: Task) -> Attempt:
     """l2-APGD in the largest ball inside {threat <= threshold}, with the bounds of the set.
 
     Threats that do not know that ball (their `inscribed_radius` is None) are left alone.
     """
-    examples = allowed.bound.examples
+    allowed, examples = task.allowed, task.examples
     radius = _radius_beside_bounds(allowed.bound)
     if radius is None or allowed.threshold == 0:
         return Attempt.none(examples)
@@ -47,4 +47,4 @@ def l2_inscribed(model: Classifier, labels: Tensor, allowed: AttackSet, steps: i
     length = per_image(torch.minimum(radius * allowed.threshold, whole_box).clamp_min(1e-9))
     ball = Ball(BoundL2(examples), 1.0, allowed.lower, allowed.upper, length)
     start = torch.zeros_like(examples)
-    return apgd(model, labels, ball, start, steps, "ce", standing, size=length / examples[0].numel() ** 0.5)
+    return ascend_from(start, replace(task, allowed=ball), "ce", size=length / examples[0].numel() ** 0.5)

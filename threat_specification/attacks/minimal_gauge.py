@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, input_gradient, per_image
+from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Task, Tracker, input_gradient, per_image
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
@@ -26,19 +26,15 @@ SMALLEST = 1e-6
 MOST = 9  # classes that may be the nearest
 
 
-def minimal_gauge(
-    model: Classifier, labels: Tensor, allowed: AttackSet, start: Tensor, steps: int, standing: Tensor
-) -> Attempt:
+def minimal_gauge(task: Task) -> Attempt:
     """The point of smallest gauge at which each example breaks; it may lie outside `allowed`, whose gauge is 1.
 
-    Two runs of `steps` each: towards whichever other class leads, and towards the class that looks nearest from the
+    Two runs of all steps each: towards whichever other class leads, and towards the class that looks nearest from the
     clean image, since the run towards the leading one may end at a border that is not the nearest.
     """
-    nearest, looked_at = nearest_class(model, labels, allowed.bound.examples)
-    attempts = [
-        _alternate(model, labels, allowed, start, steps, standing, loss, nearest)
-        for loss in ("margin", "margin_targeted")
-    ]
+    allowed, standing = task.allowed, task.standing
+    nearest, looked_at = nearest_class(task.model, task.labels, task.examples)
+    attempts = [_alternate(task, loss, nearest) for loss in ("margin", "margin_targeted")]
     gauges = [allowed.bound.evaluate(found.delta).masked_fill(~found.broken, torch.inf) for found in attempts]
     first, second = attempts
     better = (gauges[1] < gauges[0]) | (~first.broken & ~second.broken & (second.loss > first.loss))
@@ -69,24 +65,15 @@ def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[
     return candidates.gather(1, torch.stack(distances, 1).argmin(1, keepdim=True)).squeeze(1), candidates.shape[1]
 
 
-def _alternate(
-    model: Classifier,
-    labels: Tensor,
-    allowed: AttackSet,
-    start: Tensor,
-    steps: int,
-    standing: Tensor,
-    loss: str,
-    targets: Tensor,
-) -> Attempt:
+def _alternate(task: Task, loss: str, targets: Tensor) -> Attempt:
     """One run of steps and of sets that shrink and grow."""
-    tracker = Tracker(model, labels, allowed.bound.examples, standing)
+    allowed, standing, steps, tracker = task.allowed, task.standing, task.steps, task.tracker()
     lower, upper = _whole_box(allowed)
     size = allowed.reach
-    level = torch.full(labels.shape, LARGEST, device=size.device)
-    smallest, found = torch.full_like(level, torch.inf), torch.zeros_like(start)
+    level = torch.full(standing.shape, LARGEST, device=size.device)
+    smallest, found = torch.full_like(level, torch.inf), torch.zeros_like(task.examples)
     margin_found = torch.zeros_like(level)
-    delta = start
+    delta = found
     for k in range(steps):
         margin, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
         smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Tracker, per_image
+from threat_specification.attacks.base import Attempt, Task, per_image
 from threat_specification.attacks.random_numbers import uniform
 
 LARGEST_WINDOW = 0.8  # of the image
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of all queries: where the window's area halves
-STRIPES, WINDOWS = 100, 101  # draws; others have smaller numbers
+QUERIES_PER_STEP = 5  # forward passes for each step of attacks with gradients
 
 
 def window_side(query: int, queries: int, height: int, width: int) -> int:
@@ -23,21 +23,23 @@ def window_side(query: int, queries: int, height: int, width: int) -> int:
     return max(1, min(round(area**0.5), height, width))
 
 
-def random_search(
-    model: Classifier, labels: Tensor, allowed: AttackSet, seed: int, index: Tensor, queries: int, standing: Tensor
-) -> Attempt:
-    """`queries` forward passes for each example: one for vertical stripes, then one for each window."""
-    examples = allowed.bound.examples
+def random_search(task: Task, draw: int) -> Attempt:
+    """QUERIES_PER_STEP forward passes for each step: one for vertical stripes, then one for each window.
+
+    draw   of the stripes; the windows take those after it
+    """
+    allowed, examples, queries = task.allowed, task.examples, QUERIES_PER_STEP * task.steps
     _, channels, height, width = examples.shape
-    tracker = Tracker(model, labels, examples, standing)
-    best = allowed.between((uniform(seed, index, STRIPES, (channels, 1, width)) < 0.5).float().expand_as(examples))
+    tracker = task.tracker()
+    stripes = (uniform(task.seed, task.index, draw, (channels, 1, width)) < 0.5).expand_as(examples)
+    best = allowed.project(torch.where(stripes, allowed.lower, allowed.upper))
     margin = tracker.ask(best)
     for query in range(1, queries):
         active = tracker.active
         if not bool(active.any()):
             break
         side = window_side(query, queries, height, width)
-        draws = uniform(seed, index, WINDOWS + query, (2 + channels,))
+        draws = uniform(task.seed, task.index, draw + query, (2 + channels,))
         inside = _window(draws[:, 0], height, side, 2) & _window(draws[:, 1], width, side, 3)
         towards = torch.where((draws[:, 2:] < 0.5).view(-1, channels, 1, 1), allowed.lower, allowed.upper)
         trial = allowed.project(torch.where(inside & per_image(active), towards, best))

@@ -13,13 +13,13 @@ from foundations.errors import UsageError
 from tests.threat_specification.attacks.linear import Linear, best_margin, directions, problem, smallest_gauge
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.apgd import checkpoints
-from threat_specification.attacks.base import AttackSet, Attempt
-from threat_specification.attacks.ensemble import MEMBERS, attack_in_turn, pd_auto
+from threat_specification.attacks.base import AttackSet, Attempt, Task, input_gradient
 from threat_specification.attacks.losses import LOSSES
-from threat_specification.attacks.pgd import falling, pgd
+from threat_specification.attacks.pgd import descend, falling
+from threat_specification.attacks.registry import ATTACKS, attacks_named, pd_auto
+from threat_specification.attacks.search import Cell, Search
 
 THRESHOLD, RADIUS, STEPS = 0.1, 0.15, 40
-IN_SET = [name for name in MEMBERS if name != "minimal_gauge"]
 
 
 def both(anchors, images: Tensor, labels: Tensor, threshold: float = THRESHOLD, radius: float = RADIUS) -> AttackSet:
@@ -32,7 +32,14 @@ def attack(name: str, model, labels: Tensor, allowed: AttackSet, steps: int = ST
     index = torch.arange(len(labels)) + 50
     standing = torch.ones(len(labels), dtype=torch.bool)
     values = {"seed": 3, "index": index, "standing": standing} | changes
-    return MEMBERS[name](model, labels, allowed, values["seed"], values["index"], steps, values["standing"])
+    return ATTACKS[name](Task(model, labels, allowed, steps=steps, **values))
+
+
+def search(threat, model, images: Tensor, labels: Tensor, cell: Cell, names=()) -> Search:
+    """What a run does: those attacks in turn, else the ensemble."""
+    found = Search(model, threat.bind(images, labels), labels, torch.arange(len(labels)), cell, STEPS, seed=0)
+    found.attack(cell, attacks_named(names, model(images[:1]).shape[1]))
+    return found
 
 
 def gauges(model: Linear, anchors, images: Tensor, labels: Tensor) -> Tensor:
@@ -47,14 +54,13 @@ def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int) -
     model, anchors, images, labels = problem(num_classes, seed=num_classes)
     t = float(gauges(model, anchors, images, labels).median())
     clean = LOSSES["margin"](model(images).detach(), labels, None).tolist()
-    index, standing = torch.arange(len(labels)), torch.ones(len(labels), dtype=torch.bool)
-    allowed = both(anchors, images, labels, t * THRESHOLD, t * RADIUS)
-    found = attack_in_turn(pd_auto(num_classes), model, labels, allowed, 0, index, STEPS, standing)
-    for x, y, margin, broken in zip(images, labels, clean, found.broken.tolist(), strict=True):
+    cell = Cell(t * THRESHOLD, t * RADIUS)
+    standing = search(ProjectedDisplacement(anchors=anchors), model, images, labels, cell).standing(cell)
+    for x, y, margin, broken in zip(images, labels, clean, (~standing).tolist(), strict=True):
         best = best_margin(model, anchors, x, int(y), t * THRESHOLD, t * RADIUS)
         if abs(best) > 0.02 * (best - margin):
             assert broken == (best > 0)
-    assert 8 <= int(found.broken.sum()) <= 16
+    assert 8 <= int((~standing).sum()) <= 16
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 10])
@@ -82,15 +88,14 @@ def test_isotropic_balls_in_closed_form(norm: str) -> None:
     logits = model(images)
     towards = logits - logits.gather(1, labels.view(-1, 1)) + radius * dual
     best = towards.scatter(1, labels.view(-1, 1), -torch.inf).amax(1)
-    allowed = AttackSet.within(threat.bind(images, labels), radius, 0.3 if norm == "L2" else radius)
-    index, standing = torch.arange(40), torch.ones(40, dtype=torch.bool)
-    found = attack_in_turn(["apgd_ce", "apgd_t_dlr"], model, labels, allowed, 0, index, STEPS, standing)
+    cell = Cell(radius, radius)
+    broken = ~search(threat, model, images, labels, cell, ["apgd_ce", "apgd_t_dlr"]).standing(cell)
     clear = best.abs() > 0.02 * (best - LOSSES["margin"](logits, labels, None))
-    assert found.broken[clear].equal((best > 0)[clear])
-    assert bool(found.broken.any()) and not bool(found.broken.all())
+    assert broken[clear].equal((best > 0)[clear])
+    assert bool(broken.any()) and not bool(broken.all())
 
 
-@pytest.mark.parametrize("name", list(MEMBERS))
+@pytest.mark.parametrize("name", list(ATTACKS))
 def test_every_point_is_in_the_set_and_breaks_what_it_says(name: str) -> None:
     model, anchors, images, labels = problem(5, count=12, seed=2)
     before = images.clone()
@@ -110,7 +115,7 @@ def directions_of(anchors, image: Tensor, label: Tensor) -> numpy.ndarray:
     return directions(anchors, image, int(label))
 
 
-@pytest.mark.parametrize("name", list(MEMBERS))
+@pytest.mark.parametrize("name", list(ATTACKS))
 def test_the_model_is_left_as_it_was(name: str) -> None:
     model, anchors, images, labels = problem(5, count=6, seed=2)
     net = nn.Sequential(model, nn.Dropout(0.0))
@@ -125,7 +130,7 @@ def test_the_model_is_left_as_it_was(name: str) -> None:
     assert all(value.equal(weights[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize("name", list(MEMBERS))
+@pytest.mark.parametrize("name", list(ATTACKS))
 def test_only_those_standing_are_attacked_and_batches_do_not_matter(name: str) -> None:
     model, anchors, images, labels = problem(5, count=12, seed=4)
     whole = attack(name, model, labels, both(anchors, images, labels), steps=8)
@@ -212,7 +217,7 @@ def test_small_gradients_are_followed() -> None:
     assert int(attack("apgd_t_dlr", Confident(model), labels, allowed).broken.sum()) == 24
 
 
-@pytest.mark.parametrize("name", list(MEMBERS))
+@pytest.mark.parametrize("name", list(ATTACKS))
 @pytest.mark.parametrize("kind", [Severed, Poisoned])
 def test_models_without_usable_gradients_do_not_stop_an_attack(kind: type[Linear], name: str) -> None:
     _, anchors, images, _ = problem(5, count=4, seed=5)
@@ -262,8 +267,12 @@ def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
 
     allowed = AttackSet.within(L2().bind(images, labels), 1e3, float("inf"))
     sizes, standing = torch.full((6, 1, 1, 1), 0.1), torch.ones(6, dtype=torch.bool)
-    start = torch.zeros_like(images)
-    pgd(model, labels, allowed, start, 4, sizes, standing, loss="margin", momentum=0.9, schedule=falling)
+
+    def gradient_at(delta: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = (images + delta).requires_grad_(True)
+        return input_gradient(LOSSES["margin"](model(inputs), labels, None).sum(), inputs), standing
+
+    model(images + descend(gradient_at, allowed, torch.zeros_like(images), 4, sizes, momentum=0.9, schedule=falling))
     exact, point = copy.deepcopy(net).double(), images.double()
     total = torch.zeros_like(point)
     for step, seen in enumerate(asked):
@@ -279,7 +288,7 @@ def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
 
 
 def test_the_ensemble_fits_the_number_of_classes() -> None:
-    assert [pd_auto(k)[2] for k in (2, 3, 4, 10)] == ["apgd_margin", "apgd_dlr", "apgd_t_dlr", "apgd_t_dlr"]
+    assert [pd_auto(k)[1] for k in (2, 3, 10)] == ["momentum_margin", "momentum_dlr", "momentum_dlr"]
 
 
 def trained_on_digits() -> tuple[Tensor, Tensor, nn.Module]:

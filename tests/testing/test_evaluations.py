@@ -1,0 +1,187 @@
+"""What counts as found inside a set, whatever an attack claims; and what attacks are given to work with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from testing.evaluations import AttackEvaluation
+from testing.shards import Shard
+from tests.testing.test_suspicion import Brightness
+from tests.threat_specification.attacks.linear import directions
+from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.attacks.base import Attempt, Task
+from threat_specification.attacks.search import Cell
+
+IMAGES = torch.full((6, 1, 4, 4), 0.5)
+SHARD = Shard(0, IMAGES, torch.zeros(6, dtype=torch.long), torch.arange(6))
+ANCHORS = AnchorSet(torch.full((1, 1, 4, 4), 0.9), torch.tensor([1]))  # a change of c everywhere has PD 2 c / 0.4
+SMALL, LARGE = Cell(1.3, 0.3), Cell(2.0, 0.4)
+
+
+def claims(delta: Tensor):
+    """An attack that says it broke everything with the same change."""
+
+    def attack(task: Task) -> Attempt:
+        count = torch.zeros_like(task.labels)
+        return Attempt(task.standing, delta.expand_as(IMAGES), torch.ones(len(count)), count, count)
+
+    return attack
+
+
+def evaluate(delta: Tensor, headline: Cell, grid=(), **form) -> dict[str, Tensor]:
+    threat = ProjectedDisplacement(anchors=ANCHORS, **form)
+    return AttackEvaluation(Brightness(), threat, headline, {"fake": claims(delta)}, 1, 0, list(grid))(SHARD)
+
+
+def test_a_change_counts_in_every_set_it_lies_in_and_in_no_other() -> None:
+    """+0.25 everywhere: PD 1.25, l-inf 0.25; the border of the model is at +0.2."""
+    grid = [Cell(1.3, 0.3), Cell(1.2, 0.3), Cell(1.3, 0.24), Cell(2.0, 0.4), Cell(math.inf, 0.25), Cell(1.25, math.inf)]
+    rows = evaluate(torch.full((1, 1, 4, 4), 0.25), SMALL, grid)
+    cells = sorted({SMALL, *grid})
+    standing = {cell: bool(rows["N_adv_cells"][:, i].all()) for i, cell in enumerate(cells)}
+    assert {cell for cell, still in standing.items() if still} == {Cell(1.2, 0.3), Cell(1.3, 0.24)}
+    assert rows["N_adv_broken_by"].tolist() == [1] * 6
+    assert torch.allclose(rows["N_adv_gauge"], torch.tensor(max(1.25 / 1.3, 0.25 / 0.3)))
+    assert torch.allclose(rows["N_adv_threat"], torch.tensor(1.25))
+
+
+def test_a_change_that_does_not_break_the_model_does_not_count() -> None:
+    rows = evaluate(torch.full((1, 1, 4, 4), 0.15), SMALL)
+    assert rows["N_adv_correct"].all() and rows["N_adv_gauge"].isinf().all()
+    assert torch.allclose(rows["N_adv_Linf"], torch.tensor(0.15))  # the strongest point tried is kept all the same
+
+
+def test_a_frozen_background_may_not_move() -> None:
+    form = {"segmented": True, "mask_source": lambda x: torch.arange(4).view(1, 1, 1, 4).expand(len(x), 1, 4, 4) < 3}
+    delta = torch.full((1, 1, 4, 4), 0.28)
+    assert evaluate(delta, LARGE, **form)["N_adv_correct"].all()
+    delta = delta * (torch.arange(4) < 3)
+    assert not evaluate(delta, LARGE, **form)["N_adv_correct"].any()
+    everywhere = evaluate(torch.full((1, 1, 4, 4), 0.28), LARGE, background="radius", **form)
+    assert not everywhere["N_adv_correct"].any()
+
+
+@pytest.mark.parametrize(("excess", "counts"), [(5e-6, True), (1e-4, False)])
+@pytest.mark.parametrize("bound", ["threat", "radius"])
+def test_one_slack_for_every_bound(bound: str, excess: float, counts: bool) -> None:
+    """What float32 cannot tell from the border counts as inside, in accuracy and gauge alike; what it can does not."""
+    delta = 0.25 * (1 + excess)
+    headline = Cell(1.25, 1.0) if bound == "threat" else Cell(10.0, 0.25)
+    rows = evaluate(torch.full((1, 1, 4, 4), delta), headline)
+    assert bool(rows["N_adv_correct"].any()) is not counts
+    assert bool((rows["N_adv_gauge"] <= 1).all()) is counts
+
+
+class Two(nn.Module):
+    """Class 1 where the brightest pixel is above 0.7, class 2 where the darkest is below 0.3, class 0 else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        return torch.stack([torch.full((len(flat),), 0.2), flat.amax(1) - 0.5, 0.5 - flat.amin(1)], 1) * 10
+
+
+def breaks(rows: list[int], change: float, seen: list[Task]):
+    """An attack that changes a pixel of some images, and keeps what it was given."""
+
+    def attack(task: Task) -> Attempt:
+        seen.append(task)
+        delta = torch.zeros_like(task.examples)
+        for row in rows:
+            if bool(task.standing[row]):
+                delta[row, 0, 0, 0] = change
+        count = torch.ones_like(task.labels)
+        return Attempt(torch.zeros_like(task.standing), delta, torch.zeros(len(count)), count, count * 2)
+
+    return attack
+
+
+def test_every_attack_counts_on_what_the_others_left() -> None:
+    """Two that break different images: all are broken, each by the one that did it; the passes of both are added."""
+    first, second = [], []
+    attacks = {"up": breaks([0, 2], 0.28, first), "down": breaks([1, 2, 3], -0.28, second)}
+    threat = ProjectedDisplacement(anchors=ANCHORS)
+    rows = AttackEvaluation(Two(), threat, SMALL, attacks, 7, 11)(SHARD)
+    assert rows["N_adv_broken_by"].tolist() == [1, 2, 1, 2, 0, 0]
+    assert rows["N_adv_correct"].tolist() == [False] * 4 + [True] * 2
+    assert [task.standing.tolist() for task in first] == [[True] * 6]
+    assert [task.standing.tolist() for task in second] == [[False, True, False, True, True, True]]
+    assert rows["N_adv_forwards"].tolist() == [2] * 6 and rows["N_adv_backwards"].tolist() == [4] * 6
+
+
+def test_the_whole_curve_is_found_for_broken_examples_too() -> None:
+    """The attack that finds the smallest sets is given all that the model gets right, in the headline cell alone."""
+    seen: list[Task] = []
+    attacks = {"first": breaks([0, 1], 0.28, []), "minimal_gauge": breaks([0], 0.21, seen)}
+    images = IMAGES.clone()
+    images[5, 0, 0, 0] = 0.9  # wrong without any attack
+    threat = ProjectedDisplacement(anchors=ANCHORS)
+    evaluation = AttackEvaluation(Two(), threat, SMALL, attacks, 7, 11, [LARGE])
+    rows = evaluation(Shard(0, images, SHARD.labels, SHARD.index))
+    assert [task.standing.tolist() for task in seen] == [
+        [True] * 5 + [False],
+        [False, False, True, True, True, False],
+    ]
+    assert rows["N_adv_gauge"].tolist() == pytest.approx([0.21 / 0.3, 0.28 / 0.3, math.inf, math.inf, math.inf, 0.0])
+    assert rows["N_adv_broken_by"].tolist() == [1, 1, 0, 0, 0, -1]
+
+
+@dataclass
+class Recorder:
+    """An attack that breaks nothing and keeps its tasks."""
+
+    tasks: list[Task] = field(default_factory=list)
+
+    def __call__(self, task: Task) -> Attempt:
+        self.tasks.append(task)
+        return Attempt.none(task.examples)
+
+
+class FirstPixels(nn.Module):
+    """The class is told by the first K pixels: right on images made so."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :4] * 10
+
+
+def labelled(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = 0.1 + 0.4 * torch.rand(count, 1, 6, 6, generator=generator)
+    labels = torch.randint(4, (count,), generator=generator)
+    images.flatten(1)[torch.arange(count), labels] = 0.9
+    return images, labels
+
+
+def test_attacks_are_given_the_set_the_labels_and_the_steps_of_the_evaluation() -> None:
+    """Threat by loops over all anchors, bounds by hand; shards have other labels, in another order."""
+    generator = torch.Generator().manual_seed(3)
+    anchors = AnchorSet(torch.rand(20, 1, 6, 6, generator=generator), torch.arange(20) % 4)
+    headline, wide = Cell(0.13, 0.2), Cell(0.3, 0.4)
+    recorder = Recorder()
+    threat = ProjectedDisplacement(anchors=anchors)
+    evaluation = AttackEvaluation(FirstPixels(), threat, headline, {"recorder": recorder}, 17, 23, [wide])
+    shards = []
+    for number, seed in enumerate((5, 6)):
+        images, labels = labelled(9, seed)
+        shards.append(Shard(number, images, labels, torch.arange(9) + 100 * number))
+        evaluation(shards[-1])
+    assert len(recorder.tasks) == 4
+    for task, (shard, cell) in zip(
+        recorder.tasks, [(shard, cell) for shard in shards for cell in (headline, wide)], strict=True
+    ):
+        assert task.steps == 17 and task.seed == 23
+        assert task.labels.equal(shard.labels) and task.index.equal(shard.index) and task.standing.all()
+        assert torch.allclose(task.allowed.lower, torch.maximum(-shard.images, torch.tensor(-cell.radius)))
+        assert torch.allclose(task.allowed.upper, torch.minimum(1 - shard.images, torch.tensor(cell.radius)))
+        delta = 0.3 * (torch.rand(9, 1, 6, 6, generator=generator) - 0.5)
+        gauge = task.allowed.bound.evaluate(delta) / task.allowed.threshold
+        for row in range(9):
+            d = delta[row].flatten().double().numpy()
+            along = directions(anchors, shard.images[row], int(shard.labels[row])) @ d
+            expected = max(along.max() / cell.threshold, numpy.abs(d).max() / cell.radius)
+            assert float(gauge[row]) == pytest.approx(expected, rel=1e-4)

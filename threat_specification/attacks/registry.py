@@ -1,0 +1,44 @@
+"""Attacks by name, and the ensemble that a figure is based on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from foundations.errors import look_up
+from threat_specification.attacks.apgd import apgd, apgd_over_targets
+from threat_specification.attacks.base import Attack
+from threat_specification.attacks.estimated_gradient import estimated_gradient
+from threat_specification.attacks.inscribed import l2_inscribed
+from threat_specification.attacks.minimal_gauge import minimal_gauge
+from threat_specification.attacks.pgd import momentum_pgd, pgd, post_hoc, targeted_pgd
+from threat_specification.attacks.random_search import random_search
+
+# Draws are numbers of random fields: attacks that share none are independent of each other.
+ATTACKS: dict[str, Attack] = {
+    "momentum_ce": partial(momentum_pgd, draw=1000, loss="ce", starts=("bright", "corner", "corner")),
+    "momentum_dlr": partial(momentum_pgd, draw=1100, loss="dlr", starts=("corner", "smooth_corner")),
+    "momentum_margin": partial(momentum_pgd, draw=1200, loss="margin", starts=("corner", "smooth_corner")),
+    "momentum_targeted": partial(targeted_pgd, draw=1300, starts=("smooth_corner",)),
+    "apgd_ce": partial(apgd, draw=1, loss="ce"),
+    "apgd_dlr": partial(apgd, draw=2, loss="dlr"),
+    "apgd_margin": partial(apgd, draw=3, loss="margin"),
+    "apgd_t_dlr": partial(apgd_over_targets, draw=20),
+    "l2_inscribed": l2_inscribed,
+    "minimal_gauge": minimal_gauge,
+    "random_search": partial(random_search, draw=10_000),
+    "estimated_gradient": partial(estimated_gradient, draw=1_000_000),
+    "pgd": partial(pgd, draw=5),
+    "post_hoc": partial(post_hoc, draw=7),
+}
+
+
+def pd_auto(num_classes: int) -> list[str]:
+    """The ensemble: DLR needs 3 classes. What breaks much and costs little comes first."""
+    second = "momentum_dlr" if num_classes > 2 else "momentum_margin"
+    return ["momentum_ce", second, "momentum_targeted", "minimal_gauge", "random_search", "estimated_gradient"]
+
+
+def attacks_named(names: Sequence[str], num_classes: int) -> dict[str, Attack]:
+    """Those attacks, in that order; without names the ensemble. An unknown name is refused."""
+    return {name: look_up(ATTACKS, name, "attack") for name in names or pd_auto(num_classes)}

@@ -1,0 +1,84 @@
+"""Where attacks begin, by name.
+
+A descent finds the nearest hill. Points near the image all lead to the same one; corners of the box, projected onto the
+set, lie at its far ends (three to four times as far in l2, and at the radius in l-inf) and lead to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from threat_specification.attacks.base import AttackSet, Task, per_image
+from threat_specification.attacks.random_numbers import uniform
+
+PATCHES = 7  # a side of the image, within which pixels go the same way
+
+# (set, seed, index [B] in the data set, draw) -> a point of the set [B,C,H,W], which depends on nothing else
+Start = Callable[[AttackSet, int, Tensor, int], Tensor]
+
+
+def image(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """The image itself: no perturbation."""
+    return torch.zeros_like(allowed.lower)
+
+
+def noise(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """Uniform noise between the bounds, projected."""
+    return allowed.project(_noise(allowed, seed, index, draw))
+
+
+def scaled_noise(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """The same, shrunk into the set instead: cheap, and near the image."""
+    return allowed.bound.scale(_noise(allowed, seed, index, draw), allowed.threshold, allowed.lower, allowed.upper)
+
+
+def corner(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """A random corner of the box, projected."""
+    up = uniform(seed, index, draw, tuple(allowed.lower.shape[1:])) >= 0.5
+    return allowed.project(torch.where(up, allowed.upper, allowed.lower))
+
+
+def smooth_corner(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """A corner of the box whose pixels go up or down together in soft patches, projected."""
+    channels, height, width = allowed.lower.shape[1:]
+    coarse = uniform(seed, index, draw, (channels, min(PATCHES, height), min(PATCHES, width))) - 0.5
+    field = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    return allowed.project(torch.where(field < 0, allowed.lower, allowed.upper))
+
+
+def bright(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """Every pixel as bright as the box allows, projected."""
+    return allowed.project(allowed.upper)
+
+
+def dark(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """Every pixel as dark as the box allows, projected."""
+    return allowed.project(allowed.lower)
+
+
+def _noise(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
+    """Uniform noise between the bounds."""
+    return torch.lerp(allowed.lower, allowed.upper, uniform(seed, index, draw, tuple(allowed.lower.shape[1:])))
+
+
+STARTS: dict[str, Start] = {
+    "image": image,
+    "noise": noise,
+    "scaled_noise": scaled_noise,
+    "corner": corner,
+    "smooth_corner": smooth_corner,
+    "bright": bright,
+    "dark": dark,
+}
+
+
+def begin(task: Task, start: str, draw: int) -> Tensor:
+    """A start by name, for the examples that stand; the others, which cost nothing, stay at their images."""
+    allowed, standing = task.allowed, per_image(task.standing)
+    lower, upper = torch.where(standing, allowed.lower, 0), torch.where(standing, allowed.upper, 0)
+    return STARTS[start](replace(allowed, lower=lower, upper=upper), task.seed, task.index, draw)
