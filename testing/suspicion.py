@@ -62,11 +62,11 @@ ELSEWHERE: dict[str, Attack] = {
 }
 
 CAUSES: dict[Kind, str] = {
-    Kind.VANISHING: "the gradient vanishes: something cuts it off or rounds the input",
+    Kind.VANISHING: "the gradient vanishes: something cuts it off",
     Kind.WRONG_SIGN: "the gradient has the wrong sign: the loss falls along it",
     Kind.NOT_OF_THE_LOSS: "the gradient is not that of the loss: it is another function's, or random",
     Kind.SHATTERED: "the gradient is shattered: it holds on the shortest moves alone",
-    Kind.QUANTISED: "the answers are quantised: their gradient is 0",
+    Kind.QUANTISED: "the input or the answers are quantised: short moves change nothing",
     Kind.RANDOM: "the answers to one image differ by more than its gradient tells: they are random",
 }
 

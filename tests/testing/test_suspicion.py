@@ -95,7 +95,7 @@ def test_an_honest_model_raises_no_doubt() -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Rounded(), "answers are quantised"),
+        (Rounded(), "are quantised"),
         (Softmax(), "look like probabilities"),
         (Noisy(), "answers differently"),
         (Negated(), "gradient has the wrong sign"),

@@ -2,8 +2,8 @@
 
 At a few points of the set the margin's gradient g predicts how the margin changes on a short random move e: by <g, e>.
 The model is asked there. Over many moves the correlation of the true changes with the predicted ones is about 1 for a
-gradient that can be followed, -1 for one of the wrong sign, 0 for one that belongs to something else; scales do not
-matter.
+gradient that can be followed, -1 for one of the wrong sign, 0 for one that belongs to something else. Where it is that
+of the shortest moves alone, longer ones change much less than it says.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ POINTS = ("corner", "scaled_noise")
 MOVES = 8  # from each point
 SHORT, LONG = 3e-5, 1e-2  # what every pixel moves by, up or down; an 8-bit level is 4e-3
 FOLLOWS = 0.5  # a correlation from here on up means that the gradient can be followed
+LASTS = 0.25  # of what short moves change by the gradient, what long ones must
 RESOLUTION = 1e-6  # of float32 logits, relative: smaller changes cannot be told from rounding
 DISTINCT = 0.5  # of all logits: with fewer distinct values the answers are rounded
 DRAWS = len(POINTS) * (MOVES + 1)  # of random numbers that a look takes
@@ -46,17 +47,21 @@ USELESS = (Kind.VANISHING, Kind.WRONG_SIGN, Kind.NOT_OF_THE_LOSS, Kind.SHATTERED
 
 @dataclass
 class _Products:
-    """Sums over moves, [B] each, of predicted and true changes of the margin."""
+    """Sums over moves, [B] each, of predicted and true changes of the margin: squares, products, and how many changed
+    nothing although the gradient says otherwise, or says nothing."""
 
     predicted: Tensor
     true: Tensor
     both: Tensor
+    unchanged: Tensor
 
     @classmethod
     def none(cls, like: Tensor) -> _Products:
-        return cls(*(torch.zeros(len(like), dtype=torch.float64, device=like.device) for _ in range(3)))
+        return cls(*(torch.zeros(len(like), dtype=torch.float64, device=like.device) for _ in range(4)))
 
-    def add(self, predicted: Tensor, true: Tensor) -> None:
+    def add(self, gradient: Tensor, move: Tensor, true: Tensor, rounding: Tensor) -> None:
+        predicted = (gradient * move).flatten(1).sum(1)
+        self.unchanged += (true == 0) & ((predicted.abs() > rounding) | ~gradient.flatten(1).any(1))
         predicted, true = predicted.double(), true.double()
         self.predicted += predicted.square()
         self.true += true.square()
@@ -65,6 +70,11 @@ class _Products:
     @property
     def correlation(self) -> Tensor:
         return self.both / (self.predicted * self.true).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+    @property
+    def slope(self) -> Tensor:
+        """Of the true changes over the predicted ones."""
+        return self.both / self.predicted.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def kinds(task: Task, draw: int) -> Tensor:
@@ -79,21 +89,26 @@ def kinds(task: Task, draw: int) -> Tensor:
         place = draw + number * (MOVES + 1)
         point = (task.examples + begin(task, start, place)).clamp(0, 1)
         answers, gradient = _ask(task, point)
-        margin = LOSSES["margin"](answers, task.labels, None)
+        margin, resolution = LOSSES["margin"](answers, task.labels, None), RESOLUTION * answers.abs().amax(1)
         for move in range(1, MOVES + 1):
             signs = uniform(task.seed, task.index, place + move, tuple(point.shape[1:])) < 0.5
             for length, products in ((SHORT, short), (LONG, long)):
                 moved = torch.where(signs, point - length, point + length).clamp(0, 1)
-                products.add((gradient * (moved - point)).flatten(1).sum(1), _margin(task, moved) - margin)
-        rounding += RESOLUTION * answers.abs().amax(1)
+                products.add(gradient, moved - point, _margin(task, moved) - margin, resolution)
+        rounding = torch.maximum(rounding, resolution)
         difference = torch.maximum(difference, (_margin(task, point) - margin).abs())
         logits.append(answers)
     found = torch.full_like(task.labels, Kind.NOT_OF_THE_LOSS)
     found[long.correlation <= -FOLLOWS] = Kind.WRONG_SIGN
-    found[short.correlation >= FOLLOWS] = Kind.SHATTERED
     found[long.correlation >= FOLLOWS] = Kind.FINE
-    predicted = (long.predicted / (MOVES * len(POINTS))).sqrt().float()
-    found[predicted <= rounding] = Kind.QUANTISED if _is_rounded(torch.cat(logits)) else Kind.VANISHING
+    holds_shortly = short.correlation >= FOLLOWS
+    found[holds_shortly & ((long.correlation < FOLLOWS) | (long.slope < LASTS * short.slope))] = Kind.SHATTERED
+    moves = MOVES * len(POINTS)
+    predicted = (long.predicted / moves).sqrt().float()
+    vanishes = predicted <= rounding
+    found[vanishes] = Kind.VANISHING
+    stands_still = (2 * short.unchanged >= moves) & (long.true > 0)
+    found[stands_still | (vanishes & _is_rounded(torch.cat(logits)))] = Kind.QUANTISED
     found[difference > torch.maximum(FOLLOWS * predicted, 10 * rounding)] = Kind.RANDOM
     return torch.where(task.standing, found, Kind.FINE)
 
