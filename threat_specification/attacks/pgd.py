@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import DIRECTIONS, AttackSet, Attempt, Task, Tracker, input_gradient, per_image
+from threat_specification.attacks.base import AttackSet, Attempt, Task, Tracker, input_gradient, per_image
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.starts import begin
 from threat_specification.norms import BoundLinf
@@ -51,7 +51,6 @@ def descend(
     size: Tensor | float,
     momentum: float = 0.0,
     schedule: Callable[[int, int], float] = constant,
-    ascend: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The last of `steps` projected steps that raise a loss, from `start`, a point of the set.
 
@@ -60,16 +59,14 @@ def descend(
                al. 2018, arXiv 1710.06081). Where oblique faces of the set throw a step back, single gradients go to
                and fro; their sum does not.
     schedule   (step, steps) -> factor of its size
-    ascend     from a gradient to a direction (default: the one that suits the set)
     """
-    ascend = ascend or allowed.ascend
     delta, direction = start, torch.zeros_like(start)
     for step in range(steps):
         gradient, going = gradient_at(delta)
         if going is not None and not bool(going.any()):
             break
-        direction = momentum * direction + ascend(gradient)
-        moved = delta + schedule(step, steps) * size * ascend(direction)
+        direction = momentum * direction + allowed.ascend(gradient)
+        moved = delta + schedule(step, steps) * size * allowed.ascend(direction)
         delta = allowed.project(moved if going is None else torch.where(per_image(going), moved, delta))
     return delta
 
@@ -96,52 +93,38 @@ def pgd(task: Task, draw: int) -> Attempt:
 
 
 def momentum_pgd(
-    task: Task, draw: int, loss: str = "ce", starts: Sequence[str] = ("corner",), direction: str | None = None
+    task: Task, draw: int, loss: str = "ce", starts: Sequence[str] = ("corner",), share: float = 1.0
 ) -> Attempt:
     """Descent with momentum and falling steps, once from each of several starts.
 
-    draw       of the first start's random numbers; the others take those after it
-    direction  an entry of DIRECTIONS (default: the one that suits the set)
+    draw    of the first start's random numbers; the others take those after it
+    share   of the task's steps that each of these runs takes
     """
     attempt = Attempt.none(task.examples)
     for number, start in enumerate(starts):
-        attempt = attempt.then(_run(task.after(attempt), start, draw + number, task.steps, loss, direction=direction))
+        attempt = attempt.then(_run(task.after(attempt), start, draw + number, share, loss))
     return attempt
 
 
 def targeted_pgd(task: Task, draw: int, starts: Sequence[str] = ("corner",), share: float = 0.5) -> Attempt:
-    """Descent with momentum towards each of the likeliest other classes, from each of several starts.
-
-    share   of the steps that each of those runs takes
-    """
+    """The same towards each of the likeliest other classes, from each of several starts."""
     attempt = replace(Attempt.none(task.examples), forwards=task.standing.long())
     targets = task.likeliest_others(MOST_TARGETS)
-    steps = max(1, round(share * task.steps))
     for round_number, start in enumerate(starts):
         for rank, towards in enumerate(targets.unbind(1)):
             left, number = task.after(attempt), draw + round_number * MOST_TARGETS + rank
-            attempt = attempt.then(_run(left, start, number, steps, "margin_targeted", towards))
+            attempt = attempt.then(_run(left, start, number, share, "margin_targeted", towards))
     return attempt
 
 
-def _run(
-    task: Task,
-    start: str,
-    draw: int,
-    steps: int,
-    loss: str,
-    targets: Tensor | None = None,
-    direction: str | None = None,
-) -> Attempt:
+def _run(task: Task, start: str, draw: int, share: float, loss: str, targets: Tensor | None = None) -> Attempt:
     """One descent with momentum. It costs nothing where nothing stands."""
     if not bool(task.standing.any()):
         return Attempt.none(task.examples)
     allowed, tracker = task.allowed, task.tracker()
-    origin = begin(task, start, draw)
-    ascend = DIRECTIONS[direction] if direction else None
-    gradient_at = _asking(tracker, loss, targets)
-    size = FIRST_STEP * allowed.reach
-    tracker.ask(descend(gradient_at, allowed, origin, steps, size, MOMENTUM, cosine, ascend), LOSSES[loss], targets)
+    origin, steps, size = begin(task, start, draw), max(1, round(share * task.steps)), FIRST_STEP * allowed.reach
+    last = descend(_asking(tracker, loss, targets), allowed, origin, steps, size, MOMENTUM, cosine)
+    tracker.ask(last, LOSSES[loss], targets)
     return tracker.attempt
 
 
