@@ -18,9 +18,11 @@ from benchmarks.bench_projection import photographs
 from datasets.registry import DatasetInfo
 from models.registry import build_model
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
-from threat_specification.attacks.apgd import apgd
-from threat_specification.attacks.base import AttackSet
-from threat_specification.attacks.pgd import pgd
+from threat_specification.attacks.apgd import ascend_from
+from threat_specification.attacks.base import AttackSet, Task, input_gradient
+from threat_specification.attacks.losses import LOSSES
+from threat_specification.attacks.pgd import descend
+from threat_specification.attacks.starts import scaled_noise
 
 BATCH, STEPS, RUNS = 64, 6, 5
 RADIUS = 8 / 255
@@ -70,13 +72,17 @@ def rows() -> list[tuple[str, float, str, str]]:
     from pyautoattack.autopgd_base import APGDAttack
 
     model, images, labels = problem()
-    standing = torch.ones(BATCH, dtype=torch.bool)
+    standing, index = torch.ones(BATCH, dtype=torch.bool), torch.arange(BATCH)
     ball = AttackSet.within(Linf().bind(images, labels), RADIUS, RADIUS)
     start = torch.zeros_like(images)
     theirs = APGDAttack(model, n_iter=STEPS, norm="Linf", eps=RADIUS, seed=0, loss="ce", device="cpu")
 
     def ours() -> object:
-        return apgd(model, labels, ball, start, STEPS, "ce", standing)
+        return ascend_from(start, Task(model, labels, ball, standing, 0, index, STEPS), "ce")
+
+    def gradient_at(delta: Tensor) -> tuple[Tensor, None]:
+        inputs = (images + delta).requires_grad_(True)
+        return input_gradient(LOSSES["ce"](model(inputs), labels, None).sum(), inputs), None
 
     made = [
         (
@@ -91,11 +97,10 @@ def rows() -> list[tuple[str, float, str, str]]:
         import torchattacks
 
         attack = torchattacks.PGD(model, eps=RADIUS, alpha=RADIUS / 4, steps=STEPS)
-        step = torch.full((BATCH, 1, 1, 1), RADIUS / 4)
         made.append(
             (
                 "PGD in l-inf, against torchattacks'",
-                lambda: pgd(model, labels, ball, start, STEPS, step, standing),
+                lambda: descend(gradient_at, ball, start, STEPS, RADIUS / 4),
                 {"": lambda: attack(images, labels)},
                 "1.1",
             )
@@ -103,10 +108,10 @@ def rows() -> list[tuple[str, float, str, str]]:
     for threshold in (0.1, 0.001):
         members = [(ProjectedDisplacement(anchors=AnchorSet(*photographs(500, 1))), threshold), (Linf(), 32 / 255)]
         inside = AttackSet.within(Intersection(members).bind(images, labels), 1.0, 32 / 255)
-        begin = inside.random_start(0, torch.arange(BATCH), 0)
+        begin = scaled_noise(inside, 0, index, 0)
 
         def under_pd(inside: AttackSet = inside, begin: Tensor = begin) -> object:
-            return apgd(model, labels, inside, begin, STEPS, "ce", standing)
+            return ascend_from(begin, Task(model, labels, inside, standing, 0, index, STEPS), "ce")
 
         under_pd()
         binds = float((inside.bound.members[0][0].warm.multipliers > 0).any(1).float().mean())

@@ -25,8 +25,8 @@ from foundations.environment import make_environment
 from runners.descriptions import DESCRIPTIONS
 from runners.inputs import read_model, read_threat
 from threat_specification import ProjectedDisplacement
-from threat_specification.attacks.apgd import apgd
-from threat_specification.attacks.base import AttackSet
+from threat_specification.attacks.base import AttackSet, Task
+from threat_specification.attacks.registry import ATTACKS
 
 RECIPE = ["--training_steps=20ep", "--batch_size=128"]
 NETS = {
@@ -89,9 +89,9 @@ def trained(words: list[str]) -> tuple[nn.Module, ProjectedDisplacement]:
 def accuracy_left(net: nn.Module, allowed: AttackSet, labels: Tensor, steps: int) -> tuple[float, float]:
     """Share of the images still right after APGD, and the seconds it took without ending early."""
     standing = net(allowed.bound.examples).argmax(1) == labels
-    start = allowed.random_start(0, torch.arange(len(labels)), 1)
+    task = Task(net, labels, allowed, standing, 0, torch.arange(len(labels)), steps)
     begun = time.perf_counter()
-    found = apgd(net, labels, allowed, start, steps, "ce", standing)
+    found = ATTACKS["apgd_ce"](task)
     return float((standing & ~found.broken).float().mean()), time.perf_counter() - begun
 
 

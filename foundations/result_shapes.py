@@ -48,7 +48,13 @@ AUROC = {"auroc": FRACTION, "low": FRACTION, "high": FRACTION}
 AGREEMENT = {"rank_correlation": NUMBER, "median_ratio": NUMBER}
 CELL = {"threshold": Maybe(NUMBER), "radius": Maybe(NUMBER), "accuracy": FRACTION}
 EVALUATION = {"num_examples": COUNT, "accuracy": FRACTION, "published": Maybe(NUMBER)}
-ATTACK = EVALUATION | {"threshold": NUMBER, "norm": TEXT, "radius": Maybe(NUMBER), "attacks": Each(FRACTION)}
+ATTACK = EVALUATION | {
+    "threshold": NUMBER,
+    "norm": TEXT,
+    "radius": Maybe(NUMBER),
+    "attacks": Each(FRACTION),
+    "warnings": Maybe([TEXT]),
+}
 NONISOTROPIC = ATTACK | {
     "curve": [CELL],
     "references": [CELL],

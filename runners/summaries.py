@@ -58,6 +58,8 @@ def test(result: Result) -> str:
     tables = [markdown_table(header, rows)]
     if len(result.get("N_adv", {}).get("curve", ())) > 1:
         tables.append(markdown_table(*grid_table(result["N_adv"])))
+    doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
+    tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
     return "\n\n".join(tables)
 
 

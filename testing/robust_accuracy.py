@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
+from foundations.results import wilson_interval
 from testing.evaluations import AttackEvaluation
 from testing.shards import Shard
 from testing.suspicion import suspicions
@@ -22,7 +23,6 @@ from threat_specification.norms import L2, Linf
 
 RADIUS = 32 / 255  # second bound of a threat that is not a norm: such a set may be unbounded
 PROBED = 50  # examples that are looked at for signs that the figure should not be believed
-Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
 class RobustnessWarning(UserWarning):
@@ -96,9 +96,10 @@ def robust_accuracy(
     if not details:
         return float(correct.float().mean())
     names = {STANDING: "", WRONG_WITHOUT: "clean"} | dict(enumerate(chosen, start=1))
-    low, high = wilson(int(correct.sum()), len(correct))
+    accuracy = float(correct.float().mean())
+    low, high = wilson_interval(accuracy, len(correct))
     return RobustAccuracy(
-        float(correct.float().mean()),
+        accuracy,
         low,
         high,
         correct,
@@ -106,11 +107,3 @@ def robust_accuracy(
         found["N_adv_image"],
         told,
     )
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    share, spread = right / count, Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -85,7 +85,7 @@ class Contents:
         if len(both) > 1:
             parts.append(self._chart("scatter", "Isotropic against nonisotropic accuracy", scatter, both))
         parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
-        parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(attacked))
+        parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(tests))
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
 
     def _held_out(self) -> Parts:

@@ -83,10 +83,11 @@ def paired_table(comparisons: list[FinishedRun]) -> Table | None:
 
 def warnings_table(tests: list[FinishedRun]) -> Table | None:
     """Why some figures should be doubted; no table where there is no reason."""
-    table = Table("Warnings", ["model", "why its figure may be too high"])
+    table = Table("Warnings", ["model", "evaluation", "why its figure may be too high"])
     for run in tests:
-        for message in run.result["N_adv"]["warnings"]:
-            table.add([run.label, message], run)
+        for name, words in EVALUATIONS.items():
+            for message in run.result.get(name, {}).get("warnings") or ():
+                table.add([run.label, words, message], run)
     return table if table.rows else None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import UsageError
-from testing.robust_accuracy import RobustnessWarning, robust_accuracy, wilson
+from testing.robust_accuracy import RobustnessWarning, robust_accuracy
 from tests.testing.test_suspicion import Brightness, Rounded
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
 from threat_specification.base import BoundThreat, Threat, check_images
@@ -79,13 +79,6 @@ def test_details_say_which_examples_stand_and_what_broke_the_others() -> None:
     assert float((found.perturbed - images).abs().max()) <= 0.07 * (1 + 1e-5)
     assert (found.low, found.high) == pytest.approx((0.2152, 0.7848), abs=1e-4)
     assert found.warnings == []
-
-
-def test_intervals_are_wilsons() -> None:
-    """Against statsmodels' published values, and inside [0, 1] at both ends."""
-    assert wilson(15, 20) == pytest.approx((0.531299, 0.888138), abs=1e-5)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-5)
-    assert wilson(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-5)
 
 
 def test_a_figure_that_should_not_be_believed_warns() -> None:
