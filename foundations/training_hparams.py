@@ -154,8 +154,9 @@ class TrainingHparams(Hparams):
     trades_beta: float = setting(6.0, "Weight of the divergence in TRADES.", check=in_range(0), when="adv_loss=trades")
     adv_start: str = setting(
         "random",
-        "Where adversaries start: random, or last (where they ended on the image an epoch before; few steps add up).",
-        check=one_of("random", "last"),
+        "Where adversaries start: random (near the image), corner (at the far ends of the set, slower) or last (where "
+        "they ended on the image an epoch before; few steps add up).",
+        check=one_of("random", "corner", "last"),
         when=ADVERSARY,
     )
     awp: bool = setting(False, "Adversarial weight perturbation (Wu et al. 2020); needs an adversary.", when=ADVERSARY)

@@ -78,7 +78,6 @@ class PGD:
     reach      of all steps together, times the size (0: STEP, and SINGLE_STEP for one alone)
     schedule   an entry of SCHEDULES
     momentum   of the direction, which sums up those before, each times this factor (Dong et al. 2018, arXiv 1710.06081)
-    start      an entry of the attacks' STARTS: where it begins afresh
     starts     where it begins, told where it ended
     growth     by epoch, a factor of the perturbation: the whole set is smaller, and so are the steps
     """
@@ -96,13 +95,12 @@ class PGD:
     momentum: float = 0.0
     starts: Starts = RandomStarts()
     growth: Callable[[int], float] = Growth()
-    start: str = "scaled_noise"
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
         factor = self.growth(moment.epoch)
-        fresh = STARTS[self.start](allowed, self.seed, batch.index, moment.iteration)
+        fresh = STARTS[self.starts.fresh](allowed, self.seed, batch.index, moment.iteration)
         start = self.starts.begin(batch, fresh)
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)

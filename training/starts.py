@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -22,7 +24,13 @@ SHARED = 2**26  # bytes that are brought to the other processes at a time
 
 
 class Starts(Protocol):
-    """What an adversary asks before its first step, and tells after its last one."""
+    """What an adversary asks before its first step, and tells after its last one.
+
+    fresh   an entry of the attacks' STARTS: where it begins on an image that it has not seen
+    """
+
+    @property
+    def fresh(self) -> str: ...
 
     def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
         """The perturbations to start from, [b,C,H,W]; fresh: random points of the set."""
@@ -33,8 +41,11 @@ class Starts(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class RandomStarts:
     """At a random point, always."""
+
+    fresh: str = "scaled_noise"
 
     def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
         return fresh
@@ -52,6 +63,7 @@ class LastPerturbations(nn.Module):
     known    [N] bool
     """
 
+    fresh = "scaled_noise"
     values: Tensor
     known: Tensor
 
@@ -109,14 +121,17 @@ def last_perturbations(
     return [LastPerturbations(num_images, shape, device) for _ in range(count)]
 
 
-def random_starts(count: int, num_images: int, shape: tuple[int, ...], device: torch.device) -> list[RandomStarts]:
+def random_starts(
+    count: int, num_images: int, shape: tuple[int, ...], device: torch.device, fresh: str = "scaled_noise"
+) -> list[RandomStarts]:
     """For so many adversaries."""
-    return [RandomStarts() for _ in range(count)]
+    return [RandomStarts(fresh) for _ in range(count)]
 
 
 # --adv_start -> (number of adversaries, number of training images, their shape, device) -> where each one starts
 STARTS: dict[str, Callable[[int, int, tuple[int, ...], torch.device], Sequence[Starts]]] = {
     "random": random_starts,
+    "corner": partial(random_starts, fresh="corner"),
     "last": last_perturbations,
 }
 

@@ -130,7 +130,19 @@ def test_what_no_device_could_keep_is_refused_with_its_size(monkeypatch: pytest.
         last_perturbations(2, 1000, (3, 64, 64), CPU)
 
 
-@pytest.mark.parametrize("name", ["random", "last"])
+def test_a_corner_is_at_the_far_end_of_the_set() -> None:
+    """Hardly a step: every pixel is at the radius, where the pixel box lets it, and at a random point else."""
+    images, model = 0.3 + 0.4 * IMAGES, net().eval()
+    (corner,), (random,) = STARTS["corner"](1, 6, (1, 4, 4), CPU), STARTS["random"](1, 6, (1, 4, 4), CPU)
+    found = {
+        name: attack(1, start)(model, Batch(Whole(images)), Moment(0, 0)).images - images
+        for name, start in (("corner", corner), ("random", random))
+    }
+    assert float(found["corner"].abs().min()) > 0.98 * EPS
+    assert float(found["random"].abs().mean()) < 0.7 * EPS
+
+
+@pytest.mark.parametrize("name", list(STARTS))
 def test_the_table_of_starts_makes_what_it_names(name: str) -> None:
     first, made = STARTS[name](2, 6, (1, 4, 4), CPU)
     assert first is not made
@@ -139,4 +151,4 @@ def test_the_table_of_starts_makes_what_it_names(name: str) -> None:
     assert made.begin(Batch(Whole()), fresh).equal(fresh)
     if isinstance(made, LastPerturbations):
         made.commit()
-    assert made.begin(Batch(Whole()), fresh).equal(fresh if name == "random" else torch.ones(6, 1, 4, 4))
+    assert made.begin(Batch(Whole()), fresh).equal(torch.ones(6, 1, 4, 4) if name == "last" else fresh)
