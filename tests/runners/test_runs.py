@@ -167,11 +167,34 @@ def test_stored_commands_lead_back_to_their_run(tested: Path, digits_root: Comma
 
 
 def test_the_attack_stays_inside_by_an_independent_count(digits_root: Command) -> None:
-    """The threat that examples.npz reports never exceeds the threshold, however small or large."""
-    for threshold in ("0", "0.03"):
+    """The threat that examples.npz reports never exceeds the threshold, however small or large; nor do attacks stop short
+    of it, or of the radius, or of the steps that were asked for."""
+    for threshold, radius in (("0", "0.1"), ("0.03", "0.25"), ("5", "0.1")):
         words = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=20", f"--N_threshold={threshold}"]
-        with numpy.load(digits_root.ok(*words) / "examples.npz") as arrays:
-            assert (arrays["N_adv_threat"] <= float(threshold) * (1 + 1e-5) + 1e-7).all()
+        with numpy.load(digits_root.ok(*words, f"--N_radius={radius}", "--N_attack_iter=8") / "examples.npz") as arrays:
+            rows = dict(arrays)
+        attacked = rows["N_adv_broken_by"] >= 0
+        assert (rows["N_adv_threat"] <= float(threshold) * (1 + 1e-5) + 1e-7).all()
+        assert (rows["N_adv_Linf"] <= float(radius) * (1 + 1e-5) + 1e-7).all()
+        reached = numpy.maximum(rows["N_adv_threat"] / max(float(threshold), 1e-9), rows["N_adv_Linf"] / float(radius))
+        assert numpy.median(reached[attacked]) > 0.95
+        standing = rows["N_adv_correct"]
+        assert (rows["N_adv_backwards"][standing] >= 10 * 8).all()
+
+
+def test_an_isotropic_attack_uses_its_whole_ball(digits_root: Command) -> None:
+    """In a ball that only some images break in, whatever library finds them."""
+    for norm, power in (("Linf", "0.08"), ("L2", "0.4")):
+        words = ["test", *TINY, "--adv_eval", "--num_examples=20", f"--adv_test_attack_norm={norm}"]
+        words += ["--adv_test_attack_type=apgd", f"--adv_test_attack_power_{norm}={power}"]
+        directory = digits_root.ok(*words)
+        with numpy.load(directory / "examples.npz") as arrays:
+            rows = dict(arrays)
+        broken = rows["adv_broken_by"] > 0
+        assert broken.any()
+        assert 0.95 * float(power) < rows[f"adv_{norm}"][broken].max() <= float(power) * (1 + 1e-5) + 1e-7
+        figures = json.loads((directory / "result.json").read_text())["adv"]
+        assert figures["threshold"] == float(power) and figures["norm"] == norm and figures["warnings"] == []
 
 
 def test_multi_train_lays_out_and_reports_its_children(digits_root: Command) -> None:
