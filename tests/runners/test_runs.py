@@ -167,8 +167,8 @@ def test_stored_commands_lead_back_to_their_run(tested: Path, digits_root: Comma
 
 
 def test_the_attack_stays_inside_by_an_independent_count(digits_root: Command) -> None:
-    """The threat that examples.npz reports never exceeds the threshold, however small or large; nor do attacks stop short
-    of it, or of the radius, or of the steps that were asked for."""
+    """The threat that examples.npz reports never exceeds the threshold, however small or large; nor do attacks stop
+    short of it, or of the radius, or of the steps that were asked for."""
     for threshold, radius in (("0", "0.1"), ("0.03", "0.25"), ("5", "0.1")):
         words = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=20", f"--N_threshold={threshold}"]
         with numpy.load(digits_root.ok(*words, f"--N_radius={radius}", "--N_attack_iter=8") / "examples.npz") as arrays:
@@ -194,7 +194,8 @@ def test_an_isotropic_attack_uses_its_whole_ball(digits_root: Command) -> None:
         assert broken.any()
         assert 0.95 * float(power) < rows[f"adv_{norm}"][broken].max() <= float(power) * (1 + 1e-5) + 1e-7
         figures = json.loads((directory / "result.json").read_text())["adv"]
-        assert figures["threshold"] == float(power) and figures["norm"] == norm and figures["warnings"] == []
+        assert figures["threshold"] == float(power) and figures["norm"] == norm
+        assert all("too high" in message for message in figures["warnings"])  # of one member alone it may be
 
 
 def test_multi_train_lays_out_and_reports_its_children(digits_root: Command) -> None:
