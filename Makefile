@@ -1,5 +1,6 @@
 # make demo   set up .venv, then the whole road on embedded data: anchors, training, attacks, report
 # make test   set up .venv, then lint, types and tests
+# make mutants  faults put into the code on purpose: each must fail a test (minutes)
 # make bench  side-by-side measurements
 # make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium)
 
@@ -8,7 +9,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test bench soak clean
+.PHONY: demo test mutants bench soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +30,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --cov --cov-report=term:skip-covered
+
+mutants: export OMP_NUM_THREADS = 1
+mutants: .venv/installed
+	$(BIN)/python tests/mutants.py
 
 soak: export OMP_NUM_THREADS = 1
 soak: export NONISOTROPIC_SOAK = 1

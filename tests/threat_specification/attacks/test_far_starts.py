@@ -72,3 +72,19 @@ def test_corners_are_far_from_the_image_and_from_each_other() -> None:
     length = first.flatten(1).norm(dim=1)
     assert float((length / near.flatten(1).norm(dim=1)).median()) > 3
     assert float(((first - second).flatten(1).norm(dim=1) / length).min()) > 0.5
+
+
+class LeastLikely(nn.Module):
+    """Of five classes only the least likely one is reached: where the first pixel falls by 0.1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        fallen = 0.5 - images.flatten(1)[:, 0]
+        constant = [torch.full_like(fallen, value) for value in (0.0, -0.1, -0.2, -0.3)]
+        return torch.stack([*constant, 10 * fallen - 1], 1)
+
+
+def test_every_other_class_is_a_target() -> None:
+    found = search()
+    found.model = LeastLikely()
+    found.attack(HEADLINE, attacks_named(["momentum_targeted"], 5))
+    assert not bool(found.standing(HEADLINE).any())

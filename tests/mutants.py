@@ -1,0 +1,390 @@
+"""Faults put into the code of evaluations and projections on purpose, each of which some test must notice.
+
+python tests/mutants.py [WORD ...]     those whose name has one of the words, else all; `make mutants` runs it
+
+A mutant is a copy of the project in which one line is changed. Its last line says how many no test noticed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+SEARCH = "threat_specification/attacks/search.py"
+PGD = "threat_specification/attacks/pgd.py"
+EVALUATIONS = "testing/evaluations.py"
+ON_SEARCH = "tests/testing/test_evaluations.py tests/threat_specification/attacks/test_far_starts.py"
+ON_ATTACKS = "tests/threat_specification/attacks"
+ON_SHARDS = "tests/testing/test_testing.py"
+ON_RUNS = "tests/runners/test_runs.py"
+ON_PROJECTION = "tests/threat_specification/test_projection.py tests/threat_specification/test_intersection.py"
+ON_PD = "tests/threat_specification/test_projected_displacement.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What goes wrong; in a file `before`, which stands there once, becomes `after`; the tests that should notice."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant(
+        "the ensemble runs its first member only",
+        SEARCH,
+        "enumerate(attacks.items(), start=1)",
+        "enumerate(list(attacks.items())[:1], start=1)",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "half the threshold",
+        SEARCH,
+        "max(cell.threshold, SMALLEST)))",
+        "max(cell.threshold / 2, SMALLEST)))",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "half the radius",
+        SEARCH,
+        "(-x).clamp_min(-cell.radius), (1 - x).clamp_max(cell.radius)",
+        "(-x).clamp_min(-cell.radius / 2), (1 - x).clamp_max(cell.radius / 2)",
+        ON_SEARCH,
+    ),
+    Mutant("a tenth of the steps", SEARCH, "self.index, self.steps)", "self.index, self.steps // 10)", ON_SEARCH),
+    Mutant(
+        "every eighth image is left to the first member",
+        SEARCH,
+        "standing = self.standing(cell)\n            if name",
+        "standing = self.standing(cell) & ((number == 1) | (self.index % 8 != 0))\n            if name",
+        "tests/testing/test_evaluations.py",
+    ),
+    Mutant(
+        "the gauge curve from survivors only",
+        SEARCH,
+        "                standing = self.right\n",
+        "                pass\n",
+        ON_SEARCH,
+    ),
+    Mutant("only the last attack counts", SEARCH, "self._found.append(", "self._found[:] = [] or (", ON_SEARCH),
+    Mutant(
+        "what was found before is forgotten",
+        SEARCH,
+        "        self._found.append((_where",
+        "        self._found.clear()\n        self._found.append((_where",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "bound at rolled labels",
+        EVALUATIONS,
+        "self.threat.bind(shard.images, shard.labels, **context)",
+        "self.threat.bind(shard.images, shard.labels.roll(1), **context)",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "an attack is believed that it broke the model",
+        SEARCH,
+        "wrong = self.right & (self.model(perturbed).argmax(1) != self.labels)",
+        "wrong = self.right & attempt.broken",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "the radius is not looked at again",
+        SEARCH,
+        "at_most(threat, self.threshold) & at_most(length, self.radius)",
+        "at_most(threat, self.threshold)",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "the threat is not looked at again",
+        SEARCH,
+        "at_most(threat, self.threshold) & at_most(length, self.radius)",
+        "at_most(length, self.radius)",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "a slack of a percent",
+        "threat_specification/attacks/base.py",
+        "SLACK = (1e-5, 1e-7)",
+        "SLACK = (1e-2, 1e-7)",
+        ON_SEARCH,
+    ),
+    Mutant("no slack", "threat_specification/attacks/base.py", "SLACK = (1e-5, 1e-7)", "SLACK = (0.0, 0.0)", ON_SEARCH),
+    Mutant(
+        "a frozen background may move",
+        SEARCH,
+        "wrong &= ~((delta != 0) & fixed).flatten(1).any(1)",
+        "pass",
+        ON_SEARCH,
+    ),
+    Mutant("the wrong member is named", SEARCH, "torch.where(new, number,", "torch.where(new, number + 1,", ON_SEARCH),
+    Mutant(
+        "an example that is wrong anyway counts as broken",
+        SEARCH,
+        "self.broken_by = torch.where(self.right, STANDING, WRONG_WITHOUT)",
+        "self.broken_by = torch.where(self.right, STANDING, STANDING)",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "the gauge looks at the threat alone",
+        SEARCH,
+        "gauge = torch.maximum(*levels)",
+        "gauge = levels[0]",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "the passes of the last attack alone",
+        SEARCH,
+        "self.forwards += attempt.forwards",
+        "self.forwards = attempt.forwards",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "only the headline is attacked",
+        EVALUATIONS,
+        "for cell in [self.headline, *(cell for cell in self.cells if cell != self.headline)]:",
+        "for cell in [self.headline]:",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "all begin near the image",
+        "threat_specification/attacks/starts.py",
+        "return STARTS[start](replace(",
+        'return STARTS["scaled_noise"](replace(',
+        ON_ATTACKS + "/test_far_starts.py",
+    ),
+    Mutant(
+        "a start outside the set",
+        "threat_specification/attacks/starts.py",
+        "return allowed.project(torch.where(up, allowed.upper, allowed.lower))",
+        "return torch.where(up, allowed.upper, allowed.lower)",
+        ON_ATTACKS + "/test_far_starts.py",
+    ),
+    Mutant(
+        "all corners are the same",
+        "threat_specification/attacks/starts.py",
+        "up = uniform(seed, index, draw,",
+        "up = uniform(seed, index, 0,",
+        ON_ATTACKS + "/test_far_starts.py",
+    ),
+    Mutant(
+        "no projection in the steps",
+        PGD,
+        "delta = allowed.project(moved if going is None else torch.where(per_image(going), moved, delta))",
+        "delta = moved if going is None else torch.where(per_image(going), moved, delta)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "steps lead downhill",
+        PGD,
+        "moved = delta + schedule(step, steps)",
+        "moved = delta - schedule(step, steps)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "momentum is lost",
+        PGD,
+        "direction = momentum * direction + allowed.ascend(gradient)",
+        "direction = allowed.ascend(gradient)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "the likeliest target alone",
+        PGD,
+        "enumerate(targets.unbind(1))",
+        "enumerate(targets[:, :1].unbind(1))",
+        ON_ATTACKS + "/test_far_starts.py",
+    ),
+    Mutant(
+        "one start instead of several",
+        PGD,
+        "for number, start in enumerate(starts):",
+        "for number, start in enumerate(starts[:1]):",
+        ON_ATTACKS + "/test_far_starts.py",
+    ),
+    Mutant(
+        "a loss above 0 passes for a mistake",
+        "threat_specification/attacks/base.py",
+        "fails = active & (logits.argmax(1) != self.labels)",
+        "fails = active & (value > 0)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "the model is asked outside the pixel box",
+        "threat_specification/attacks/base.py",
+        "self.model((self.examples + delta).clamp(0, 1))",
+        "self.model(self.examples + 1.2 * delta)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "APGD's steps never shrink",
+        "threat_specification/attacks/apgd.py",
+        "step = torch.where(per_image(stuck), step / 2, step)",
+        "step = torch.where(per_image(stuck), step, step)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "the random search keeps what is worse",
+        "threat_specification/attacks/random_search.py",
+        "better = active & (value > margin)",
+        "better = active & (value < margin)",
+        ON_ATTACKS + "/test_attacks.py",
+    ),
+    Mutant(
+        "useless gradients are not noticed",
+        "threat_specification/attacks/gradients.py",
+        "return torch.isin(found, torch.tensor(USELESS, device=found.device))",
+        "return torch.zeros_like(found).bool()",
+        "tests/testing/test_suspicion.py",
+    ),
+    Mutant(
+        "gradients of the wrong sign pass",
+        "threat_specification/attacks/gradients.py",
+        "return self.both / (self.predicted * self.true)",
+        "return self.both.abs() / (self.predicted * self.true)",
+        "tests/testing/test_suspicion.py",
+    ),
+    Mutant(
+        "nothing is tried elsewhere",
+        "testing/suspicion.py",
+        "if bool(before.any()):",
+        "if False:",
+        "tests/testing/test_suspicion.py",
+    ),
+    Mutant(
+        "robust_accuracy does not warn",
+        "testing/robust_accuracy.py",
+        "    for message in told:\n",
+        "    for message in []:\n",
+        "tests/testing/test_robust_accuracy.py",
+    ),
+    Mutant(
+        "robust_accuracy has another second bound",
+        "testing/robust_accuracy.py",
+        "RADIUS = 32 / 255",
+        "RADIUS = 16 / 255",
+        "tests/testing/test_robust_accuracy.py",
+    ),
+    Mutant(
+        "the last shard is lost",
+        "testing/shards.py",
+        "range(first, -(-count // shard_size), stride)",
+        "range(first, count // shard_size, stride)",
+        ON_SHARDS,
+    ),
+    Mutant(
+        "the run attacks half the radius",
+        "runners/test.py",
+        "Cell(testing.N_threshold, testing.N_radius),",
+        "Cell(testing.N_threshold, testing.N_radius / 2),",
+        ON_RUNS + " -k independent_count",
+    ),
+    Mutant(
+        "the run takes a fifth of the steps",
+        "runners/test.py",
+        "            testing.N_attack_iter,\n",
+        "            max(1, testing.N_attack_iter // 5),\n",
+        ON_RUNS + " -k independent_count",
+    ),
+    Mutant(
+        "the run's ball is smaller than it says",
+        "runners/test.py",
+        "return autoattack(testing.adv_test_attack_norm, power,",
+        "return autoattack(testing.adv_test_attack_norm, power / 2,",
+        ON_RUNS + " -k isotropic",
+    ),
+    Mutant(
+        "the model stays in training mode",
+        "foundations/modes.py",
+        "    model.eval()\n",
+        "",
+        ON_SHARDS,
+    ),
+    Mutant(
+        "anchors of the same class count too",
+        "threat_specification/bound_displacement.py",
+        "self.masked = labels.view(-1, 1) == threat.labels.view(1, -1)",
+        "self.masked = labels.view(-1, 1) == threat.labels.view(1, -1) - 100",
+        ON_PD,
+    ),
+    Mutant("beta is 1", "threat_specification/bound_displacement.py", "BETA = 0.5\n", "BETA = 1.0\n", ON_PD),
+    Mutant(
+        "near anchors lose their digits",
+        "threat_specification/bound_displacement.py",
+        "        if len(self.near[0]):\n",
+        "        if False:\n",
+        ON_PD,
+    ),
+    Mutant(
+        "the gauge of an intersection is its smallest member's",
+        "threat_specification/intersection.py",
+        "for member, level in self.members]).amax(0)",
+        "for member, level in self.members]).amin(0)",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "an intersection forgets its radius",
+        "threat_specification/intersection.py",
+        "lower, upper = lower.clamp_min(-threshold * level), upper.clamp_max(threshold * level)",
+        "pass",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "the projection knows no upper bound",
+        "threat_specification/projection.py",
+        "    point = torch.minimum(torch.maximum(shifted, lower), upper)\n",
+        "    point = torch.maximum(shifted, lower)\n",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "the projection stops early",
+        "threat_specification/projection.py",
+        "done = at_rest & (at_zero | ~missing.any(1))",
+        "done = at_rest",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "scaling passes for the nearest point",
+        "threat_specification/bound_displacement.py",
+        '{"exact": project_exact, "scale"',
+        '{"exact": BoundProjectedDisplacement.scale, "scale"',
+        ON_PROJECTION,
+    ),
+]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether its tests pass all the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "project"
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True)
+        for name in files.stdout.split("\0")[:-1]:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, copy / name)
+        text = (copy / mutant.file).read_text()
+        (copy / mutant.file).write_text(text.replace(mutant.before, mutant.after))
+        words = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", *mutant.tests.split()]
+        return subprocess.run([sys.executable, "-m", "pytest", *words], cwd=copy, capture_output=True).returncode == 0
+
+
+def main(words: list[str]) -> None:
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    left = []
+    with ThreadPoolExecutor(2) as workers:
+        for number, (mutant, survived) in enumerate(zip(chosen, workers.map(survives, chosen), strict=True), start=1):
+            print(f"{number:2} {'SURVIVED' if survived else 'noticed '} {mutant.name}", flush=True)
+            left += [mutant] if survived else []
+    print(f"mutants: {len(chosen)}, survived: {len(left)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
