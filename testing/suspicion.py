@@ -102,7 +102,7 @@ def probe(evaluation: AttackEvaluation, shard: Shard, standing: Tensor) -> Probe
     for number, (name, attack) in enumerate(ELSEWHERE.items(), start=1):
         before = search.standing(evaluation.headline) & standing
         if bool(before.any()):
-            search.record(attack(replace(task, standing=before)), number, torch.zeros_like(shard.images).bool())
+            search.record(attack(replace(task, standing=before)), number, task.allowed.fixed)
         elsewhere[name] = float((before & ~search.standing(evaluation.headline)).sum()) / count
     sums = first.sum(1)
     return Probe(

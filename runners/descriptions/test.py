@@ -13,6 +13,10 @@ from runners.descriptions.checks import check_dataset, check_mask_rows, needs_we
 from runners.descriptions.compute_threat import ThreatDesc, without_weights
 from runners.descriptions.train import PretrainedDesc, TrainDesc, stored_model
 
+# Raised where the attacks change: what another ensemble found is another run, and stronger attacks are not answered
+# with an old figure.
+ENSEMBLE = 2
+
 
 def _tests_under_threat(desc: TestDesc) -> bool:
     return desc.testing.N_adv_eval
@@ -34,6 +38,10 @@ class TestDesc(Desc):
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
         return not self.testing.save_adversarials or result["saved_adversarials"]
+
+    def hashed(self) -> dict[str, Any]:
+        attacked = self.testing.adv_eval or self.testing.N_adv_eval
+        return super().hashed() | ({"ensemble": ENSEMBLE} if attacked else {})
 
     @property
     def train_anchors(self) -> ThreatDesc | None:

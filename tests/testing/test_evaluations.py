@@ -106,7 +106,8 @@ def test_every_attack_counts_on_what_the_others_left() -> None:
     first, second = [], []
     attacks = {"up": breaks([0, 2], 0.28, first), "down": breaks([1, 2, 3], -0.28, second)}
     threat = ProjectedDisplacement(anchors=ANCHORS)
-    rows = AttackEvaluation(Two(), threat, SMALL, attacks, 7, 11)(SHARD)
+    shard = Shard(0, IMAGES, SHARD.labels, torch.arange(6) + 4)  # whatever their numbers: the fifth is 8
+    rows = AttackEvaluation(Two(), threat, SMALL, attacks, 7, 11)(shard)
     assert rows["N_adv_broken_by"].tolist() == [1, 2, 1, 2, 0, 0]
     assert rows["N_adv_correct"].tolist() == [False] * 4 + [True] * 2
     assert [task.standing.tolist() for task in first] == [[True] * 6]

@@ -67,6 +67,11 @@ class AttackSet:
         """The farthest that a pixel of each example may move, [B,1,1,1]. Steps scale with it: the set has no size."""
         return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
 
+    @property
+    def fixed(self) -> Tensor:
+        """[B,C,H,W]: pixels that may not move at all, as in a frozen background."""
+        return (self.lower == 0) & (self.upper == 0)
+
     def ascend(self, gradient: Tensor) -> Tensor:
         """The direction of steepest ascent that suits the set, a change of 1 for each pixel on average."""
         return DIRECTIONS[self.bound.steepest](gradient)

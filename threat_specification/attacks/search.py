@@ -101,13 +101,10 @@ class Search:
             if not bool(standing.any()):
                 continue
             task = self.task(cell, standing)
-            self.record(attack(task), number, (task.allowed.lower == 0) & (task.allowed.upper == 0))
+            self.record(attack(task), number, task.allowed.fixed)
 
     def record(self, attempt: Attempt, number: int, fixed: Tensor) -> None:
-        """Count what an attack found, after measuring it again.
-
-        fixed   [B,C,H,W] pixels that may not move at all, as in a frozen background
-        """
+        """Count what an attack found, after measuring it again; fixed: pixels that may not move (`AttackSet.fixed`)."""
         self.forwards += attempt.forwards
         self.backwards += attempt.backwards
         perturbed = (self.images + attempt.delta).clamp(0, 1)
