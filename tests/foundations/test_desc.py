@@ -117,6 +117,15 @@ def test_the_hashes_of_published_runs_stay_what_they_are() -> None:
     assert ThreatDesc.from_flags(NAMED).hash == "6eda98c7afa4"
 
 
+def test_a_figure_of_older_attacks_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found before the attacks changed is not given as what they find now; clean figures stay."""
+    attacked, clean = NAMED | {"N_adv_eval": True}, NAMED | {"standard_eval": True}
+    before = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
+    monkeypatch.setattr("runners.descriptions.test.ENSEMBLE", 1)
+    now = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
+    assert now[0] != before[0] and now[1] == before[1]
+
+
 def test_own_replicate_is_not_hashed_but_that_of_runs_below_is() -> None:
     flags = NAMED | {"N_aug": True, "standard_eval": True}
     assert TrainDesc.from_flags(flags).hash == TrainDesc.from_flags(flags | {"train_replicate": 2}).hash
