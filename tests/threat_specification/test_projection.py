@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.attacks.search import Cell, attack_set
 from threat_specification.nnls import nnls
 from threat_specification.projection import project_exact
 
@@ -134,6 +135,16 @@ def test_answers_are_certified_and_stay(name: str, kind: str, bounds: str) -> No
         assert_certified(problem, d, p, threshold, lower, upper)
         assert torch.equal(project_exact(problem.bound, p, threshold, lower, upper), p)
     assert getattr(problem.bound, "fallbacks", 0) == 0
+
+
+def test_a_cell_that_is_attacked_projects_to_its_nearest_point() -> None:
+    """What attacks call in every step, from the cell on: threshold, radius and pixel box, by the KKT conditions."""
+    problem = Problem("28x28")
+    d = perturbations(problem, "twenty anchors")
+    lower, upper = BOUNDS["radius"](problem.x)
+    for threshold in THRESHOLDS:
+        allowed = attack_set(problem.bound, Cell(threshold, 0.1))
+        assert_certified(problem, d, allowed.project(d), threshold, lower, upper)
 
 
 @pytest.mark.parametrize("bounds", ["none", "box", "radius"])

@@ -340,3 +340,34 @@ def test_the_gauge_curve_is_not_above_apgd_on_a_trained_net() -> None:
     gauge = torch.where(found.broken, allowed.bound.evaluate(found.delta), torch.inf)
     assert 3 < left < 60
     assert int((right & (gauge > 1 + 1e-5)).sum()) <= left + 2
+
+
+def test_the_search_without_gradients_keeps_what_is_better() -> None:
+    """On a set too small to break anything it gets most of the way to the linear program's margin."""
+    model, anchors, images, labels = problem(5, count=12, seed=5)
+    threshold, radius = 0.02, 0.03
+    found = attack("random_search", model, labels, both(anchors, images, labels, threshold, radius))
+    clean = LOSSES["margin"](model(images).detach(), labels, None)
+    best = [best_margin(model, anchors, x, int(y), threshold, radius) for x, y in zip(images, labels, strict=True)]
+    gained = (found.loss - clean) / (torch.tensor(best) - clean)
+    assert float(gained.max()) <= 1 + 1e-4
+    assert float(gained.median()) > 0.6
+
+
+class Bowl(nn.Module):
+    """The loss is largest at a mean pixel value of its own for each image, inside the set; nothing breaks."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        target = 0.5 + 0.04 * images.new_tensor([1.0, -1.0, 0.5, -0.3]).view(-1, 1, 1, 1)
+        value = -((images - target) ** 2).flatten(1).sum(1)
+        return torch.stack([torch.full_like(value, 9.0), value], 1)
+
+
+@pytest.mark.parametrize("threat", [Linf(), L2()])
+def test_apgd_closes_in_on_an_optimum_inside_the_set(threat) -> None:
+    """Its first steps jump over it; halved ones do not."""
+    images, labels = torch.full((4, 1, 4, 4), 0.5), torch.zeros(4, dtype=torch.long)
+    allowed = AttackSet.within(threat.bind(images, labels), 0.4, 0.1)
+    found = attack("apgd_margin", Bowl(), labels, allowed, steps=100)
+    target = 0.04 * torch.tensor([1.0, -1.0, 0.5, -0.3])
+    assert float((found.delta - target.view(-1, 1, 1, 1)).abs().max()) < 0.006
