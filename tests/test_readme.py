@@ -41,3 +41,23 @@ def test_pictures_and_files_it_names_are_there() -> None:
     root = Path(__file__).resolve().parent.parent
     for name in re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"`(\w+/\w+\.py)`", README):
         assert (root / name).is_file(), name
+
+
+def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from tests.testing.test_suspicion import Brightness
+
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "robust_accuracy" in block]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 1, 4, 4, generator=generator) * 0.2 + 0.3
+    known = {
+        "train_images": (torch.rand(8, 1, 4, 4, generator=generator) * 255).byte(),
+        "train_labels": torch.arange(8) % 2,
+        "model": Brightness(),
+        "x": x,
+        "y": torch.zeros(4, dtype=torch.long),
+        "perturbed": x + 0.01,
+    }
+    exec(code, known)
+    assert capsys.readouterr().out.startswith("1.0\n1.0 ")
