@@ -56,7 +56,7 @@ ELSEWHERE: dict[str, Attack] = {
     "twice the steps from another corner": lambda task: momentum_pgd(
         replace(task, steps=2 * task.steps), DRAWS, starts=("corner",)
     ),
-    "each target from another corner": lambda task: targeted_pgd(task, DRAWS + 100, starts=("corner",)),
+    "each target from another corner": lambda task: targeted_pgd(task, DRAWS + 100, starts={"corner": 9}),
     "a smoothed copy of the model": lambda task: _transfer(task, DRAWS + 200),
     "a search without gradients": partial(random_search, draw=DRAWS + 1000),
 }

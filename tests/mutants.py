@@ -200,8 +200,8 @@ MUTANTS = [
     Mutant(
         "the likeliest target alone",
         PGD,
-        "enumerate(targets.unbind(1))",
-        "enumerate(targets[:, :1].unbind(1))",
+        "in task.likeliest_others(count).unbind(1):",
+        "in task.likeliest_others(1).unbind(1):",
         ON_ATTACKS + "/test_far_starts.py",
     ),
     Mutant(

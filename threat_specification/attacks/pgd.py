@@ -7,7 +7,7 @@ Projected in every step: what the model sees is inside the set throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +21,6 @@ from threat_specification.norms import BoundLinf
 ENLARGED = 4.0  # times the radius: where the post-hoc attack looks before it scales
 MOMENTUM = 0.9
 FIRST_STEP = 2.0  # times what a pixel may move: length of the first step of the descent with momentum, by the pixel
-MOST_TARGETS = 9
 
 
 def constant(step: int, steps: int) -> float:
@@ -106,14 +105,13 @@ def momentum_pgd(
     return attempt
 
 
-def targeted_pgd(task: Task, draw: int, starts: Sequence[str] = ("corner",), share: float = 0.5) -> Attempt:
-    """The same towards each of the likeliest other classes, from each of several starts."""
+def targeted_pgd(task: Task, draw: int, starts: Mapping[str, int], share: float = 0.5) -> Attempt:
+    """The same towards the likeliest other classes. starts: where it begins -> towards how many of them."""
     attempt = replace(Attempt.none(task.examples), forwards=task.standing.long())
-    targets = task.likeliest_others(MOST_TARGETS)
-    for round_number, start in enumerate(starts):
-        for rank, towards in enumerate(targets.unbind(1)):
-            left, number = task.after(attempt), draw + round_number * MOST_TARGETS + rank
-            attempt = attempt.then(_run(left, start, number, share, "margin_targeted", towards))
+    for start, count in starts.items():
+        for towards in task.likeliest_others(count).unbind(1):
+            attempt = attempt.then(_run(task.after(attempt), start, draw, share, "margin_targeted", towards))
+            draw += 1
     return attempt
 
 
