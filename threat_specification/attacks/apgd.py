@@ -57,7 +57,7 @@ def ascend_from(
     size      [B,1,1,1] of the set, by the pixel (default: how far a pixel may move)
     """
     allowed, steps, tracker = task.allowed, task.steps, task.tracker()
-    step = FIRST_STEP[allowed.bound.steepest] * (allowed.reach if size is None else size)
+    step = FIRST_STEP[allowed.steepest] * (allowed.reach if size is None else size)
     delta = before = best = start
     value, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
     best_value, best_gradient = value, gradient

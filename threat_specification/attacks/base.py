@@ -7,7 +7,7 @@ not to be attacked, stay where they are, so that neither batching nor interrupti
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -48,12 +48,16 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normali
 
 @dataclass(frozen=True)
 class AttackSet:
-    """Where an attack may go: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1]."""
+    """Where an attack may go: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1].
+
+    direction   an entry of DIRECTIONS in which it goes ("": the one that suits the threat)
+    """
 
     bound: BoundThreat
     threshold: float
     lower: Tensor
     upper: Tensor
+    direction: str = field(default="", kw_only=True)
 
     @classmethod
     def within(cls, bound: BoundThreat, threshold: float, radius: float) -> AttackSet:
@@ -72,9 +76,14 @@ class AttackSet:
         """[B,C,H,W]: pixels that may not move at all, as in a frozen background."""
         return (self.lower == 0) & (self.upper == 0)
 
+    @property
+    def steepest(self) -> str:
+        """The entry of DIRECTIONS in which attacks go."""
+        return self.direction or self.bound.steepest
+
     def ascend(self, gradient: Tensor) -> Tensor:
         """The direction of steepest ascent that suits the set, a change of 1 for each pixel on average."""
-        return DIRECTIONS[self.bound.steepest](gradient)
+        return DIRECTIONS[self.steepest](gradient)
 
     def project(self, delta: Tensor) -> Tensor:
         """A point of the set near delta."""

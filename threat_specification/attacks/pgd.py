@@ -105,8 +105,14 @@ def momentum_pgd(
     return attempt
 
 
-def targeted_pgd(task: Task, draw: int, starts: Mapping[str, int], share: float = 0.5) -> Attempt:
-    """The same towards the likeliest other classes. starts: where it begins -> towards how many of them."""
+def targeted_pgd(task: Task, draw: int, starts: Mapping[str, int], share: float = 0.5, direction: str = "") -> Attempt:
+    """The same towards the likeliest other classes.
+
+    starts      where it begins -> towards how many of them
+    direction   of its steps: an entry of DIRECTIONS ("": the one that suits the threat). Where the radius is what
+                binds, signs get there in fewer steps.
+    """
+    task = replace(task, allowed=replace(task.allowed, direction=direction))
     attempt = replace(Attempt.none(task.examples), forwards=task.standing.long())
     for start, count in starts.items():
         for towards in task.likeliest_others(count).unbind(1):

@@ -16,10 +16,11 @@ from threat_specification.attacks.random_search import random_search
 
 # Draws are numbers of random fields: attacks that share none are independent of each other.
 ATTACKS: dict[str, Attack] = {
-    "momentum_ce": partial(momentum_pgd, draw=1000, loss="ce", starts=("bright", "corner", "smooth_corner"), share=2.0),
+    "momentum_ce": partial(momentum_pgd, draw=1000, loss="ce", starts=("bright", "corner"), share=2.0),
     "momentum_dlr": partial(momentum_pgd, draw=1100, loss="dlr", starts=("corner", "smooth_corner")),
     "momentum_margin": partial(momentum_pgd, draw=1200, loss="margin", starts=("corner", "smooth_corner")),
-    "momentum_targeted": partial(targeted_pgd, draw=1300, starts={"bright": 9, "corner": 3}, share=0.5),
+    "momentum_targeted": partial(targeted_pgd, draw=1300, starts={"bright": 9}, share=0.5),
+    "sign_targeted": partial(targeted_pgd, draw=1400, starts={"corner": 9}, share=0.5, direction="sign"),
     "apgd_ce": partial(apgd, draw=1, loss="ce"),
     "apgd_dlr": partial(apgd, draw=2, loss="dlr"),
     "apgd_margin": partial(apgd, draw=3, loss="margin"),
@@ -36,7 +37,7 @@ ATTACKS: dict[str, Attack] = {
 def pd_auto(num_classes: int) -> list[str]:
     """The ensemble: DLR needs 3 classes. What breaks much and costs little comes first."""
     second = "momentum_dlr" if num_classes > 2 else "momentum_margin"
-    with_gradients = ["momentum_ce", second, "momentum_targeted", "apgd_ce", "minimal_gauge"]
+    with_gradients = ["momentum_ce", second, "momentum_targeted", "sign_targeted", "apgd_ce", "minimal_gauge"]
     return [*with_gradients, "random_search", "estimated_gradient"]
 
 
