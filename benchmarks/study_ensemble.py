@@ -1,4 +1,4 @@
-"""Whether the ensemble is beaten by a stronger attack that shares nothing with its members but the projection.
+"""The ensemble against a stronger attack that shares nothing with its members but the projection.
 
 python benchmarks/study_ensemble.py [NET ...] [--images=200] [--cells=0.1/0.3,0.05/0.3]
 

@@ -55,7 +55,7 @@ def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task
 
 
 def findings(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[str]:
-    """What the library's own checks say of a model on a few images, a sentence each."""
+    """The findings of the library's own checks of a model on a few images, a sentence each."""
     from pyautoattack import checks
 
     inputs = images.clone().requires_grad_(True)

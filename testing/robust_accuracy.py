@@ -31,7 +31,7 @@ class RobustnessWarning(UserWarning):
 
 @dataclass(frozen=True)
 class RobustAccuracy:
-    """What `robust_accuracy` found.
+    """Everything that `robust_accuracy` found.
 
     accuracy   share of the examples that stand;  low, high  its 95 % interval (Wilson 1927)
     correct    [n] bool which they are

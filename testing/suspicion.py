@@ -73,7 +73,7 @@ CAUSES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Probe:
-    """What a few examples tell about a model; shares are of the examples it gets right.
+    """A look at a model on a few examples; shares are of the examples it gets right.
 
     kinds      of gradients that cannot be followed
     elsewhere  of what attacks that begin elsewhere break besides, by an entry of ELSEWHERE

@@ -29,7 +29,7 @@ ON_PD = "tests/threat_specification/test_projected_displacement.py"
 
 @dataclass(frozen=True)
 class Mutant:
-    """What goes wrong; in a file `before`, which stands there once, becomes `after`; the tests that should notice."""
+    """A fault: in a file `before`, which stands there once, becomes `after`; the tests that should notice."""
 
     name: str
     file: str
@@ -363,7 +363,7 @@ MUTANTS = [
 
 
 def survives(mutant: Mutant) -> bool:
-    """Whether its tests pass all the same."""
+    """True when its tests pass all the same."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         files = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -24,7 +24,7 @@ SHARED = 2**26  # bytes that are brought to the other processes at a time
 
 
 class Starts(Protocol):
-    """What an adversary asks before its first step, and tells after its last one.
+    """The memory that an adversary asks before its first step, and tells after its last one.
 
     fresh   an entry of the attacks' STARTS: where it begins on an image that it has not seen
     """

@@ -118,7 +118,7 @@ def test_the_hashes_of_published_runs_stay_what_they_are() -> None:
 
 
 def test_a_figure_of_older_attacks_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found before the attacks changed is not given as what they find now; clean figures stay."""
+    """A figure from before the attacks changed is not given for today's; clean figures stay."""
     attacked, clean = NAMED | {"N_adv_eval": True}, NAMED | {"standard_eval": True}
     before = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
     monkeypatch.setattr("runners.descriptions.test.ENSEMBLE", 1)

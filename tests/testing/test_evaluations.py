@@ -1,4 +1,4 @@
-"""What counts as found inside a set, whatever an attack claims; and what attacks are given to work with."""
+"""Points count by where they are, whatever an attack claims; attacks are given the set that was asked for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_frozen_background_may_not_move() -> None:
 @pytest.mark.parametrize(("excess", "counts"), [(5e-6, True), (1e-4, False)])
 @pytest.mark.parametrize("bound", ["threat", "radius"])
 def test_one_slack_for_every_bound(bound: str, excess: float, counts: bool) -> None:
-    """What float32 cannot tell from the border counts as inside, in accuracy and gauge alike; what it can does not."""
+    """Points that float32 cannot tell from the border are inside, in accuracy and gauge alike; others are not."""
     delta = 0.25 * (1 + excess)
     headline = Cell(1.25, 1.0) if bound == "threat" else Cell(10.0, 0.25)
     rows = evaluate(torch.full((1, 1, 4, 4), delta), headline)

@@ -48,7 +48,7 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normali
 
 @dataclass(frozen=True)
 class AttackSet:
-    """Where an attack may go: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1].
+    """The points an attack may try: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1].
 
     direction   an entry of DIRECTIONS in which it goes ("": the one that suits the threat)
     """
@@ -97,7 +97,7 @@ class AttackSet:
 
 @dataclass(frozen=True)
 class Task:
-    """What every attack is given: whom to attack, where, and what its random numbers may depend on.
+    """The input of every attack: whom to attack, where, and what its random numbers may depend on.
 
     allowed   the set, at examples [B,C,H,W]      labels    [B]
     standing  [B] the examples to attack          steps     of gradient descent, in one run

@@ -1,4 +1,4 @@
-"""Whether a model's gradients can be followed: they are held against what the loss does.
+"""A check that a model's gradients can be followed: they are held against what the loss does.
 
 At a few points of the set the margin's gradient g predicts how the margin changes on a short random move e: by <g, e>.
 The model is asked there. Over many moves the correlation of the true changes with the predicted ones is about 1 for a
@@ -30,7 +30,7 @@ DRAWS = len(POINTS) * (MOVES + 1)  # of random numbers that a look takes
 
 
 class Kind(IntEnum):
-    """What is wrong with the gradient at an example."""
+    """Faults that the gradient at an example can have."""
 
     FINE = 0
     VANISHING = 1
@@ -133,7 +133,7 @@ def _margin(task: Task, images: Tensor) -> Tensor:
 
 
 def _is_rounded(logits: Tensor) -> bool:
-    """Whether few of the logits differ from each other. A value that is common for another reason (0 after a ReLU)
+    """True when few of the logits differ from each other. A value that is common for another reason (0 after a ReLU)
     counts once."""
     values, counts = logits.flatten().unique(return_counts=True)
     others = logits.numel() - int(counts.max())

@@ -53,7 +53,7 @@ def attack_set(bound: BoundThreat, cell: Cell) -> AttackSet:
 
 
 class Search:
-    """What is found for a batch of examples [B,C,H,W].
+    """A record of all that is found for a batch of examples [B,C,H,W].
 
     right       [B] the model sees the label without any attack
     broken_by   [B] number of the attack, from 1 on, that broke the example in the headline cell; else STANDING or

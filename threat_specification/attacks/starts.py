@@ -1,4 +1,4 @@
-"""Where attacks begin, by name.
+"""Starting points of attacks, by name.
 
 A descent finds the nearest hill. Points near the image all lead to the same one; corners of the box, projected onto the
 set, lie at its far ends (three to four times as far in l2, and at the radius in l-inf) and lead to others.

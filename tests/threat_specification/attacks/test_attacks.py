@@ -36,7 +36,7 @@ def attack(name: str, model, labels: Tensor, allowed: AttackSet, steps: int = ST
 
 
 def search(threat, model, images: Tensor, labels: Tensor, cell: Cell, names=()) -> Search:
-    """What a run does: those attacks in turn, else the ensemble."""
+    """The loop of a run: those attacks in turn, else the ensemble."""
     found = Search(model, threat.bind(images, labels), labels, torch.arange(len(labels)), cell, STEPS, seed=0)
     found.attack(cell, attacks_named(names, model(images[:1]).shape[1]))
     return found

@@ -50,7 +50,7 @@ def test_the_ensemble_leaves_next_to_none() -> None:
 
 
 def test_a_start_near_the_image_leads_up_the_wrong_hill() -> None:
-    """What these examples are planted for: plain PGD from scaled noise breaks hardly any of them."""
+    """These examples are planted so that plain PGD from scaled noise hardly breaks any of them."""
     found = search()
     found.attack(HEADLINE, attacks_named(["pgd"], 2))
     assert int(found.standing(HEADLINE).sum()) >= 0.9 * COUNT
