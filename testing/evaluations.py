@@ -1,4 +1,5 @@
-"""Evaluations, which measure every example for `test`: clean predictions, and what attacks find in l_p balls and nonisotropic sets.
+"""Evaluations, which measure every example for `test`: clean predictions, and what attacks find in l_p balls and
+nonisotropic sets.
 
 broken_by columns: -1 wrong without any attack, 0 still right after all of them, i > 0 broken by attack number i.
 """

@@ -138,7 +138,7 @@ def test_answers_are_certified_and_stay(name: str, kind: str, bounds: str) -> No
 
 
 def test_a_cell_that_is_attacked_projects_to_its_nearest_point() -> None:
-    """The projection that attacks call in every step, from the cell on: threshold, radius and pixel box, by the KKT conditions."""
+    """The projection that attacks call in every step, from the cell on, by the KKT conditions."""
     problem = Problem("28x28")
     d = perturbations(problem, "twenty anchors")
     lower, upper = BOUNDS["radius"](problem.x)
