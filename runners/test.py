@@ -31,7 +31,7 @@ from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from testing.suspicion import suspicions
 from threat_specification import L2, Linf, ProjectedDisplacement
-from threat_specification.attacks.base import Attack
+from threat_specification.attacks.base import NO_CLASS, Attack, predicted
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell
 from threat_specification.base import Threat
@@ -122,6 +122,9 @@ class Test(Runner):
         result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
         self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
+        if "standard" in result and (lost := int((arrays["standard_prediction"] == NO_CLASS).sum())):
+            of = len(self.index)
+            self.environment.say(f"warning: the model's answers hold NaN for {lost} of {of} images: counted as wrong")
         for name in ("adv", "N_adv"):
             if name in result:
                 # On every process: anchors may be spread over them.
@@ -249,7 +252,8 @@ class Test(Runner):
         shard = Shard(0, split.pixels(index), split.labels[index], index)
         standing = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
         with evaluation_mode(self.model):
-            told = suspicions(self.evaluations[name], shard, standing, arrays[f"{name}_broken_by"])
+            of_all = (arrays[f"{name}_broken_by"], arrays[f"{name}_no_answer"])
+            told = suspicions(self.evaluations[name], shard, standing, *of_all)
         for message in told:
             self.environment.say(f"warning: {message}")
         return told
@@ -287,8 +291,9 @@ class Test(Runner):
 
     def _predicted(self, images: torch.Tensor) -> list[str]:
         with torch.no_grad(), evaluation_mode(self.model):
-            answers = self.model(images.to(self.environment.device)).argmax(1)
-        return [f"seen as {self.data.info.title(int(label))}" for label in answers]
+            answers = predicted(self.model(images.to(self.environment.device)))
+        titles = [self.data.info.title(int(label)) if label != NO_CLASS else "nothing: NaN" for label in answers]
+        return [f"seen as {title}" for title in titles]
 
 
 def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:

@@ -1,7 +1,8 @@
 """Evaluations, which measure every example for `test`: clean predictions, and what attacks find in l_p balls and
 nonisotropic sets.
 
-broken_by columns: -1 wrong without any attack, 0 still right after all of them, i > 0 broken by attack number i.
+broken_by columns: -1 wrong without any attack, 0 still right after all of them, i > 0 broken by attack number i;
+no_answer: the model gave NaN there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.base import Attack
+from threat_specification.attacks.base import Attack, predicted
 from threat_specification.attacks.search import Cell, Search
 from threat_specification.base import BoundThreat, Threat
 
@@ -28,17 +29,18 @@ COLUMNS: dict[str, str | tuple[str, int]] = {
     "loss": "float32",
     "gauge": "float32",
     "rounded": "bool",
+    "no_answer": "bool",
     "forwards": "int64",
     "backwards": "int64",
 }
 CELLS = "cells"  # whether an example stands, for each cell
 # A library's attacks tell neither loss nor passes, and know one ball alone.
-BALL_COLUMNS = ("correct", "broken_by", "Linf", "L2", "rounded")
+BALL_COLUMNS = ("correct", "broken_by", "Linf", "L2", "rounded", "no_answer")
 
 
 @dataclass
 class CleanEvaluation:
-    """The prediction without attack."""
+    """The prediction without attack; -1 where the model answers NaN."""
 
     model: nn.Module
     columns: ClassVar[dict[str, str | tuple[str, int]]] = {
@@ -49,7 +51,7 @@ class CleanEvaluation:
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         with torch.no_grad():
-            prediction = self.model(shard.images).argmax(1)
+            prediction = predicted(self.model(shard.images))
         return {"standard_prediction": prediction, "standard_correct": prediction == shard.labels}
 
 
@@ -123,6 +125,7 @@ class AttackEvaluation:
             "loss": torch.where(search.right, search.loss, 0.0),
             "gauge": search.gauge(),
             "rounded": search.right & ~standing & ~count_correct(self.model, rounded, shard.labels),
+            "no_answer": search.no_answer,
             "forwards": search.forwards,
             "backwards": search.backwards,
             CELLS: torch.stack([search.standing(cell) for cell in self.cells], 1),

@@ -90,7 +90,8 @@ def robust_accuracy(
         correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
         few = slice(0, min(PROBED, shard_size))
         sample = Shard(0, images[few], labels[few], index[few])
-        told = suspicions(evaluation, sample, correct[few], broken_by.cpu().numpy())
+        of_all = (broken_by.cpu().numpy(), found["N_adv_no_answer"].cpu().numpy())
+        told = suspicions(evaluation, sample, correct[few], *of_all)
     for message in told:
         warnings.warn(message, RobustnessWarning, stacklevel=2)
     if not details:

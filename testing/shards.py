@@ -19,6 +19,7 @@ from torch import Tensor
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.files import write_npz
+from threat_specification.attacks.base import predicted
 
 Arrays = dict[str, numpy.ndarray]
 
@@ -175,6 +176,6 @@ def _empty(count: int, kind: str | tuple[str, int]) -> numpy.ndarray:
 
 
 def count_correct(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """[n] bool: which examples the model gets right."""
+    """[n] bool: which examples the model gets right; none to which it answers NaN."""
     with torch.no_grad():
-        return model(images).argmax(1) == labels
+        return predicted(model(images)) == labels

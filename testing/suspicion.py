@@ -143,13 +143,17 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
     return causes + [message for message, holds in messages.items() if holds]
 
 
-def suspicions(evaluation: AttackEvaluation, shard: Shard, standing: Tensor, broken_by: numpy.ndarray) -> list[str]:
+def suspicions(
+    evaluation: AttackEvaluation, shard: Shard, standing: Tensor, broken_by: numpy.ndarray, no_answer: numpy.ndarray
+) -> list[str]:
     """Why the figure of an evaluation may be too high, a sentence each; nothing where there is no reason to doubt it.
 
     shard      a few of the examples;  standing  [n] bool of those, what the attacks left
-    broken_by  of all examples
+    broken_by, no_answer  of all examples, as in examples.npz
     """
     told = warnings(probe(evaluation, shard, standing), broken_by, list(evaluation.attacks))
     if evaluation.attacks.keys() <= set(autoattack.STANDARD):
         told += autoattack.findings(evaluation.model, shard.images, shard.labels)
+    if lost := int(no_answer.sum()):
+        told.append(f"the model's answers hold NaN for {lost} of {len(no_answer)} examples: counted as wrong")
     return told

@@ -93,8 +93,22 @@ MUTANTS = [
     Mutant(
         "an attack is believed that it broke the model",
         SEARCH,
-        "wrong = self.right & (self.model(perturbed).argmax(1) != self.labels)",
+        "wrong = self.right & (answers != self.labels)",
         "wrong = self.right & attempt.broken",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "NaN passes for class 0",
+        "threat_specification/attacks/base.py",
+        "torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))",
+        "logits.argmax(1)",
+        ON_SEARCH,
+    ),
+    Mutant(
+        "NaN is counted without a word",
+        SEARCH,
+        "self.no_answer |= answers == NO_CLASS",
+        "pass",
         ON_SEARCH,
     ),
     Mutant(
@@ -214,7 +228,7 @@ MUTANTS = [
     Mutant(
         "a loss above 0 passes for a mistake",
         "threat_specification/attacks/base.py",
-        "fails = active & (logits.argmax(1) != self.labels)",
+        "fails = active & (answers != self.labels)",
         "fails = active & (value > 0)",
         ON_ATTACKS + "/test_attacks.py",
     ),

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from threat_specification.attacks.base import predicted
 from training.batch import Batch
 
 
@@ -147,7 +148,7 @@ COUNTED = ("clean", "adv", "N_adv")  # parts whose accuracy goes into the histor
 
 def _correct(logits: Tensor, part: Part) -> Tensor:
     labels = part.targets if part.targets.dim() == 1 else part.targets.argmax(1)
-    return (logits.argmax(1) == labels).float().mean()
+    return (predicted(logits) == labels).float().mean()
 
 
 standard = Parts()

@@ -14,7 +14,7 @@ from datasets.corruption_files import Reader, read_corruption_files
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
 from threat_specification import L2, Linf, Threat
-from threat_specification.attacks.base import AttackSet, Task
+from threat_specification.attacks.base import AttackSet, Task, predicted
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.morph import morph
@@ -98,7 +98,7 @@ def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbat
         targets = find(shard)[1]
         images, reached = morph(model, shard.images, targets)
         with torch.no_grad():
-            return images, reached & (judge(images).argmax(1) == targets)
+            return images, reached & (predicted(judge(images)) == targets)
 
     return [Perturbation("morph", 1, "morph", "morphs", change)]
 
@@ -110,7 +110,7 @@ def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: in
         def attack(shard: Shard) -> Perturbed:
             allowed = AttackSet.within(NORMS[norm]().bind(shard.images, shard.labels), radius, radius)
             with torch.no_grad():
-                standing = model(shard.images).argmax(1) == shard.labels
+                standing = predicted(model(shard.images)) == shard.labels
             found = ATTACKS["apgd_ce"](Task(model, shard.labels, allowed, standing, seed, shard.index, steps))
             return (shard.images + found.delta).clamp(0, 1), found.broken
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
-from testing.evaluations import AttackEvaluation
+from testing.evaluations import AttackEvaluation, CleanEvaluation
 from testing.shards import Shard
+from testing.suspicion import suspicions
 from tests.testing.test_suspicion import Brightness
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.attacks.base import Attempt, Task
+from threat_specification.attacks.registry import ATTACKS
 from threat_specification.attacks.search import Cell
 
 IMAGES = torch.full((6, 1, 4, 4), 0.5)
@@ -76,6 +78,39 @@ def test_one_slack_for_every_bound(bound: str, excess: float, counts: bool) -> N
     rows = evaluate(torch.full((1, 1, 4, 4), delta), headline)
     assert bool(rows["N_adv_correct"].any()) is not counts
     assert bool((rows["N_adv_gauge"] <= 1).all()) is counts
+
+
+class NotANumber(Brightness):
+    """NaN in one logit for bright images, of which argmax would make class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        logits[images.flatten(1).amax(1) > 0.6, 1] = math.nan
+        return logits
+
+
+def test_nan_is_no_answer() -> None:
+    """Images of class 0 for which a model has no answer are wrong, with or without attack, and are told apart."""
+    threat, images = ProjectedDisplacement(anchors=ANCHORS), IMAGES.clone()
+    images[5, 0, 0, 0] = 0.9
+    shard = Shard(0, images, SHARD.labels, SHARD.index)
+    evaluation = AttackEvaluation(NotANumber(), threat, SMALL, {"up": breaks([0, 1], 0.28, [])}, 7, 11)
+    rows = evaluation(shard)
+    assert rows["N_adv_broken_by"].tolist() == [1, 1, 0, 0, 0, -1]
+    assert rows["N_adv_no_answer"].tolist() == [True, True, False, False, False, True]
+    assert rows["N_adv_clean_prediction"].tolist() == [0] * 5 + [-1]
+    assert CleanEvaluation(NotANumber())(shard)["standard_correct"].tolist() == [True] * 5 + [False]
+    of_all = (rows[f"N_adv_{name}"].numpy() for name in ("broken_by", "no_answer"))
+    told = suspicions(evaluation, shard, rows["N_adv_correct"], *of_all)
+    assert any("hold NaN for 3 of 6" in message for message in told)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "dlr" not in name])
+def test_every_attack_keeps_a_point_where_the_model_has_no_answer(name: str) -> None:
+    model = NotANumber()
+    evaluation = AttackEvaluation(model, ProjectedDisplacement(anchors=ANCHORS), LARGE, {name: ATTACKS[name]}, 20, 0)
+    rows = evaluation(replace(SHARD, images=IMAGES + 0.095))
+    assert not rows["N_adv_correct"].any() and rows["N_adv_no_answer"].all()
 
 
 class Two(nn.Module):

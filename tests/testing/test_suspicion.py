@@ -85,7 +85,9 @@ SHARD = Shard(0, IMAGES, torch.zeros(8, dtype=torch.long), torch.arange(8))
 
 
 def look(model: nn.Module) -> list[str]:
-    return suspicions(evaluation(model), SHARD, torch.ones(8, dtype=torch.bool), numpy.zeros(8, int))
+    return suspicions(
+        evaluation(model), SHARD, torch.ones(8, dtype=torch.bool), numpy.zeros(8, int), numpy.zeros(8, bool)
+    )
 
 
 def test_an_honest_model_raises_no_doubt() -> None:

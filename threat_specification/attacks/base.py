@@ -17,6 +17,7 @@ from threat_specification.base import BoundThreat
 
 Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
 
+NO_CLASS = -1  # predicted where the model gives NaN: no label equals it
 SLACK = (1e-5, 1e-7)  # relative and absolute: float32 can tell no better whether a point is in a set
 
 
@@ -24,6 +25,11 @@ def at_most(values: Tensor, limit: float | Tensor) -> Tensor:
     """values <= limit as far as float32 can tell: the one statement of what is inside a bound."""
     relative, absolute = SLACK
     return values <= limit * (1 + relative) + absolute
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class of the largest logit, [B] of [B,K]; NO_CLASS where one is NaN, of which argmax would make an answer."""
+    return torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))
 
 
 def sign(gradient: Tensor) -> Tensor:
@@ -198,9 +204,12 @@ class Tracker:
         return noted, gradient
 
     def _note(self, delta: Tensor, logits: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
-        value, margin = loss(logits, self.labels, targets).detach(), LOSSES["margin"](logits, self.labels, None)
+        answers = predicted(logits)
+        lost = answers == NO_CLASS  # no loss is larger than that of an answer which is none
+        value = loss(logits, self.labels, targets).detach().masked_fill(lost, torch.inf)
+        margin = LOSSES["margin"](logits, self.labels, None).masked_fill(lost, torch.inf)
         active, attempt = self.active, self.attempt
-        fails = active & (logits.argmax(1) != self.labels)
+        fails = active & (answers != self.labels)
         better = active & (fails | (value > self.best_loss))
         self.best_loss = torch.where(better, value, self.best_loss)
         self.attempt = Attempt(

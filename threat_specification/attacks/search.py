@@ -14,7 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import Attack, AttackSet, Attempt, Classifier, Task, at_most, per_image
+from threat_specification.attacks.base import (
+    NO_CLASS,
+    Attack,
+    AttackSet,
+    Attempt,
+    Classifier,
+    Task,
+    at_most,
+    per_image,
+    predicted,
+)
 from threat_specification.base import BoundThreat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
@@ -60,6 +70,7 @@ class Search:
                 WRONG_WITHOUT
     worst       [B,C,H,W] the perturbation that did, else the one of largest loss that was tried in that cell
     loss        [B] the margin there
+    no_answer   [B] the model answered NaN, to the image or to what an attack found: wrong, whatever the label
     forwards, backwards  [B] passes spent on each example
     """
 
@@ -79,8 +90,9 @@ class Search:
         self.headline, self.steps, self.seed, self.counted = headline, steps, seed, counted
         self.images = bound.examples
         with torch.no_grad():
-            self.clean_prediction = model(self.images).argmax(1)
+            self.clean_prediction = predicted(model(self.images))
         self.right = self.clean_prediction == labels
+        self.no_answer = self.clean_prediction == NO_CLASS
         self.broken_by = torch.where(self.right, STANDING, WRONG_WITHOUT)
         self.worst = torch.zeros_like(self.images)
         self.loss = torch.full((len(labels),), -torch.inf, device=labels.device)
@@ -110,7 +122,9 @@ class Search:
         perturbed = (self.images + attempt.delta).clamp(0, 1)
         delta = perturbed - self.images
         with torch.no_grad():
-            wrong = self.right & (self.model(perturbed).argmax(1) != self.labels)
+            answers = predicted(self.model(perturbed))
+        wrong = self.right & (answers != self.labels)
+        self.no_answer |= answers == NO_CLASS
         wrong &= ~((delta != 0) & fixed).flatten(1).any(1)
         threat, length = self.bound.evaluate(delta), self.length(delta)
         before = self.standing(self.headline)
