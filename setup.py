@@ -1,23 +1,11 @@
 """Editable install only: a wheel would put packages named `datasets` and `models` over other people's."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
-PACKAGES = [
-    "cli",
-    "datasets",
-    "foundations",
-    "models",
-    "runners",
-    "runners.descriptions",
-    "runners.evaluate_threat",
-    "runners.report",
-    "testing",
-    "threat_specification",
-    "threat_specification.attacks",
-    "threat_specification.perturbations",
-    "training",
-]
+PACKAGES = find_packages(
+    include=["cli", "datasets", "foundations", "models", "runners*", "testing", "threat_specification*", "training"]
+)
 
 
 class RefuseWheel(bdist_wheel):

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from foundations.environment import keep_memory
 from foundations.results import markdown_table
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.selection import select_class
+from threat_specification.projected_displacement.anchor_selection import select_class
 
 FACTORS = (1, 2, 4, 8)
 PIXELS = 3072  # at factor 1

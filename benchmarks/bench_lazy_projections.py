@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import foundations.third_party  # noqa: F401
 from cli.main import main as command_line
 from cli.main import runner_parser
+from cli.runner_registry import desc_class
 from datasets.registry import load_dataset
 from foundations.environment import make_environment
-from runners.descriptions import DESCRIPTIONS
 from runners.inputs import read_model, read_threat
 from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.base import AttackSet, Task
@@ -80,7 +80,7 @@ def trained(words: list[str]) -> tuple[nn.Module, ProjectedDisplacement]:
     for command in (["compute_threat", common[0], "--quiet"], ["train", *common, *words, "--quiet"]):
         if command_line(command):
             raise SystemExit(f"failed: {' '.join(command)}")
-    desc = DESCRIPTIONS["train"].from_flags(runner_parser("train", [*common, *words]).parse([*common, *words]))
+    desc = desc_class("train").from_flags(runner_parser("train", [*common, *words]).parse([*common, *words]))
     environment = make_environment("", "", "cpu", True, 0)
     spec = load_dataset("mnist_5k").info
     return read_model(desc, desc.model, environment, spec).eval(), read_threat(desc.anchors, environment)

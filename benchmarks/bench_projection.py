@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from foundations.environment import keep_memory
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.projection import project_exact
 
 CLASSES = 10
 BATCH = 128
@@ -67,7 +66,7 @@ def cold(bound, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor) -
 
     def run() -> Tensor:
         bound.warm = None
-        return project_exact(bound, delta, threshold, lower, upper)
+        return bound.nearest(delta, threshold, lower, upper)
 
     return run
 
@@ -110,7 +109,7 @@ def inside_attack(bound, threshold: float, radius: float, steps: int = 20) -> tu
 
     bound.warm = None
     scaling = min(attack(lambda delta: bound.scale(delta, threshold, lower, upper)) for _ in range(3))
-    exact = min(attack(lambda delta: project_exact(bound, delta, threshold, lower, upper)) for _ in range(3))
+    exact = min(attack(lambda delta: bound.nearest(delta, threshold, lower, upper)) for _ in range(3))
     return exact / scaling, active(bound)
 
 
@@ -118,7 +117,7 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[float, str]], str, str]]:
     """Name, measurement, floor and aim."""
     for num_anchors in (500, 5000):
         bound = bind(num_anchors)
-        anchors = bound.threat.anchors.floats().view(num_anchors, *SHAPE)
+        anchors = bound.matrix.rows(torch.arange(num_anchors)).view(num_anchors, *SHAPE)
         easy, hard = towards(bound, anchors, 2, 0.6), towards(bound, anchors, 6, 1.0)
         free = wide(bound.examples)
         yield f"N={num_anchors} no bounds, typical", lambda: ratio(bound, easy, 0.3, *free), "5x", "2.5x"

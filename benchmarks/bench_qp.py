@@ -72,7 +72,7 @@ def primal_seconds(rows: numpy.ndarray, delta: numpy.ndarray, threshold: float) 
 def speed() -> list[Row]:
     """Seconds of the solver for an example over ours in a batch of 128."""
     bound = bind(500)
-    anchors = bound.threat.anchors.floats().view(500, *SHAPE)
+    anchors = bound.matrix.rows(torch.arange(500)).view(500, *SHAPE)
     delta = towards(bound, anchors, 2, 0.6)
     ours = median_seconds(cold(bound, delta, 0.3, *wide(bound.examples))) / len(delta)
     flat = delta.flatten(1).double().numpy()
@@ -88,7 +88,7 @@ def distance_error(radius: float, examples: int = 4) -> Row:
     """Largest relative error of ||p - delta|| against the solver's, with per-pixel bounds."""
     shape = (3, 12, 12)
     bound = bind(200, 32, shape)
-    anchors = bound.threat.anchors.floats().view(200, *shape)
+    anchors = bound.matrix.rows(torch.arange(200)).view(200, *shape)
     delta = towards(bound, anchors, 4, 0.8)
     lower, upper = within(bound.examples, radius)
     found = cold(bound, delta, 0.1, lower, upper)()

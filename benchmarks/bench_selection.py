@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from threat_specification.selection import farthest_first
+from threat_specification.projected_displacement.anchor_selection import farthest_first
 
 IMAGES, PIXELS, PICKS, RUNS = 5000, 3072, 50, 5
 

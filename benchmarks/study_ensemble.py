@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cli.main import main as command_line
 from cli.main import runner_parser
+from cli.runner_registry import desc_class
 from datasets.registry import load_dataset
 from foundations.environment import make_environment
-from runners.descriptions import DESCRIPTIONS
 from runners.inputs import read_model, read_threat
 from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.random_numbers import uniform
@@ -51,7 +51,7 @@ def trained(words: tuple[str, ...]) -> tuple[nn.Module, ProjectedDisplacement]:
         if command_line(command):
             raise SystemExit(f"failed: {' '.join(command)}")
     flags = [*RECIPE, *words]
-    desc = DESCRIPTIONS["train"].from_flags(runner_parser("train", flags).parse(flags))
+    desc = desc_class("train").from_flags(runner_parser("train", flags).parse(flags))
     environment = make_environment("", "", "cpu", True, 0)
     net = read_model(desc, desc.model, environment, load_dataset("mnist_5k").info).eval()
     return net.requires_grad_(False), read_threat(desc.anchors, environment)

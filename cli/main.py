@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import sys
 import time
@@ -12,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from cli.parsing import Parser, make_parser
-from cli.runner_registry import RUNNERS
-from cli.shared_args import EXTRA_ARGS, SharedArgs
-from foundations.data_hparams import DatasetHparams, ModelHparams
+from cli.runner_registry import RUNNERS, desc_class
+from cli.shared_args import SharedArgs, ToggleHparams
 from foundations.errors import NonisotropicError, UsageError, nearest
+from foundations.hparam_fields import Hparams, in_range, setting
+from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.lazy import load_object
-from foundations.settings import Hparams
-from foundations.stopping import Interrupted
+from foundations.signals import Interrupted
 
 PROGRAM = "python nonisotropic.py"
 PRIMARY_SPEAKS_FIRST = 20  # seconds
@@ -67,7 +69,7 @@ def dispatch(arguments: list[str]) -> int:
 def listing() -> str:
     """The runners, one line each."""
     width = max(map(len, RUNNERS))
-    return "\n".join(f"  {name.ljust(width)}  {entry.summary}" for name, entry in RUNNERS.items())
+    return "\n".join(f"  {name.ljust(width)}  {desc_class(name).purpose}" for name in RUNNERS)
 
 
 def run(runner: str, arguments: list[str]) -> int:
@@ -75,11 +77,12 @@ def run(runner: str, arguments: list[str]) -> int:
     from foundations.environment import keep_memory, limit_threads, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
-    from runners.descriptions import DESCRIPTIONS
 
     values = runner_parser(runner, arguments).parse(arguments)
-    shared = SharedArgs(**{name: values[name] for name in SharedArgs.__dataclass_fields__})
-    desc = DESCRIPTIONS[runner].from_flags(values)
+    shared = SharedArgs.of(values)
+    for group in groups_of(runner):
+        group.of(values)  # refuses what is out of range
+    desc = desc_class(runner).from_flags(values)
     root = resolve_root(shared.root_dir)
     if shared.display_output_location:
         if _rank() == "0":
@@ -105,24 +108,46 @@ def run(runner: str, arguments: list[str]) -> int:
         shared.hang_minutes,
     )
     with environment.stop.listening(), environment.process_group():
-        result = load_object(RUNNERS[runner].runner)(desc, environment).execute()
+        result = load_object(desc.runner_class)(desc, environment).execute()
     return tell(desc, result, root) if environment.is_primary else 0
 
 
 def runner_parser(runner: str, arguments: list[str]) -> Parser:
     """The parser of a runner, with the defaults of the data set and model that the arguments name."""
-    from runners.descriptions import DESCRIPTIONS
+    program, of_others = f"{PROGRAM} {runner}", replicates() - desc_class(runner).replicate_flags()
+    return make_parser(program, desc_class(runner).purpose, groups_of(runner), first_look(arguments), of_others)
 
-    groups: list[type[Hparams]] = [SharedArgs, *EXTRA_ARGS.get(runner, []), *DESCRIPTIONS[runner].hparams_classes()]
-    program = f"{PROGRAM} {runner}"
-    return make_parser(program, RUNNERS[runner].summary, groups, first_look(arguments))
+
+def groups_of(runner: str) -> list[type[Hparams]]:
+    """All groups of flags that a runner takes, in the order of its help."""
+    described = list(desc_class(runner).flag_groups())
+    toggles = [ToggleHparams] if desc_class(runner).has_toggles else []
+    return [*described, *toggles, replicate_args(), SharedArgs]
+
+
+@functools.cache
+def replicate_args() -> type[Hparams]:
+    """--<...>_replicate of every runner. All of them take all, so that one line of flags serves several commands."""
+    classes = [desc_class(name) for name in RUNNERS]
+    fields = [
+        (each.replicate_flag, int, setting(1, f"Which repetition of {each.runner}.", check=in_range(1)))
+        for each in classes
+        if each.replicate_flag
+    ]
+    heading = {"heading": "Repetitions"}
+    return dataclasses.make_dataclass("ReplicateArgs", fields, bases=(Hparams,), namespace=heading, frozen=True)
+
+
+def replicates() -> set[str]:
+    """The names of those flags."""
+    return {field.name for field in dataclasses.fields(replicate_args())}
 
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
     """The defaults implied by data set and model, or by the run that --train_dir names."""
     from models.sources import written_name
     from runners.commands import named_defaults
-    from runners.descriptions import stored_model
+    from runners.train.desc import stored_model
 
     # Not those for help: the parser that they are for will show it.
     parser = make_parser(PROGRAM, PROGRAM, [DatasetHparams, ModelHparams], {}, add_help=False)

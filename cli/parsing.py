@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from foundations.errors import UsageError, nearest
-from foundations.settings import Hparams, format_value
+from foundations.hparam_fields import Hparams, format_value
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,9 +32,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-    program: str, summary: str, groups: Iterable[type[Hparams]], defaults: dict[str, Any], add_help: bool = True
+    program: str,
+    summary: str,
+    groups: Iterable[type[Hparams]],
+    defaults: dict[str, Any],
+    hidden: Collection[str] = (),
+    add_help: bool = True,
 ) -> Parser:
-    """A parser for all fields of some groups; `defaults` overrides those of the fields."""
+    """A parser for all fields of some groups. `defaults` overrides theirs; help leaves out the flags `hidden`."""
     parser = Parser(
         prog=program,
         usage=f"{program} --flag=value ...",
@@ -44,14 +49,15 @@ def make_parser(
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=120),
     )
     for group in groups:
-        section = parser.add_argument_group(group.__name__, (group.__doc__ or "").splitlines()[0])
+        section = parser.add_argument_group(group.heading)
         types = get_type_hints(group)
         for field in dataclasses.fields(group):
-            add_flag(section, field, types[field.name], defaults.get(field.name, field.default))
+            default = defaults.get(field.name, field.default)
+            add_flag(section, field, types[field.name], default, field.name in hidden)
     return parser
 
 
-def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any) -> None:
+def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any, hide: bool = False) -> None:
     """One field as a flag; booleans may stand alone."""
     names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
     shown = "" if default == "" or default is False else f" [{format_value(default)}]"
@@ -61,7 +67,7 @@ def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any
         type=_PARSERS[declared],
         default=default,
         metavar=_METAVARS[declared],
-        help=(field.metadata["help"] + shown).replace("%", "%%"),
+        help=argparse.SUPPRESS if hide else (field.metadata["help"] + shown).replace("%", "%%"),
         **options,
     )
 

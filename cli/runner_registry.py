@@ -1,32 +1,29 @@
-"""The runners of the command line. Loaded lazily: a listing imports none of them."""
+"""The runners of the command line: name -> the class that describes its runs, as "module:Class", loaded when asked for.
+
+To add a runner: a folder below runners/ with a desc.py, and a line here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from foundations.lazy import load_object
 
-@dataclass(frozen=True)
-class Entry:
-    """A runner's class as "module:Class", and what it does in one line."""
+if TYPE_CHECKING:
+    from foundations.desc import Desc
 
-    runner: str
-    summary: str
-
-
-RUNNERS: dict[str, Entry] = {
-    "compute_threat": Entry(
-        "runners.compute_threat:ComputeThreat", "choose anchors: a few training images of each class"
-    ),
-    "evaluate_threat": Entry(
-        "runners.evaluate_threat.runner:EvaluateThreat",
-        "measure the threat of safe and of unsafe changes, and how well it tells them apart",
-    ),
-    "train": Entry("runners.train:Train", "train a model"),
-    "multi_train": Entry("runners.multi:MultiRunner", "train over all combinations of toggled options"),
-    "test": Entry("runners.test:Test", "measure accuracy: clean, under isotropic and under nonisotropic attacks"),
-    "multi_test": Entry("runners.multi:MultiRunner", "test over all combinations of toggled options"),
-    "report": Entry("runners.report.runner:Report", "one page of tables and pictures over all finished runs"),
-    "download_pretrained": Entry(
-        "runners.download_pretrained:DownloadPretrained", "fetch robust models of RobustBench's zoo"
-    ),
+RUNNERS: dict[str, str] = {
+    "compute_threat": "runners.compute_threat.desc:ThreatDesc",
+    "evaluate_threat": "runners.evaluate_threat.desc:EvaluateThreatDesc",
+    "train": "runners.train.desc:TrainDesc",
+    "multi_train": "runners.multi.desc:MultiTrainDesc",
+    "test": "runners.test.desc:TestDesc",
+    "multi_test": "runners.multi.desc:MultiTestDesc",
+    "report": "runners.report.desc:ReportDesc",
+    "download_pretrained": "runners.download_pretrained.desc:DownloadDesc",
 }
+
+
+def desc_class(runner: str) -> type[Desc]:
+    """The class that describes the runs of a runner."""
+    return load_object(RUNNERS[runner])

@@ -10,7 +10,7 @@ import torch
 from datasets.base import Dataset, Split
 from datasets.registry import DatasetInfo
 from datasets.sampling import complement, stratified_subset
-from foundations.data_hparams import DatasetHparams
+from foundations.hparams import DatasetHparams
 
 SPLIT_SEED = 0  # these sets have no official split; ours is fixed for good
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from foundations.data_hparams import DatasetHparams
 from foundations.errors import RunError
+from foundations.hparams import DatasetHparams
 
 
 class DataMissing(RunError):

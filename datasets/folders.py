@@ -17,8 +17,8 @@ from datasets import class_names
 from datasets.base import Dataset
 from datasets.finding import damaged, find_folder
 from datasets.registry import DatasetInfo
-from foundations.data_hparams import DatasetHparams
 from foundations.errors import RunError
+from foundations.hparams import DatasetHparams
 
 READERS = 4  # threads that decode what is asked for at one time
 TINY_URL, TINY_MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"

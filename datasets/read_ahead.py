@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foundations.errors import RunError
-from foundations.stopping import ignore_signals
+from foundations.signals import ignore_signals
 
 if TYPE_CHECKING:
     from datasets.folders import FolderSplit

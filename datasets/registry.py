@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from datasets import class_names
-from foundations.data_hparams import SHAPE, DatasetHparams
 from foundations.errors import look_up
+from foundations.hparam_fields import SHAPE
+from foundations.hparams import DatasetHparams
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 
 from datasets.base import Dataset, Split
 from datasets.registry import DatasetInfo
-from foundations.data_hparams import DatasetHparams
 from foundations.desc import derive_seed
+from foundations.hparams import DatasetHparams
 
 CELLS = 4  # a pattern is this many cells wide and high
 NOISE = 0.15

@@ -15,7 +15,7 @@ import torchvision
 from datasets.base import Dataset, Split
 from datasets.finding import check_file, damaged, file_in, find_folder
 from datasets.registry import DatasetInfo
-from foundations.data_hparams import DatasetHparams
+from foundations.hparams import DatasetHparams
 
 CLASSES: dict[str, Any] = {
     "mnist": torchvision.datasets.MNIST,

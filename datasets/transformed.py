@@ -6,8 +6,8 @@ import dataclasses
 
 from datasets.base import Dataset
 from datasets.sampling import stratified_subset, with_random_labels
-from foundations.data_hparams import DatasetHparams
 from foundations.desc import derive_seed
+from foundations.hparams import DatasetHparams
 
 
 def transformed(data: Dataset, dataset: DatasetHparams) -> Dataset:

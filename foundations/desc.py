@@ -16,7 +16,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from foundations.errors import UsageError
 from foundations.files import read_json
-from foundations.settings import Hparams
+from foundations.hparam_fields import Hparams
 
 
 def digest(content: Any) -> str:
@@ -37,11 +37,24 @@ def builds_on(
 
 @dataclass(frozen=True, kw_only=True)
 class Desc:
-    """What one run is. Subclasses add fields of type `Hparams`, and of type `Desc` through `builds_on`."""
+    """What one run is. Subclasses add fields of type `Hparams`, and of type `Desc` through `builds_on`.
+
+    runner          its name on the command line
+    purpose         what it does, a line of --help
+    runner_class    "module:Class" that makes the run
+    replicate_flag  the flag that says which repetition
+    more_flags      groups of flags that are no part of the description
+    has_toggles     whether it takes --toggle_<option>, and is a run for each combination
+    always_anew     what it shows may have changed: never complete
+    """
 
     runner: ClassVar[str] = ""
+    purpose: ClassVar[str] = ""
+    runner_class: ClassVar[str] = ""
     replicate_flag: ClassVar[str] = ""
-    always_anew: ClassVar[bool] = False  # what it shows may have changed: never complete
+    more_flags: ClassVar[tuple[type[Hparams], ...]] = ()
+    has_toggles: ClassVar[bool] = False
+    always_anew: ClassVar[bool] = False
 
     seed: int = 0
     replicate: int = 1
@@ -63,6 +76,29 @@ class Desc:
         for part in cls.parts().values():
             seen.update(dict.fromkeys(part.hparams_classes() if issubclass(part, Desc) else [part]))
         yield from seen
+
+    @classmethod
+    def flag_groups(cls) -> Iterator[type[Hparams]]:
+        """All groups of flags: of the description, of the runs below it, and those beside them."""
+        runs = [part for part in cls.parts().values() if issubclass(part, Desc)]
+        beside = (group for run in runs for group in run.flag_groups())
+        yield from dict.fromkeys([*cls.more_flags, *cls.hparams_classes(), *beside])
+
+    @classmethod
+    def replicate_flags(cls) -> set[str]:
+        """Flags that say which repetition of this run, or of one below it, is meant."""
+        below = (part.replicate_flags() for part in cls.parts().values() if issubclass(part, Desc))
+        return {cls.replicate_flag}.union(*below) - {""}
+
+    @classmethod
+    def summarize(cls, result: dict[str, Any]) -> str:
+        """The result for people: a line, or a table."""
+        return ""
+
+    @classmethod
+    def headline(cls, result: dict[str, Any]) -> dict[str, str]:
+        """Its main figures, as a table over several runs shows them."""
+        return {}
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> Any:
@@ -100,6 +136,24 @@ class Desc:
             for field in dataclasses.fields(self)
             if "needed" in field.metadata and field.metadata["needed"](self)
         }
+
+    def flags(self) -> dict[str, Any]:
+        """Every flag of this description and of the runs that it reads, flat."""
+        flags: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            part = getattr(self, field.name)
+            if isinstance(part, Hparams):
+                flags |= dataclasses.asdict(part)
+        for name, run in self.needed_runs().items():
+            if self.__dataclass_fields__[name].metadata["implied"](self):
+                continue
+            # Of the runs that one builds on, some may use class weights and others not.
+            flags |= {flag: value for flag, value in run.flags().items() if flag != "class_weights" or value}
+        if self.seed:
+            flags["seed"] = self.seed
+        if self.replicate != 1:
+            flags[self.replicate_flag] = self.replicate
+        return flags
 
     @property
     def hash(self) -> str:
@@ -173,10 +227,6 @@ class StoredRun:
     def dataset_name(self) -> str:
         return self.content["dataset_name"]
 
-    def hparam(self, group: str, name: str) -> Any:
-        """One hashed hyperparameter."""
-        return self.content["hashed"][group][name]
-
     @property
     def relative(self) -> str:
         """Its place below the root it was made in: runs/<dataset>/train/<name>_<hash>/replicate_<k>."""
@@ -184,6 +234,10 @@ class StoredRun:
 
     def directory(self, root: Path) -> Path:
         return self.path
+
+    def flags(self) -> dict[str, Any]:
+        """The flag that names it."""
+        return {"train_dir": self.relative}
 
 
 def derive_seed(seed: int, replicate: int, purpose: str) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundations.errors import UsageError
-from foundations.stopping import Stop
-from foundations.watch import Watch
+from foundations.signals import Stop
+from foundations.watchdog import Watch
 
 if TYPE_CHECKING:
     import numpy

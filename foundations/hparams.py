@@ -1,29 +1,377 @@
-"""All hyperparameters, in groups. Torch-free; `foundations/settings.py` says how a field is declared.
+"""All hyperparameters that several runners share, in groups. Torch-free.
 
-Those of training are in `training_hparams.py`, of data sets and models in `data_hparams.py`.
+`foundations/hparam_fields.py` says how a field is declared.
+
+Those of a single runner are in its own folder (`runners/<runner>/desc.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from foundations.data_hparams import DatasetHparams, ModelHparams
-from foundations.settings import Hparams, chunks, in_range, one_of, path_after_kind, setting, whole_path
-from foundations.training_hparams import AugmentationHparams, TrainingHparams
+from foundations.errors import UsageError
+from foundations.hparam_fields import (
+    Hparams,
+    chunks,
+    in_range,
+    one_of,
+    path_after_kind,
+    path_of_file,
+    setting,
+    shape,
+    steps,
+    steps_list,
+    the_path,
+    whole_path,
+)
 
-__all__ = [
-    "AugmentationHparams",
-    "DatasetHparams",
-    "ModelHparams",
-    "TestingHparams",
-    "ThreatHparams",
-    "TrainingHparams",
-]
+
+@dataclass(frozen=True)
+class DatasetHparams(Hparams):
+    """Which data."""
+
+    heading: ClassVar[str] = "Data set"
+
+    dataset_name: str = setting("", "Name of a data set in the registry (datasets/registry.py).")
+    data_dir: str = setting(
+        "",
+        "A data set's folder, or its parent (else data/ below the root).",
+        path_in=the_path,
+        when="dataset_name=image_folder|own_files",
+    )
+    download: bool = setting(False, "Fetch the data set into --data_dir where it is not there.", hashed=False)
+    own_files: bool = setting(
+        False,
+        "The files have the format but not the content of the published ones, a part of them for example: checksums "
+        "and numbers of images are not demanded, and names and sizes of the files enter the hash.",
+    )
+    image_size: int = setting(
+        0,
+        "Side of the images read from folders, in pixels (0: 64, and 224 for imagenet).",
+        check=in_range(0),
+        when="dataset_name=image_folder|dataset_name=imagenet",
+    )
+    subsample_fraction: float = setting(
+        1.0, "Use this share of the training images, of every class.", check=in_range(0, 1, above=True)
+    )
+    random_labels_fraction: float = setting(
+        0.0, "Give this share of the training images a label drawn at random.", check=in_range(0, 1)
+    )
+    data_seed: int = setting(
+        0,
+        "Seed of those two, and of the images of synthetic.",
+        check=in_range(0),
+        when="is_drawn|dataset_name=synthetic",
+    )
+    synthetic_shape: str = setting(
+        "3x32x32", "Shape of synthetic's images.", check=shape, when="dataset_name=synthetic"
+    )
+    synthetic_classes: int = setting(10, "Its classes.", check=in_range(2), when="dataset_name=synthetic")
+    synthetic_train: int = setting(1000, "Its training images.", check=in_range(1), when="dataset_name=synthetic")
+    synthetic_test: int = setting(200, "Its test images.", check=in_range(1), when="dataset_name=synthetic")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a choice of images or labels is random."""
+        return self.subsample_fraction < 1 or self.random_labels_fraction > 0
+
+
+@dataclass(frozen=True)
+class ModelHparams(Hparams):
+    """Which model."""
+
+    heading: ClassVar[str] = "Model"
+
+    model_name: str = setting(
+        "",
+        "Architecture such as lenet, resnet_20, wideresnet_28_10, timm:<name> or torchvision:<name>; with "
+        "--model_type=pretrained also a name of RobustBench's zoo.",
+    )
+    model_type: str = setting(
+        "scratch",
+        "Where weights start: scratch (random) or pretrained. train goes on from them; test measures a trained model "
+        "(scratch), a fine-tuned one (finetuned) or the pretrained one as it is.",
+        check=one_of("scratch", "pretrained", "finetuned"),
+    )
+    model_source: str = setting(
+        "",
+        "Whose model: ours, robustbench, timm, torchvision, or file:PATH, a checkpoint of the architecture named by "
+        "--model_name (default: as the name says).",
+        path_in=path_of_file,
+    )
+    threat_model: str = setting(
+        "Linf",
+        "The part of RobustBench's zoo: Linf, L2 or corruptions.",
+        check=one_of("Linf", "L2", "corruptions"),
+        when="model_source=robustbench",
+    )
+    pixel_mean: tuple[float, ...] = setting(
+        (), "Mean that the pixels of a file: checkpoint were normalised by (default: the data set's).", hashed=True
+    )
+    pixel_std: tuple[float, ...] = setting(
+        (), "Standard deviation that goes with it.", check=in_range(0, above=True), hashed=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.pixel_mean) != len(self.pixel_std):
+            raise UsageError("--pixel_mean: expected as many numbers as --pixel_std")
+
+    @property
+    def path(self) -> str:
+        """Of the checkpoint of a file: source, else ""."""
+        return path_of_file(self.model_source)
+
+
+ADVERSARY = "adv_train|N_adv_train"
+
+
+@dataclass(frozen=True)
+class AugmentationHparams(Hparams):
+    """What becomes of the images of a batch, and what is added to it."""
+
+    heading: ClassVar[str] = "Augmentation"
+
+    random_crop: int = setting(
+        0,
+        "Shift images by up to this many pixels, dark outside; the default depends on the data set.",
+        check=in_range(0),
+    )
+    random_flip: bool = setting(False, "Mirror half of the images; the default depends on the data set.")
+    cutout: int = setting(
+        0, "Blacken a square of this side at a random place (DeVries and Taylor 2017).", check=in_range(0)
+    )
+    N_aug: bool = setting(False, "Nonisotropic augmentation: other images and noise, projected into the PD set.")
+    N_aug_threshold: float = setting(
+        0.1, "PD threshold of the nonisotropic augmentation.", check=in_range(0), when="N_aug"
+    )
+    N_aug_projection: str = setting(
+        "scale",
+        "How it is projected: scale (towards the image until the threat fits) or exact (nearest point, which on colour "
+        "images leaves another class visible: docs/augmentation.png).",
+        check=one_of("scale", "exact"),
+        when="N_aug",
+    )
+    augmentation_frequency: int = setting(
+        3, "One in this many batches, at random, is augmented nonisotropically.", check=in_range(1), when="N_aug"
+    )
+    gaussian_aug_mean: float = setting(
+        0.0, "Mean of the Gaussian noise of the nonisotropic augmentation, in pixels of [0, 1].", when="N_aug"
+    )
+    gaussian_aug_std: float = setting(
+        0.2,
+        "Standard deviation of that noise, in pixels of [0, 1]; the default depends on the data set.",
+        check=in_range(0),
+        when="N_aug",
+    )
+    mixup: bool = setting(False, "Replace the clean part of the loss by mixup.")
+    mixup_alpha: float = setting(
+        1.0, "Mixup coefficients follow Beta(alpha, alpha).", check=in_range(0, above=True), when="mixup"
+    )
+    cutmix: bool = setting(
+        False, "Replace the clean part of the loss by CutMix; with --mixup, one of the two by turns."
+    )
+    cutmix_alpha: float = setting(
+        1.0, "Areas of CutMix follow Beta(alpha, alpha).", check=in_range(0, above=True), when="cutmix"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingHparams(Hparams):
+    """How the model is trained."""
+
+    heading: ClassVar[str] = "Training"
+
+    training_steps: str = setting("10ep", "Length of training: epochs (40ep) or optimizer steps (5000it).", check=steps)
+    batch_size: int = setting(128, "Global batch size, over all processes.", check=in_range(1))
+    accumulation: int = setting(
+        1,
+        "Parts that each process works through a batch in, to save memory; steps count whole batches.",
+        check=in_range(1),
+    )
+    optimizer: str = setting("sgd", "sgd or adamw.", check=one_of("sgd", "adamw"))
+    lr: float = setting(0.1, "Peak learning rate.", check=in_range(0, above=True))
+    lr_per: int = setting(
+        0, "--lr is meant for this batch size, and grows in proportion to --batch_size (0: for any).", check=in_range(0)
+    )
+    lr_schedule: str = setting(
+        "cosine",
+        "Course of the learning rate after warm-up: cosine (to 0), milestones, onecycle (Smith 2018) or constant.",
+        check=one_of("cosine", "milestones", "onecycle", "constant"),
+    )
+    milestone_steps: str = setting(
+        "", "Where the learning rate drops: 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
+    )
+    gamma: float = setting(0.1, "Factor of each drop.", check=in_range(0, 1, above=True), when="lr_schedule=milestones")
+    warmup_steps: str = setting("0it", "Linear warm-up from 0.", check=steps)
+    momentum: float = setting(0.9, "Momentum of SGD.", check=in_range(0, 1), when="optimizer=sgd")
+    nesterov: bool = setting(False, "Nesterov momentum.", when="optimizer=sgd")
+    weight_decay: float = setting(
+        0.0, "L2 penalty on the weights (adamw: decoupled from the gradient).", check=in_range(0)
+    )
+    clip_grad: float = setting(
+        0.0, "Largest l2 norm of the gradient; longer ones are shortened (0: never).", check=in_range(0)
+    )
+    label_smoothing: float = setting(0.0, "Share of the label that is spread over all classes.", check=in_range(0, 1))
+    ema_decay: float = setting(
+        0.0,
+        "Decay of a moving average of the weights, which is then evaluated and kept: 0.999 (0: none).",
+        check=in_range(0, 1),
+    )
+    precision: str = setting(
+        "fp32",
+        "Of the network's passes: fp32, bf16 or fp16 (GPUs, with loss scaling).",
+        check=one_of("fp32", "bf16", "fp16"),
+    )
+    validation_fraction: float = setting(
+        0.0, "Share of the training images, by class, that is held out to watch and select by.", check=in_range(0, 0.9)
+    )
+    select: str = setting(
+        "last",
+        "Weights to keep: last, or best (robust accuracy on the held-out images; clean where no adversary is on).",
+        check=one_of("last", "best"),
+    )
+    adv_train: bool = setting(False, "Adversarial training with PGD in an isotropic ball.")
+    adv_train_attack_norm: str = setting(
+        "Linf", "Norm of that ball: Linf or L2.", check=one_of("Linf", "L2"), when="adv_train"
+    )
+    adv_train_attack_power_Linf: float = setting(
+        8 / 255,
+        "Radius of the l-inf ball in pixels of [0, 1]; the default depends on the data set.",
+        check=in_range(0),
+        when="adv_train_attack_norm=Linf",
+    )
+    adv_train_attack_power_L2: float = setting(
+        0.5,
+        "Radius of the l2 ball; the default depends on the data set.",
+        check=in_range(0),
+        when="adv_train_attack_norm=L2",
+    )
+    adv_train_attack_iter: int = setting(
+        10, "Steps of that attack; 1 is fast adversarial training.", check=in_range(1), when="adv_train"
+    )
+    adv_train_start_epoch: int = setting(
+        0, "First adversarial epoch, counted from 0.", check=in_range(0), when=ADVERSARY
+    )
+    adv_train_growth_epochs: int = setting(
+        0,
+        "Epochs in which adversaries are smaller: power, or threshold and radius, grow to full size in equal parts.",
+        check=in_range(0),
+        when=ADVERSARY,
+    )
+    adv_loss: str = setting(
+        "ce",
+        "What adversaries maximise and training minimises: ce (Madry et al. 2018) or trades (Zhang et al. 2019).",
+        check=one_of("ce", "trades"),
+        when=ADVERSARY,
+    )
+    adv_clean_weight: float = setting(
+        0.5,
+        "Weight of the clean part when an adversary is on; 0 is Madry's recipe.",
+        check=in_range(0, 1),
+        when="adv_loss=ce",
+    )
+    trades_beta: float = setting(6.0, "Weight of the divergence in TRADES.", check=in_range(0), when="adv_loss=trades")
+    adv_start: str = setting(
+        "random",
+        "Where adversaries start: random (near the image), corner (at the far ends of the set, slower) or last (where "
+        "they ended on the image an epoch before; few steps add up).",
+        check=one_of("random", "corner", "last"),
+        when=ADVERSARY,
+    )
+    awp: bool = setting(False, "Adversarial weight perturbation (Wu et al. 2020); needs an adversary.", when=ADVERSARY)
+    awp_gamma: float = setting(
+        0.005, "Size of that perturbation, relative to each layer's weights.", check=in_range(0), when="awp"
+    )
+    N_adv_train: bool = setting(False, "Adversarial training inside the nonisotropic (PD) set.")
+    N_adv_train_threshold: float = setting(
+        0.1, "PD threshold of the nonisotropic adversary.", check=in_range(0), when="N_adv_train"
+    )
+    N_adv_train_radius: float = setting(
+        32 / 255,
+        "l-inf radius of the nonisotropic adversary; the default depends on the data set.",
+        check=in_range(0),
+        when="N_adv_train",
+    )
+    N_adv_train_attack_iter: int = setting(
+        10, "Steps of the nonisotropic adversary.", check=in_range(1), when="N_adv_train"
+    )
+    N_adv_train_step: float = setting(
+        0.0,
+        "Length of those steps, times radius / steps (0: 2.5, and 1.25 for one step alone).",
+        check=in_range(0),
+        when="N_adv_train",
+    )
+    N_adv_train_step_schedule: str = setting(
+        "constant",
+        "How that length goes over the steps: constant, or linear (falling, the same on average).",
+        check=one_of("constant", "linear"),
+        when="N_adv_train",
+    )
+    N_adv_train_momentum: float = setting(
+        0.75, "Momentum of its direction; without, steps go to and fro.", check=in_range(0, 1), when="N_adv_train"
+    )
+    N_adv_train_projection: str = setting(
+        "exact",
+        "Projection in every step of the nonisotropic adversary: exact (nearest point) or scale (quick, weaker).",
+        check=one_of("exact", "scale"),
+        when="N_adv_train",
+    )
+    N_train_weighted: bool = setting(
+        False,
+        "That adversary uses the weighted form of PD; needs the --class_weights that compute_threat was given.",
+        when="N_adv_train",
+    )
+    N_train_segmented: bool = setting(False, "That adversary uses the segmented form of PD.", when="N_adv_train")
+    N_train_mask_source: str = setting(
+        "center",
+        "Where its masks come from: center (an ellipse), grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
+        path_in=path_after_kind,
+        when="N_train_segmented",
+    )
+    N_train_background: str = setting(
+        "frozen",
+        "What it may do outside the mask: nothing (frozen), as inside (radius) or anything (free).",
+        check=one_of("frozen", "radius", "free"),
+        when="N_train_segmented",
+    )
+    channels_last: bool = setting(False, "Images in the memory layout that suits convolutions.", hashed=False)
+    compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)
+    checkpoint_minutes: float = setting(
+        10.0,
+        "A checkpoint at least this often, besides every epoch's (0: epochs' alone).",
+        check=in_range(0),
+        hashed=False,
+    )
+    keep_checkpoints: int = setting(2, "Newest checkpoints that are kept.", check=in_range(1), hashed=False)
+    tensorboard: bool = setting(False, "Write events for TensorBoard too, in tensorboard/.", hashed=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("--nesterov: expected --momentum above 0, got 0")
+        if self.select == "best" and self.validation_fraction == 0:
+            raise UsageError("--select=best: expected --validation_fraction above 0 to select by, got 0")
+        for name in ("label_smoothing", "ema_decay"):
+            if getattr(self, name) == 1:
+                raise UsageError(f"--{name}: expected a number below 1, got 1")
+
+    @property
+    def has_adversary(self) -> bool:
+        return self.adv_train or self.N_adv_train
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate for this batch size."""
+        return self.lr * self.batch_size / self.lr_per if self.lr_per else self.lr
 
 
 @dataclass(frozen=True)
 class ThreatHparams(Hparams):
     """How the anchors of the Projected Displacement threat are chosen and held."""
+
+    heading: ClassVar[str] = "Anchors and threat"
 
     per_label: int = setting(50, "Anchors chosen for each class.", check=in_range(1))
     selection: str = setting(
@@ -67,6 +415,8 @@ class TestingHparams(Hparams):
     """Which evaluations, how strong, and on what."""
 
     __test__ = False  # not a test case, whatever pytest reads into the name
+
+    heading: ClassVar[str] = "Evaluation"
 
     standard_eval: bool = setting(False, "Accuracy on clean images.")
     adv_eval: bool = setting(False, "Accuracy under AutoAttack in an isotropic ball.")

@@ -1,14 +1,17 @@
-"""What every result says besides its own figures: versions, machine; and accuracies with their intervals."""
+"""What every result holds besides its own figures: versions, machine, a checksum; accuracies with their intervals."""
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from importlib import metadata
 from typing import Any
 
+from foundations.desc import digest
 from foundations.environment import Environment
 
+CHECKSUM = "checksum"
 PACKAGES = ("torch", "torchvision", "numpy", "robustbench", "pyautoattack", "scikit-learn", "mlxtend")
 
 
@@ -31,6 +34,21 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def sealed(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with a checksum of all the rest."""
+    return {**result, CHECKSUM: digest(json.loads(json.dumps(result, allow_nan=False)))}
+
+
+def is_intact(result: Any) -> bool:
+    """Whether the content of a result.json is what a runner wrote: nothing edited, added or left out."""
+    if not isinstance(result, dict) or CHECKSUM not in result:
+        return False
+    try:
+        return result[CHECKSUM] == digest({name: value for name, value in result.items() if name != CHECKSUM})
+    except ValueError:  # NaN, which nothing of ours is
+        return False
 
 
 def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 from foundations.errors import RunError
-from foundations.files import read_json, write_json, write_npz
-from foundations.lock import Lock
-from foundations.result_shapes import misfit
+from foundations.files import cannot_write, read_json, write_json, write_npz
+from foundations.results import is_intact, sealed
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: runs are not guarded there
+    fcntl = None  # type: ignore[assignment]
 
 WORKING = ("shards", "classes")  # folders of finished parts of a run that is not
 LOCK = ".lock"  # in a run's directory; other names that begin with a dot are temporary
@@ -38,11 +45,14 @@ class RunDirectory:
         write_json(self / "hparams.json", hparams)
 
     def result(self) -> dict[str, Any]:
-        """The content of result.json; one that no runner wrote is refused."""
+        """The content of result.json; one that was edited is refused."""
         file = self / "result.json"
         result = read_json(file)
-        if problem := misfit(result, self.path.parent.parent.name):
-            raise RunError(f"{file} was edited or damaged ({problem}); remove it and run again")
+        if not is_intact(result):
+            raise RunError(
+                f"{file} was edited, damaged or written by an earlier version: its checksum does not fit its content; "
+                "remove it and run again"
+            )
         return result
 
     def check(self) -> None:
@@ -53,7 +63,7 @@ class RunDirectory:
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json: from now on the run is complete."""
         self.check()
-        write_json(self / "result.json", result)
+        write_json(self / "result.json", sealed(result))
 
     def tidy(self) -> None:
         """Remove what served an interrupted run, once the result is written; only where nobody else writes."""
@@ -79,3 +89,68 @@ class RunDirectory:
     def write_examples(self, arrays: dict[str, Any]) -> None:
         """Per-example arrays: one row per example, in data set order."""
         write_npz(self / "examples.npz", arrays)
+
+
+class Lock:
+    """A file that names host and process, held by a lock of the operating system.
+
+    The system gives the lock up when the process ends, however it ends, also for other hosts of a shared folder: a file
+    that is left of a killed process locks nobody out, and no clock decides. Where a file system knows no locks,
+    there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+
+    def acquire(self) -> str:
+        """Take it. Returns who holds it instead, for people, or "" when we do."""
+        if fcntl is None:
+            return ""
+        while True:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                holder = _holder(file)
+                os.close(file)
+                return holder
+            except OSError:
+                os.close(file)
+                return ""
+            if _is_at(file, self.path):
+                break
+            os.close(file)  # its holder finished, and removed it, between our two calls
+        os.truncate(file, 0)
+        os.pwrite(file, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode(), 0)
+        self._file = file
+        return ""
+
+    def release(self) -> None:
+        """Let others have it; leaves no file."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                if _is_at(self._file, self.path):
+                    os.unlink(self.path)
+            os.close(self._file)
+            self._file = None
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is the one that a path names."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
+
+
+def _holder(file: int) -> str:
+    try:
+        told: Any = json.loads(os.pread(file, 1000, 0))
+        return f"process {int(told['process'])} on {str(told['host'])[:100]}"
+    except (ValueError, KeyError, TypeError, OSError):
+        return "another process"

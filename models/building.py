@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foundations.data_hparams import ModelHparams
 from foundations.errors import RunError
+from foundations.hparams import ModelHparams
 from foundations.images import ImageSpec
 from models.checkpoints import fit, read_state_dict
 from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from foundations.data_hparams import ModelHparams
 from foundations.errors import UsageError, nearest
+from foundations.hparams import ModelHparams
 from models.registry import ARCHITECTURES, LIBRARIES, canonical_name, parse
 from models.robustbench_registry import ZooModel, zoo, zoo_model
 

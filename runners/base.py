@@ -10,9 +10,8 @@ from typing import Any
 
 from foundations.environment import Environment
 from foundations.errors import RunError
-from foundations.lock import Lock
 from foundations.results import describe_environment
-from foundations.run_directory import LOCK, RunDirectory
+from foundations.run_directory import LOCK, Lock, RunDirectory
 from runners.commands import stored_command
 from runners.completion import finished_result
 

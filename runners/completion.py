@@ -8,7 +8,6 @@ from typing import Any
 from foundations.desc import Desc
 from foundations.results import markdown_table
 from foundations.run_directory import RunDirectory
-from runners.summaries import SUMMARIES
 
 
 def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
@@ -39,5 +38,5 @@ def _state(desc: Desc, root: Path) -> str:
 
 def tell(desc: Desc, result: dict[str, Any], root: Path) -> int:
     """A result for people, on stdout. Returns the exit code."""
-    print(f"{SUMMARIES[desc.runner](result)}\n{desc.directory(root)}")
+    print(f"{desc.summarize(result)}\n{desc.directory(root)}")
     return 1 if failures(result) else 0

@@ -10,17 +10,18 @@ from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.run_directory import RunDirectory
 from runners.commands import command
-from runners.descriptions import PretrainedDesc, ThreatDesc, TrainDesc
+from runners.compute_threat.desc import ThreatDesc
+from runners.train.desc import PretrainedDesc, TrainDesc
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
     from datasets.base import Dataset
-    from foundations.data_hparams import ModelHparams
+    from foundations.hparams import ModelHparams
     from foundations.images import ImageSpec
     from models.normalize import Classifier
-    from threat_specification.anchors import AnchorSet
-    from threat_specification.projected_displacement import ProjectedDisplacement
+    from threat_specification.projected_displacement.anchors import AnchorSet
+    from threat_specification.projected_displacement.threat import ProjectedDisplacement
 
 Network = TypeVar("Network", bound="Module")
 
@@ -64,7 +65,7 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
 
 def read_anchors(desc: ThreatDesc, environment: Environment, part: tuple[int, int] = (0, 1)) -> AnchorSet:
     """The anchors of a compute_threat run, or the r-th of n parts of them."""
-    from threat_specification.anchors import AnchorSet
+    from threat_specification.projected_displacement.anchors import AnchorSet
 
     return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors", part)
 
@@ -75,7 +76,7 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
     form   of `ProjectedDisplacement`: weighted (by the weights kept with the anchors), segmented, mask_source, ...
     """
     from threat_specification import ProjectedDisplacement
-    from threat_specification.class_weights import load_class_weights
+    from threat_specification.projected_displacement.class_weights import load_class_weights
 
     part = (environment.rank, environment.world_size) if desc.threat.shard_anchors else (0, 1)
     anchors = read_anchors(desc, environment, part).to(environment.device)

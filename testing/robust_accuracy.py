@@ -14,8 +14,8 @@ from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
 from testing.evaluations import AttackEvaluation
+from testing.gradient_masking import suspicions
 from testing.shards import Shard
-from testing.suspicion import suspicions
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold

@@ -17,6 +17,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEARCH = "threat_specification/attacks/search.py"
+DIRECTIONS = "threat_specification/projected_displacement/directions.py"
 PGD = "threat_specification/attacks/pgd.py"
 EVALUATIONS = "testing/evaluations.py"
 ON_SEARCH = "tests/testing/test_evaluations.py tests/threat_specification/attacks/test_far_starts.py"
@@ -269,7 +270,7 @@ MUTANTS = [
     ),
     Mutant(
         "nothing is tried elsewhere",
-        "testing/suspicion.py",
+        "testing/gradient_masking.py",
         "if bool(before.any()):",
         "if False:",
         "tests/testing/test_suspicion.py",
@@ -297,21 +298,21 @@ MUTANTS = [
     ),
     Mutant(
         "the run attacks half the radius",
-        "runners/test.py",
+        "runners/test/runner.py",
         "Cell(testing.N_threshold, testing.N_radius),",
         "Cell(testing.N_threshold, testing.N_radius / 2),",
         ON_RUNS + " -k independent_count",
     ),
     Mutant(
         "the run takes a fifth of the steps",
-        "runners/test.py",
+        "runners/test/runner.py",
         "            testing.N_attack_iter,\n",
         "            max(1, testing.N_attack_iter // 5),\n",
         ON_RUNS + " -k independent_count",
     ),
     Mutant(
         "the run's ball is smaller than it says",
-        "runners/test.py",
+        "runners/test/runner.py",
         "return autoattack(testing.adv_test_attack_norm, power,",
         "return autoattack(testing.adv_test_attack_norm, power / 2,",
         ON_RUNS + " -k isotropic",
@@ -325,15 +326,15 @@ MUTANTS = [
     ),
     Mutant(
         "anchors of the same class count too",
-        "threat_specification/bound_displacement.py",
-        "self.masked = labels.view(-1, 1) == threat.labels.view(1, -1)",
-        "self.masked = labels.view(-1, 1) == threat.labels.view(1, -1) - 100",
+        DIRECTIONS,
+        "self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)",
+        "self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1) - 100",
         ON_PD,
     ),
-    Mutant("beta is 1", "threat_specification/bound_displacement.py", "BETA = 0.5\n", "BETA = 1.0\n", ON_PD),
+    Mutant("beta is 1", DIRECTIONS, "BETA = 0.5\n", "BETA = 1.0\n", ON_PD),
     Mutant(
         "near anchors lose their digits",
-        "threat_specification/bound_displacement.py",
+        DIRECTIONS,
         "        if len(self.near[0]):\n",
         "        if False:\n",
         ON_PD,
@@ -354,23 +355,23 @@ MUTANTS = [
     ),
     Mutant(
         "the projection knows no upper bound",
-        "threat_specification/projection.py",
+        "threat_specification/projected_displacement/projection.py",
         "    point = torch.minimum(torch.maximum(shifted, lower), upper)\n",
         "    point = torch.maximum(shifted, lower)\n",
         ON_PROJECTION,
     ),
     Mutant(
         "the projection stops early",
-        "threat_specification/projection.py",
+        "threat_specification/projected_displacement/projection.py",
         "done = at_rest & (at_zero | ~missing.any(1))",
         "done = at_rest",
         ON_PROJECTION,
     ),
     Mutant(
         "scaling passes for the nearest point",
-        "threat_specification/bound_displacement.py",
-        '{"exact": project_exact, "scale"',
-        '{"exact": BoundProjectedDisplacement.scale, "scale"',
+        "threat_specification/projected_displacement/bound.py",
+        '"exact": BoundProjectedDisplacement.nearest,',
+        '"exact": BoundProjectedDisplacement.scale,',
         ON_PROJECTION,
     ),
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from datasets.base import Dataset
 from foundations.hparams import ThreatHparams
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.selection import select_class
+from threat_specification.projected_displacement.anchor_selection import select_class
 
 PER_LABEL = (5, 10, 20, 50)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,28 +11,40 @@ from typing import Any
 
 import numpy
 import torch
+from matplotlib.figure import Figure
 
 from datasets.sampling import stratified_subset
-from foundations.data_hparams import ModelHparams
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import RunError
 from foundations.files import write_text
+from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
-from foundations.perturbation_hparams import split
 from runners.base import Runner
-from runners.evaluate_threat import changes
+from runners.evaluate_threat import charts, image_plots, perturbations
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
-from runners.evaluate_threat.figures import Separations, separation_csv, table, table_csv
+from runners.evaluate_threat.attribution import agreement, responsible
+from runners.evaluate_threat.desc import split
 from runners.evaluate_threat.measurement import Measurement
-from runners.evaluate_threat.pictures import write_pictures
-from runners.evaluate_threat.responsible import agreement, responsible
+from runners.evaluate_threat.statistics import Separations, separation_csv, table, table_csv
 from runners.inputs import read_data, read_model, read_threat
+from runners.plots import write_figure
 from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
 from threat_specification import L2, Linf, Measure, ProjectedDisplacement
 from threat_specification.perceptual import PACKAGES, FeatureDistance
 from threat_specification.ssim import SSIMDistance
+
+# In the order in which the report shows them; each is written as PNG and PDF.
+FIGURES: dict[str, Callable[[Measurement], Figure]] = {
+    "separation": charts.separation,
+    "distributions": charts.distributions,
+    "gallery": image_plots.gallery,
+    "severity": charts.severity,
+    "heatmap": charts.heatmap,
+    "directions": image_plots.directions,
+    "slice": image_plots.plane_slice,
+}
 
 
 class EvaluateThreat(Runner):
@@ -48,7 +61,7 @@ class EvaluateThreat(Runner):
         self.threat = read_threat(desc.anchors, environment)
         self.measures = self._measures()
         self.index, self.excluded = self._sample()
-        self.find = changes.Partners(self.data, self.seed)
+        self.find = perturbations.Partners(self.data, self.seed)
         self.perturbations = self._perturbations()
         self.store = ShardStore(self.directory / "shards")
 
@@ -126,15 +139,15 @@ class EvaluateThreat(Runner):
 
     def _perturbations(self) -> list[Perturbation]:
         hparams = self.desc.perturbation
-        made = changes.safe(split(hparams.suites), hparams.severities, self.seed)
+        made = perturbations.safe(split(hparams.suites), hparams.severities, self.seed)
         if hparams.corruption_files:
-            made += changes.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
-        made += changes.unsafe(self.find, self.seed)
+            made += perturbations.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
+        made += perturbations.unsafe(self.find, self.seed)
         if hparams.morphs:
-            made += changes.morphs(self.model, self.judge, self.find)
+            made += perturbations.morphs(self.model, self.judge, self.find)
         if hparams.adversarials:
             radii = {"Linf": hparams.adversarial_Linf, "L2": hparams.adversarial_L2}
-            made += changes.adversarials(self.model, radii, hparams.adversarial_iter, self.seed)
+            made += perturbations.adversarials(self.model, radii, hparams.adversarial_iter, self.seed)
         return made
 
     def _figures(self, threats: dict[str, numpy.ndarray]) -> dict[str, Any]:
@@ -163,4 +176,12 @@ class EvaluateThreat(Runner):
         measurement = Measurement(
             self.data, self._threat_in_one_place(), self.index, self.perturbations, threats, result
         )
-        write_pictures(self.directory.path, measurement)
+        for name, draw in FIGURES.items():
+            _write_figure(self.directory / name, draw(measurement))
+
+
+def _write_figure(path: Path, figure: Figure) -> None:
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not for each file anew
+    for kind in ("png", "pdf"):
+        write_figure(path.with_name(f"{path.name}.{kind}"), figure)

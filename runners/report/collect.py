@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundations.errors import RunError
-from foundations.files import read_json
-from foundations.result_shapes import hparams_misfit, metrics_misfit
+from foundations.desc import StoredRun
+from foundations.errors import NonisotropicError
 from foundations.run_directory import RunDirectory
 
 RUNNERS = ("test", "train", "compute_threat", "evaluate_threat", "multi_test")
@@ -50,12 +49,9 @@ def finished_runs(
 
 
 def _read(path: Path, root: Path, notice: Callable[[str], None]) -> FinishedRun | None:
-    directory = RunDirectory(path)
     try:
-        hparams, result = read_json(directory / "hparams.json"), directory.result()
-        if problem := hparams_misfit(hparams):
-            raise RunError(f"{directory / 'hparams.json'} was edited or damaged ({problem})")
-    except RunError as error:
+        hparams, result = StoredRun.read(path, root, path.parent.parent.name).content, RunDirectory(path).result()
+    except NonisotropicError as error:
         notice(f"left out: {error}")
         return None
     return FinishedRun(path, str(path.relative_to(root)), hparams, result)
@@ -68,7 +64,7 @@ def read_metrics(run: FinishedRun) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     except (OSError, ValueError, RecursionError):
         return []
-    return rows if not any(metrics_misfit(row) for row in rows) else []
+    return rows if all(isinstance(row, dict) and "epoch" in row for row in rows) else []
 
 
 def data_sets(root: Path) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runners.leaderboard import scatter
-from runners.pictures import write_figure
+from runners.multi.leaderboard import scatter
+from runners.plots import write_figure
 from runners.report import tables
+from runners.report.charts import accuracy_bars, gauge_curves, training_curves
 from runners.report.collect import FinishedRun
 from runners.report.page import Picture, Section
-from runners.report.plots import accuracy_bars, gauge_curves, training_curves
 from runners.report.tables import Table
 
 MOST_BARS = 30  # models in one chart

@@ -8,7 +8,7 @@ from typing import Any
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.summaries import EVALUATIONS, describe_set, grid_table
+from runners.test.desc import EVALUATIONS, describe_set, grid_table
 
 
 @dataclass

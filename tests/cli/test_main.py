@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from cli.main import first_look, main, runner_parser
-from cli.runner_registry import RUNNERS
+from cli.runner_registry import RUNNERS, desc_class
 from cli.shared_args import ToggleHparams
 from foundations.lazy import load_object
-from runners.completion import SUMMARIES
-from runners.descriptions import DESCRIPTIONS, TOGGLES
+from runners.base import Runner
+from runners.train.desc import ADDED
 
 NAMED = ["--dataset_name=mnist_5k", "--model_name=mnist_lenet"]
 
@@ -25,19 +26,21 @@ def where(capsys: pytest.CaptureFixture[str], *words: str) -> Path:
 
 
 def test_registries_agree() -> None:
-    assert list(RUNNERS) == list(DESCRIPTIONS) == list(SUMMARIES)
-    assert [f"toggle_{name}" for name in TOGGLES] == list(ToggleHparams.__dataclass_fields__)
-    for entry in RUNNERS.values():
-        assert load_object(entry.runner)
+    assert [f"toggle_{name}" for name in ADDED] == [field.name for field in dataclasses.fields(ToggleHparams)]
+    for name in RUNNERS:
+        described = desc_class(name)
+        assert described.runner == name
+        assert described.purpose
+        assert issubclass(load_object(described.runner_class), Runner)
 
 
 @pytest.mark.parametrize("words", [[], ["tran"], ["--dataset_name=digits"]])
 def test_no_runner_or_an_unknown_one_lists_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     message = capsys.readouterr().err
-    for name, entry in RUNNERS.items():
+    for name in RUNNERS:
         assert name in message
-        assert (entry.summary in message) == (words == [])
+        assert (desc_class(name).purpose in message) == (words == [])
     assert message.count("\n") == 1 or not words
     assert ("did you mean 'train'?" in message) == (words == ["tran"])
 
@@ -48,9 +51,9 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
         main([runner, "--dataset_name=mnist_5k", "--model_name=conv", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for group in DESCRIPTIONS[runner].hparams_classes():
-        for name in group.__dataclass_fields__:
-            assert f"--{name}" in shown
+    for group in desc_class(runner).hparams_classes():
+        for field in dataclasses.fields(group):
+            assert f"--{field.name}" in shown
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from datasets.folders import FolderSplit
 from datasets.loader import ReadBatch, ShuffledBatches
 from datasets.registry import dataset_info, load_dataset
 from datasets.sampling import rows_by_class
-from foundations.data_hparams import DatasetHparams
 from foundations.errors import RunError
+from foundations.hparams import DatasetHparams
 from tests.datasets import written
 from tests.datasets.test_readers import own
 

@@ -16,8 +16,8 @@ import torch
 from datasets.base import Split
 from datasets.finding import fetch
 from datasets.registry import DATASETS, load_dataset
-from foundations.data_hparams import DatasetHparams
 from foundations.errors import RunError
+from foundations.hparams import DatasetHparams
 from tests.datasets import written
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from foundations.errors import RunError
-from foundations.lock import Lock
-from foundations.run_directory import RunDirectory
+from foundations.run_directory import Lock, RunDirectory
 from tests.faults.processes import (
     PROJECT,
     copied,
@@ -64,7 +63,7 @@ def test_locks_are_of_one_process_at_a_time(tmp_path: Path) -> None:
     count = tmp_path / "count"
     count.write_text("0")
     program = (
-        "import sys, time, pathlib; from foundations.lock import Lock\n"
+        "import sys, time, pathlib; from foundations.run_directory import Lock\n"
         "lock, count = Lock(pathlib.Path(sys.argv[1]) / 'run/.lock'), pathlib.Path(sys.argv[1]) / 'count'\n"
         "for _ in range(60):\n"
         "    while lock.acquire(): time.sleep(0.0005)\n"
@@ -79,7 +78,7 @@ def test_locks_are_of_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foundations import lock as module
+    from foundations import run_directory as module
 
     path, real, calls = tmp_path / ".lock", fcntl.lockf, []
 
@@ -100,7 +99,7 @@ def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(
 @pytest.mark.parametrize("content", ["", "no json", '{"host": 3}', "[1]", '{"host": "h", "process": "x"}'])
 def test_a_lock_with_strange_content_is_still_one(content: str, tmp_path: Path) -> None:
     program = (
-        "import os, sys; from foundations.lock import Lock; from pathlib import Path\n"
+        "import os, sys; from foundations.run_directory import Lock; from pathlib import Path\n"
         "lock = Lock(Path(sys.argv[1])); lock.acquire()\n"
         "os.truncate(lock._file, 0); os.pwrite(lock._file, sys.argv[2].encode(), 0)\n"
         "print('held', flush=True); input()"

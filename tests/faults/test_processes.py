@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from foundations.watch import FAILED, GRACE, WAITING, WORKING, Sign, verdict
+from foundations.watchdog import FAILED, GRACE, WAITING, WORKING, Sign, verdict
 from tests.faults.processes import (
     TORCHRUN,
     differences,
@@ -85,10 +85,10 @@ def test_a_process_that_stands_still_ends_the_run_with_its_name(still: int, tmp_
 # Training fails in rank 1 alone, after the model was built: rank 0 waits for it in a collective.
 FAILS = """
 import os, sys
-import foundations.watch
-foundations.watch.GRACE = float(os.environ["GRACE"])
-foundations.watch.Watch.all_arrive.__defaults__ = (foundations.watch.GRACE,)
-from runners.train import Train
+import foundations.watchdog
+foundations.watchdog.GRACE = float(os.environ["GRACE"])
+foundations.watchdog.Watch.all_arrive.__defaults__ = (foundations.watchdog.GRACE,)
+from runners.train.runner import Train
 run = Train.run
 def fail(self):
     if self.environment.rank == 1 and self.desc.training.adv_train:

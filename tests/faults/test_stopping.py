@@ -139,7 +139,7 @@ def test_workers_that_decode_images_are_not_ended_with_the_others(tmp_path: Path
 def test_a_process_that_cannot_listen_is_ended_all_the_same() -> None:
     """Inside a call outside Python, such as waiting for a process that has gone, no Python handler runs."""
     deaf = (
-        "import sys, foundations.stopping as stopping, torch; stopping.PATIENCE = 0.5; image = torch.rand(6000, 6000)\n"
+        "import sys, foundations.signals as stopping, torch; stopping.PATIENCE = 0.5; image = torch.rand(6000, 6000)\n"
         "with stopping.Stop().listening(): print('ready', flush=True); torch.linalg.eigvals(image)"
     )
     process = subprocess.Popen(

@@ -13,9 +13,12 @@ import pytest
 
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
+from foundations.hparam_fields import Hparams
 from foundations.hparams import AugmentationHparams, TestingHparams, ThreatHparams, TrainingHparams
-from foundations.settings import Hparams
-from runners.descriptions import MultiTestDesc, MultiTrainDesc, TestDesc, ThreatDesc, TrainDesc
+from runners.compute_threat.desc import ThreatDesc
+from runners.multi.desc import MultiTestDesc, MultiTrainDesc
+from runners.test.desc import TestDesc
+from runners.train.desc import TrainDesc
 
 NAMED: dict[str, Any] = {"dataset_name": "mnist_5k", "model_name": "lenet"}
 
@@ -121,7 +124,7 @@ def test_a_figure_of_older_attacks_is_another_run(monkeypatch: pytest.MonkeyPatc
     """A figure from before the attacks changed is not given for today's; clean figures stay."""
     attacked, clean = NAMED | {"N_adv_eval": True}, NAMED | {"standard_eval": True}
     before = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
-    monkeypatch.setattr("runners.descriptions.test.ENSEMBLE", 1)
+    monkeypatch.setattr("runners.test.desc.ENSEMBLE", 1)
     now = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
     assert now[0] != before[0] and now[1] == before[1]
 

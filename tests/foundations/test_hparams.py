@@ -6,6 +6,7 @@ import math
 import pytest
 
 from foundations.errors import UsageError
+from foundations.hparam_fields import format_value
 from foundations.hparams import (
     AugmentationHparams,
     DatasetHparams,
@@ -14,8 +15,7 @@ from foundations.hparams import (
     ThreatHparams,
     TrainingHparams,
 )
-from foundations.perturbation_hparams import PerturbationHparams
-from foundations.settings import format_value
+from runners.evaluate_threat.desc import PerturbationHparams
 
 GROUPS = [
     AugmentationHparams,

@@ -7,7 +7,7 @@ from datasets.registry import DATASETS
 from foundations.errors import UsageError
 from models.normalize import Normalize
 from models.registry import ARCHITECTURES, build_model, canonical_name, model_defaults
-from runners.descriptions import TrainDesc
+from runners.train.desc import TrainDesc
 
 
 class Spec:

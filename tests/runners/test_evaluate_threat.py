@@ -203,7 +203,7 @@ def test_stored_command_leads_back(measured: Path, digits_root: Command) -> None
     words = [*WORDS, "--perceptual=model:conv", "--adv_train", "--training_steps=3ep"]
     from cli.main import runner_parser
     from runners.commands import command
-    from runners.descriptions import EvaluateThreatDesc
+    from runners.evaluate_threat.desc import EvaluateThreatDesc
 
     def described(words: list[str]) -> EvaluateThreatDesc:
         return EvaluateThreatDesc.from_flags(vars_of(words))

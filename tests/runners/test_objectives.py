@@ -10,7 +10,7 @@ import pytest
 from datasets.base import Split
 from datasets.registry import dataset_info
 from foundations.hparams import TrainingHparams
-from runners.objectives import adversaries_from
+from runners.train.objectives import adversaries_from
 from tests.training.sources import ANCHORS, IMAGES, LABELS
 from threat_specification import L2, Linf, ProjectedDisplacement
 from training.adversaries import PGD

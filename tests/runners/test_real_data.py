@@ -14,7 +14,7 @@ import torch
 from cli.main import main
 from models.robustbench import zoo_library
 from runners.commands import command
-from runners.descriptions import MultiTestDesc, MultiTrainDesc
+from runners.multi.desc import MultiTestDesc, MultiTrainDesc
 from tests.conftest import Command
 from tests.datasets import written
 

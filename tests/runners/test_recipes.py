@@ -9,8 +9,9 @@ import pytest
 
 from datasets.registry import DatasetInfo
 from foundations.hparams import AugmentationHparams, TrainingHparams
-from runners.descriptions import EvaluateThreatDesc, TrainDesc
-from runners.recipes import FINE_TUNING, RECIPES, kind_of, named_defaults, recipe
+from runners.evaluate_threat.desc import EvaluateThreatDesc
+from runners.train.defaults import FINE_TUNING, RECIPES, kind_of, named_defaults, recipe
+from runners.train.desc import TrainDesc
 
 
 def images(channels: int, side: int) -> DatasetInfo:

@@ -16,7 +16,8 @@ import pytest
 from foundations.desc import digest
 from foundations.environment import Environment
 from foundations.hparams import DatasetHparams
-from runners.descriptions import ReportDesc
+from foundations.results import sealed
+from runners.report.desc import ReportDesc
 from runners.report.runner import Report
 from tests.browser import CHROMIUM, look_at
 from tests.conftest import TINY, Command
@@ -106,11 +107,12 @@ def many_runs(finished: Command, root: Path) -> Path:
             shutil.copytree(source, copy)
             for name in ("hparams.json", "result.json"):
                 content: dict[str, Any] = json.loads((copy / name).read_text())
+                content.pop("checksum", None)
                 if name == "hparams.json":
                     content["name"] = f"conv_<{number}>"
                 elif runner == "test":
                     content["N_adv"]["accuracy"] = round(generator.random(), 4)
-                (copy / name).write_text(json.dumps(content))
+                (copy / name).write_text(json.dumps(content if name == "hparams.json" else sealed(content)))
     return root
 
 

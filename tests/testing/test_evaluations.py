@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from testing.evaluations import AttackEvaluation, CleanEvaluation
+from testing.gradient_masking import suspicions
 from testing.shards import Shard
-from testing.suspicion import suspicions
 from tests.testing.test_suspicion import Brightness
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet, ProjectedDisplacement

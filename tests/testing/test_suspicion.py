@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from foundations.modes import MeanOfPasses
 from testing.evaluations import AttackEvaluation
+from testing.gradient_masking import Probe, probe, suspicions, warnings
 from testing.shards import Shard
-from testing.suspicion import Probe, probe, suspicions, warnings
 from threat_specification import Linf
 from threat_specification.attacks.base import Attack, Attempt, Task
 from threat_specification.attacks.registry import attacks_named

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from foundations.errors import UsageError
-from threat_specification import anchor_matrix
-from threat_specification.anchor_matrix import (
+from threat_specification.projected_displacement import anchor_matrix
+from threat_specification.projected_displacement.anchor_matrix import (
     AnchorMatrix,
     DenseShard,
     IntegerShard,

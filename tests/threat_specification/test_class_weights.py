@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 
 from foundations.errors import UsageError
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.class_weights import (
-    calibrate,
+from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
+from threat_specification.projected_displacement.class_weights import (
     hierarchy_weights,
     load_class_weights,
-    warn_below_one,
     wordnet_weights,
 )
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from foundations.errors import UsageError
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
-from threat_specification.masks import BACKGROUNDS, MASK_SOURCES, CachedMasks, mask_source_from
+from threat_specification.projected_displacement.masks import BACKGROUNDS, MASK_SOURCES, CachedMasks, mask_source_from
 
 SHAPE = (3, 8, 8)
 

@@ -20,8 +20,7 @@ from torch.nn.functional import interpolate
 
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.attacks.search import Cell, attack_set
-from threat_specification.nnls import nnls
-from threat_specification.projection import project_exact
+from threat_specification.projected_displacement.nnls import nnls
 
 # Test folders are no packages, and under importlib mode not on the path either.
 _spec = importlib.util.spec_from_file_location("kkt", Path(__file__).with_name("kkt.py"))
@@ -131,9 +130,9 @@ def test_answers_are_certified_and_stay(name: str, kind: str, bounds: str) -> No
     d = perturbations(problem, kind)
     lower, upper = BOUNDS[bounds](problem.x)
     for threshold in THRESHOLDS:
-        p = project_exact(problem.bound, d, threshold, lower, upper)
+        p = problem.bound.nearest(d, threshold, lower, upper)
         assert_certified(problem, d, p, threshold, lower, upper)
-        assert torch.equal(project_exact(problem.bound, p, threshold, lower, upper), p)
+        assert torch.equal(problem.bound.nearest(p, threshold, lower, upper), p)
     assert getattr(problem.bound, "fallbacks", 0) == 0
 
 
@@ -152,7 +151,7 @@ def test_dozens_of_anchors_bind(bounds: str) -> None:
     problem = Problem("3x32x32", num_anchors=180, batch=4)
     d = perturbations(problem, "twenty anchors") * 2
     lower, upper = BOUNDS[bounds](problem.x)
-    p = project_exact(problem.bound, d, 0.001, lower, upper)
+    p = problem.bound.nearest(d, 0.001, lower, upper)
     assert assert_certified(problem, d, p, 0.001, lower, upper) >= 20
     assert getattr(problem.bound, "fallbacks", 0) == 0
 
@@ -162,7 +161,7 @@ def test_agrees_with_a_slow_dual_method() -> None:
     problem = Problem("28x28", num_anchors=60, batch=4)
     d = perturbations(problem, "twenty anchors")
     lower, upper = BOUNDS["radius"](problem.x)
-    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    p = problem.bound.nearest(d, 0.05, lower, upper)
     for i in range(len(d)):
         rows = problem.rows(i)
         scale = np.linalg.norm(rows, axis=1)
@@ -187,7 +186,7 @@ def test_the_sum_with_the_image_stays_inside() -> None:
     problem = Problem("3x32x32")
     for threshold in THRESHOLDS:
         d = perturbations(problem, "twenty anchors")
-        p = project_exact(problem.bound, d, threshold)
+        p = problem.bound.nearest(d, threshold)
         assert problem.excess((problem.x + p) - problem.x, threshold) <= 1e-6 * threshold
 
 
@@ -197,9 +196,9 @@ def test_a_warm_start_changes_nothing() -> None:
     delta = torch.zeros_like(problem.x)
     for step in range(8):
         moved = delta + 0.5 * perturbations(problem, "signs", seed=step)
-        warm = project_exact(problem.bound, moved, 0.02, lower, upper)
+        warm = problem.bound.nearest(moved, 0.02, lower, upper)
         problem.bound.warm = None
-        cold = project_exact(problem.bound, moved, 0.02, lower, upper)
+        cold = problem.bound.nearest(moved, 0.02, lower, upper)
         assert float((warm - cold).abs().max()) < 1e-6
         delta = warm
 
@@ -208,12 +207,12 @@ def test_a_wrong_warm_start_changes_nothing() -> None:
     problem = Problem("3x32x32")
     lower, upper = BOUNDS["radius"](problem.x)
     d = perturbations(problem, "twenty anchors")
-    cold = project_exact(problem.bound, d, 0.05, lower, upper)
+    cold = problem.bound.nearest(d, 0.05, lower, upper)
     generator = torch.Generator().manual_seed(0)
     warm = problem.bound.warm
     warm.anchors = torch.stack([torch.randperm(120, generator=generator)[:9] for _ in d])
     warm.multipliers = 1e3 * torch.rand(len(d), 9, generator=generator, dtype=torch.float64)
-    again = project_exact(problem.bound, d, 0.05, lower, upper)
+    again = problem.bound.nearest(d, 0.05, lower, upper)
     assert float((again - cold).abs().max()) < 1e-6
     assert getattr(problem.bound, "fallbacks", 0) == 0
 
@@ -224,7 +223,7 @@ def test_feasible_rows_return_their_bits_and_do_not_disturb_others() -> None:
     d[::2] *= 1e-3
     lower, upper = BOUNDS["box"](problem.x)
     d[::2] = torch.minimum(torch.maximum(d[::2], lower[::2]), upper[::2])
-    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    p = problem.bound.nearest(d, 0.05, lower, upper)
     assert torch.equal(p[::2], d[::2])
     assert not torch.equal(p[1::2], d[1::2])
     assert_certified(problem, d, p, 0.05, lower, upper)
@@ -236,7 +235,7 @@ def test_without_anchors_of_other_classes_only_the_bounds_count() -> None:
     bound = ProjectedDisplacement(anchors=AnchorSet(images[same], labels[same])).bind(images[:5], labels[:5])
     lower, upper = BOUNDS["radius"](images[:5])
     d = 3 * torch.randn(images[:5].shape, generator=torch.Generator().manual_seed(0))
-    p = project_exact(bound, d, 0.05, lower, upper)
+    p = bound.nearest(d, 0.05, lower, upper)
     assert torch.equal(p[3], torch.minimum(torch.maximum(d[3], lower[3]), upper[3]))
     assert float(bound.evaluate(p).max()) <= 0.05 * (1 + 1e-5)
 
@@ -247,23 +246,23 @@ def test_equal_anchors_and_one_anchor() -> None:
     results = []
     for anchors in (twice, (images[:30], labels[:30])):
         bound = ProjectedDisplacement(anchors=AnchorSet(*anchors)).bind(images[50:54], labels[50:54])
-        results.append(project_exact(bound, images[60:64] - images[50:54], 0.05))
+        results.append(bound.nearest(images[60:64] - images[50:54], 0.05))
         assert getattr(bound, "fallbacks", 0) == 0
     assert float((results[0] - results[1]).abs().max()) < 1e-6
     bound = ProjectedDisplacement(anchors=AnchorSet(images[:1], labels[:1])).bind(images[51:52], labels[51:52])
     d = images[:1] - images[51:52]
     none = BOUNDS["none"](d)
-    assert float((project_exact(bound, d, 0.5, *none) - d / 4).abs().max()) < 1e-6  # threat 2 at the anchor
+    assert float((bound.nearest(d, 0.5, *none) - d / 4).abs().max()) < 1e-6  # threat 2 at the anchor
 
 
 def test_what_newton_cannot_do_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from threat_specification import projection
+    from threat_specification.projected_displacement import projection
 
     problem = Problem("3x32x32")
     d = perturbations(problem, "twenty anchors")
     monkeypatch.setattr(projection, "ROUNDS", 1)
     monkeypatch.setattr(projection, "halfspace_multipliers", lambda *known: [])
-    p = project_exact(problem.bound, d, 0.05)
+    p = problem.bound.nearest(d, 0.05)
     assert problem.bound.fallbacks == BATCH
     assert problem.excess(p, 0.05) <= 1e-6 * 0.05
 
@@ -273,7 +272,7 @@ def test_what_newton_cannot_do_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_bounds_the_gram_matrix_knows_the_answer(
     kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from threat_specification import projection
+    from threat_specification.projected_displacement import projection
 
     problem = Problem("3x32x32")
     weights = 0.5 + torch.rand(10, 10, generator=torch.Generator().manual_seed(2))
@@ -288,16 +287,16 @@ def test_without_bounds_the_gram_matrix_knows_the_answer(
     lower, upper = BOUNDS["none"](d)
     with monkeypatch.context() as patch:  # all answers come from the guess
         patch.setattr(projection, "_solve", lambda *known: pytest.fail("Newton was asked"))
-        p = project_exact(problem.bound, d, 0.05, lower, upper)
+        p = problem.bound.nearest(d, 0.05, lower, upper)
     assert_certified(problem, d, p, 0.05, lower, upper)
     problem.bound.warm = None
     monkeypatch.setattr(type(problem.bound), "has_gram", False)
-    assert float((project_exact(problem.bound, d, 0.05, lower, upper) - p).abs().max()) < 1e-5
+    assert float((problem.bound.nearest(d, 0.05, lower, upper) - p).abs().max()) < 1e-5
 
 
 def test_a_guess_that_forgets_an_anchor_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest point of one half-space alone: within its working set nothing is wrong with it."""
-    from threat_specification import projection
+    from threat_specification.projected_displacement import projection
 
     problem = Problem("3x32x32")
     d = perturbations(problem, "twenty anchors")
@@ -314,13 +313,13 @@ def test_a_guess_that_forgets_an_anchor_is_not_taken(monkeypatch: pytest.MonkeyP
         yield numbers, anchors, multipliers, others
 
     monkeypatch.setattr(projection, "halfspace_multipliers", forgetful)
-    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    p = problem.bound.nearest(d, 0.05, lower, upper)
     assert forgotten[0] >= BATCH // 2
     assert_certified(problem, d, p, 0.05, lower, upper)
 
 
 def test_a_wrong_guess_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from threat_specification import projection
+    from threat_specification.projected_displacement import projection
 
     problem = Problem("3x32x32")
     d = perturbations(problem, "twenty anchors")
@@ -331,7 +330,7 @@ def test_a_wrong_guess_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         yield numbers, anchors, torch.full(anchors.shape, 0.7, dtype=torch.float64), torch.zeros(len(numbers))
 
     monkeypatch.setattr(projection, "halfspace_multipliers", wrong)
-    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    p = problem.bound.nearest(d, 0.05, lower, upper)
     assert problem.bound.fallbacks == 0
     assert_certified(problem, d, p, 0.05, lower, upper)
 
@@ -349,9 +348,9 @@ def test_idempotent_and_non_expansive(seed: int, threshold: float, bounds: str, 
     lower, upper = BOUNDS[bounds](problem.x)
     d = size * torch.randn(problem.x.shape, generator=generator)
     nearby = d + 0.1 * size * torch.randn(d.shape, generator=generator)
-    p = project_exact(problem.bound, d, threshold, lower, upper)
-    q = project_exact(problem.bound, nearby, threshold, lower, upper)
-    assert torch.equal(project_exact(problem.bound, p, threshold, lower, upper), p)
+    p = problem.bound.nearest(d, threshold, lower, upper)
+    q = problem.bound.nearest(nearby, threshold, lower, upper)
+    assert torch.equal(problem.bound.nearest(p, threshold, lower, upper), p)
     assert bool(((p - q).flatten(1).norm(dim=1) <= (d - nearby).flatten(1).norm(dim=1) + 1e-5).all())
     assert problem.excess(p, threshold) <= 1e-6 * threshold
     assert getattr(problem.bound, "fallbacks", 0) == 0
@@ -401,7 +400,7 @@ def test_rows_of_working_sets_are_directions_with_their_lengths(form: str) -> No
 @pytest.mark.parametrize("bounds", ["none", "radius"])
 def test_one_step_brings_points_into_the_set(bounds: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Newton stops at a residual of 1e-6. With a Hessian that is only nearly symmetric, settling takes many steps."""
-    from threat_specification import dual_newton, projection
+    from threat_specification.projected_displacement import dual_newton, projection
 
     problem = Problem("3x32x32")
     d = perturbations(problem, "twenty anchors")
@@ -417,14 +416,14 @@ def test_one_step_brings_points_into_the_set(bounds: str, monkeypatch: pytest.Mo
         return good
 
     monkeypatch.setattr(projection, "settle", counted)
-    p = project_exact(problem.bound, d, 0.05, lower, upper)
+    p = problem.bound.nearest(d, 0.05, lower, upper)
     assert_certified(problem, d, p, 0.05, lower, upper)
     assert steps and max(steps) == 1
 
 
 def test_displacements_of_tiles_are_those_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    from threat_specification import dual_newton
-    from threat_specification.buffers import Buffers
+    from threat_specification.projected_displacement import dual_newton
+    from threat_specification.projected_displacement.buffers import Buffers
 
     generator = torch.Generator().manual_seed(0)
     rows, points = torch.randn(7, 5, 300, generator=generator), torch.randn(7, 300, generator=generator)

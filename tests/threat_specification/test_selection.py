@@ -5,7 +5,7 @@ import torch
 
 from foundations.errors import UsageError
 from foundations.hparams import ThreatHparams
-from threat_specification.selection import (
+from threat_specification.projected_displacement.anchor_selection import (
     SELECTIONS,
     Load,
     coverage,

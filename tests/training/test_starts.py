@@ -93,7 +93,7 @@ def test_processes_agree_after_sharing(tmp_path) -> None:
 
 
 def test_validation_neither_uses_nor_changes_them() -> None:
-    from runners.objectives import RobustValidation
+    from runners.train.objectives import RobustValidation
     from testing.shards import Shard
 
     model, last = net().eval(), LastPerturbations(6, (1, 4, 4), CPU)

@@ -1,0 +1,183 @@
+"""compute_threat: choose anchors, a few training images of each class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from datasets.base import part_size
+from datasets.sampling import stratified_subset
+from foundations.desc import derive_seed
+from foundations.errors import RunError
+from foundations.files import read_json, write_bytes, write_json
+from runners.base import Runner
+from runners.inputs import read_data
+from runners.plots import write_contact_sheet
+from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.projected_displacement.anchor_selection import (
+    coverage,
+    fingerprints,
+    select_class,
+    shared_between_classes,
+)
+from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
+from threat_specification.projected_displacement.class_weights import class_weights_from
+
+SHOWN_CLASSES = 20  # rows of the contact sheet, at most
+HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
+RADIUS_EXAMPLES = 2000  # test images of the quantiles of the inscribed radius, at most
+CALIBRATION_IMAGES = 2000
+
+
+class ComputeThreat(Runner):
+    """Writes anchors.safetensors, anchors.png (a row for each of the first classes), and class_weights.safetensors
+    where asked for.
+
+    Classes are shared out over processes. What is chosen for a class is kept in classes/ until all is done, so that
+    an interrupted run goes on with the next class.
+    """
+
+    def prepare(self) -> None:
+        self.data = read_data(self.desc, self.environment)
+        train = self.data.train
+        self.seed = derive_seed(self.desc.seed, self.desc.replicate, "anchors")
+        self.load = train.read
+        if self.desc.threat.class_weights:
+            self.weights = class_weights_from(self.desc.threat.class_weights, self.data.info.classes)
+        self.ambiguous = shared_between_classes(self._fingerprints(), train.labels)
+        if self.desc.threat.strict and bool(self.ambiguous.any()):
+            raise RunError(
+                f"--strict: {int(self.ambiguous.sum())} training images of {self.desc.dataset_name} occur with two "
+                f"labels, the first is number {int(self.ambiguous.nonzero()[0])}; clean the data or leave out --strict"
+            )
+        self.classes = {label: rows[~self.ambiguous[rows]] for label, rows in self.data.train_rows().items()}
+        for label, rows in self.classes.items():
+            if len(rows) < self.desc.threat.per_label:
+                select_class(self.load, rows, label, "random", self.desc.threat.per_label, 1, 0)  # says what is wrong
+
+    def run(self) -> dict[str, Any]:
+        threat, train = self.desc.threat, self.data.train
+        chosen, lowest = self._choose()
+        rows = torch.from_numpy(chosen).flatten()
+        anchors = AnchorSet(train.read(rows), train.labels[rows], rows)
+        names = self.data.info.classes
+        if self.environment.is_primary:
+            anchors.save(self.directory / "anchors.safetensors")
+            shown = [self.data.info.title(label) for label in self.classes][:SHOWN_CLASSES]
+            images = anchors.images[: len(shown) * threat.per_label]
+            write_contact_sheet(self.directory / "anchors.png", images, threat.per_label, shown)
+        dropped = self.ambiguous.nonzero().flatten().tolist()
+        result = {
+            "num_anchors": len(anchors),
+            "per_label": threat.per_label,
+            "coverage": {names[label]: round(float(v), 6) for label, v in zip(self.classes, lowest, strict=True)},
+            "dropped": {"count": len(dropped), "indices": dropped},
+            "digest": anchors.digest,
+            "inscribed_radius": self._inscribed_radius(anchors),
+        }
+        if threat.class_weights:
+            result["class_weights"] = self._calibrate_weights(anchors)
+        if threat.halves:
+            result["halves"] = self._compare_halves(anchors)
+        return result
+
+    def _fingerprints(self) -> Tensor:
+        """Of all training images; each process reads its share."""
+        count, world_size = len(self.data.train), self.environment.world_size
+        mine = torch.arange(count).tensor_split(world_size)[self.environment.rank]
+        prints = numpy.zeros(count, numpy.int64)
+        prints[mine.numpy()] = fingerprints(self.data.train.contents(mine)).numpy()
+        return torch.from_numpy(self.environment.merge(prints))
+
+    def _choose(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Row numbers [K, per_label] and coverage [K], the same on every process."""
+        chosen = numpy.zeros((len(self.classes), self.desc.threat.per_label), numpy.int64)
+        lowest = numpy.zeros(len(self.classes))
+        places = list(enumerate(self.classes))[self.environment.rank :: self.environment.world_size]
+        for place, label in self.environment.progress(places, "choosing anchors", unit="class"):
+            chosen[place], lowest[place] = self._choose_class(label)
+        return self.environment.merge(chosen), self.environment.merge(lowest)
+
+    def _choose_class(self, label: int) -> tuple[list[int], float]:
+        """Anchors and coverage of one class, from disk if an interrupted run got so far."""
+        file = self.directory / "classes" / f"{label}.json"
+        if not file.is_file():
+            threat, rows = self.desc.threat, self.classes[label]
+            expansion = threat.domain_expansion_factor
+            anchors = select_class(self.load, rows, label, threat.selection, threat.per_label, expansion, self.seed)
+            write_json(file, {"rows": anchors.tolist(), "coverage": coverage(self.load, rows, anchors)})
+        kept = read_json(file)
+        return kept["rows"], kept["coverage"]
+
+    def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
+        return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()
+
+    def _calibrate_weights(self, anchors: AnchorSet) -> dict[str, Any]:
+        """Writes class_weights.safetensors, scaled so that PD-W and PD have one median on training images."""
+        from safetensors.torch import save
+
+        train, device = self.data.train, self.environment.device
+        usable = (~self.ambiguous).nonzero().flatten()
+        generator = torch.Generator().manual_seed(derive_seed(self.desc.seed, self.desc.replicate, "calibration"))
+        rows = usable[torch.randperm(len(usable), generator=generator)[:CALIBRATION_IMAGES]]
+        images, labels = train.read(rows).to(device), train.labels[rows].to(device)
+        weights = calibrate(self.weights, self._threat(anchors), images, labels).cpu()
+        if self.environment.is_primary:
+            write_bytes(self.directory / "class_weights.safetensors", save({"class_weights": weights}))
+        weighted = ProjectedDisplacement(
+            self.desc.threat, weighted=True, class_weights=weights, anchors=anchors.to(device)
+        )
+        below = warn_below_one(weighted)
+        if below:
+            self.environment.say(
+                f"note: by these weights {below} moves from one anchor to another of a different class have a threat "
+                "below 1; large weights call such moves harmless"
+            )
+        other = ~torch.eye(len(weights), dtype=torch.bool)
+        factor = float((weights / self.weights)[other].median())
+        return {"factor": factor, "moves_below_one": below}
+
+    def _inscribed_radius(self, anchors: AnchorSet) -> dict[str, float]:
+        """Quantiles over test images: radius of the l2 ball inside {PD <= 1}; it scales with the threshold."""
+        test, threat = self.data.test, self._threat(anchors)
+        size, device = min(len(test), RADIUS_EXAMPLES), self.environment.device
+        found = []
+        for part in stratified_subset(test.labels, size, self.seed).split(part_size(self.data.info.shape)):
+            images, labels = test.read(part), test.labels[part]
+            usable = ~anchors.equal_with_another_label(images, labels)
+            pixels = images[usable].to(device).float() / 255
+            found.append(threat.inscribed_radius(pixels, labels[usable].to(device)).cpu())
+        radii = torch.cat(found)
+        levels = {"lowest": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "highest": 1.0}
+        return {name: round(float(radii.double().quantile(level)), 6) for name, level in levels.items()}
+
+    def _compare_halves(self, anchors: AnchorSet) -> dict[str, float]:
+        """PD of moves to images of other classes, by the one half-set of anchors and by the other.
+
+        Rank correlation, and the median of the larger over the smaller: 1 and 1 for a threat that does not depend on
+        which images were drawn.
+        """
+        from scipy.stats import spearmanr
+
+        per_label, test = self.desc.threat.per_label, self.data.test
+        if per_label < 2:
+            raise RunError("--halves: expected --per_label of at least 2, got 1")
+        first = torch.arange(len(anchors)) % per_label < per_label - per_label // 2
+        halves = [self._threat(AnchorSet(anchors.images[half], anchors.labels[half])) for half in (first, ~first)]
+        device, measured = self.environment.device, torch.empty(2, 0)
+        for here in (test.labels[:-1] != test.labels[1:]).nonzero().flatten().split(part_size(self.data.info.shape)):
+            images = test.read(here)
+            usable = ~anchors.equal_with_another_label(images, test.labels[here])
+            x, other = images[usable].to(device).float() / 255, test.pixels(here[usable] + 1).to(device)
+            labels = test.labels[here[usable]].to(device)
+            found = torch.stack([threat.evaluate(x, labels, other).cpu() for threat in halves])
+            measured = torch.cat([measured, found], 1)[:, :HALVES_EXAMPLES]
+            if measured.shape[1] == HALVES_EXAMPLES:
+                break
+        pair = measured.double().clamp_min(1e-12)
+        correlation = float(spearmanr(pair[0].numpy(), pair[1].numpy()).statistic)
+        ratio = float((pair.amax(0) / pair.amin(0)).median())
+        return {"examples": pair.shape[1], "rank_correlation": round(correlation, 6), "median_ratio": round(ratio, 6)}

@@ -1,0 +1,222 @@
+"""evaluate_threat: threats on perturbed images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from foundations.desc import Desc, StoredRun, builds_on
+from foundations.errors import UsageError, nearest
+from foundations.hparam_fields import Hparams, in_range, path_after_kind, setting, whole_path
+from foundations.hparams import DatasetHparams
+from foundations.results import markdown_table
+from runners.checks import check_dataset
+from runners.compute_threat.desc import ThreatDesc
+from runners.test.desc import ModelByDirectory
+from runners.train.desc import ADDED, TrainDesc, stored_model, trained_alike
+
+SUITE_NAMES = ("C", "C-bar", "torchvision")
+PERCEPTUAL = ("lpips", "dreamsim")
+
+
+def whole_severities(value: tuple[float, ...]) -> str | None:
+    """Accept whole numbers from 1 to 5, at least one."""
+    fits = value and all(number in (1, 2, 3, 4, 5) for number in value)
+    return None if fits else "whole numbers from 1 to 5, such as 1,3,5"
+
+
+def suites(value: str) -> str | None:
+    """Accept names of suites, comma-separated, or none."""
+    unknown = next((name for name in split(value) if name not in SUITE_NAMES), None)
+    return None if unknown is None else f"suites among {', '.join(SUITE_NAMES)}{nearest(unknown, list(SUITE_NAMES))}"
+
+
+def perceptual(value: str) -> str | None:
+    """Accept lpips, dreamsim and model:<architecture>, comma-separated."""
+    fits = all(name in PERCEPTUAL or (name.startswith("model:") and name != "model:") for name in split(value))
+    return None if fits else "lpips, dreamsim or model:<architecture>, comma-separated"
+
+
+def split(value: str) -> list[str]:
+    """The names of a comma-separated list."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class PerturbationHparams(Hparams):
+    """Which perturbations of which images are measured, and by what."""
+
+    heading: ClassVar[str] = "Perturbations"
+
+    num_images: int = setting(
+        1000,
+        "Measure a seeded, class-stratified sample of at most this many test images.",
+        check=in_range(1),
+        alias="num_examples",
+    )
+    images_per_shard: int = setting(
+        250,
+        "Images measured together; fixed, whatever the number of processes.",
+        check=in_range(1),
+        alias="shard_size",
+    )
+    severities: tuple[float, ...] = setting(
+        (1.0, 2.0, 3.0, 4.0, 5.0), "Severities of the safe perturbations.", check=whole_severities
+    )
+    suites: str = setting(
+        ",".join(SUITE_NAMES),
+        "Safe perturbations made on the fly: C (19 common corruptions), C-bar (ImageNet-C-bar), torchvision.",
+        check=suites,
+    )
+    corruption_files: str = setting(
+        "",
+        "Folder of corrupted test images too: CIFAR-10-C, CIFAR-100-C (.npy), ImageNet-C, 3DCC (folders).",
+        path_in=whole_path,
+    )
+    morphs: bool = setting(
+        False,
+        "An unsafe source that is not PD's own: strong targeted changes by a robust --model_name, "
+        "where the judge sees the other class.",
+    )
+    judge_name: str = setting(
+        "conv",
+        "Architecture of the judge of --morphs, trained apart, as usual: without augmentation and adversaries.",
+        when="morphs",
+    )
+    adversarials: bool = setting(
+        False, "Adversarial examples of --model_name too: a group of their own, outside the AUROC."
+    )
+    adversarial_Linf: float = setting(
+        8 / 255,
+        "Their l-inf radius in pixels of [0, 1]; the default depends on the data set.",
+        check=in_range(0),
+        when="adversarials",
+    )
+    adversarial_L2: float = setting(
+        0.5, "Their l2 radius; the default depends on the data set.", check=in_range(0), when="adversarials"
+    )
+    adversarial_iter: int = setting(40, "Steps of those attacks.", check=in_range(1), when="adversarials")
+    perceptual: str = setting(
+        "",
+        "Perceptual distances beside the others: lpips, dreamsim, model:<architecture> (features of a model trained "
+        "with the same flags), comma-separated.",
+        check=perceptual,
+    )
+    threat_masks: str = setting(
+        "",
+        "PD-S too: masks from center, grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
+        path_in=path_after_kind,
+        alias="mask_source",
+    )
+    stability: bool = setting(
+        False,
+        "PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training images, too.",
+    )
+    bootstrap: int = setting(1000, "Resamples of the images for the 95 % intervals.", check=in_range(100))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not split(self.suites) and not self.corruption_files:
+            raise UsageError("--suites: expected at least one, or --corruption_files, got neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateThreatDesc(Desc):
+    """A measurement of threats on perturbed test images.
+
+    train      the model whose adversarial examples or morphs are measured, where asked for
+    judge      who must see a morph as the other class
+    features   the model in whose features --perceptual=model:<architecture> measures
+    """
+
+    runner = "evaluate_threat"
+    purpose = "measure the threat of safe and of unsafe changes, and how well it tells them apart"
+    runner_class = "runners.evaluate_threat.runner:EvaluateThreat"
+    replicate_flag = "evaluate_replicate"
+    more_flags = (ModelByDirectory,)
+
+    dataset: DatasetHparams
+    perturbation: PerturbationHparams
+    anchors: ThreatDesc = builds_on()
+    train: Any = builds_on(lambda desc: desc.train is not None)
+    judge: Any = builds_on(lambda desc: desc.judge is not None, implied=lambda desc: True)
+    features: Any = builds_on(lambda desc: desc.features is not None, implied=lambda desc: desc.train is not None)
+
+    @classmethod
+    def hparams_classes(cls) -> Any:
+        yield from dict.fromkeys([*super().hparams_classes(), *TrainDesc.hparams_classes()])
+
+    @classmethod
+    def flag_groups(cls) -> Any:
+        yield from dict.fromkeys([*super().flag_groups(), *TrainDesc.flag_groups()])
+
+    @classmethod
+    def replicate_flags(cls) -> set[str]:
+        return super().replicate_flags() | TrainDesc.replicate_flags()
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> EvaluateThreatDesc:
+        """The runs of models are there where something asks for them."""
+        perturbation, dataset = PerturbationHparams.of(values), DatasetHparams.of(values)
+        check_dataset(dataset)
+        seen = [name.partition(":")[2] for name in split(perturbation.perceptual) if ":" in name]
+        if len(seen) > 1:
+            raise UsageError(f"--perceptual: expected at most one model:<architecture>, got {len(seen)}")
+        return cls(
+            seed=values.get("seed", 0),
+            replicate=values.get(cls.replicate_flag, 1),
+            dataset=dataset,
+            perturbation=perturbation,
+            anchors=ThreatDesc.from_flags(values),
+            train=cls._model(values) if perturbation.morphs or perturbation.adversarials else None,
+            judge=trained_alike(values | dict.fromkeys(ADDED, False), perturbation.judge_name)
+            if perturbation.morphs
+            else None,
+            features=trained_alike(values, seen[0]) if seen else None,
+        )
+
+    @staticmethod
+    def _model(values: dict[str, Any]) -> TrainDesc | StoredRun:
+        if values.get("train_dir"):
+            return stored_model(values["train_dir"], values.get("root_dir", ""))
+        if not values.get("model_name"):
+            raise UsageError(
+                "--morphs and --adversarials need a trained model: add --model_name and its training flags"
+            )
+        return TrainDesc.from_flags(values)
+
+    def __post_init__(self) -> None:
+        if self.judge is not None and (self.judge.hash, self.judge.replicate) == (
+            self.train.hash,
+            self.train.replicate,
+        ):
+            raise UsageError("--judge_name: expected another model than the one that makes the morphs, got the same")
+
+    @property
+    def name(self) -> str:
+        return self.anchors.name + ("" if self.train is None else f"_{self.train.name}")
+
+    @classmethod
+    def summarize(cls, result: dict[str, Any]) -> str:
+        """How well each threat tells unsafe from safe changes."""
+        columns = {
+            "overall": "separation",
+            "matched in l2": "separation_matched",
+            "directions": "separation_directions",
+            "morphs": "separation_morphs",
+            "morphs, matched": "separation_morphs_matched",
+        }
+        shown = {title: result[key] for title, key in columns.items() if result.get(key)}
+
+        def cell(found: dict[str, Any], threat: str) -> str:
+            return (
+                f"{found[threat]['auroc']:.3f} [{found[threat]['low']:.3f}, {found[threat]['high']:.3f}]"
+                if threat in found
+                else "-"
+            )
+
+        rows = [[threat, *(cell(found, threat) for found in shown.values())] for threat in result["threats"]]
+        return (
+            f"AUROC of telling unsafe from safe changes of {result['num_examples']} images of {result['dataset_name']} "
+            f"(95 % intervals; {result['num_matched_pairs']} matched pairs)\n{markdown_table(['threat', *shown], rows)}"
+        )

@@ -1,0 +1,176 @@
+"""Pictures of one image: its corruptions and unsafe twins, its unsafe directions, and the sets around it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from runners.evaluate_threat.charts import GROUP_COLOURS, WIDTH
+from runners.plots import amplified, shown
+from testing.shards import Shard
+
+if TYPE_CHECKING:
+    from runners.evaluate_threat.measurement import Measurement
+
+ACROSS = 8  # pictures in a row of the gallery
+SHOWN_SEVERITY = 4
+SHOWN_SUITES = ("C", "files")
+NEAREST = 6
+CELLS = 301  # of the slice, across
+LEVELS = (0.25, 0.5, 1.0)
+SET_COLOURS = ("#0072B2", "#E69F00", "#009E73")
+
+
+def example(measurement: Measurement) -> tuple[int, Shard]:
+    """The measured image whose move to another class has the median threat: its row, and it alone as a shard."""
+    column = next(c for c, p in enumerate(measurement.perturbations) if p.name == "other_class")
+    values = measurement.threats["PD"][:, column]
+    row = int(numpy.argsort(values, kind="stable")[len(values) // 2])
+    test, device = measurement.data.test, measurement.threat.labels.device
+    index = measurement.index[row : row + 1]
+    pixels = test.pixels(index.to(test.labels.device)).to(device)
+    return row, Shard(-1, pixels, test.labels.cpu()[index].to(device), index.to(device))
+
+
+def gallery(measurement: Measurement) -> Figure:
+    """The image, the common corruptions at one severity, and what is unsafe, with PD, l2 and l-inf of each."""
+    row, shard = example(measurement)
+    columns = [column for column, p in enumerate(measurement.perturbations) if _is_shown(measurement, p)]
+    columns.sort(key=lambda column: list(GROUP_COLOURS).index(measurement.perturbations[column].group))
+    columns = [c for c in columns if not numpy.isnan(measurement.threats["PD"][row, c])]
+    rows = -(-(len(columns) + 1) // ACROSS)
+    figure = Figure(figsize=(WIDTH * 1.15, 1.36 * rows), layout="constrained")
+    grid = figure.subplots(rows, ACROSS, squeeze=False).flat
+    name = measurement.data.info.classes[int(shard.labels[0])]
+    _picture(grid[0], shard.images[0], f"x: {name}", "", "#000000")
+    for axes, column in zip(grid[1:], columns, strict=False):
+        perturbation = measurement.perturbations[column]
+        images, _ = perturbation.apply(shard)
+        threats = {n: float(measurement.threats[n][row, column]) for n in ("PD", "L2", "Linf")}
+        caption = f"PD {threats['PD']:.2f}\nl2 {threats['L2']:.1f}  l∞ {threats['Linf']:.2f}"
+        _picture(axes, images[0], _title(perturbation), caption, GROUP_COLOURS[perturbation.group])
+    for axes in list(grid)[len(columns) + 1 :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _is_shown(measurement: Measurement, perturbation: Any) -> bool:
+    if perturbation.group != "safe":
+        return True
+    levels = {p.severity for p in measurement.perturbations if p.name == perturbation.name}
+    suites = {p.suite for p in measurement.perturbations if p.group == "safe"}
+    level = min(levels, key=lambda severity: abs(severity - SHOWN_SEVERITY))
+    return perturbation.severity == level and (perturbation.suite in SHOWN_SUITES or not suites & set(SHOWN_SUITES))
+
+
+def _title(perturbation: Any) -> str:
+    name = perturbation.name.replace("_", " ").removesuffix(" compression").removesuffix(" transform")
+    graded = perturbation.group in ("dose", "unsafe") and perturbation.name != "other_class"
+    return f"{name} {perturbation.severity:g}" if graded else name
+
+
+def _picture(axes: Any, image: Tensor, title: str, caption: str, colour: str) -> None:
+    axes.imshow(shown(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=7, pad=2, color=colour)
+    axes.set_xlabel(caption, fontsize=6.5, labelpad=2)
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=1.5)
+
+
+def nearest_anchors(measurement: Measurement, shard: Shard, different: bool, count: int) -> list[int]:
+    """Numbers of the nearest anchors of other classes; `different`: each of another class."""
+    anchors, labels = measurement.threat.anchors, measurement.threat.labels
+    assert anchors is not None
+    distances = (anchors.floats() - shard.images.flatten(1)).norm(dim=1)
+    distances[labels == shard.labels[0]] = math.inf
+    found: list[int] = []
+    for number in distances.argsort(stable=True).tolist():
+        taken = {int(labels[other]) for other in found}
+        if len(found) < count and math.isfinite(distances[number]) and not (different and int(labels[number]) in taken):
+            found.append(number)
+    return found
+
+
+def directions(measurement: Measurement) -> Figure:
+    """The nearest anchors of other classes, and the change that leads to each: grey is none."""
+    _, shard = example(measurement)
+    numbers = nearest_anchors(measurement, shard, different=False, count=NEAREST)
+    anchors, classes = measurement.threat.anchors, measurement.data.info.classes
+    assert anchors is not None
+    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+    grid = figure.subplots(2, len(numbers) + 1, squeeze=False)
+    _picture(grid[0][0], shard.images[0], f"x: {classes[int(shard.labels[0])]}", "", "#000000")
+    grid[1][0].set_axis_off()
+    images = anchors.floats()[numbers].to(shard.images).view(-1, *shard.images.shape[1:])
+    changes = images - shard.images
+    for place, number in enumerate(numbers, start=1):
+        name = classes[int(measurement.threat.labels[number])]
+        _picture(grid[0][place], images[place - 1], f"anchor: {name}", "", GROUP_COLOURS["unsafe"])
+        length = float(changes[place - 1].norm())
+        change = amplified(changes[place - 1 : place])[0]
+        _picture(grid[1][place], change, "", f"l2 {length:.2f}", GROUP_COLOURS["unsafe"])
+    return figure
+
+
+def plane_slice(measurement: Measurement) -> Figure:
+    """The plane through the image and its nearest anchors of two other classes: {PD <= t}, and the l2 and l-inf balls
+    whose slices have the same area, within the window shown."""
+    _, shard = example(measurement)
+    first, second = nearest_anchors(measurement, shard, different=True, count=2)
+    anchors = measurement.threat.anchors
+    assert anchors is not None
+    corners = anchors.floats()[[first, second]].to(shard.images) - shard.images.flatten(1)
+    axis = corners[0] / corners[0].norm()
+    other = corners[1] - (corners[1] @ axis) * axis
+    axes_of_plane = torch.stack((axis, other / other.norm()))
+    places = (corners @ axes_of_plane.T).cpu().numpy()
+    reach = 1.25 * float(numpy.abs(places).max())
+    along = torch.linspace(-reach, reach, CELLS, device=corners.device)
+    fields = _fields(measurement, shard, axes_of_plane, along)
+    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    labels = [measurement.data.info.classes[int(measurement.threat.labels[n])] for n in (first, second)]
+    labels.append(measurement.data.info.classes[int(shard.labels[0])])
+    for axes, (name, field) in zip(figure.subplots(1, 3, sharey=True), fields.items(), strict=True):
+        levels = [_level_of_area(field, float((fields["PD"] <= level).mean())) for level in LEVELS]
+        levels = list(LEVELS) if name == "PD" else levels
+        axes.contourf(along.cpu(), along.cpu(), field, levels=[-1, *levels], colors=("#4A90C2", "#9CC5E0", "#DCEBF5"))
+        axes.contour(along.cpu(), along.cpu(), field, levels=levels, colors="#0072B2", linewidths=0.8)
+        axes.plot(0, 0, "o", color="black", markersize=4)
+        axes.annotate(f"x: {labels[2]}", (0, 0), (4, 4), textcoords="offset points", fontsize=7)
+        for place, label in zip(places, labels, strict=False):
+            axes.plot(*place, "*", color=GROUP_COLOURS["unsafe"], markersize=8)
+            axes.annotate(label, place, (5, 4), textcoords="offset points", fontsize=8, color=GROUP_COLOURS["unsafe"])
+        bounds = ", ".join(f"{level:.2g}" for level in levels)
+        axes.set_title(f"{name} ≤ {bounds}", fontsize=8)
+        axes.set_aspect("equal")
+        axes.tick_params(labelsize=6)
+    figure.supxlabel(
+        "l2 distance in the plane; within it the l2 and l∞ balls have the areas of the PD sets", fontsize=7
+    )
+    return figure
+
+
+def _fields(measurement: Measurement, shard: Shard, plane: Tensor, along: Tensor) -> dict[str, numpy.ndarray]:
+    """Threats on a grid of the plane. <d, v_j> is linear in d, so two directions give PD everywhere."""
+    examples = shard.images.expand(2, -1, -1, -1)
+    context = {"indices": shard.index.expand(2)} if measurement.threat.segmented else {}
+    bound = measurement.threat.bind(examples, shard.labels.expand(2), **context)
+    first, second = bound.displacements(plane)
+    there = first.isfinite() & second.isfinite()
+    first, second = first[there], second[there]
+    threat = torch.stack([(along.view(-1, 1) * first + y * second).amax(1).clamp_min(0) for y in along])
+    largest = torch.stack([(along.view(-1, 1) * plane[0] + y * plane[1]).abs().amax(1) for y in along])
+    length = (along.square().view(-1, 1) + along.square().view(1, -1)).sqrt()
+    return {"PD": threat.cpu().numpy(), "l2": length.cpu().numpy(), "l∞": largest.cpu().numpy()}
+
+
+def _level_of_area(field: numpy.ndarray, share: float) -> float:
+    """The level below which this share of the grid lies."""
+    return float(numpy.quantile(field, share))

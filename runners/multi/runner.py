@@ -1,0 +1,48 @@
+"""multi_train and multi_test: every combination of the toggled options, one after the other, one table at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundations.errors import NonisotropicError, RunError
+from foundations.lazy import load_object
+from foundations.signals import Interrupted
+from runners.base import Runner
+from runners.commands import command
+from runners.multi.leaderboard import write_leaderboard
+
+
+class MultiRunner(Runner):
+    """Runs its children; one that fails is reported, and the others go on."""
+
+    def prepare(self) -> None:
+        """Children read their own inputs."""
+
+    def run(self) -> dict[str, Any]:
+        children = []
+        for number, desc in enumerate(self.desc.children, start=1):
+            self.environment.say(f"[{number}/{len(self.desc.children)}] {desc.name}")
+            children.append(self._run_child(number, desc))
+        result: dict[str, Any] = {"children": children}
+        if self.desc.runner == "multi_test" and self.environment.is_primary:
+            result |= write_leaderboard(self.directory.path, self.environment.root_dir, list(children))
+        return result
+
+    def _run_child(self, number: int, desc: Any) -> dict[str, Any]:
+        runner = load_object(desc.runner_class)(desc, self.environment)
+        told = {
+            "name": desc.name,
+            "hparams": desc.stored(),
+            "command": command(desc),
+            "directory": str(runner.directory.path.relative_to(self.environment.root_dir)),
+        }
+        try:
+            return told | {"result": runner.execute()}
+        except Interrupted:
+            raise
+        except (NonisotropicError, ValueError, RuntimeError, OSError) as error:
+            # The others may be in the middle of the child, waiting for this process.
+            if not self.environment.watch.all_arrive(f"failed/{number}"):
+                raise RunError(f"{desc.name} failed in one process of several: {error}") from error
+            self.environment.say(f"{desc.name}: {error}")
+            return told | {"error": str(error)}

@@ -1,0 +1,84 @@
+"""The figures of a report, colour-blind safe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from foundations.results import wilson_interval
+from runners.report.collect import FinishedRun, read_metrics
+from runners.test.desc import EVALUATIONS, describe_set
+
+# Okabe and Ito's colours.
+COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73", "N_adv_train_anchors": "#CC79A7"}
+
+
+def accuracy_bars(tests: list[FinishedRun]) -> Figure:
+    """Accuracy of every tested model: clean, isotropic, nonisotropic, with 95 % intervals."""
+    figure = Figure(figsize=(7, 1.2 + 0.75 * len(tests)))
+    axes = figure.add_subplot()
+    for row, run in enumerate(tests):
+        names = [name for name in EVALUATIONS if name in run.result]
+        for place, name in enumerate(names):
+            _bar(axes, row + (place - (len(names) - 1) / 2) * 0.26, name, run.result[name])
+    axes.set_yticks(range(len(tests)), [run.label for run in tests])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel("accuracy")
+    shown = [name for name in EVALUATIONS if any(name in run.result for run in tests)]
+    handles = [Patch(color=COLOURS[name], label=EVALUATIONS[name]) for name in shown]
+    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def _bar(axes: Any, position: float, name: str, figures: dict[str, Any]) -> None:
+    accuracy = figures["accuracy"]
+    low, high = wilson_interval(accuracy, figures["num_examples"])
+    error = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
+    axes.barh(position, accuracy, 0.24, color=COLOURS[name])
+    axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
+    axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
+
+
+def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
+    """Accuracy inside sets of one shape as they grow: the headline set of each times t, with 95 % bands.
+
+    results   (label, result.json of a test); accuracy under the isotropic attack is a dotted line
+    """
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (label, result) in enumerate(results):
+        figures = result["N_adv"]
+        points = [(row["gauge"], row["accuracy"]) for row in figures["gauge_curve"]]
+        t, accuracy = (list(values) for values in zip(*points, strict=True))
+        bands = [wilson_interval(value, figures["num_examples"]) for value in accuracy]
+        colour = f"C{number % 10}"
+        axes.plot(t, accuracy, marker=".", color=colour, label=f"{label}: t = 1 is {describe_set(figures)}")
+        axes.fill_between(t, [low for low, _ in bands], [high for _, high in bands], color=colour, alpha=0.15)
+        if "adv" in result:
+            name = f"{label}: isotropic attack, {describe_set(result['adv'])}"
+            axes.axhline(result["adv"]["accuracy"], color=colour, linestyle=":", linewidth=1, label=name)
+    axes.axvline(1, color="#999999", linewidth=0.8)
+    axes.set(xlabel="t: size of the set", ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def training_curves(trainings: list[FinishedRun]) -> Figure:
+    """Loss and test accuracy of every training run over its epochs."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    panels = dict(zip(("train_loss", "test_accuracy"), figure.subplots(1, 2), strict=True))
+    for run in trainings:
+        rows = read_metrics(run)
+        for name, axes in panels.items():
+            points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+            axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, label=run.label)
+    panels["train_loss"].set(xlabel="epoch", ylabel="training loss", yscale="log")
+    panels["test_accuracy"].set(xlabel="epoch", ylabel="test accuracy")
+    if 1 < len(trainings) <= 10:
+        panels["test_accuracy"].legend(fontsize=7, frameon=False)
+    return figure

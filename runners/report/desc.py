@@ -1,0 +1,36 @@
+"""report: a page over finished runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.registry import dataset_info
+from foundations.desc import Desc
+from foundations.hparams import DatasetHparams
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportDesc(Desc):
+    """A page over every finished run of a data set, or of all data sets when none is named."""
+
+    runner = "report"
+    purpose = "one page of tables and pictures over all finished runs"
+    runner_class = "runners.report.runner:Report"
+    always_anew = True
+
+    dataset: DatasetHparams
+
+    def __post_init__(self) -> None:
+        if self.dataset_name:
+            dataset_info(self.dataset_name)
+
+    def directory(self, root: Path) -> Path:
+        return root / "reports" / (self.dataset_name or "all")
+
+    @classmethod
+    def summarize(cls, result: dict[str, Any]) -> str:
+        """How many runs it shows, and the page."""
+        counts = ", ".join(f"{count} {runner}" for runner, count in result["counts"].items())
+        return f"report over {counts}: {result['page']}"

@@ -1,0 +1,184 @@
+"""test: evaluations of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from foundations.desc import Desc, StoredRun, builds_on
+from foundations.errors import UsageError
+from foundations.hparam_fields import Hparams, format_value, setting
+from foundations.hparams import DatasetHparams, ModelHparams, TestingHparams
+from foundations.results import markdown_table, wilson_interval
+from runners.checks import check_dataset, check_mask_rows, needs_weights
+from runners.compute_threat.desc import ThreatDesc, without_weights
+from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
+
+# Raised where the attacks change: what another ensemble found is another run, and stronger attacks are not answered
+# with an old figure.
+ENSEMBLE = 2
+
+# The evaluations of `test`, by their names in result.json.
+OTHER_ANCHORS = "N_adv_train_anchors"  # where an evaluation uses others than training did
+EVALUATIONS = {
+    "standard": "clean",
+    "adv": "isotropic attack",
+    "N_adv": "nonisotropic attack",
+    OTHER_ANCHORS: "the same, anchors of training",
+}
+
+
+@dataclass(frozen=True)
+class ModelByDirectory(Hparams):
+    """A trained model by its directory instead of its training flags."""
+
+    heading: ClassVar[str] = "Model by its directory"
+
+    train_dir: str = setting("", "Directory of the train run.", hashed=False)
+
+
+def _tests_under_threat(desc: TestDesc) -> bool:
+    return desc.testing.N_adv_eval
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestDesc(Desc):
+    """An evaluation of a trained model, named by its training flags or by its directory."""
+
+    __test__ = False  # not a test case, whatever pytest reads into the name
+
+    runner = "test"
+    purpose = "measure accuracy: clean, under isotropic and under nonisotropic attacks"
+    runner_class = "runners.test.runner:Test"
+    replicate_flag = "test_replicate"
+    more_flags = (ModelByDirectory,)
+
+    dataset: DatasetHparams
+    testing: TestingHparams
+    train: TrainDesc = builds_on()
+    anchors: ThreatDesc = builds_on(_tests_under_threat)
+
+    def is_satisfied_by(self, result: dict[str, Any]) -> bool:
+        return not self.testing.save_adversarials or result["saved_adversarials"]
+
+    def hashed(self) -> dict[str, Any]:
+        attacked = self.testing.adv_eval or self.testing.N_adv_eval
+        return super().hashed() | ({"ensemble": ENSEMBLE} if attacked else {})
+
+    @property
+    def train_anchors(self) -> ThreatDesc | None:
+        """The anchors that training used, where the evaluation uses others."""
+        used = self.train.needed_runs().get("anchors") if isinstance(self.train, TrainDesc) else None
+        if used is None or not self.testing.N_adv_eval:
+            return None
+        same = without_weights(used), without_weights(self.anchors)
+        return used if (same[0].hash, used.replicate) != (same[1].hash, self.anchors.replicate) else None
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> TestDesc:
+        """As for every description; with train_dir, the model is the one stored there."""
+        train_dir = values.get("train_dir")
+        if values.get("weighted") and not values.get("class_weights"):
+            raise UsageError(needs_weights("weighted"))
+        if not train_dir:
+            made = cls._with_own_weights(super().from_flags(values), values)
+            is_pretrained = values.get("model_type") == "pretrained"
+            return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
+        stored = stored_model(train_dir, values.get("root_dir", ""))
+        dataset_name = values.get("dataset_name") or stored.dataset_name
+        if dataset_name != stored.dataset_name:
+            raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
+        values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
+        made = super().from_flags(values)
+        return dataclasses.replace(cls._with_own_weights(made, values), train=stored)
+
+    @classmethod
+    def _with_own_weights(cls, made: Any, values: dict[str, Any]) -> Any:
+        """Class weights are those of the evaluation where it is weighted, whatever training used."""
+        if values.get("weighted"):
+            return made
+        return dataclasses.replace(made, anchors=ThreatDesc.from_flags({**values, "class_weights": ""}))
+
+    def __post_init__(self) -> None:
+        check_dataset(self.dataset)
+        testing = self.testing
+        if not (testing.standard_eval or testing.adv_eval or testing.N_adv_eval):
+            raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
+        if testing.split == "validation":
+            self._check_validation()
+
+    def _check_validation(self) -> None:
+        """What was held out is found anew: from the same training images, or images trained on would be among it."""
+        if self.testing.N_adv_eval and self.testing.segmented:
+            check_mask_rows("mask_source", self.testing.mask_source, self.dataset)
+        if isinstance(self.train, StoredRun):
+            trained_on, here = self.train.content["hashed"].get("dataset", {}), self.dataset.hashed()
+            names = [name for name in {**trained_on, **here} if trained_on.get(name) != here.get(name)]
+            if names:
+                told = ", ".join(
+                    f"--{name}={trained_on[name]}" if name in trained_on else f"no --{name}" for name in names
+                )
+                raise UsageError(f"--split=validation: that model was trained on other images; expected {told}")
+
+    @property
+    def model(self) -> ModelHparams:
+        """The model under test."""
+        train: TrainDesc | PretrainedDesc | StoredRun = self.train
+        return ModelHparams(**train.content["hashed"]["model"]) if isinstance(train, StoredRun) else train.model
+
+    @property
+    def model_name(self) -> str:
+        """The canonical name of the architecture under test."""
+        return self.model.model_name
+
+    @property
+    def name(self) -> str:
+        return self.train.name + ("" if self.testing.split == "test" else f"_{self.testing.split}")
+
+    @classmethod
+    def summarize(cls, result: dict[str, Any]) -> str:
+        """A row for each evaluation, the grid, and why figures may be too high."""
+        rows = []
+        for name in EVALUATIONS:
+            if name in result:
+                accuracy, count = result[name]["accuracy"], result[name]["num_examples"]
+                low, high = wilson_interval(accuracy, count)
+                interval = f"{low:.3f}-{high:.3f}"
+                rows.append([EVALUATIONS[name], describe_set(result[name]), f"{accuracy:.4f}", interval, str(count)])
+        header = ["evaluation", "set", "accuracy", "95 % interval", "examples"]
+        published = [result[name].get("published") for name in EVALUATIONS if name in result]
+        if any(value is not None for value in published):
+            header.append("RobustBench's")
+            rows = [
+                [*row, "-" if value is None else f"{value:.4f}"] for row, value in zip(rows, published, strict=True)
+            ]
+        tables = [markdown_table(header, rows)]
+        if len(result.get("N_adv", {}).get("curve", ())) > 1:
+            tables.append(markdown_table(*grid_table(result["N_adv"])))
+        doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
+        tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
+        return "\n\n".join(tables)
+
+    @classmethod
+    def headline(cls, result: dict[str, Any]) -> dict[str, str]:
+        return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+
+
+def grid_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: accuracy by threshold (down) and radius (across); the last of each stand alone."""
+    cells = {(row["threshold"], row["radius"]): row["accuracy"] for row in figures["curve"] + figures["references"]}
+    # None, a bound left out, goes last.
+    thresholds, radii = (sorted({cell[i] for cell in cells}, key=lambda v: (v is None, v or 0)) for i in (0, 1))
+    header = [f"{figures['norm']} / Linf", *("pixel box alone" if r is None else format_value(r) for r in radii)]
+    names = ["radius alone" if t is None else format_value(t) for t in thresholds]
+    shown = [[f"{cells[t, r]:.3f}" if (t, r) in cells else "-" for r in radii] for t in thresholds]
+    return header, [[name, *row] for name, row in zip(names, shown, strict=True)]
+
+
+def describe_set(figures: dict[str, Any]) -> str:
+    """The set of an attack: 'PD <= 0.1, Linf <= 0.3'."""
+    if "norm" not in figures:
+        return "-"
+    radius = "" if figures["radius"] is None else f", Linf <= {figures['radius']:.4g}"
+    return f"{figures['norm']} <= {figures['threshold']:.4g}{radius}"

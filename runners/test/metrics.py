@@ -1,0 +1,93 @@
+"""What result.json says of the evaluations of `test`, from their arrays; and the same as CSV."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+
+from foundations.hparam_fields import format_value
+from testing.evaluations import AttackEvaluation
+from threat_specification.attacks.base import SLACK
+from threat_specification.attacks.search import Cell
+
+GAUGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
+
+BEYOND = 1 + SLACK[0]  # a point on the border, as float32 sees it, is in the set
+
+COLUMNS = ("cells", "correct", "broken_by", "gauge", "rounded", "forwards", "backwards")
+
+Arrays = dict[str, numpy.ndarray]
+
+
+def clean_figures(arrays: Arrays) -> dict[str, Any]:
+    """Accuracy without attack."""
+    return {"accuracy": float(arrays["standard_correct"].mean())}
+
+
+def ball_figures(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]:
+    """An l_p ball: what is left standing after each member, in order."""
+    accuracy, norm, power = float(arrays["adv_correct"].mean()), evaluation.threat.name, evaluation.headline.threshold
+    return {
+        "accuracy": accuracy,
+        "name": f"{norm}@{format_value(power)}",
+        "threshold": power,
+        "norm": norm,
+        "radius": None,
+        "attacks": standing_after(arrays["adv_broken_by"], list(evaluation.attacks)),
+        "curve": [{"threshold": power, "radius": None, "accuracy": accuracy}],
+        "accuracy_rounded": 1 - _share(arrays["adv_rounded"] | (arrays["adv_broken_by"] < 0)),
+    }
+
+
+def nonisotropic_figures(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
+    """A nonisotropic set: members, the grid of cells, references, and the curve over sets of one shape."""
+    headline, cells = evaluation.headline, evaluation.cells
+    of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
+    standing = dict(zip(cells, of["cells"].mean(0).tolist(), strict=True))
+    bounded = [cell for cell in cells if math.isfinite(cell.threshold) and math.isfinite(cell.radius)]
+    return {
+        "accuracy": float(of["correct"].mean()),
+        "name": f"{anchors_name}@{format_value(headline.threshold)},Linf{format_value(headline.radius)}",
+        "threshold": headline.threshold,
+        "norm": evaluation.threat.name,
+        "radius": headline.radius,
+        "attacks": standing_after(of["broken_by"], list(evaluation.attacks)),
+        "curve": [_row(cell, standing[cell]) for cell in bounded],
+        "references": [_row(cell, standing[cell]) for cell in cells if cell not in bounded],
+        "gauge_curve": [{"gauge": t, "accuracy": _share(of["gauge"] > t * BEYOND)} for t in GAUGES],
+        "accuracy_rounded": 1 - _share(of["rounded"] | (of["broken_by"] < 0)),
+        "passes": {
+            "forward": float(of["forwards"].mean()),
+            "backward": float(of["backwards"].mean()),
+        },
+    }
+
+
+def standing_after(broken_by: numpy.ndarray, members: list[str]) -> dict[str, float]:
+    """Accuracy that is left after each member, in order."""
+    return {name: _share((broken_by == 0) | (broken_by > number)) for number, name in enumerate(members, start=1)}
+
+
+def grid_csv(figures: dict[str, Any]) -> str:
+    """threshold,radius,accuracy; an empty field where a bound is left out."""
+    rows = [*figures["curve"], *figures["references"]]
+    lines = [",".join("" if row[key] is None else repr(row[key]) for key in rows[0]) for row in rows]
+    return "\n".join([",".join(rows[0]), *lines]) + "\n"
+
+
+def gauge_csv(figures: dict[str, Any]) -> str:
+    """gauge,accuracy: {PD <= gauge * threshold, l-inf <= gauge * radius}."""
+    return (
+        "\n".join(["gauge,accuracy", *(f"{row['gauge']!r},{row['accuracy']!r}" for row in figures["gauge_curve"])])
+        + "\n"
+    )
+
+
+def _row(cell: Cell, accuracy: float) -> dict[str, Any]:
+    return {**cell.describe(), "accuracy": accuracy}
+
+
+def _share(values: numpy.ndarray) -> float:
+    return float(values.mean())

@@ -1,0 +1,305 @@
+"""test: measure a model's accuracy, clean, under isotropic and under nonisotropic attacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy
+import torch
+
+from datasets.base import Dataset, Examples, part_size
+from datasets.sampling import held_out, stratified_subset
+from foundations.desc import StoredRun, derive_seed
+from foundations.errors import UsageError
+from foundations.files import write_bytes, write_text
+from foundations.hparams import TestingHparams
+from foundations.modes import MeanOfPasses, evaluation_mode
+from models.robustbench_registry import PUBLISHED_POWER
+from models.sources import zoo_entry
+from runners.base import Runner
+from runners.compute_threat.desc import ThreatDesc
+from runners.inputs import read_data, read_model, read_threat
+from runners.plots import Column, amplified, write_figure, write_strip
+from runners.report.charts import gauge_curves
+from runners.test.desc import EVALUATIONS, OTHER_ANCHORS
+from runners.test.metrics import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
+from runners.train.desc import PretrainedDesc, TrainDesc
+from testing.autoattack import autoattack, members_for
+from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
+from testing.gradient_masking import suspicions
+from testing.shards import Shard, ShardStore, evaluate_in_shards
+from threat_specification import L2, Linf, ProjectedDisplacement
+from threat_specification.attacks.base import NO_CLASS, Attack, predicted
+from threat_specification.attacks.registry import attacks_named
+from threat_specification.attacks.search import Cell
+from threat_specification.base import Threat
+
+STRIP_ROWS = 6
+PROBED = 50  # examples of the probe for signs that a figure should not be believed
+PGD_STEPS = 40  # of attacks in an l_p ball, where they are ours
+NORMS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
+
+
+def _library(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
+    names = members_for(testing.adv_test_attack_type, num_classes)
+    return autoattack(testing.adv_test_attack_norm, power, names, num_classes)
+
+
+def _own(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
+    return attacks_named(["pgd"], num_classes)
+
+
+# --adv_test_attack_type -> attacks in an l_p ball
+BALL_ATTACKS: dict[str, Callable[[TestingHparams, float, int], dict[str, Attack]]] = {
+    "auto": _library,
+    "apgd": _library,
+    "pgd": _own,
+}
+
+
+def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
+    return data.test, torch.arange(len(data.test))
+
+
+def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
+    """What the training of the model under test held out."""
+    hashed = train.content["hashed"] if isinstance(train, StoredRun) else train.hashed()
+    rows = held_out(data.train.labels, hashed.get("training", {}).get("validation_fraction", 0), hashed.get("seed", 0))
+    if not len(rows):
+        raise UsageError("--split=validation: expected a model that was trained with --validation_fraction above 0")
+    return data.train, rows
+
+
+# A split, and which of its rows. They keep their numbers: masks go by them.
+IMAGES: dict[str, Callable[..., tuple[Examples, torch.Tensor]]] = {
+    "test": _test_images,
+    "validation": _validation_images,
+}
+
+
+class Test(Runner):
+    """Writes examples.npz (a row for each example), strip.png, and curves as CSV.
+
+    A finished shard is kept in shards/ until the result is written: an interrupted run goes on with the next one.
+    """
+
+    __test__ = False  # not a test case, whatever pytest reads into the name
+
+    def prepare(self) -> None:
+        testing, environment = self.desc.testing, self.environment
+        self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
+        self.threat = self._read_threat() if testing.N_adv_eval else None
+        others = self.desc.train_anchors
+        self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
+        self.data = read_data(self.desc, environment)
+        self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
+        self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
+        self.model.check(self.images.pixels(available[:1]).to(environment.device), self.data.info.num_classes)
+        rows = self._chosen_rows(available)
+        self.index = rows[~self._without_direction(rows)]
+        self.num_excluded = len(rows) - len(self.index)
+        if self.num_excluded:
+            environment.say(f"left out: {self.num_excluded} images that equal an anchor of another class")
+        self.evaluations = self._evaluations()
+        pictures_of = math.inf if testing.save_adversarials else 1
+        self.store = ShardStore(self.directory / "shards", pictures_of)
+
+    def run(self) -> dict[str, Any]:
+        split = self.images.to(self.environment.device)
+        with evaluation_mode(self.model):
+            arrays = evaluate_in_shards(
+                split.pixels,
+                split.labels,
+                self.index.to(self.environment.device),
+                self.desc.testing.shard_size,
+                list(self.evaluations.values()),
+                self.environment,
+                self.store,
+                in_lockstep=self._is_lockstep(),
+            )
+        result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
+        self._add_published(result)
+        result["saved_adversarials"] = self.desc.testing.save_adversarials
+        if "standard" in result and (lost := int((arrays["standard_prediction"] == NO_CLASS).sum())):
+            of = len(self.index)
+            self.environment.say(f"warning: the model's answers hold NaN for {lost} of {of} images: counted as wrong")
+        for name in ("adv", "N_adv"):
+            if name in result:
+                # On every process: anchors may be spread over them.
+                result[name]["warnings"] = self._suspicions(name, arrays)
+        if self.environment.is_primary:
+            labels = self.images.labels[self.index].numpy()
+            self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
+            self._write_pictures()
+            if "N_adv" in result:
+                write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
+                write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
+                write_figure(self.directory / "curves.png", gauge_curves([(self.desc.name, result)]))
+        return result
+
+    def _add_published(self, result: dict[str, Any]) -> None:
+        """RobustBench's own figures beside ours, where the zoo's model was measured in the same way."""
+        entry = zoo_entry(self.desc.model, self.desc.dataset_name)
+        if entry is None or not isinstance(self.desc.train, PretrainedDesc):
+            return
+        if entry.preprocessing not in (None, "Res256Crop224"):
+            self.environment.say(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
+        if "standard" in result:
+            result["standard"]["published"] = entry.clean
+        testing = self.desc.testing
+        power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
+        same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
+        if "adv" in result and same and power is not None and math.isclose(result["adv"]["threshold"], power):
+            result["adv"]["published"] = entry.robust
+
+    def _is_lockstep(self) -> bool:
+        return self.threat is not None and self.desc.anchors.threat.shard_anchors
+
+    def _chosen_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        testing, total = self.desc.testing, len(rows)
+        if testing.num_examples > total:
+            asked = testing.num_examples
+            raise UsageError(f"--num_examples: expected at most {total}, the {testing.split} images, got {asked}")
+        if testing.num_examples:
+            rows = rows[stratified_subset(self.images.labels[rows], testing.num_examples, self.seed)]
+        return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
+
+    def _read_threat(self) -> ProjectedDisplacement:
+        testing = self.desc.testing
+        form = {"weighted": testing.weighted, "segmented": testing.segmented, "background": testing.background}
+        if testing.segmented:
+            form["mask_source"] = testing.mask_source
+        return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
+
+    def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
+        """Which images equal an anchor of another class, [n] bool: PD is not defined for them."""
+        found = torch.zeros(len(rows), dtype=torch.bool)
+        threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
+        for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
+            images, labels = self.images.read(rows[part]), self.images.labels[rows[part]]
+            for threat in threats:
+                found[part] |= threat.equals_other_anchor(images, labels).cpu()
+        return found
+
+    def _evaluations(self) -> dict[str, Any]:
+        """Name in result.json -> evaluation, for all that were asked for."""
+        testing = self.desc.testing
+        evaluations: dict[str, Any] = {}
+        if testing.standard_eval:
+            evaluations["standard"] = CleanEvaluation(self.model)
+        if testing.adv_eval:
+            evaluations["adv"] = self._ball_evaluation()
+        if self.threat is not None:
+            evaluations["N_adv"] = self._nonisotropic_evaluation(self.threat)
+        if self.other_threat is not None:
+            evaluations[OTHER_ANCHORS] = replace(
+                evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS
+            )
+        return evaluations
+
+    def _ball_evaluation(self) -> AttackEvaluation:
+        testing, num_classes = self.desc.testing, self.data.info.num_classes
+        norm = testing.adv_test_attack_norm
+        power = getattr(testing, f"adv_test_attack_power_{norm}")
+        attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
+        # No pixel moves farther than an l2 norm is long.
+        ball, kept = Cell(power, power), BALL_COLUMNS
+        return AttackEvaluation(self.model, NORMS[norm](), ball, attacks, PGD_STEPS, self.seed, prefix="adv", kept=kept)
+
+    def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
+        testing = self.desc.testing
+        names = [name.strip() for name in testing.attacks.split(",") if name.strip()]
+        measures = {}
+        if threat.weighted or threat.segmented:
+            plain = read_threat(self.desc.anchors, self.environment)
+            measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
+        return AttackEvaluation(
+            self.model if testing.eot == 1 else MeanOfPasses(self.model, testing.eot),
+            threat,
+            Cell(testing.N_threshold, testing.N_radius),
+            attacks_named(names, self.data.info.num_classes),
+            testing.N_attack_iter,
+            self.seed,
+            grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
+            measures,
+        )
+
+    def _figures(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
+        """What result.json says of one evaluation."""
+        evaluation = self.evaluations[name]
+        common = {"num_examples": len(self.index), "excluded": self.num_excluded}
+        if name == "standard":
+            return common | clean_figures(arrays)
+        if name == "adv":
+            return common | ball_figures(evaluation, arrays)
+        desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
+        return common | nonisotropic_figures(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
+
+    def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:
+        """Which PD: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
+        assert threat.anchors is not None
+        parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
+        if threat.segmented:
+            parts += [self.desc.testing.mask_source.partition(":")[0], threat.background]
+        return f"{threat.name}[{','.join(parts)}]"
+
+    def _suspicions(self, name: str, arrays: dict[str, numpy.ndarray]) -> list[str]:
+        """Sentences on why a figure under attack may be too high."""
+        rows = slice(0, min(PROBED, self.desc.testing.shard_size))
+        split, index = self.images.to(self.environment.device), self.index[rows].to(self.environment.device)
+        shard = Shard(0, split.pixels(index), split.labels[index], index)
+        standing = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
+        with evaluation_mode(self.model):
+            of_all = (arrays[f"{name}_broken_by"], arrays[f"{name}_no_answer"])
+            told = suspicions(self.evaluations[name], shard, standing, *of_all)
+        for message in told:
+            self.environment.say(f"warning: {message}")
+        return told
+
+    def _write_pictures(self) -> None:
+        """strip.png: examples of the first shard, those first that broke in the smallest sets; and all images."""
+        first = {name: torch.from_numpy(rows) for name, rows in self.store.pictures(0).items()}
+        attacked = [name for name in self.evaluations if f"{name}_image" in first]
+        if not attacked:
+            return
+        clean = self.images.pixels(self.index[: len(first[f"{attacked[0]}_image"])])
+        broken = torch.stack([(first[f"{name}_broken_by"] > 0).float() for name in attacked]).sum(0)
+        order = -broken + first["N_adv_gauge"].clamp(max=1e6) * 1e-7 if "N_adv_gauge" in first else -broken
+        rows = order.argsort(stable=True)[:STRIP_ROWS]
+        columns = [Column("clean", clean[rows], self._predicted(clean[rows]))]
+        for name in attacked:
+            columns += self._attacked_columns(name, clean[rows], first[f"{name}_image"][rows])
+        write_strip(self.directory / "strip.png", columns)
+        if self.desc.testing.save_adversarials:
+            self._write_adversarials(attacked)
+
+    def _attacked_columns(self, name: str, clean: torch.Tensor, perturbed: torch.Tensor) -> list[Column]:
+        largest = (perturbed - clean).flatten(1).abs().amax(1)
+        return [
+            Column(f"{EVALUATIONS[name].split()[0]}\nattack", perturbed, self._predicted(perturbed)),
+            Column("its change\n(amplified)", amplified(perturbed - clean), [f"l-inf {v:.3f}" for v in largest]),
+        ]
+
+    def _write_adversarials(self, attacked: list[str]) -> None:
+        from safetensors.numpy import save
+
+        shards = [self.store.pictures(n) for n in range(-(-len(self.index) // self.desc.testing.shard_size))]
+        images = {name: numpy.concatenate([shard[f"{name}_image"] for shard in shards]) for name in attacked}
+        write_bytes(self.directory / "adversarials.safetensors", save({"index": self.index.numpy(), **images}))
+
+    def _predicted(self, images: torch.Tensor) -> list[str]:
+        with torch.no_grad(), evaluation_mode(self.model):
+            answers = predicted(self.model(images.to(self.environment.device)))
+        titles = [self.data.info.title(int(label)) if label != NO_CLASS else "nothing: NaN" for label in answers]
+        return [f"seen as {title}" for title in titles]
+
+
+def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:
+    """Every threshold with every radius; where a grid was asked for also each alone, and the pixel box alone."""
+    if not thresholds and not radii:
+        return []
+    rows, columns = {threshold, *thresholds}, {radius, *radii}
+    return [Cell(t, r) for t in (*rows, math.inf) for r in (*columns, math.inf)]

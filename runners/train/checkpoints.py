@@ -1,0 +1,126 @@
+"""Checkpoints of a training run: when they are written, what is in them, and going on from one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+from foundations.environment import Environment
+from foundations.hparams import TrainingHparams
+from foundations.run_directory import RunDirectory
+from runners.train.history import History
+from training.checkpoints import Snapshot, Snapshots, Weights, weights_of
+from training.loop import Progress, Totals, Trainer
+from training.random_states import gather_states, restore_states
+
+CLOCK_EVERY = 10  # steps between looks at the clock: processes have to agree on what it says
+
+
+@dataclass
+class Best:
+    """The best weights so far; epoch 0 where there are none."""
+
+    accuracy: float = -1.0
+    epoch: int = 0
+    weights: Weights = field(default_factory=dict)
+
+    def take(self, accuracy: float, epoch: int, weights: Weights) -> None:
+        self.accuracy, self.epoch, self.weights = accuracy, epoch, weights
+
+
+class Resume:
+    """Saves and restores everything that the rest of a run depends on.
+
+    networks   "model", and "average" where there is a moving average
+    """
+
+    networks: dict[str, nn.Module]
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        environment: Environment,
+        training: TrainingHparams,
+        trainer: Trainer,
+        history: History,
+        best: Best,
+    ) -> None:
+        self.environment, self.minutes = environment, training.checkpoint_minutes
+        self.trainer, self.history, self.best = trainer, history, best
+        self.directory = directory
+        self.snapshots = Snapshots(directory / "checkpoints", training.keep_checkpoints)
+        self.saved = time.monotonic()
+
+    def is_due(self, progress: Progress) -> bool:
+        """Whether --checkpoint_minutes have passed; the primary's clock counts."""
+        if not self.minutes or progress.step.iteration % CLOCK_EVERY:
+            return False
+        return self.environment.from_primary(time.monotonic() - self.saved > 60 * self.minutes)
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint. A collective."""
+        trainer = self.trainer
+        random, totals = gather_states(self.environment), self._stacked(progress.totals)
+        self.saved = time.monotonic()
+        if not self.environment.is_primary:
+            return
+        self.directory.check()
+        state = {
+            "iteration": progress.step.iteration,
+            "position": {"epoch": progress.epoch, "batches": progress.totals.batches},
+            "lr": progress.lr,
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "random": random,
+            "totals": totals,
+            "rows": self.history.rows,
+            "timing": self.history.timing,
+            "best": {"accuracy": self.best.accuracy, "epoch": self.best.epoch},
+        }
+        weights = {name: weights_of(network) for name, network in self.networks.items()}
+        if self.best.epoch:
+            weights["best"] = self.best.weights
+        self.snapshots.write(progress.step.iteration, Snapshot(weights, state))
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint that can be read, if there is one."""
+        snapshot, damaged = self.snapshots.newest()
+        for path in damaged:
+            self.environment.say(f"left out: the checkpoint {path.name} cannot be read")
+        if snapshot is None:
+            return
+        state, trainer = snapshot.state, self.trainer
+        for name, network in self.networks.items():
+            network.load_state_dict(snapshot.weights[name])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        trainer.iteration = state["iteration"]
+        trainer.totals = self._unstacked(state["totals"])
+        self.history.rows, self.history.timing = state["rows"], state["timing"]
+        self.best.take(state["best"]["accuracy"], state["best"]["epoch"], snapshot.weights.get("best", {}))
+        restore_states(state["random"], self.environment)
+        self.environment.say(f"going on from step {trainer.iteration} of {trainer.schedule.total.iteration}")
+
+    def _stacked(self, totals: Totals) -> dict[str, Any]:
+        """The sums of every process, [W, 2, n]."""
+        names = sorted(totals.sums)
+        values = [[float(totals.sums[name]) for name in names], [totals.seen[name] for name in names]]
+        rows = self.environment.stack(numpy.array(values, numpy.float64))
+        return {"names": names, "rows": torch.from_numpy(rows), "batches": totals.batches}
+
+    def _unstacked(self, stored: dict[str, Any]) -> Totals:
+        """This process's sums; where their number has changed, the first takes them all."""
+        rows, device = stored["rows"], self.environment.device
+        if len(rows) != self.environment.world_size:
+            rows = torch.cat([rows.sum(0, keepdim=True), rows.new_zeros(self.environment.world_size, *rows.shape[1:])])
+        sums, seen = rows[self.environment.rank]
+        return Totals(
+            {name: value.float().to(device) for name, value in zip(stored["names"], sums, strict=True)},
+            dict(zip(stored["names"], seen.tolist(), strict=True)),
+            stored["batches"],
+        )

@@ -1,0 +1,85 @@
+"""Defaults of training by model and kind of data set. Torch-free.
+
+What comes later counts: a model's own defaults (models/registry.py), these entries in their order, a data set's own
+(datasets/registry.py), and those of fine-tuning.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+from datasets.registry import DATASETS, DatasetInfo, dataset_info
+from foundations.hparams import DatasetHparams
+from models.registry import canonical_name, model_defaults
+
+# (model, kind of images) -> defaults
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    # Without momentum: with it the rate is ten times as high in effect, and adversarial training collapses.
+    # Small batches: the rate can hardly be higher, and with 31 steps an epoch adversarial training ends half-way.
+    ("lenet", "*"): {"lr": 0.1, "momentum": 0.0, "batch_size": 32, "training_steps": "40ep"},
+    ("*", "small_colour"): {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "lr_schedule": "milestones",
+        "milestone_steps": "80ep,120ep",
+        "training_steps": "160ep",
+        "random_crop": 4,
+        "random_flip": True,
+    },
+    ("*", "large_colour"): {
+        "lr": 0.1,
+        "lr_per": 256,
+        "batch_size": 256,
+        "weight_decay": 1e-4,
+        "warmup_steps": "5ep",
+        "training_steps": "90ep",
+        "random_flip": True,
+    },
+    ("lenet", "small_colour"): {"momentum": 0.0},
+    # Adversaries of full size from the start leave it at chance.
+    ("conv", "small_colour"): {"lr": 0.02, "adv_train_growth_epochs": 10},
+}
+
+FINE_TUNING: dict[str, Any] = {
+    "lr": 0.01,
+    "lr_per": 0,
+    "lr_schedule": "cosine",
+    "milestone_steps": "",
+    "warmup_steps": "0it",
+    "training_steps": "10ep",
+}
+
+
+def kind_of(info: DatasetInfo) -> str:
+    """grey, small_colour (sides up to 64) or large_colour."""
+    if info.shape[0] == 1:
+        return "grey"
+    return "small_colour" if max(info.shape[1:]) <= 64 else "large_colour"
+
+
+def recipe(model_name: str, info: DatasetInfo) -> dict[str, Any]:
+    """Defaults of training a model, by its canonical name, on a data set."""
+    defaults: dict[str, Any] = {}
+    for (models, kinds), entry in RECIPES.items():
+        if fnmatch(model_name, models) and fnmatch(kind_of(info), kinds):
+            defaults |= entry
+    return defaults
+
+
+def named_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Flags whose default depends on others: on the data set, the size of its images, the model, and where its weights
+    come from."""
+    model_name, model_type = values.get("model_name", ""), values.get("model_type") or "scratch"
+    defaults: dict[str, Any] = {}
+    if model_name and model_type == "scratch":
+        defaults |= model_defaults(model_name, DATASETS)
+    if values.get("dataset_name"):
+        info = dataset_info(DatasetHparams.of(values))
+        if model_name:
+            # Other people's architectures follow what holds for any on such images.
+            architecture = canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type
+            defaults |= recipe(architecture, info)
+        defaults |= info.defaults
+    return defaults if model_type == "scratch" else defaults | FINE_TUNING

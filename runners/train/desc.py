@@ -1,0 +1,137 @@
+"""train: a model, and what stands for one: published weights, or the directory of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from foundations.desc import Desc, StoredRun, builds_on
+from foundations.environment import resolve_root
+from foundations.errors import UsageError
+from foundations.hparam_fields import Hparams, in_range, setting
+from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, TrainingHparams
+from models.sources import label
+from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
+from runners.compute_threat.desc import ThreatDesc
+from runners.train.defaults import named_defaults
+
+# What is added to plain training by a switch.
+ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train")
+
+
+@dataclass(frozen=True)
+class TrainArgs(Hparams):
+    """Other anchors for training than for evaluation."""
+
+    heading: ClassVar[str] = "Anchors of training"
+
+    train_threat_replicate: int = setting(
+        0,
+        "The repetition of compute_threat that training used, where evaluation uses another (0: the same).",
+        check=in_range(0),
+    )
+
+
+def _trains_under_threat(desc: TrainDesc) -> bool:
+    return desc.augmentation.N_aug or desc.training.N_adv_train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDesc(Desc):
+    """A trained model; it builds on anchors only where its training measures the PD threat."""
+
+    runner = "train"
+    purpose = "train a model"
+    runner_class = "runners.train.runner:Train"
+    replicate_flag = "train_replicate"
+    more_flags = (TrainArgs,)
+
+    dataset: DatasetHparams
+    model: ModelHparams
+    augmentation: AugmentationHparams
+    training: TrainingHparams
+    anchors: ThreatDesc = builds_on(_trains_under_threat)
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> TrainDesc:
+        """As for every description; class weights and the replicate of the anchors are those of training."""
+        replicate = values.get("train_threat_replicate") or values.get("threat_replicate", 1)
+        weighted = values.get("N_adv_train") and values.get("N_train_weighted")
+        if weighted and not values.get("class_weights"):
+            raise UsageError(needs_weights("N_train_weighted"))
+        weights = values["class_weights"] if weighted else ""
+        # What test calls finetuned is what training goes on from.
+        kind = {"finetuned": "pretrained"}.get(values.get("model_type", "scratch"), values.get("model_type", "scratch"))
+        more = {"class_weights": weights, "threat_replicate": replicate, "model_type": kind}
+        return super().from_flags({**values, **more})
+
+    def __post_init__(self) -> None:
+        check_dataset(self.dataset)
+        object.__setattr__(self, "model", resolved_model(self.model, self.dataset))
+        if self.training.N_adv_train and self.training.N_train_segmented:
+            check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
+
+    @property
+    def variant(self) -> str:
+        """The objectives that are on, as in 'N_aug+adv_train'; 'standard' when none is."""
+        switches = {
+            "N_aug": self.augmentation.N_aug,
+            "mixup": self.augmentation.mixup,
+            "adv_train": self.training.adv_train,
+            "N_adv_train": self.training.N_adv_train,
+            "cutmix": self.augmentation.cutmix,
+            "trades": self.training.has_adversary and self.training.adv_loss == "trades",
+            "awp": self.training.has_adversary and self.training.awp,
+        }
+        return "+".join(name for name, on in switches.items() if on) or "standard"
+
+    @property
+    def name(self) -> str:
+        finetuned = "_finetuned" if self.model.model_type == "pretrained" else ""
+        return f"{label(self.model)}{finetuned}_{self.variant}"
+
+    @classmethod
+    def summarize(cls, result: dict[str, Any]) -> str:
+        """Length and accuracy."""
+        return f"trained {result['steps']} steps; test accuracy {result['final']['test_accuracy']:.4f}"
+
+    @classmethod
+    def headline(cls, result: dict[str, Any]) -> dict[str, str]:
+        return {"test accuracy": f"{result['final']['test_accuracy']:.4f}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedDesc(Desc):
+    """Published weights as they are; no run of ours made them."""
+
+    runner = "pretrained"
+
+    dataset: DatasetHparams
+    model: ModelHparams
+
+    def __post_init__(self) -> None:
+        check_dataset(self.dataset)
+        object.__setattr__(self, "model", resolved_model(self.model, self.dataset))
+
+    @property
+    def name(self) -> str:
+        return f"{label(self.model)}_pretrained"
+
+    def hashed(self) -> dict[str, Any]:
+        return {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
+
+
+def stored_model(train_dir: str, root_dir: str) -> StoredRun:
+    """The train run in a directory, as given or below the root."""
+    return StoredRun.read(Path(train_dir), resolve_root(root_dir), "train")
+
+
+def trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:
+    """The training run of another architecture: with the flags given, and its own defaults where none was given."""
+    plain = {f.name: f.default for group in (TrainingHparams, AugmentationHparams) for f in dataclasses.fields(group)}
+    named = plain | named_defaults(values)
+    others = plain | named_defaults({**values, "model_name": model_name, "model_type": "scratch"})
+    own = {flag: others[flag] for flag in plain if values.get(flag, named[flag]) == named[flag]}
+    return TrainDesc.from_flags({**values, **own, "model_name": model_name})

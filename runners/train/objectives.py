@@ -1,0 +1,137 @@
+"""From the flags of training to its objective, its augmentation, and what validation measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from datasets.base import Examples
+from datasets.registry import DatasetInfo
+from foundations.hparams import AugmentationHparams, TrainingHparams
+from runners.train.desc import TrainDesc
+from testing.shards import Shard, count_correct
+from threat_specification import L2, Linf, ProjectedDisplacement
+from training.adversaries import PGD, Growth, NonisotropicAugmentation
+from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip
+from training.batch import Batch, Movement, Transform
+from training.mixing import CutMix, Mixup, OneOf
+from training.objectives import Averaged, Clean, Combine, Moment, Parts, Trades, clean
+from training.starts import STARTS, RandomStarts
+
+ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
+    "ce": lambda training: Averaged(training.adv_clean_weight),
+    "trades": lambda training: Trades(training.trades_beta),
+}
+
+
+def adversaries_from(
+    training: TrainingHparams, train: Examples, info: DatasetInfo, threat: ProjectedDisplacement | None, seed: int
+) -> list[PGD]:
+    """The adversaries that are on; threat: the form of PD that the nonisotropic one uses."""
+    adversaries = []
+    if training.adv_train:
+        adversaries.append(_in_ball(training, math.prod(info.shape), seed))
+    if training.N_adv_train:
+        assert threat is not None
+        radius, steps = training.N_adv_train_radius, training.N_adv_train_attack_iter
+        threshold, loss = training.N_adv_train_threshold, training.adv_loss
+        made = PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss)
+        adversaries.append(
+            replace(
+                made,
+                reach=training.N_adv_train_step,
+                schedule=training.N_adv_train_step_schedule,
+                momentum=training.N_adv_train_momentum,
+            )
+        )
+    starts = STARTS[training.adv_start](len(adversaries), len(train), info.shape, train.labels.device)
+    growth = Growth(training.adv_train_start_epoch, training.adv_train_growth_epochs)
+    return [replace(each, starts=start, growth=growth) for each, start in zip(adversaries, starts, strict=True)]
+
+
+def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
+    """PGD in an isotropic ball and the pixel box."""
+    steps, loss = training.adv_train_attack_iter, training.adv_loss
+    if training.adv_train_attack_norm == "Linf":
+        power = training.adv_train_attack_power_Linf
+        return PGD("adv", Linf(), power, power, power, steps, seed, loss)
+    power = training.adv_train_attack_power_L2
+    return PGD("adv", L2(), power, math.inf, power / math.sqrt(num_pixels), steps, seed, loss)
+
+
+def objective_from(
+    desc: TrainDesc, num_classes: int, adversaries: Sequence[PGD], threat: ProjectedDisplacement | None, seed: int
+) -> Parts:
+    """All that is switched on, in one objective; threat: the plain form of PD, for the augmentation."""
+    training, augmentation = desc.training, desc.augmentation
+    options: dict[str, Any] = {}
+    if augmentation.N_aug:
+        assert threat is not None
+        options["additions"] = NonisotropicAugmentation(
+            threat,
+            augmentation.N_aug_threshold,
+            augmentation.augmentation_frequency,
+            augmentation.gaussian_aug_mean,
+            augmentation.gaussian_aug_std,
+            seed + 2,
+        )
+    return Parts(
+        clean=_clean(augmentation, num_classes, seed),
+        adversaries=adversaries,
+        combine=ADVERSARIAL_LOSSES[training.adv_loss](training),
+        adversaries_from=training.adv_train_start_epoch,
+        label_smoothing=training.label_smoothing,
+        **options,
+    )
+
+
+def _clean(augmentation: AugmentationHparams, num_classes: int, seed: int) -> Clean:
+    """The batch as it is, or mixed."""
+    mixing: list[Clean] = []
+    if augmentation.mixup:
+        mixing.append(Mixup(augmentation.mixup_alpha, num_classes, seed + 3))
+    if augmentation.cutmix:
+        mixing.append(CutMix(augmentation.cutmix_alpha, num_classes, seed + 4))
+    if not mixing:
+        return clean
+    return mixing[0] if len(mixing) == 1 else OneOf(mixing, seed + 5)
+
+
+def moves_from(augmentation: AugmentationHparams, seed: int) -> Movement:
+    """Crop and flip, as far as they are on."""
+    movements: list[Movement] = []
+    if augmentation.random_crop:
+        movements.append(RandomCrop(augmentation.random_crop, seed))
+    if augmentation.random_flip:
+        movements.append(RandomFlip(seed + 1))
+    return Movements(movements)
+
+
+def erasure_from(augmentation: AugmentationHparams, seed: int) -> Transform:
+    """Cutout, if it is on."""
+    return Chain([Cutout(augmentation.cutout, seed + 2)] if augmentation.cutout else [])
+
+
+@dataclass
+class RobustValidation:
+    """Right without an attack, and right under each adversary of training too (where there is one), at full size."""
+
+    model: nn.Module
+    adversaries: Sequence[PGD]
+    columns: ClassVar[dict[str, str | tuple[str, int]]] = {"validation_correct": "bool", "robust_correct": "bool"}
+    pictures = ()
+
+    def __call__(self, shard: Shard) -> dict[str, Tensor]:
+        right = count_correct(self.model, shard.images, shard.labels)
+        robust = right.clone()
+        for adversary in (replace(each, starts=RandomStarts(), growth=Growth()) for each in self.adversaries):
+            batch: Any = shard  # all that an adversary asks of the source of a batch
+            with torch.enable_grad():
+                perturbed = adversary(self.model, Batch(batch), Moment(0, 0)).images
+            robust &= count_correct(self.model, perturbed, shard.labels)
+        return {"validation_correct": right, "robust_correct": robust}

@@ -1,0 +1,278 @@
+"""train: train a model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from datasets.loader import ShuffledBatches
+from datasets.sampling import complement, held_out
+from foundations.desc import derive_seed
+from foundations.errors import RunError, UsageError
+from foundations.files import write_bytes
+from foundations.modes import evaluation_mode
+from foundations.step import Step
+from runners.base import Runner
+from runners.inputs import read_data, read_initial_model, read_threat, watched
+from runners.plots import Column, write_strip
+from runners.train.checkpoints import Best, Resume
+from runners.train.history import History
+from runners.train.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
+from testing.evaluations import CleanEvaluation
+from testing.shards import Evaluation, evaluate_in_shards
+from threat_specification import ProjectedDisplacement
+from training.adversaries import NonisotropicAugmentation
+from training.batch import Batch
+from training.checkpoints import weights_of
+from training.loop import Progress, Trainer, every_epoch
+from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
+from training.random_states import seed_everything
+from training.schedule import Schedule
+from training.starts import LastPerturbations
+from training.weight_perturbation import AdversarialWeights, as_they_are
+
+TEST_SHARD = 500  # images scored together during training
+SHOWN = 6  # images of augmentation.png
+
+
+class Train(Runner):
+    """Writes model.safetensors, metrics.jsonl (an epoch a line), timing.jsonl, curves.png and checkpoints/.
+
+    An interrupted run goes on from its newest checkpoint, to the same bits.
+    """
+
+    def prepare(self) -> None:
+        training, environment = self.desc.training, self.environment
+        self._refuse_what_cannot_be_done()
+        self.data = read_data(self.desc, environment)
+        self.train_rows, self.validation_rows = self._split()
+        self.batches = ShuffledBatches(
+            self.data.train.to(environment.device),
+            min(training.batch_size, len(self.train_rows)),
+            self._seed("order"),
+            environment.rank,
+            environment.world_size,
+            self.train_rows if len(self.validation_rows) else None,
+            environment.num_workers,
+        )
+        self.test = self.data.test.to(environment.device)
+        self.adversaries = adversaries_from(
+            training, self.batches.split, self.data.info, self._threat_of_adversary(), self._seed("objective")
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed("weights"))
+            self.network: nn.Module = read_initial_model(self.desc, environment, self.data.info)
+        self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
+        self.evaluated = self.network if self.average is None else self.average.module
+        self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
+        self.best = Best()
+
+    def run(self) -> dict[str, Any]:
+        trainer, history = self._trainer(), self.history
+        self.trainer = trainer
+        self.resume = Resume(self.directory, self.environment, self.desc.training, trainer, history, self.best)
+        self.resume.networks = {"model": self.network} | ({"average": self.average} if self.average else {})
+        self.last = {each.name: each.starts for each in self.adversaries if isinstance(each.starts, LastPerturbations)}
+        self.resume.networks |= {f"last_{name}": perturbations for name, perturbations in self.last.items()}
+        seed_everything(self._seed("global"))
+        self.resume.restore()
+        self._tell_if_adversaries_come_too_late()
+        self._show_augmentation()
+        history.start(trainer.iteration, trainer.schedule.total.iteration, trainer.iteration % len(self.batches))
+        with self.environment.stop.deferred():
+            trainer.run()
+        history.finish()
+        return self._result()
+
+    def _show_augmentation(self) -> None:
+        """augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.
+
+        Whether those still show their class is for people to judge.
+        """
+        trainer, augment = self.trainer, self.trainer.objective.additions
+        if not isinstance(augment, NonisotropicAugmentation) or not self.environment.is_primary:
+            return
+        source = next(iter(self.batches.epoch(0)))
+        batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.erase)
+        names = [self.data.info.title(int(label)) for label in batch.labels]
+        parts = augment.parts(batch, 0)
+        titles = ("as trained on", "another image,\nprojected", "noise,\nprojected")
+        pictures = [batch.images, *(part.images for part in parts)]
+        columns = [Column(title, images.cpu(), names) for title, images in zip(titles, pictures, strict=True)]
+        write_strip(self.directory / "augmentation.png", columns)
+
+    def _tell_if_adversaries_come_too_late(self) -> None:
+        training = self.desc.training
+        whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
+        epochs = math.ceil(self.trainer.schedule.total.iteration / len(self.batches))
+        if training.has_adversary and whole > epochs > 0:
+            self.environment.say(
+                f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
+                "lower --adv_train_start_epoch or --adv_train_growth_epochs"
+            )
+
+    def _refuse_what_cannot_be_done(self) -> None:
+        training, environment = self.desc.training, self.environment
+        if training.batch_size < environment.world_size:
+            raise UsageError(
+                f"--batch_size: expected at least one example for each of {environment.world_size} processes, "
+                f"got {training.batch_size}"
+            )
+        if training.precision == "fp16" and environment.device.type != "cuda":
+            raise UsageError("--precision=fp16: expected a GPU; use --precision=bf16 here")
+        if self.desc.needed_runs() and self.desc.anchors.threat.shard_anchors and environment.world_size > 1:
+            raise UsageError("--shard_anchors: processes train on different examples; only test can share anchors out")
+
+    def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows to train on, and rows held out; the same ones for every replicate."""
+        labels = self.data.train.labels
+        rows = held_out(labels, self.desc.training.validation_fraction, self.desc.seed)
+        return complement(rows, len(labels)), rows
+
+    def _threat_of_adversary(self) -> ProjectedDisplacement | None:
+        """The form of PD that the nonisotropic adversary uses."""
+        training = self.desc.training
+        if not training.N_adv_train:
+            return None
+        form: dict[str, Any] = {"weighted": training.N_train_weighted, "segmented": training.N_train_segmented}
+        form["projection"] = training.N_adv_train_projection
+        if training.N_train_segmented:
+            form |= {"mask_source": training.N_train_mask_source, "background": training.N_train_background}
+        return read_threat(self.desc.anchors, self.environment, **form)
+
+    def _trainer(self) -> Trainer:
+        training, augmentation, seed = self.desc.training, self.desc.augmentation, self._seed("augmentation")
+        projection = augmentation.N_aug_projection
+        plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
+        num_classes = self.data.info.num_classes
+        passes = Passes(self.network, training.precision, training.channels_last)
+        return Trainer(
+            model=self._distributed(watched(passes, self.environment)),
+            optimizer=make_optimizer(
+                training.optimizer,
+                self.network.parameters(),
+                lr=training.peak_lr,
+                weight_decay=training.weight_decay,
+                momentum=training.momentum,
+                nesterov=training.nesterov,
+            ),
+            batches=self.batches,
+            objective=objective_from(self.desc, num_classes, self.adversaries, plain, self._seed("objective")),
+            schedule=self._schedule(),
+            peak_lr=training.peak_lr,
+            world_size=self.environment.world_size,
+            accumulation=training.accumulation,
+            move=moves_from(augmentation, seed),
+            erase=erasure_from(augmentation, seed),
+            perturbation=AdversarialWeights(training.awp_gamma) if training.awp else as_they_are,
+            clip_grad=training.clip_grad,
+            scaler=torch.amp.GradScaler("cuda", enabled=training.precision == "fp16"),
+            notice=self.environment.say,
+            callbacks=(self._after_step, self.history.show, every_epoch(self._record), self._checkpoint),
+        )
+
+    def _seed(self, purpose: str) -> int:
+        return derive_seed(self.desc.seed, self.desc.replicate, purpose)
+
+    def _schedule(self) -> Schedule:
+        training, epoch = self.desc.training, len(self.batches)
+        drops = tuple(Step.parse(text, epoch) for text in training.milestone_steps.split(",") if text)
+        return Schedule(
+            total=Step.parse(training.training_steps, epoch),
+            warmup=Step.parse(training.warmup_steps, epoch),
+            milestones=drops,
+            gamma=training.gamma,
+            shape=training.lr_schedule,
+        )
+
+    def _distributed(self, model: Passes) -> nn.Module:
+        if self.desc.training.compile:
+            model.network.compile()
+        return model if self.environment.world_size == 1 else distributed(model, self.environment.device)
+
+    def _after_step(self, progress: Progress) -> None:
+        """One set of statistics for all processes, the moving average, and where adversaries ended."""
+        if self.environment.world_size > 1:
+            broadcast_buffers(self.network)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        for perturbations in self.last.values():
+            perturbations.commit()
+
+    def _record(self, progress: Progress) -> None:
+        """The epoch that ended: its means, accuracies, and whether it is the best so far."""
+        means = self.history.epoch_means(progress.totals)
+        self._stop_unless_finite("loss", progress, means["train_loss"])
+        evaluated = {"test_accuracy": self._test_accuracy(), **self._validation()}
+        self.history.record(progress, means, evaluated)
+        accuracy = evaluated.get("validation_robust_accuracy", evaluated.get("validation_accuracy", 0.0))
+        if self.desc.training.select == "best" and accuracy > self.best.accuracy:
+            self.best.take(accuracy, len(self.history.rows), weights_of(self.evaluated))
+
+    def _evaluate(self, split: Any, rows: torch.Tensor, evaluation: Evaluation) -> dict[str, float]:
+        """Means of what an evaluation says of some rows of a split."""
+        with evaluation_mode(self.evaluated):
+            arrays = evaluate_in_shards(
+                split.pixels,
+                split.labels,
+                rows.to(self.environment.device),
+                TEST_SHARD,
+                [evaluation],
+                self.environment,
+                show=False,
+            )
+        return {name: float(values.mean()) for name, values in arrays.items()}
+
+    def _test_accuracy(self) -> float:
+        evaluation = CleanEvaluation(self.evaluated)
+        return self._evaluate(self.test, torch.arange(len(self.test)), evaluation)["standard_correct"]
+
+    def _validation(self) -> dict[str, float]:
+        if not len(self.validation_rows):
+            return {}
+        evaluation = RobustValidation(self.evaluated, self.adversaries)
+        means = self._evaluate(self.batches.split, self.validation_rows, evaluation)
+        robust = {"validation_robust_accuracy": means["robust_correct"]} if self.adversaries else {}
+        return {"validation_accuracy": means["validation_correct"], **robust}
+
+    def _checkpoint(self, progress: Progress) -> None:
+        """At the end of every epoch, and between them when the time is up or the process is asked to end; only
+        while all is well."""
+        asked = self.environment.is_asked_to_stop(progress.step.iteration)
+        if not (progress.is_epoch_end or progress.is_end):
+            if not (asked or self.resume.is_due(progress)):
+                return
+            self._stop_unless_finite("loss", progress, self.history.epoch_means(progress.totals)["train_loss"])
+        self._stop_unless_finite("size of the weights", progress, size_of(self.network))
+        for perturbations in self.last.values():
+            perturbations.share()
+        self.resume.save(progress)
+        if asked and not progress.is_end:
+            raise self.environment.stop.interruption()
+
+    def _stop_unless_finite(self, what: str, progress: Progress, value: float) -> None:
+        if not math.isfinite(value):
+            kept = self.resume.snapshots.paths()
+            where = f"; the last good checkpoint is {kept[0].name}" if kept else ""
+            raise RunError(f"the {what} became {value} in epoch {progress.epoch + 1}; try a smaller --lr{where}")
+
+    def _result(self) -> dict[str, Any]:
+        rows, best = self.history.rows, self.best
+        final = {"train_loss": None, **(rows[-1] if rows else {"test_accuracy": self._test_accuracy()})}
+        selected = {}
+        if best.epoch:
+            self.evaluated.load_state_dict(best.weights)
+            selected = {"selected_epoch": best.epoch}
+            final = {**rows[best.epoch - 1], "test_accuracy": self._test_accuracy()}
+        if self.environment.is_primary:
+            write_bytes(self.directory / "model.safetensors", save(weights_of(self.evaluated)))
+        names = [name for name in final if name.endswith(("_loss", "_accuracy"))]
+        return {
+            "steps": self.trainer.iteration,
+            "final": {name: final[name] for name in names},
+            **selected,
+        }

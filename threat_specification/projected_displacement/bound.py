@@ -1,0 +1,110 @@
+"""The Projected Displacement threat at fixed images and labels; `threat.py` defines it.
+
+Shapes: B batch, N anchors, D = C*H*W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from foundations.errors import look_up
+from threat_specification.base import BoundThreat, check_delta, check_threshold, refuse_non_finite
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
+from threat_specification.projected_displacement.directions import UnsafeDirections
+from threat_specification.projected_displacement.masks import BACKGROUNDS
+from threat_specification.projected_displacement.projection import WarmStart, project_exact
+
+ROUGH_DEVIATIONS = 6  # standard deviations of rounding within which an anchor may be the maximum
+
+
+class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
+    """PD at fixed (x, y).
+
+    warm       what the last exact projection found
+    fallbacks  rows that the exact projection left to scaling
+    """
+
+    def __init__(
+        self,
+        examples: Tensor,
+        labels: Tensor,
+        matrix: AnchorMatrix,
+        anchor_labels: Tensor,
+        class_weights: Tensor | None = None,
+        masks: Tensor | None = None,
+        background: str = "frozen",
+        projection: str = "exact",
+    ) -> None:
+        """anchor_labels [N], class_weights [K, K], masks bool [B,1|C,H,W]; background, projection: as of the threat."""
+        super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks)
+        self.background, self.projection = background, projection
+        self.warm: WarmStart | None = None
+        self.fallbacks = 0
+
+    def evaluate(self, delta: Tensor) -> Tensor:
+        """PD of each perturbation, [B] float32; 0 where no anchor counts."""
+        check_delta(delta, self.examples)
+        flat = delta.flatten(1)
+        if self.matrix.has_rough_products and not flat.requires_grad:
+            return self._evaluate_candidates(flat).clamp_min(0)
+        return self.displacements(flat).amax(1).clamp_min(0)
+
+    def _evaluate_candidates(self, flat: Tensor) -> Tensor:
+        """max_j <d, v_j>, [B]: rough products leave a few anchors that can be the maximum; those are done exactly."""
+        flat = flat.float() if self.mask is None else flat * self.mask
+        along, deviation = self.matrix.rough_products(flat, self.centred)
+        refuse_non_finite("delta", along[:, :1])
+        along.mul_(self.inverse).masked_fill_(self.masked, -math.inf)
+        slack = deviation.mul_(self.inverse).mul_(ROUGH_DEVIATIONS)
+        slack[self.near] = math.inf
+        certain = (along - slack).amax(1, keepdim=True).clamp_min(0)
+        which, anchors = (along + slack >= certain).nonzero(as_tuple=True)
+        threat = flat.new_zeros(len(flat))
+        for pair in self._pieces(len(which)):
+            exact = (self.directions(which[pair], anchors[pair]) * flat[which[pair]]).sum(1)
+            threat.scatter_reduce_(0, which[pair], exact, "amax")
+        return threat
+
+    def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The bounds given, or the pixel box; outside the mask as `background` of the threat says."""
+        lower, upper = super().bounds(lower, upper)
+        if self.mask is None:
+            return lower, upper
+        inside = self.mask.view_as(self.examples) > 0
+        return BACKGROUNDS[self.background](lower, upper, inside, self.examples)
+
+    def project(
+        self,
+        delta: Tensor,
+        threshold: float,
+        lower: Tensor | None = None,
+        upper: Tensor | None = None,
+        method: str | None = None,
+    ) -> Tensor:
+        """A point of {PD <= threshold} and the bounds, found by an entry of `PROJECTIONS` (else the threat's own)."""
+        check_delta(delta, self.examples)
+        refuse_non_finite("delta", delta)
+        check_threshold(threshold)
+        return look_up(PROJECTIONS, method or self.projection, "projection")(self, delta, threshold, lower, upper)
+
+    def nearest(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """The nearest point of the set; scaling answers where Newton gave up."""
+        lower, upper = self.bounds(lower, upper)
+        if self.warm is None:
+            self.warm = WarmStart.empty(self)
+        point, unsolved = project_exact(self, delta, threshold, lower, upper, self.warm)
+        if len(unsolved):
+            self.fallbacks += len(unsolved)
+            point[unsolved] = self.scale(delta, threshold, lower, upper)[unsolved]
+        return point
+
+
+PROJECTIONS: dict[str, Callable[..., Tensor]] = {
+    "exact": BoundProjectedDisplacement.nearest,
+    "scale": BoundProjectedDisplacement.scale,
+}

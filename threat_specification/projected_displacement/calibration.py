@@ -1,0 +1,88 @@
+"""Class weights brought to the scale of the plain threat, and a look at what they call harmless."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foundations.errors import UsageError
+from threat_specification.projected_displacement.class_weights import check_class_weights, check_labels_covered
+from threat_specification.projected_displacement.directions import BETA
+from threat_specification.projected_displacement.threat import ProjectedDisplacement
+
+PAIRS = 2000
+BATCH = 128
+
+
+def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tensor, labels: Tensor) -> Tensor:
+    """The weights times one factor, so that PD-W's median equals PD's over pairs of images of different classes.
+
+    threat   the plain PD over the anchors that PD-W will use
+    images   [n,C,H,W] training images, uint8 or floats in [0, 1], labels [n]; the perturbation is another image - x.
+             Pairs are the same at every call: image i with image i + s, for the first steps s that give
+             `PAIRS` pairs
+    """
+    weights = check_class_weights(class_weights).to(labels.device)
+    check_labels_covered(weights, labels, "images")
+    first, second = _pairs_of_classes(labels)
+    if not len(first):
+        raise UsageError("calibration of class weights: expected images of at least two classes, got one class")
+    plain, weighted = [], []
+    for part in torch.arange(len(first)).split(BATCH):
+        x, other, y = _floats(images[first[part]]), _floats(images[second[part]]), labels[first[part]]
+        bound = threat.bind(x, y)
+        along = bound.displacements((other - x).flatten(1)).clamp_min(0)
+        plain.append(along.amax(1))
+        weighted.append((along / weights[y][:, threat.labels]).masked_fill(bound.masked, 0).amax(1))
+    expected, got = torch.cat(plain).median(), torch.cat(weighted).median()
+    if not float(got) > 0:
+        raise UsageError("calibration of class weights: most pairs of images have threat 0; use more anchors or images")
+    return weights * (got / expected)
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of images of different classes, at most about PAIRS pairs, spread over all images."""
+    count = len(labels)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(labels.device)
+    firsts, seconds, found = [], [], 0
+    for step in range(1, count):
+        other = order.roll(-step)
+        differ = labels[order] != labels[other]
+        firsts.append(order[differ])
+        seconds.append(other[differ])
+        found += int(differ.sum())
+        if found >= PAIRS:
+            break
+    if not firsts:
+        return order[:0], order[:0]
+    return torch.cat(firsts)[:PAIRS], torch.cat(seconds)[:PAIRS]
+
+
+def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> int:
+    """How many pairs of anchors (x, d = another class's anchor - x) have threat below 1; the caller warns if any.
+
+    Plain PD gives 2 or more there, so a count above 0 says that weights call some other class's images harmless.
+    Looks at `limit` anchors evenly spread over the set, against all anchors; masks are left out.
+    """
+    if not threat.weighted:
+        return 0
+    threat.prepare()
+    assert threat.class_weights is not None
+    matrix, labels = threat.matrix, threat.labels
+    chosen = torch.linspace(0, len(labels) - 1, min(limit, len(labels)), device=labels.device).round().long()
+    rows = matrix.rows(chosen) - matrix.centre
+    gram = matrix.products(rows).double()  # [M, N]
+    squared = gram[:, chosen].diagonal()
+    below = 0
+    for i, anchor in enumerate(chosen):
+        along = gram - gram[i] - (gram[i, chosen] - squared[i]).view(-1, 1)  # <a_j - x, a_k - x>, [M, N]
+        distance = squared[i] + matrix.squared_norms - 2 * gram[i]
+        counts = (labels != labels[anchor]) & (distance > 0)
+        inverse = 1 / (BETA * distance * threat.class_weights[labels[anchor], labels])
+        value = (along * inverse).masked_fill_(~counts, 0).amax(1)
+        below += int(((value < 1) & (labels[chosen] != labels[anchor])).sum())
+    return below

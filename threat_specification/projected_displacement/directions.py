@@ -1,0 +1,192 @@
+"""The unsafe directions v_j(x) at fixed images and labels, and products with them; `threat.py` defines them.
+
+Shapes: B batch, N anchors, D = C*H*W; R examples and K anchors of each, where some are meant.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from foundations.errors import UsageError
+from threat_specification.base import refuse_non_finite
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
+from threat_specification.projected_displacement.buffers import Buffers
+
+BETA = 0.5
+SAME_IMAGE = 1e-6  # an anchor of another class nearer than this leaves no direction
+
+# ||a||^2 - 2<a,x> + ||x||^2 loses digits in proportion to 1 / r, r = ||a - x||^2 / (||a||^2 + ||x||^2), and
+# <d, a> - <d, x> to 1 / sqrt(r). Below these values of r the difference a - x is formed instead:
+NEAR_DISTANCE = 0.3  # for the distance, once
+NEAR = 0.1  # for displacements, every time
+PIECE_BYTES = 1 << 26  # differences held at once; near pairs are kept between calls if they take no more
+
+
+class UnsafeDirections:
+    """v_j(x) for every anchor of another class.
+
+    inverse  [B, N] 1 / (beta w ||u_j||^2); 0 where masked
+    masked   [B, N] True where an anchor does not count: it has the label of the example, or no direction
+    mask     [B, D] float 0/1 of the segmented form, else None
+    weights  [B, N] w of the weighted form, else None
+    """
+
+    def __init__(
+        self,
+        examples: Tensor,
+        labels: Tensor,
+        matrix: AnchorMatrix,
+        anchor_labels: Tensor,
+        class_weights: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> None:
+        self.examples, self.matrix = examples, matrix
+        self.mask = None if masks is None else masks.expand_as(examples).flatten(1).float()
+        self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)
+        self.weights = None if class_weights is None else class_weights[labels][:, anchor_labels]
+        self.centred = examples.flatten(1) - self.matrix.centre
+        squared, scale = self._expanded_distances()
+        self._recompute(squared, (squared < NEAR_DISTANCE * scale) & ~self.masked)
+        near = (squared < NEAR * scale) & ~self.masked
+        self._refuse_equal_anchors(squared, anchor_labels)
+        self.masked |= squared < SAME_IMAGE**2
+        self.near = (near & ~self.masked).nonzero(as_tuple=True)
+        self.near_rows = self._differences(*self.near) if self._fits_piece(len(self.near[0])) else None
+        weighted = squared if self.weights is None else squared * self.weights
+        self.inverse = (1 / (BETA * weighted)).float().masked_fill_(self.masked, 0)
+
+    def _expanded_distances(self) -> tuple[Tensor, Tensor]:
+        """||u_j||^2 and the size of what cancels in it, [B, N] float64, from products alone."""
+        if self.mask is None:
+            of_anchors = self.matrix.squared_norms.view(1, -1)
+            inside = self.centred
+        else:
+            of_anchors = self.matrix.square_products(self.mask).double()
+            inside = self.centred * self.mask
+        scale = of_anchors + inside.square().sum(1, dtype=torch.float64).view(-1, 1)
+        return scale - 2 * self.matrix.products(inside).double(), scale
+
+    def _recompute(self, squared: Tensor, near: Tensor) -> None:
+        """Replace squared distances of near pairs by those of the raw images. Empty masks have none, and 0 already."""
+        which, anchors = near.nonzero(as_tuple=True)
+        for pair in self._pieces(len(which)):
+            rows = self._differences(which[pair], anchors[pair])
+            squared[which[pair], anchors[pair]] = rows.square_().sum(1, dtype=torch.float64)
+
+    def _refuse_equal_anchors(self, squared: Tensor, anchor_labels: Tensor) -> None:
+        which, anchors = ((squared < SAME_IMAGE**2) & ~self.masked).nonzero(as_tuple=True)
+        if self.mask is not None and len(which):
+            visible = self.mask.any(1)[which]
+            which, anchors = which[visible], anchors[visible]
+            pieces = [self._raw(which[pair], anchors[pair]).norm(dim=1) for pair in self._pieces(len(which))]
+            equal = torch.cat(pieces) < SAME_IMAGE if pieces else visible[visible]
+            which, anchors = which[equal], anchors[equal]
+        if len(which):
+            example, anchor = int(which[0]), int(anchors[0])
+            raise UsageError(
+                f"example {example} equals anchor {anchor}, which has another label ({int(anchor_labels[anchor])})"
+                ": it has no direction towards it; leave one of the two out"
+            )
+
+    def _fits_piece(self, pairs: int) -> bool:
+        return 4 * pairs * self.matrix.shape[1] <= PIECE_BYTES
+
+    def _pieces(self, pairs: int) -> list[slice]:
+        """Slices of a list of pairs, each small enough for its differences to be held."""
+        step = max(1, PIECE_BYTES // (4 * self.matrix.shape[1]))
+        return [slice(start, min(start + step, pairs)) for start in range(0, pairs, step)]
+
+    def _raw(self, which: Tensor, anchors: Tensor) -> Tensor:
+        return self.matrix.rows(anchors).sub_(self.examples.flatten(1)[which])
+
+    def _differences(self, which: Tensor, anchors: Tensor) -> Tensor:
+        """u_j for pairs of an example and an anchor, [P, D], from the uncentred images."""
+        raw = self._raw(which, anchors)
+        return raw if self.mask is None else raw.mul_(self.mask[which])
+
+    def directions(self, which: Tensor, anchors: Tensor) -> Tensor:
+        """v_j(x), [P, D], for P pairs of an example's and an anchor's number; 0 where masked."""
+        return self._differences(which, anchors) * self.inverse[which, anchors].view(-1, 1)
+
+    def working_rows(self, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
+        """v_j(x) for K anchors [R, K] of each of R examples, [R, K, D], and ||v_j||, [R, K] float64; 0 where masked.
+
+        With buffers, the first lives until they are used again.
+        """
+        rows = self.matrix.rows(anchors.reshape(-1), buffers).view(*anchors.shape, self.matrix.shape[1])
+        rows.sub_(self.examples.flatten(1)[numbers].unsqueeze(1))
+        if self.mask is not None:
+            rows.mul_(self.mask[numbers].unsqueeze(1))
+        inverse = self.inverse[numbers].gather(1, anchors)
+        scale = inverse if self.weights is None else inverse / self.weights[numbers].gather(1, anchors)
+        return rows.mul_(inverse.unsqueeze(2)), (scale.double() / BETA).sqrt()
+
+    def displacements(self, flat: Tensor, rows: Tensor | None = None) -> Tensor:
+        """<d, v_j(x)> for every anchor, [B, N], of perturbations [B, D]; -inf where masked.
+
+        With `rows` (distinct numbers of R examples), flat is [R, D] and belongs to those alone; the answer is [R, N].
+        NaN or infinity in flat raises.
+        """
+        if rows is None:
+            mask, centred, inverse, masked = self.mask, self.centred, self.inverse, self.masked
+        else:
+            mask = None if self.mask is None else self.mask[rows]
+            centred, inverse, masked = self.centred[rows], self.inverse[rows], self.masked[rows]
+        flat = flat.float() if mask is None else flat * mask
+        along = self.matrix.products(flat, centred)
+        refuse_non_finite("delta", along[:, :1])  # what is not finite in d is not finite for any anchor
+        if len(self.near[0]):
+            self._correct_near(along, flat, rows)
+        return along.mul_(inverse).masked_fill_(masked, -math.inf)
+
+    def _correct_near(self, along: Tensor, flat: Tensor, rows: Tensor | None) -> None:
+        """<d, u_j> of near pairs from the difference itself."""
+        which, anchors = self.near
+        place = which
+        if rows is not None:
+            where = torch.full((len(self.examples),), -1, device=flat.device)
+            where[rows] = torch.arange(len(rows), device=flat.device)
+            place = where[which]
+        for pair in self._pieces(len(which)):
+            wanted = (place[pair] >= 0).nonzero().flatten() + pair.start
+            differences = (
+                self._differences(which[wanted], anchors[wanted]) if self.near_rows is None else self.near_rows[wanted]
+            )
+            along[place[wanted], anchors[wanted]] = (differences * flat[place[wanted]]).sum(1)
+
+    @property
+    def has_gram(self) -> bool:
+        """Whether <v_i, v_j> follows from products that do not depend on the examples."""
+        return self.mask is None and self.matrix.has_gram
+
+    @cached_property
+    def origins(self) -> Tensor:
+        """<x, a_j>, both centred, [B, N]."""
+        return self.matrix.products(self.centred)
+
+    @cached_property
+    def squared_lengths(self) -> Tensor:
+        """<x, x>, centred, [B]."""
+        return self.centred.square().sum(1)
+
+    def curvature(self, numbers: Tensor, anchors: Tensor) -> Tensor:
+        """<v_i, v_j> of K anchors [R, K] of each of R examples, [R, K, K], from the Gram matrix; 0 where masked.
+
+        Symmetric to the last bit, as a factorisation that reads one triangle needs.
+        """
+        gram, which = self.matrix.gram, numbers.unsqueeze(1)
+        origins, inverse = self.origins[which, anchors], self.inverse[which, anchors]
+        places = anchors.unsqueeze(2) * len(gram) + anchors.unsqueeze(1)
+        # Several times as fast as indexing with two tensors.
+        products = gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
+        products.sub_(origins.unsqueeze(2) + origins.unsqueeze(1)).add_(self.squared_lengths[which].unsqueeze(2))
+        return products.mul_(inverse.unsqueeze(2) * inverse.unsqueeze(1))
+
+    def inscribed_radius(self) -> Tensor:
+        """Radius of the largest l2 ball inside {PD <= 1}: min_j beta w ||u_j|| = min_j 1 / ||v_j||, [B]; else inf."""
+        squared = BETA / self.inverse if self.weights is None else BETA * self.weights / self.inverse
+        return squared.masked_fill(self.masked, math.inf).amin(1).sqrt()

@@ -1,0 +1,291 @@
+"""Euclidean projection onto {PD <= threshold} and per-pixel bounds, exact and batched.
+
+Shapes: B batch, N anchors, D = C*H*W; R examples still being worked on, K anchors in their working set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from threat_specification.projected_displacement.buffers import Buffers
+from threat_specification.projected_displacement.directions import UnsafeDirections
+from threat_specification.projected_displacement.dual_newton import (
+    ACCEPT,
+    MARGIN,
+    NOISE,
+    Work,
+    curvature,
+    inner,
+    is_converged,
+    is_vanished,
+    newton_step,
+    residual_of,
+    ridge,
+    settle,
+)
+from threat_specification.projected_displacement.halfspaces import halfspace_multipliers
+
+SETTLED = 8 * MARGIN  # by how much settling may move a point before all anchors are looked at again
+ROUNDS = 200  # Newton steps before giving up; the hardest case seen takes about 30
+SLACK = 1.0  # times the residual: how far inside its half-space a point is that an anchor may be forgotten
+CHUNK = 8 << 20  # bytes of rows worked on at a time: larger blocks leave the cache
+FIRST = 4  # anchors in the first working set
+
+
+@dataclass
+class WarmStart:
+    """What the last projection of a bound threat found; a guess for the next, never trusted.
+
+    anchors      [B, K] int64 working sets            multipliers  [B, K] float64, 0 where the anchor does not bind
+    longest      [B] float32 the largest |v|; sizes the float32 error of displacements
+    buffers      for the rows of the working sets
+    """
+
+    longest: Tensor
+    anchors: Tensor
+    multipliers: Tensor
+    buffers: Buffers
+
+    @classmethod
+    def empty(cls, bound: UnsafeDirections) -> WarmStart:
+        """Nothing known."""
+        none = torch.zeros(len(bound.examples), 0, device=bound.examples.device)
+        return cls(1 / bound.inscribed_radius(), none.long(), none.double(), Buffers())
+
+
+def project_exact(
+    bound: UnsafeDirections,
+    delta: Tensor,
+    threshold: float,
+    lower: Tensor,
+    upper: Tensor,
+    warm: WarmStart,
+) -> tuple[Tensor, Tensor]:
+    """argmin_p ||p - delta||^2  subject to  <p, v_j> <= threshold for all anchors j,  lower <= p <= upper.
+
+    Semismooth Newton on the dual of the anchors' constraints alone, the bounds being solved in closed form:
+
+        p(l) = clip(delta - sum_j l_j v_j, lower, upper),      gradient of the dual  V p(l) - threshold,
+        curvature  V diag(lower < p < upper) V^T,              l >= 0 by a small NNLS problem for each step,
+
+    on a working set of the anchors that bind or are violated most (Qi and Sun 1993; Li, Sun and Toh 2018 for
+    the same structure). Each round costs one B x D x N product and O(B K^2 D). The answer is checked in float64
+    and shrunk by a hair where rounding left it outside. Feasible rows come back bit-identical, rows that are feasible
+    once clipped are clipped.
+
+    Returns the points, and the numbers of the rows where Newton gave up. `warm` is where it starts; it is brought up to
+    date.
+    """
+    clipped = torch.minimum(torch.maximum(delta, lower), upper)
+    flat = clipped.flatten(1)
+    along = bound.displacements(flat)
+    every = torch.arange(len(flat), device=flat.device)
+    outside = _outside(bound, every, flat, along, threshold, warm).nonzero().squeeze(1)
+    if not len(outside):
+        return clipped, outside
+    target, low, high = delta.flatten(1), lower.expand_as(delta).flatten(1), upper.expand_as(delta).flatten(1)
+    result = flat.clone()
+    nearest = _guess(bound, outside[(flat == target)[outside].all(1)], flat, along, threshold, warm)
+    parts = []
+    for part, spare in _parts(outside, nearest < torch.inf, warm, flat.shape[1]):
+        known = (target[part], low[part], high[part], flat[part], along[part])
+        work = _begin(bound, part, *known, threshold, warm, spare)
+        if not spare:
+            accepted = _accept(bound, work, nearest[part], threshold, result, warm)
+            if bool(accepted.all()):
+                continue
+            work = work.take(~accepted)
+        parts.append(_solve(bound, work, threshold, result, warm))
+    return result.view_as(delta), torch.cat([outside[:0], *parts])
+
+
+def _guess(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:
+    """Multipliers for examples whose perturbations keep the bounds: mostly the projection then keeps them too.
+
+    Returns the largest <p, v_j> of the anchors that do not bind, [B]; inf where there is no guess.
+    """
+    nearest = torch.full_like(flat[:, 0], torch.inf)
+    if not len(numbers) or not bound.has_gram:
+        return nearest
+    noise = NOISE * flat[numbers].norm(dim=1) * warm.longest[numbers]
+    guesses = halfspace_multipliers(bound, numbers, along[numbers], noise, threshold)
+    for which, anchors, multipliers, others in guesses:
+        _store(warm, which, anchors, multipliers)
+        nearest[which] = others
+    return nearest
+
+
+def _parts(outside: Tensor, guessed: Tensor, warm: WarmStart, num_pixels: int) -> Iterator[tuple[Tensor, int]]:
+    """Examples with working sets of about a size, few enough for a chunk, and how many anchors to add to each."""
+    spare = torch.where(guessed, 0, FIRST)
+    size = (warm.multipliers > 0).sum(1) + spare
+    rough = torch.exp2(size.float().clamp_min(1).log2().ceil()).long()
+    for width in rough[outside].unique().tolist():
+        for added in (0, FIRST):
+            chosen = outside[(rough[outside] == width) & (spare[outside] == added)]
+            parts = chosen.split(max(1, CHUNK // (4 * num_pixels * width))) if len(chosen) else ()
+            yield from ((part, added) for part in parts)
+
+
+def _outside(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:
+    """Which of the points of the examples `numbers` are beyond the threshold, [R] bool.
+
+    flat [R, D] and its displacements [R, N] are float32; where that cannot tell, float64 decides.
+    """
+    noise = NOISE * flat.norm(dim=1) * warm.longest[numbers]
+    worst = along.amax(1)
+    outside = worst > threshold + noise
+    doubtful = ((worst > threshold - noise) & ~outside).nonzero().squeeze(1)
+    if len(doubtful):
+        which, anchors = (along[doubtful] > (threshold - noise[doubtful]).unsqueeze(1)).nonzero(as_tuple=True)
+        which = doubtful[which]
+        exact = (bound.directions(numbers[which], anchors).double() * flat[which].double()).sum(1)
+        outside[which[exact > threshold * (1 + ACCEPT)]] = True
+    return outside
+
+
+def _begin(bound, numbers, target, lower, upper, point, along, threshold: float, warm: WarmStart, spare: int) -> Work:
+    """Working sets: what the warm start says binds, then `spare` of the most violated."""
+    multipliers = warm.multipliers[numbers]
+    which, slot = (multipliers > 0).nonzero(as_tuple=True)
+    bound_to = warm.anchors[numbers][which, slot]
+    score = along.clone()
+    score[which, bound_to] = torch.inf
+    known = int((multipliers > 0).sum(1).max()) if len(which) else 0
+    chosen = score.topk(min(along.shape[1], max(1, spare + known)), dim=1).indices
+    l = torch.zeros_like(along, dtype=torch.float64)  # noqa: E741
+    l[which, bound_to] = multipliers[which, slot]
+    l = l.gather(1, chosen)  # noqa: E741
+    rows, norms = _rows(bound, numbers, chosen, warm.buffers)
+    shifted = target - torch.bmm(l.float().unsqueeze(1), rows).squeeze(1)
+    point = torch.minimum(torch.maximum(shifted, lower), upper)
+    excess = inner(rows, point).double() - threshold
+    return Work(numbers, target, lower, upper, chosen, rows, norms, l, shifted, point, excess)
+
+
+def _rows(bound, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
+    """v_j(x) of anchors [R, K], [R, K, D], and |v|; that is 1 for masked ones, which fill up sets and never bind."""
+    rows, norms = bound.working_rows(numbers, anchors, buffers)
+    return rows, norms.masked_fill_(norms == 0, 1)
+
+
+def _accept(bound, work: Work, nearest: Tensor, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
+    """Write the guesses that are right into `result`, without a look at all anchors; True where that was done, [R]."""
+    noise = (NOISE * work.point.norm(dim=1) + SETTLED) * warm.longest[work.numbers]
+    free = ((work.point == work.shifted) & (work.point > work.lower) & (work.point < work.upper)).all(1)
+    right = free & is_converged(work) & ~is_vanished(work) & (nearest <= threshold - noise)
+    if bool(right.any()):
+        finished = work if bool(right.all()) else work.take(right)
+        hessian = bound.curvature(finished.numbers, finished.anchors).double() + ridge(finished)
+        unsolved = _finish(bound, finished, hessian, nearest[right], threshold, result, warm)
+        right[torch.isin(work.numbers, unsolved)] = False
+    return right
+
+
+def _solve(bound, work: Work, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
+    """Project the examples of `work` into `result`; returns the numbers of those left unsolved."""
+    unsolved = [work.numbers[:0]]
+    for _ in range(ROUNDS):
+        if 4 * work.rows.numel() > 2 * CHUNK and len(work.numbers) > 1:
+            half = torch.arange(len(work.numbers)) < len(work.numbers) // 2
+            parts = [_solve(bound, work.take(part), threshold, result, warm) for part in (half, ~half)]
+            return torch.cat(unsolved + parts)
+        newton_step(work, residual_of(work), threshold)
+        at_rest = is_converged(work)
+        at_zero = at_rest & is_vanished(work)
+        noise = (NOISE * work.point.norm(dim=1) + SETTLED) * warm.longest[work.numbers]
+        work.point[at_zero] = 0
+        along = _others(bound, work)
+        missing = along > (threshold - noise).unsqueeze(1)
+        done = at_rest & (at_zero | ~missing.any(1))
+        if bool(done.any()):
+            finished = work if bool(done.all()) else work.take(done)
+            hessian = curvature(finished, torch.zeros_like(finished.norms[:, 0]))
+            unsolved.append(_finish(bound, finished, hessian, along.amax(1)[done], threshold, result, warm))
+            if finished is work:
+                return torch.cat(unsolved)
+            work, along, missing, noise = work.take(~done), along[~done], missing[~done], noise[~done]
+        _drop(work, noise)
+        _extend(bound, work, along, missing, threshold)
+    return torch.cat([*unsolved, work.numbers])
+
+
+def _others(bound, work: Work) -> Tensor:
+    """<p, v_j> of the anchors outside the working sets, [R, N]; -inf for those inside, and where masked."""
+    return bound.displacements(work.point, work.numbers).scatter_(1, work.anchors, -torch.inf)
+
+
+def _finish(
+    bound, work: Work, hessian: Tensor, nearest: Tensor, threshold: float, result: Tensor, warm: WarmStart
+) -> Tensor:
+    """Write feasible points into `result`; returns the numbers of the examples where there is none.
+
+    hessian  [R, K, K] float64, the curvature at the points
+    nearest  [R] largest <p, v> of the anchors outside the working sets, before settling
+    """
+    before = work.point
+    good = settle(work, hessian, threshold, warm.buffers)
+    moved_by = (work.point - before).norm(dim=1)
+    reach = (moved_by + NOISE * before.norm(dim=1)) * warm.longest[work.numbers]
+    far = (moved_by > SETTLED + 0.5 * NOISE * before.norm(dim=1)) & (nearest + reach > threshold)
+    if bool(far.any()):
+        moved = work.take(far)
+        good[far] &= ~_outside(bound, moved.numbers, moved.point, _others(bound, moved), threshold, warm)
+    result[work.numbers] = work.point
+    _remember(warm, work)
+    return work.numbers[~good]
+
+
+def _drop(work: Work, noise: Tensor) -> None:
+    """Leave out slack anchors of multiplier 0 where that makes the working sets much smaller.
+
+    noise [R] is the margin by which an anchor outside counts as missing: one within twice that would be back at once.
+    """
+    slack = SLACK * residual_of(work).unsqueeze(1) * work.norms + 2 * noise.unsqueeze(1)
+    idle = (work.l == 0) & (work.excess < -slack)
+    width = max(FIRST, int((~idle).sum(1).max()))
+    if width > 0.85 * idle.shape[1]:
+        return
+    kept = (~idle).to(torch.uint8).topk(width, dim=1).indices
+    work.anchors, work.norms, work.l, work.excess = (
+        field.gather(1, kept) for field in (work.anchors, work.norms, work.l, work.excess)
+    )
+    work.rows = work.rows.gather(1, kept.unsqueeze(2).expand(-1, -1, work.rows.shape[2]))
+
+
+def _extend(bound, work: Work, along: Tensor, missing: Tensor, threshold: float) -> None:
+    """Add the most violated anchors that are missing to the working sets."""
+    wanted = int(missing.sum(1).max())
+    if not wanted:
+        return
+    count = min(wanted, max(FIRST, int((work.l > 0).sum(1).max()) // 2), along.shape[1] - work.anchors.shape[1])
+    value, chosen = along.topk(count, dim=1)
+    rows, norms = _rows(bound, work.numbers, chosen)
+    zeros = torch.zeros_like(value, dtype=torch.float64)
+    work.anchors = torch.cat([work.anchors, chosen], 1)
+    work.rows = torch.cat([work.rows, rows], 1)
+    work.norms = torch.cat([work.norms, norms], 1)
+    work.l = torch.cat([work.l, zeros], 1)
+    work.excess = torch.cat([work.excess, value.double().nan_to_num(neginf=0) - threshold], 1)
+
+
+def _remember(warm: WarmStart, work: Work) -> None:
+    """Keep the binding anchors of finished examples for the next projection."""
+    _store(warm, work.numbers, work.anchors, work.l)
+
+
+def _store(warm: WarmStart, numbers: Tensor, anchors: Tensor, multipliers: Tensor) -> None:
+    """Write which anchors of working sets [R, K] bind, and how much."""
+    width = int((multipliers > 0).sum(1).max())
+    lack = max(0, width - warm.anchors.shape[1])
+    # Padding needs distinct anchors of multiplier 0; any will do, so the place itself.
+    warm.anchors = torch.nn.functional.pad(warm.anchors, (0, lack))
+    warm.multipliers = torch.nn.functional.pad(warm.multipliers, (0, lack))
+    largest, places = multipliers.topk(width, dim=1)
+    warm.multipliers[numbers] = 0
+    warm.multipliers[numbers, :width] = largest
+    warm.anchors[numbers, :width] = anchors.gather(1, places)

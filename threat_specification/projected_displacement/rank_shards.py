@@ -1,0 +1,90 @@
+"""Anchors spread over the processes of a group, for sets that no single device holds.
+
+Invariant: all processes work on the same examples in lockstep. Each multiplies with its own part of the anchors, and
+after every product each has the whole [B, N]; whatever follows (projections, attacks) then takes the same course
+everywhere, and no process waits for another that went elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+
+from foundations.errors import UsageError
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
+from threat_specification.projected_displacement.buffers import Buffers
+
+PIECE_ROWS = 64  # anchors sent at a time
+
+
+class RankAnchorMatrix(AnchorMatrix):
+    """`AnchorMatrix` over the anchors of all processes, of which this one holds `images`; parts are in rank order."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        num_chunks: bool | int = True,
+        devices: Sequence[torch.device | str] = (),
+        product: str = "float32",
+    ) -> None:
+        counts = gather(torch.tensor([len(images)], device=images.device)).tolist()
+        if 0 in counts:
+            raise UsageError(f"anchors over {len(counts)} processes: expected at least one for each, got {sum(counts)}")
+        flat = images.flatten(1)
+        total = flat.double().sum(0) if flat.is_floating_point() else flat.sum(0, dtype=torch.int64).double()
+        distributed.all_reduce(total)
+        centre = (total / sum(counts) / (255 if flat.dtype == torch.uint8 else 1)).float()
+        super().__init__(images, num_chunks, devices, product, centre)
+        rank = distributed.get_rank()
+        self.mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        self.shape = torch.Size([sum(counts), flat.shape[1]])
+        self.squared_norms = gather(self.squared_norms)
+
+    def over_shards(self, method: str, vectors: Tensor) -> Tensor:
+        """[B, N] of a method of the shards of all processes."""
+        return gather(super().over_shards(method, vectors).T.contiguous()).T.contiguous()
+
+    @property
+    def has_rough_products(self) -> bool:
+        return False
+
+    @property
+    def has_gram(self) -> bool:
+        return False
+
+    def combine(self, weights: Tensor) -> Tensor:
+        total = super().combine(weights[:, self.mine].contiguous())
+        distributed.all_reduce(total)
+        return total
+
+    def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
+        out = torch.zeros(len(numbers), self.shape[1], device=self.device)
+        for piece in torch.arange(len(numbers), device=numbers.device).split(PIECE_ROWS):
+            wanted, part = numbers[piece], torch.zeros(len(piece), self.shape[1], device=self.device)
+            here = (wanted >= self.mine.start) & (wanted < self.mine.stop)
+            part[here] = super().rows(wanted[here] - self.mine.start)
+            distributed.all_reduce(part)
+            out[piece] = part
+        return out
+
+
+def gather(part: Tensor) -> Tensor:
+    """The parts [n_r, ...] of all processes one below the other, [sum n_r, ...]; they may differ in length."""
+    count = torch.tensor([len(part)], device=part.device)
+    counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, count)
+    longest = int(torch.cat(counts).max())
+    padded = part.new_zeros(longest, *part.shape[1:])
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([rows[: int(n)] for rows, n in zip(parts, counts, strict=True)])
+
+
+def any_of(flags: Tensor) -> Tensor:
+    """[n] bool: true where it is on any process."""
+    numbers = flags.to(torch.uint8)
+    distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+    return numbers.bool()

@@ -1,0 +1,192 @@
+"""The Projected Displacement threat (Muthukumar, Pal, Sulam, Vidal, arXiv 2501.18098).
+
+For an image x with label y, anchors a_j with labels c_j and a perturbation d:
+
+    v_j(x) = u_j / (beta w[y, c_j] ||u_j||^2)    u_j = a_j - x, beta = 1/2, only j with c_j != y
+    PD(x, d) = max_j max(0, <d, v_j(x)>)
+
+    plain       w = 1: a step of d = t (a_j - x) has threat at least 2 t; {PD <= 1} is the Voronoi cell of x among the
+                anchors of other classes
+    weighted    w a positive K x K matrix, large for near classes: confusing those is less of a threat
+    segmented   u_j = m (a_j - x) with a 0/1 mask m of the object in x; says nothing about the background
+
+Convex and positively homogeneous in d, but not a norm.
+
+Edge cases
+    no anchor of another class                  threat 0
+    an anchor of another class equal to x       `bind` and `evaluate` raise and name both
+    m (a_j - x) = 0, as where m is empty        that anchor does not count
+    NaN or infinity in d                        `evaluate` and `project` raise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from foundations.errors import UsageError, look_up
+from foundations.hparams import ThreatHparams
+from threat_specification.base import (
+    Threat,
+    check_images,
+    difference,
+)
+from threat_specification.projected_displacement.anchor_matrix import PRODUCTS, AnchorMatrix, devices_from
+from threat_specification.projected_displacement.anchors import AnchorSet
+from threat_specification.projected_displacement.bound import PROJECTIONS, BoundProjectedDisplacement
+from threat_specification.projected_displacement.class_weights import check_class_weights, check_labels_covered
+from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
+from threat_specification.projected_displacement.rank_shards import RankAnchorMatrix, any_of, gather
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An anchor that a perturbation moves towards."""
+
+    anchor: int  # its number in the set
+    label: int
+    index: int | None  # in the training set it came from, where that is known
+    threat: float  # <d, v_j>
+
+
+class ProjectedDisplacement(Threat):
+    """PD over a set of anchors, by matrix products: one B x D x N product for each evaluation of a bound threat.
+
+    class_weights   [K, K] of weighted=True; kept as they are used, in float32
+    mask_source     of segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
+                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W]; asked once per image. Or pass masks= per call
+    projection      that is used where none is named with the call: an entry of PROJECTIONS
+    background      what a projection lets pixels outside the mask do: an entry of masks.BACKGROUNDS
+    product         how <d, a_j> is computed: an entry of anchor_matrix.PRODUCTS
+    """
+
+    name = "PD"
+
+    def __init__(
+        self,
+        hparams: ThreatHparams | None = None,
+        weighted: bool = False,
+        segmented: bool = False,
+        anchors: AnchorSet | None = None,
+        source: Callable[[], AnchorSet] | None = None,
+        class_weights: Tensor | None = None,
+        mask_source: MaskSource | str | None = None,
+        background: str = "frozen",
+        projection: str = "exact",
+        product: str = "float32",
+    ) -> None:
+        if anchors is None and source is None:
+            raise UsageError("ProjectedDisplacement needs anchors=AnchorSet(...) or source=, a callable returning one")
+        if weighted != (class_weights is not None):
+            came = "none" if class_weights is None else "some with weighted=False"
+            raise UsageError(
+                f"weighted PD: expected weighted=True with class_weights=[K, K], got {came}; give both or neither"
+            )
+        if mask_source is not None and not segmented:
+            raise UsageError("mask_source: only the segmented form has masks; use segmented=True or leave it out")
+        look_up(BACKGROUNDS, background, "background")
+        look_up(PROJECTIONS, projection, "projection")
+        look_up(PRODUCTS, product, "product")
+        self.hparams = hparams or ThreatHparams()
+        self.anchors, self.source, self.product = anchors, source, product
+        self.weighted, self.segmented, self.background = weighted, segmented, background
+        self.projection = projection
+        self.class_weights = None if class_weights is None else check_class_weights(class_weights)
+        self.mask_source = None if mask_source is None else mask_source_from(mask_source)
+        self.name = "PD" + (weighted or segmented) * "-" + weighted * "W" + segmented * "S"
+        self._num_devices = 1
+        self._over_ranks = False
+        self._is_prepared = False
+
+    def prepare(self, num_devices: int = 1, device: torch.device | str | None = None, over_ranks: bool = False) -> Self:
+        """Load the anchors, place them, cache what depends on them alone; returns self.
+
+        num_devices > 1 divides the anchors over that many GPUs, or as many as there are; on the CPU into so many parts.
+        over_ranks: the anchors given are this process's part of all, and all processes work on the same examples.
+        """
+        if num_devices < 1:
+            raise UsageError(f"num_devices: expected a number from 1 up, got {num_devices}")
+        if self.anchors is None:
+            assert self.source is not None
+            self.anchors = self.source()
+        home = torch.device(device) if device is not None else self.anchors.images.device
+        matrix = RankAnchorMatrix if over_ranks else AnchorMatrix
+        self.matrix = matrix(
+            self.anchors.images, self.hparams.num_chunks, devices_from(home, num_devices), self.product
+        )
+        self.labels, self.indices = self.anchors.labels.to(home), self.anchors.indices
+        if over_ranks:
+            self.labels = gather(self.labels)
+            self.indices = None if self.indices is None else gather(self.indices.to(home))
+        if self.class_weights is not None:
+            check_labels_covered(self.class_weights, self.labels, "anchors")
+            self.class_weights = self.class_weights.to(home)
+        self._num_devices, self._over_ranks, self._is_prepared = num_devices, over_ranks, True
+        return self
+
+    def bind(
+        self, examples: Tensor, labels: Tensor, masks: Tensor | None = None, indices: Tensor | None = None
+    ) -> BoundProjectedDisplacement:
+        """Fix examples and labels. Segmented: masks, or what the mask source says (a file goes by data set indices)."""
+        check_images(examples, labels)
+        if not self._is_prepared or self.labels.device != examples.device:
+            self.prepare(self._num_devices, examples.device, self._over_ranks)
+        assert self.anchors is not None
+        if examples.shape[1:] != self.anchors.images.shape[1:]:
+            shape = list(self.anchors.images.shape[1:])
+            raise UsageError(f"examples: expected shape [B, ...] of the anchors' {shape}, got {list(examples.shape)}")
+        if self.class_weights is not None:
+            check_labels_covered(self.class_weights, labels, "examples")
+        examples = examples.detach().float()
+        masks = self._masks(examples, masks, indices)
+        return BoundProjectedDisplacement(
+            examples, labels, self.matrix, self.labels, self.class_weights, masks, self.background, self.projection
+        )
+
+    def _masks(self, examples: Tensor, masks: Tensor | None, indices: Tensor | None) -> Tensor | None:
+        if not self.segmented:
+            if masks is not None:
+                raise UsageError("masks: only the segmented form has masks; use segmented=True or leave them out")
+            return None
+        if masks is None and self.mask_source is None:
+            raise UsageError(
+                "segmented PD: expected masks= with the call or mask_source= when the threat is made, got neither"
+            )
+        if masks is None:
+            assert self.mask_source is not None
+            masks = self.mask_source(examples, indices)
+        return check_masks(masks, examples).to(examples.device)
+
+    def explain(
+        self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, top: int = 3, **context: Any
+    ) -> list[list[Binding]]:
+        """For each example the anchors with the largest positive displacement, at most `top`, largest first."""
+        check_images(examples, labels, perturbed_examples)
+        bound = self.bind(examples, labels, **context)
+        along = bound.displacements(difference(perturbed_examples, examples).flatten(1))
+        values, numbers = along.topk(min(top, along.shape[1]), 1)
+        return [
+            [self._binding(number, value) for value, number in zip(row, which, strict=True) if value > 0]
+            for row, which in zip(values.tolist(), numbers.tolist(), strict=True)
+        ]
+
+    def _binding(self, number: int, threat: float) -> Binding:
+        index = None if self.indices is None else int(self.indices[number])
+        return Binding(number, int(self.labels[number]), index, threat)
+
+    def equals_other_anchor(self, images: Tensor, labels: Tensor) -> Tensor:
+        """[B] bool: which images, of the anchors' type, equal an anchor of another label; `bind` refuses those."""
+        if self.anchors is None:
+            self.prepare(self._num_devices)
+        assert self.anchors is not None
+        equal = self.anchors.equal_with_another_label(images, labels)
+        return any_of(equal) if self._over_ranks else equal
+
+    def inscribed_radius(self, examples: Tensor, labels: Tensor, **context: Any) -> Tensor:
+        """Radius, per unit of threshold, of the l2 ball inside {PD <= threshold}: beta min_j w ||u_j||, [B]."""
+        return self.bind(examples, labels, **context).inscribed_radius()
