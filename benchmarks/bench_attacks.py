@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import foundations.third_party  # noqa: F401
 from benchmarks.bench_projection import photographs
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from models.registry import build_model
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.apgd import ascend_from

@@ -17,7 +17,6 @@ from benchmarks.bench_attacks import COLOUR
 from benchmarks.bench_projection import photographs
 from datasets.base import Split
 from datasets.loader import ShuffledBatches
-from foundations.step import Step
 from models.registry import build_model
 from threat_specification import AnchorSet, Linf, ProjectedDisplacement
 from training.adversaries import PGD
@@ -44,7 +43,7 @@ def split(count: int = 4 * BATCH) -> Split:
 
 def trainer(data: Split, objective: Parts, steps: int) -> Trainer:
     model = Passes(network())
-    schedule = Schedule(Step(steps), Step(0), (), 0.1, "constant")
+    schedule = Schedule(steps, 0, (), 0.1, "constant")
     optimizer = torch.optim.SGD(model.parameters(), LR, 0.9)
     return Trainer(model, optimizer, ShuffledBatches(data, BATCH, 0), objective, schedule, LR)
 
@@ -56,7 +55,7 @@ def steps_of(data: Split, objective: Parts) -> Callable[[], None]:
 
     def two() -> None:
         total[0] += 2
-        made.schedule = Schedule(Step(total[0]), Step(0), (), 0.1, "constant")
+        made.schedule = Schedule(total[0], 0, (), 0.1, "constant")
         made.run()
 
     return two

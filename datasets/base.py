@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datasets.registry import DatasetInfo
-from datasets.sampling import rows_by_class
+from datasets.info import DatasetInfo
+from datasets.sampling import rows_by_class, stratified_subset, with_random_labels
+from foundations.desc import derive_seed
 from foundations.errors import RunError
+from foundations.hparams import DatasetHparams
 
 STATISTICS_ROWS = 2000  # images on which the mean is checked at opening, in memory
 STATISTICS_TOLERANCE = 0.05  # wrong channels, another set or another scale are farther off
@@ -118,6 +121,20 @@ class Dataset:
     def train_rows(self) -> dict[int, Tensor]:
         """Label -> row numbers of its training images, ascending; without reading any image."""
         return rows_by_class(self.train.labels)
+
+
+def transformed(data: Dataset, dataset: DatasetHparams) -> Dataset:
+    """The data set with its training split subsampled, then relabelled, as asked for; test images stay as they are."""
+    train = data.train
+    if dataset.subsample_fraction < 1:
+        size = max(1, round(dataset.subsample_fraction * len(train)))
+        train = train.subset(stratified_subset(train.labels, size, derive_seed(dataset.data_seed, 1, "subsample")))
+    if dataset.random_labels_fraction > 0:
+        seed = derive_seed(dataset.data_seed, 1, "labels")
+        train = train.relabelled(
+            with_random_labels(train.labels, dataset.random_labels_fraction, data.info.num_classes, seed)
+        )
+    return data if train is data.train else dataclasses.replace(data, train=train)
 
 
 def check_published(data: Dataset) -> None:

@@ -8,7 +8,7 @@ import numpy
 import torch
 
 from datasets.base import Dataset, Split
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from datasets.sampling import complement, stratified_subset
 from foundations.hparams import DatasetHparams
 

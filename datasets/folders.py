@@ -16,7 +16,7 @@ from torchvision.transforms import functional
 from datasets import class_names
 from datasets.base import Dataset
 from datasets.finding import damaged, find_folder
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
 

@@ -13,7 +13,7 @@ from datasets.base import Examples, Split
 
 
 @dataclass(frozen=True)
-class Batch:
+class LoadedBatch:
     """This process's part of one global batch.
 
     images    [b,C,H,W] float32 in [0, 1]; labels [b]; index [b] rows of the split
@@ -48,7 +48,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class ReadBatch(Batch):
+class ReadBatch(LoadedBatch):
     """A batch whose images were read ahead: `read` [m,C,H,W] uint8 holds those of `rows()`."""
 
     read: Tensor
@@ -84,22 +84,22 @@ class ShuffledBatches:
         """Batches in an epoch."""
         return max(1, self._count() // self.batch_size)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[LoadedBatch]:
         """The batches of one epoch, counted from 0, from the one numbered `start` on."""
         if isinstance(self.split, Split):
             return self._planned(number, start)
         return self._read(list(self._planned(number, start)))
 
-    def _planned(self, number: int, start: int) -> Iterator[Batch]:
+    def _planned(self, number: int, start: int) -> Iterator[LoadedBatch]:
         generator = torch.Generator().manual_seed((self.seed + number) % 2**63)
         order = torch.randperm(self._count(), generator=generator)
         order = (order if self.rows is None else self.rows.cpu()[order]).to(self.split.labels.device)
         for i in range(start, len(self)):
             whole = order[i * self.batch_size : (i + 1) * self.batch_size]
             index, partners = (rows.tensor_split(self.world_size)[self.rank] for rows in (whole, whole.roll(1)))
-            yield Batch(self.split, index, partners, len(index) / len(whole))
+            yield LoadedBatch(self.split, index, partners, len(index) / len(whole))
 
-    def _read(self, batches: list[Batch]) -> Iterator[Batch]:
+    def _read(self, batches: list[LoadedBatch]) -> Iterator[LoadedBatch]:
         from datasets.folders import FolderSplit
         from datasets.read_ahead import read_ahead
 

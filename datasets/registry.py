@@ -7,11 +7,10 @@ here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from datasets import class_names
+from datasets.info import DatasetInfo
 from foundations.errors import look_up
 from foundations.hparam_fields import SHAPE
 from foundations.hparams import DatasetHparams
@@ -21,43 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from datasets.base import Dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetInfo:
-    """Facts about a data set that need no pixels.
-
-    loader     "module:function", called with the hyperparameters, these facts, and the folder to look in (or None)
-    shape      (C, H, W)
-    classes    names by label, or ids where that is how the set names them; () where only its folders tell
-    titles     what people call the classes, where that differs
-    mean, std  per channel over the training images, in pixels of [0, 1]
-    num_train, num_test   of the published set; 0 where there is none
-    resized    how much larger than `shape` images of folders are made before the centre is cut out
-    defaults   flags whose default is another on this data set
-    adapt      hyperparameters -> the facts that they change
-    """
-
-    summary: str
-    loader: str
-    shape: tuple[int, int, int]
-    classes: tuple[str, ...] = ()
-    titles: tuple[str, ...] = ()
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_train: int = 0
-    num_test: int = 0
-    resized: float = 1.0
-    defaults: dict[str, Any] = field(default_factory=dict)
-    adapt: Callable[[DatasetHparams], dict[str, Any]] = lambda dataset: {}
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    def title(self, label: int) -> str:
-        """A class as people call it."""
-        return (self.titles or self.classes)[label]
 
 
 # Strokes on a black ground: the usual radii of the field for such images.
@@ -251,8 +213,7 @@ def load_dataset(dataset: str | DatasetHparams, data_dir: Path | None = None) ->
 
     data_dir   where to look for it, and to put it with --download
     """
-    from datasets.base import check_published
-    from datasets.transformed import transformed
+    from datasets.base import check_published, transformed
 
     if isinstance(dataset, str):
         dataset = DatasetHparams(dataset_name=dataset)

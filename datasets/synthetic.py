@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from datasets.base import Dataset, Split
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from foundations.desc import derive_seed
 from foundations.hparams import DatasetHparams
 

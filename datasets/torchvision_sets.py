@@ -14,7 +14,7 @@ import torchvision
 
 from datasets.base import Dataset, Split
 from datasets.finding import check_file, damaged, file_in, find_folder
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from foundations.hparams import DatasetHparams
 
 CLASSES: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from foundations.errors import UsageError
 from foundations.files import file_digest
-from foundations.step import Step
+from foundations.step import iterations
 
 Check = Callable[[Any], "str | None"]  # returns what was expected when the value is unfit, else None
 
@@ -66,7 +66,7 @@ def one_of(*choices: str) -> Check:
 def steps(value: str) -> str | None:
     """Accept 40ep or 5000it."""
     try:
-        Step.check(value)
+        iterations(value, 1)
     except UsageError:
         return "a number of epochs or iterations such as 40ep or 5000it"
     return None

@@ -1,4 +1,4 @@
-"""One value type for positions in training, so that epochs and iterations are never confused."""
+"""Positions in training, so that epochs and iterations are never confused."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from foundations.errors import UsageError
 _PATTERN = re.compile(r"(\d+)(ep|it)")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Step:
-    """A number of optimizer steps ("iterations"), made from either unit by `parse`."""
+    """An optimizer step ("iteration") and the epoch that it belongs to, both counted from 0."""
 
     iteration: int
+    epoch: int
 
-    @staticmethod
-    def check(text: str) -> None:
-        """Raise `UsageError` unless text reads like 40ep or 5000it."""
-        if not _PATTERN.fullmatch(text):
-            raise UsageError(f"expected a number of epochs or iterations such as 40ep or 5000it, got '{text}'")
 
-    @classmethod
-    def parse(cls, text: str, iterations_per_epoch: int) -> Step:
-        """'40ep' or '5000it' as a Step, given how many optimizer steps make an epoch."""
-        cls.check(text)
-        amount, unit = int(text[:-2]), text[-2:]
-        return cls(amount * iterations_per_epoch if unit == "ep" else amount)
+def iterations(text: str, per_epoch: int) -> int:
+    """'40ep' or '5000it' as a number of optimizer steps, of which `per_epoch` make an epoch."""
+    if not _PATTERN.fullmatch(text):
+        raise UsageError(f"expected a number of epochs or iterations such as 40ep or 5000it, got '{text}'")
+    amount, unit = int(text[:-2]), text[-2:]
+    return amount * per_epoch if unit == "ep" else amount

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foundations.modes import evaluation_mode
+from foundations.step import Step
 from threat_specification.attacks.base import AttackSet, input_gradient
 from threat_specification.attacks.pgd import constant, descend, falling
 from threat_specification.attacks.random_numbers import uniform
 from threat_specification.attacks.starts import STARTS
 from threat_specification.base import Threat, difference
 from training.batch import Batch
-from training.objectives import Moment, Part
+from training.objectives import Part
 from training.starts import RandomStarts, Starts
 
 STEP = 2.5  # times the size of the set: all steps together (Madry et al. 2018)
@@ -96,11 +97,11 @@ class PGD:
     starts: Starts = RandomStarts()
     growth: Callable[[int], float] = Growth()
 
-    def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> Part:
+    def __call__(self, model: nn.Module, batch: Batch, step: Step) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
-        factor = self.growth(moment.epoch)
-        fresh = STARTS[self.starts.fresh](allowed, self.seed, batch.index, moment.iteration)
+        factor = self.growth(step.epoch)
+        fresh = STARTS[self.starts.fresh](allowed, self.seed, batch.index, step.iteration)
         start = self.starts.begin(batch, fresh)
         with evaluation_mode(model):
             loss = INNER_LOSSES[self.loss](model, batch)
@@ -143,11 +144,11 @@ class NonisotropicAugmentation:
     std: float
     seed: int
 
-    def __call__(self, batch: Batch, moment: Moment) -> Sequence[Part]:
-        chance = torch.rand(1, generator=torch.Generator().manual_seed((self.seed + moment.iteration) % 2**63))
+    def __call__(self, batch: Batch, step: Step) -> Sequence[Part]:
+        chance = torch.rand(1, generator=torch.Generator().manual_seed((self.seed + step.iteration) % 2**63))
         if float(chance) * self.frequency >= 1:
             return ()
-        return self.parts(batch, moment.iteration)
+        return self.parts(batch, step.iteration)
 
     def parts(self, batch: Batch, draw: int) -> list[Part]:
         """Both, for any batch: the other image, then the noise."""

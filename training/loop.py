@@ -14,7 +14,7 @@ from foundations.errors import RunError
 from foundations.step import Step
 from training.batch import Batch, Movement, Source, Transform, pieces, unmoved
 from training.network import plain
-from training.objectives import Moment, Parts, Scores
+from training.objectives import Parts, Scores
 from training.schedule import Schedule
 from training.weight_perturbation import as_they_are
 
@@ -51,7 +51,6 @@ class Progress:
     """Where training is; what callbacks see."""
 
     step: Step
-    epoch: int
     lr: float
     is_epoch_end: bool
     is_end: bool
@@ -98,7 +97,7 @@ class Trainer:
     def run(self) -> None:
         """Train up to the schedule's last step. Zero steps leave the weights bit-equal."""
         self.model.train()
-        while self.iteration < self.schedule.total.iteration:
+        while self.iteration < self.schedule.total:
             epoch, start = divmod(self.iteration, len(self.batches))
             if start == 0:
                 self.totals = Totals()
@@ -114,16 +113,16 @@ class Trainer:
         lr = self.peak_lr * self.schedule.factor(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        while not self._take_gradient(source, Moment(self.iteration, epoch)):
+        while not self._take_gradient(source, Step(self.iteration, epoch)):
             self._use_smaller_parts(len(source.labels))
         self._update()
         self.totals.batches += 1
         self.iteration += 1
-        is_end = self.iteration == self.schedule.total.iteration
+        is_end = self.iteration == self.schedule.total
         is_epoch_end = self.iteration % len(self.batches) == 0
-        return Progress(Step(self.iteration), epoch, lr, is_epoch_end, is_end, self.totals)
+        return Progress(Step(self.iteration, epoch), lr, is_epoch_end, is_end, self.totals)
 
-    def _take_gradient(self, source: Source, moment: Moment) -> bool:
+    def _take_gradient(self, source: Source, step: Step) -> bool:
         """The gradient of one global batch, part by part; False where a GPU's memory did not suffice."""
         before = Totals(dict(self.totals.sums), dict(self.totals.seen), self.totals.batches)
         self.optimizer.zero_grad(set_to_none=True)
@@ -131,7 +130,7 @@ class Trainer:
             batches = list(pieces(source, self.accumulation, self.move, self.erase, self.iteration))
             for batch in batches:
                 with nullcontext() if batch is batches[-1] else self._without_communication():
-                    self._add_gradient(batch, moment)
+                    self._add_gradient(batch, step)
         except torch.OutOfMemoryError:
             self.totals = before
             return False
@@ -146,9 +145,9 @@ class Trainer:
         torch.cuda.empty_cache()
         self.notice(f"{advice}: going on with parts of {-(-size // self.accumulation)} images")
 
-    def _add_gradient(self, batch: Batch, moment: Moment) -> None:
+    def _add_gradient(self, batch: Batch, step: Step) -> None:
         inner = plain(self.model)  # attacks are no part of the step
-        parts = self.objective.make(inner, batch, moment)
+        parts = self.objective.make(inner, batch, step)
         with self.perturbation(inner, self.objective, parts):
             scores = self.objective.score(self.model, parts)
             self.scaler.scale(scores.loss * (batch.share * self.world_size)).backward()

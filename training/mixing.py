@@ -13,8 +13,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from foundations.step import Step
 from training.batch import Batch
-from training.objectives import Clean, Moment, Part
+from training.objectives import Clean, Part
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Mixup:
     num_classes: int
     seed: int
 
-    def __call__(self, batch: Batch, moment: Moment) -> Part:
-        share = float(_generator(self.seed, moment).beta(self.alpha, self.alpha))
+    def __call__(self, batch: Batch, step: Step) -> Part:
+        share = float(_generator(self.seed, step).beta(self.alpha, self.alpha))
         images = share * batch.images + (1 - share) * batch.partner_images
         return Part("clean", images, blended(batch, share, self.num_classes))
 
@@ -39,8 +40,8 @@ class CutMix:
     num_classes: int
     seed: int
 
-    def __call__(self, batch: Batch, moment: Moment) -> Part:
-        generator = _generator(self.seed, moment)
+    def __call__(self, batch: Batch, step: Step) -> Part:
+        generator = _generator(self.seed, step)
         share = float(generator.beta(self.alpha, self.alpha))
         height, width = batch.images.shape[2:]
         top, bottom = _side(height, share, int(generator.integers(height)))
@@ -58,8 +59,8 @@ class OneOf:
     choices: Sequence[Clean]
     seed: int
 
-    def __call__(self, batch: Batch, moment: Moment) -> Part:
-        return self.choices[int(_generator(self.seed, moment).integers(len(self.choices)))](batch, moment)
+    def __call__(self, batch: Batch, step: Step) -> Part:
+        return self.choices[int(_generator(self.seed, step).integers(len(self.choices)))](batch, step)
 
 
 def blended(batch: Batch, share: float, num_classes: int) -> Tensor:
@@ -68,8 +69,8 @@ def blended(batch: Batch, share: float, num_classes: int) -> Tensor:
     return share * one_hot[0] + (1 - share) * one_hot[1]
 
 
-def _generator(seed: int, moment: Moment) -> numpy.random.Generator:
-    return numpy.random.default_rng([seed, moment.iteration])
+def _generator(seed: int, step: Step) -> numpy.random.Generator:
+    return numpy.random.default_rng([seed, step.iteration])
 
 
 def _side(length: int, share: float, middle: int) -> tuple[int, int]:

@@ -21,17 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foundations.step import Step
 from threat_specification.attacks.base import predicted
 from training.batch import Batch
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where training is: optimizer step and epoch, both counted from 0."""
-
-    iteration: int
-    epoch: int
-
 
 # (logits, targets, logits of the plain clean images, label smoothing) -> mean over the batch
 PartLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -70,13 +62,13 @@ class Scores:
     correct: dict[str, Tensor]
 
 
-Clean = Callable[[Batch, Moment], Part]
-Adversary = Callable[[nn.Module, Batch, Moment], Part]
-Additions = Callable[[Batch, Moment], Sequence[Part]]
+Clean = Callable[[Batch, Step], Part]
+Adversary = Callable[[nn.Module, Batch, Step], Part]
+Additions = Callable[[Batch, Step], Sequence[Part]]
 Combine = Callable[[Batch, Part, Sequence[Part]], list[Part]]  # main, with weights
 
 
-def clean(batch: Batch, moment: Moment) -> Part:
+def clean(batch: Batch, step: Step) -> Part:
     """The batch as it is."""
     return Part("clean", batch.images, batch.labels)
 
@@ -116,17 +108,17 @@ class Parts:
 
     clean: Clean = clean
     adversaries: Sequence[Adversary] = ()
-    additions: Additions = lambda batch, moment: ()
+    additions: Additions = lambda batch, step: ()
     combine: Combine = Averaged()
     adversaries_from: int = 0  # epoch
     label_smoothing: float = 0.0
 
-    def make(self, model: nn.Module, batch: Batch, moment: Moment) -> list[Part]:
+    def make(self, model: nn.Module, batch: Batch, step: Step) -> list[Part]:
         """The parts of this batch that count, with their weights. Attacks ask the model, which is left as it was."""
-        adversaries = self.adversaries if moment.epoch >= self.adversaries_from else ()
-        perturbed = [adversary(model, batch, moment) for adversary in adversaries]
-        main = self.combine(batch, self.clean(batch, moment), perturbed)
-        additions = self.additions(batch, moment)
+        adversaries = self.adversaries if step.epoch >= self.adversaries_from else ()
+        perturbed = [adversary(model, batch, step) for adversary in adversaries]
+        main = self.combine(batch, self.clean(batch, step), perturbed)
+        additions = self.additions(batch, step)
         return [replace(part, weight=part.weight / (1 + len(additions))) for part in (*main, *additions)]
 
     def score(self, model: nn.Module, parts: Sequence[Part]) -> Scores:

@@ -6,34 +6,32 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from foundations.step import Step
-
 
 @dataclass(frozen=True)
 class Schedule:
     """`factor(i)` in [0, 1] multiplies the peak learning rate at optimizer step i, counted from 0."""
 
-    total: Step
-    warmup: Step
-    milestones: tuple[Step, ...]
+    total: int
+    warmup: int
+    milestones: tuple[int, ...]
     gamma: float
     shape: str
 
     def factor(self, iteration: int) -> float:
-        if iteration < self.warmup.iteration:
-            return (iteration + 1) / self.warmup.iteration
+        if iteration < self.warmup:
+            return (iteration + 1) / self.warmup
         return SHAPES[self.shape](self, iteration)
 
 
 def cosine(schedule: Schedule, iteration: int) -> float:
     """Half a cosine from 1 after the warm-up to 0 at the end."""
-    length = max(1, schedule.total.iteration - schedule.warmup.iteration)
-    return (1 + math.cos(math.pi * (iteration - schedule.warmup.iteration) / length)) / 2
+    length = max(1, schedule.total - schedule.warmup)
+    return (1 + math.cos(math.pi * (iteration - schedule.warmup) / length)) / 2
 
 
 def milestones(schedule: Schedule, iteration: int) -> float:
     """gamma to the number of milestones passed."""
-    return schedule.gamma ** sum(iteration >= milestone.iteration for milestone in schedule.milestones)
+    return schedule.gamma ** sum(iteration >= milestone for milestone in schedule.milestones)
 
 
 RISE = 0.3  # share of one cycle in which the learning rate rises
@@ -42,7 +40,7 @@ LOW, LOWEST = 1 / 25, 1 / 25e4  # of the peak, at the beginning and at the end
 
 def onecycle(schedule: Schedule, iteration: int) -> float:
     """Half a cosine up, half a cosine down (Smith and Topin 2018, arXiv 1708.07120; phases as in PyTorch)."""
-    position, last = iteration - schedule.warmup.iteration, schedule.total.iteration - schedule.warmup.iteration - 1
+    position, last = iteration - schedule.warmup, schedule.total - schedule.warmup - 1
     peak = max(RISE * (last + 1) - 1, 0.0)
     if position <= peak:
         return _half_cosine(LOW, 1.0, position / peak if peak else 1.0)

@@ -72,7 +72,7 @@ class Resume:
         self.directory.check()
         state = {
             "iteration": progress.step.iteration,
-            "position": {"epoch": progress.epoch, "batches": progress.totals.batches},
+            "position": {"epoch": progress.step.epoch, "batches": progress.totals.batches},
             "lr": progress.lr,
             "optimizer": trainer.optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
@@ -104,7 +104,7 @@ class Resume:
         self.history.rows, self.history.timing = state["rows"], state["timing"]
         self.best.take(state["best"]["accuracy"], state["best"]["epoch"], snapshot.weights.get("best", {}))
         restore_states(state["random"], self.environment)
-        self.environment.say(f"going on from step {trainer.iteration} of {trainer.schedule.total.iteration}")
+        self.environment.say(f"going on from step {trainer.iteration} of {trainer.schedule.total}")
 
     def _stacked(self, totals: Totals) -> dict[str, Any]:
         """The sums of every process, [W, 2, n]."""

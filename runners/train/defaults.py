@@ -9,7 +9,8 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-from datasets.registry import DATASETS, DatasetInfo, dataset_info
+from datasets.info import DatasetInfo
+from datasets.registry import DATASETS, dataset_info
 from foundations.hparams import DatasetHparams
 from models.registry import canonical_name, model_defaults
 

@@ -65,7 +65,8 @@ class History:
 
     def record(self, progress: Progress, means: dict[str, float], evaluated: dict[str, float]) -> None:
         """A line of metrics, and of timing, for the epoch that ended."""
-        row = {"epoch": progress.epoch + 1, "step": progress.step.iteration, "lr": progress.lr, **means, **evaluated}
+        step = progress.step
+        row = {"epoch": step.epoch + 1, "step": step.iteration, "lr": progress.lr, **means, **evaluated}
         self.rows.append(row)
         seconds = time.monotonic() - self.epoch_started
         rate = (progress.totals.batches - self.batches_before) * self.batch_size / max(seconds, 1e-9)
@@ -74,7 +75,7 @@ class History:
         self._write()
         if self.writer is not None:
             for name, value in row.items():
-                self.writer.add_scalar(name, value, progress.step.iteration)
+                self.writer.add_scalar(name, value, step.iteration)
 
     def finish(self) -> None:
         """Close what is open, and draw the curves."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import Examples
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from foundations.hparams import AugmentationHparams, TrainingHparams
+from foundations.step import Step
 from runners.train.desc import TrainDesc
 from testing.shards import Shard, count_correct
 from threat_specification import L2, Linf, ProjectedDisplacement
@@ -20,7 +21,7 @@ from training.adversaries import PGD, Growth, NonisotropicAugmentation
 from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip
 from training.batch import Batch, Movement, Transform
 from training.mixing import CutMix, Mixup, OneOf
-from training.objectives import Averaged, Clean, Combine, Moment, Parts, Trades, clean
+from training.objectives import Averaged, Clean, Combine, Parts, Trades, clean
 from training.starts import STARTS, RandomStarts
 
 ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
@@ -132,6 +133,6 @@ class RobustValidation:
         for adversary in (replace(each, starts=RandomStarts(), growth=Growth()) for each in self.adversaries):
             batch: Any = shard  # all that an adversary asks of the source of a batch
             with torch.enable_grad():
-                perturbed = adversary(self.model, Batch(batch), Moment(0, 0)).images
+                perturbed = adversary(self.model, Batch(batch), Step(0, 0)).images
             robust &= count_correct(self.model, perturbed, shard.labels)
         return {"validation_correct": right, "robust_correct": robust}

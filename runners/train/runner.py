@@ -15,7 +15,7 @@ from foundations.desc import derive_seed
 from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
-from foundations.step import Step
+from foundations.step import iterations
 from runners.base import Runner
 from runners.inputs import read_data, read_initial_model, read_threat, watched
 from runners.plots import Column, write_strip
@@ -82,7 +82,7 @@ class Train(Runner):
         self.resume.restore()
         self._tell_if_adversaries_come_too_late()
         self._show_augmentation()
-        history.start(trainer.iteration, trainer.schedule.total.iteration, trainer.iteration % len(self.batches))
+        history.start(trainer.iteration, trainer.schedule.total, trainer.iteration % len(self.batches))
         with self.environment.stop.deferred():
             trainer.run()
         history.finish()
@@ -108,7 +108,7 @@ class Train(Runner):
     def _tell_if_adversaries_come_too_late(self) -> None:
         training = self.desc.training
         whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
-        epochs = math.ceil(self.trainer.schedule.total.iteration / len(self.batches))
+        epochs = math.ceil(self.trainer.schedule.total / len(self.batches))
         if training.has_adversary and whole > epochs > 0:
             self.environment.say(
                 f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
@@ -180,10 +180,10 @@ class Train(Runner):
 
     def _schedule(self) -> Schedule:
         training, epoch = self.desc.training, len(self.batches)
-        drops = tuple(Step.parse(text, epoch) for text in training.milestone_steps.split(",") if text)
+        drops = tuple(iterations(text, epoch) for text in training.milestone_steps.split(",") if text)
         return Schedule(
-            total=Step.parse(training.training_steps, epoch),
-            warmup=Step.parse(training.warmup_steps, epoch),
+            total=iterations(training.training_steps, epoch),
+            warmup=iterations(training.warmup_steps, epoch),
             milestones=drops,
             gamma=training.gamma,
             shape=training.lr_schedule,
@@ -258,7 +258,7 @@ class Train(Runner):
         if not math.isfinite(value):
             kept = self.resume.snapshots.paths()
             where = f"; the last good checkpoint is {kept[0].name}" if kept else ""
-            raise RunError(f"the {what} became {value} in epoch {progress.epoch + 1}; try a smaller --lr{where}")
+            raise RunError(f"the {what} became {value} in epoch {progress.step.epoch + 1}; try a smaller --lr{where}")
 
     def _result(self) -> dict[str, Any]:
         rows, best = self.history.rows, self.best

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from datasets.registry import DatasetInfo
+from datasets.info import DatasetInfo
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from runners.evaluate_threat.desc import EvaluateThreatDesc
 from runners.train.defaults import FINE_TUNING, RECIPES, kind_of, named_defaults, recipe

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foundations.step import Step
 from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
 from threat_specification import L2, Linf, ProjectedDisplacement
 from training.adversaries import PGD, SCHEDULES, Growth, NonisotropicAugmentation
 from training.batch import Batch
 from training.mixing import CutMix, Mixup, OneOf
-from training.objectives import Averaged, Moment, Part, Parts, Scores, Trades, clean, standard
+from training.objectives import Averaged, Part, Parts, Scores, Trades, clean, standard
 
-NOW = Moment(7, 2)
+NOW = Step(7, 2)
 BATCH = Batch(Whole())
 
 
-def run(objective: Parts, model: nn.Module, moment: Moment = NOW) -> Scores:
-    scores = objective.score(model, objective.make(model, BATCH, moment))
+def run(objective: Parts, model: nn.Module, step: Step = NOW) -> Scores:
+    scores = objective.score(model, objective.make(model, BATCH, step))
     return Scores(scores.loss.detach(), scores.correct)
 
 
@@ -31,7 +32,7 @@ def loss_of(model: nn.Module, images: Tensor, labels: Tensor = LABELS) -> Tensor
 
 
 def brightened(amount: float):
-    return lambda model, batch, moment: Part("adv", (batch.images + amount).clamp(0, 1), batch.labels)
+    return lambda model, batch, step: Part("adv", (batch.images + amount).clamp(0, 1), batch.labels)
 
 
 def test_standard_is_the_cross_entropy() -> None:
@@ -45,7 +46,7 @@ def test_the_loss_is_the_average_of_the_parts() -> None:
     """main = 0.5 clean + 0.25 (a + b) beside two additions: each of the three counts a third."""
     model = net().eval()
     additions = [Part("N_aug", IMAGES * 0.5, LABELS), Part("N_aug", IMAGES * 0.25, LABELS)]
-    objective = Parts(adversaries=[brightened(0.1), brightened(0.2)], additions=lambda batch, moment: additions)
+    objective = Parts(adversaries=[brightened(0.1), brightened(0.2)], additions=lambda batch, step: additions)
     main = 0.5 * loss_of(model, IMAGES) + 0.25 * (
         loss_of(model, (IMAGES + 0.1).clamp(0, 1)) + loss_of(model, (IMAGES + 0.2).clamp(0, 1))
     )
@@ -59,7 +60,7 @@ def test_clean_weight_0_is_madry_and_adversaries_start_when_told() -> None:
     assert float(run(madry, model).loss) == pytest.approx(float(loss_of(model, (IMAGES + 0.1).clamp(0, 1))))
     later = Parts(adversaries=[brightened(0.1)], combine=Averaged(0.0), adversaries_from=3)
     assert float(run(later, model).loss) == pytest.approx(float(loss_of(model, IMAGES)))
-    assert "adv" not in run(later, model).correct and "adv" in run(later, model, Moment(7, 3)).correct
+    assert "adv" not in run(later, model).correct and "adv" in run(later, model, Step(7, 3)).correct
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -99,7 +100,7 @@ def test_mixup_blends_images_and_losses_alike() -> None:
 def test_cutmix_pastes_a_rectangle_and_counts_its_pixels() -> None:
     pasted = []
     for step in range(40):
-        part = CutMix(1.0, 3, seed=5)(BATCH, Moment(step, 0))
+        part = CutMix(1.0, 3, seed=5)(BATCH, Step(step, 0))
         foreign = part.images == IMAGES.roll(1, 0)
         assert bool((foreign | (part.images == IMAGES)).all())
         rows, columns = foreign[0, 0].any(1), foreign[0, 0].any(0)
@@ -114,7 +115,7 @@ def test_cutmix_pastes_a_rectangle_and_counts_its_pixels() -> None:
 def test_mixup_and_cutmix_take_turns() -> None:
     mixup, cutmix = Mixup(1.0, 3, seed=5), CutMix(1.0, 3, seed=6)
     both = OneOf([mixup, cutmix], seed=7)
-    which = [both(BATCH, Moment(i, 0)).images.equal(mixup(BATCH, Moment(i, 0)).images) for i in range(40)]
+    which = [both(BATCH, Step(i, 0)).images.equal(mixup(BATCH, Step(i, 0)).images) for i in range(40)]
     assert 10 <= sum(which) <= 30
 
 
@@ -201,7 +202,7 @@ def test_adversaries_grow_to_full_size_in_equal_parts(epoch: int, factor: float)
     model, threat = net().eval(), ProjectedDisplacement(anchors=ANCHORS)
     grey = Whole(0.35 + 0.3 * IMAGES)
     growing = PGD("N_adv", threat, 0.1, 0.2, 0.2, 3, seed=1, growth=Growth(first=2, epochs=3))
-    then = Moment(NOW.iteration, epoch)
+    then = Step(NOW.iteration, epoch)
     found = growing(model, Batch(grey), then).images
     small = PGD("N_adv", threat, factor * 0.1, factor * 0.2, factor * 0.2, 3, seed=1)
     assert torch.allclose(found, small(model, Batch(grey), then).images, atol=1e-5)
@@ -212,7 +213,7 @@ def test_adversaries_grow_to_full_size_in_equal_parts(epoch: int, factor: float)
 def test_a_background_that_may_be_anything_grows_too() -> None:
     threat = ProjectedDisplacement(anchors=ANCHORS, segmented=True, mask_source="center", background="free")
     growing = PGD("N_adv", threat, 0.1, 0.2, 0.2, 3, seed=1, growth=Growth(epochs=19))
-    whole, small = (growing(net().eval(), BATCH, Moment(0, epoch)).images - IMAGES for epoch in (19, 0))
+    whole, small = (growing(net().eval(), BATCH, Step(0, epoch)).images - IMAGES for epoch in (19, 0))
     assert float(whole.abs().max()) > 0.5  # outside the mask, where there is no radius
     assert 0.02 < float(small.abs().max()) <= 1 / 20
 
@@ -227,7 +228,7 @@ def test_one_step_is_as_long_as_asked_for() -> None:
 def test_augmentation_keeps_labels_and_the_threat_small_on_its_share_of_batches() -> None:
     threat = ProjectedDisplacement(anchors=ANCHORS)
     augment = NonisotropicAugmentation(threat, 0.1, 3, 0.0, 0.2, seed=2)
-    made = [augment(BATCH, Moment(i, 0)) for i in range(300)]
+    made = [augment(BATCH, Step(i, 0)) for i in range(300)]
     assert 70 <= sum(bool(parts) for parts in made) <= 130
     partner, noise = next(parts for parts in made if parts)
     for part in (partner, noise):

@@ -9,13 +9,13 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from foundations.errors import UsageError
+from foundations.step import Step
 from tests.training.sources import IMAGES, LABELS, Whole, net, some
 from threat_specification import Linf
 from training import starts
 from training.adversaries import PGD
 from training.augmentation import Movements, RandomCrop, RandomFlip
 from training.batch import Batch
-from training.objectives import Moment
 from training.starts import STARTS, LastPerturbations, last_perturbations
 
 CPU = torch.device("cpu")
@@ -32,9 +32,9 @@ def test_steps_of_several_epochs_add_up() -> None:
     model, last = net().eval(), LastPerturbations(6, (1, 4, 4), CPU)
     for epoch in range(3):
         # Its random start depends on the step; only the first epoch's is used.
-        found = attack(2, last)(model, Batch(Whole()), Moment(0 if epoch == 0 else 7, epoch)).images
+        found = attack(2, last)(model, Batch(Whole()), Step(0 if epoch == 0 else 7, epoch)).images
         last.commit()
-    expected = attack(6, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Moment(0, 0)).images
+    expected = attack(6, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Step(0, 0)).images
     assert torch.allclose(found, expected, atol=1e-4)
     assert bool(last.known.all())
 
@@ -42,12 +42,12 @@ def test_steps_of_several_epochs_add_up() -> None:
 def test_each_image_has_its_own_and_new_ones_start_at_random() -> None:
     model, last = net().eval(), LastPerturbations(6, (1, 4, 4), CPU)
     rows = torch.tensor([4, 1])
-    first = attack(2, last)(model, Batch(some(rows)), Moment(0, 0)).images - IMAGES[rows]
+    first = attack(2, last)(model, Batch(some(rows)), Step(0, 0)).images - IMAGES[rows]
     last.commit()
     assert last.known.tolist() == [False, True, False, False, True, False]
     assert torch.allclose(last.values[rows].float(), first, atol=1e-4)
-    fresh = attack(2, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Moment(5, 1)).images
-    now = attack(2, last)(model, Batch(Whole()), Moment(5, 1)).images
+    fresh = attack(2, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Step(5, 1)).images
+    now = attack(2, last)(model, Batch(Whole()), Step(5, 1)).images
     others = torch.tensor([0, 2, 3, 5])
     assert now[others].equal(fresh[others]) and not torch.allclose(now[rows], fresh[rows], atol=1e-3)
 
@@ -97,7 +97,7 @@ def test_validation_neither_uses_nor_changes_them() -> None:
     from testing.shards import Shard
 
     model, last = net().eval(), LastPerturbations(6, (1, 4, 4), CPU)
-    attack(2, last)(model, Batch(Whole()), Moment(0, 0))
+    attack(2, last)(model, Batch(Whole()), Step(0, 0))
     last.commit()
     before = last.values.clone()
     shard = Shard(0, IMAGES, LABELS, torch.arange(6))
@@ -111,10 +111,10 @@ def test_a_step_that_is_tried_again_starts_where_the_first_try_did() -> None:
     """After a lack of memory, in smaller parts: what the first try found is forgotten."""
     model = net().eval()
     last = LastPerturbations(6, (1, 4, 4), CPU)
-    attack(2, last)(model, Batch(Whole()), Moment(0, 0))
-    parts = [attack(2, last)(model, Batch(some(rows)), Moment(0, 0)).images for rows in torch.arange(6).split(2)]
+    attack(2, last)(model, Batch(Whole()), Step(0, 0))
+    parts = [attack(2, last)(model, Batch(some(rows)), Step(0, 0)).images for rows in torch.arange(6).split(2)]
     last.commit()
-    straight = attack(2, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Moment(0, 0)).images
+    straight = attack(2, LastPerturbations(6, (1, 4, 4), CPU))(model, Batch(Whole()), Step(0, 0)).images
     assert torch.allclose(torch.cat(parts), straight, atol=1e-6)
     assert torch.allclose(last.values.float(), straight - IMAGES, atol=1e-4)
 
@@ -135,7 +135,7 @@ def test_a_corner_is_at_the_far_end_of_the_set() -> None:
     images, model = 0.3 + 0.4 * IMAGES, net().eval()
     (corner,), (random,) = STARTS["corner"](1, 6, (1, 4, 4), CPU), STARTS["random"](1, 6, (1, 4, 4), CPU)
     found = {
-        name: attack(1, start)(model, Batch(Whole(images)), Moment(0, 0)).images - images
+        name: attack(1, start)(model, Batch(Whole(images)), Step(0, 0)).images - images
         for name, start in (("corner", corner), ("random", random))
     }
     assert float(found["corner"].abs().min()) > 0.98 * EPS

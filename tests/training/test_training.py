@@ -18,7 +18,7 @@ from training.adversaries import PGD
 from training.batch import Batch
 from training.loop import Progress, Trainer, every_epoch
 from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, plain
-from training.objectives import Moment, Parts, standard
+from training.objectives import Parts, standard
 from training.schedule import Schedule
 from training.weight_perturbation import AdversarialWeights
 
@@ -44,7 +44,7 @@ class FixedBatches:
 
 
 def schedule(total: int, warmup: int = 0, shape: str = "constant", milestones: tuple[int, ...] = ()) -> Schedule:
-    return Schedule(Step(total), Step(warmup), tuple(map(Step, milestones)), 0.1, shape)
+    return Schedule(total, warmup, tuple(milestones), 0.1, shape)
 
 
 def smooth() -> nn.Module:
@@ -95,7 +95,7 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch() -> None:
             7,
             accumulation=parts,
             schedule=schedule(7, warmup=2, shape="milestones", milestones=(3, 5)),
-            callbacks=[lambda p, seen=rates: seen.append((p.step.iteration, p.epoch, p.lr))],  # type: ignore[misc]
+            callbacks=[lambda p, seen=rates: seen.append((p.step.iteration, p.step.epoch, p.lr))],  # type: ignore[misc]
         )
         made.run()
         runs.append((made.model.state_dict(), rates))
@@ -136,7 +136,7 @@ def test_callbacks_see_every_step_and_epoch_ends() -> None:
     trainer(
         7,
         callbacks=(
-            lambda progress: steps.append((progress.step.iteration, progress.epoch, progress.is_end)),
+            lambda progress: steps.append((progress.step.iteration, progress.step.epoch, progress.is_end)),
             every_epoch(lambda progress: epochs.append(progress.step.iteration)),
         ),
     ).run()
@@ -187,7 +187,7 @@ def test_weight_perturbation_is_the_published_one_and_leaves_nothing_behind() ->
     """w + gamma |w| g / |g| for matrices, biases as they are; bit-equal weights and buffers afterwards, no gradient."""
     model = net()
     objective = Parts(adversaries=[LINF])
-    parts = objective.make(model, Batch(Whole()), Moment(0, 0))
+    parts = objective.make(model, Batch(Whole()), Step(0, 0))
     before = state_of(model)
     twin = net()
     objective.score(twin, parts).loss.backward()
@@ -205,7 +205,7 @@ def test_weight_perturbation_is_the_published_one_and_leaves_nothing_behind() ->
 
 def test_weights_are_left_alone_without_an_adversary() -> None:
     model = net()
-    parts = standard.make(model, Batch(Whole()), Moment(0, 0))
+    parts = standard.make(model, Batch(Whole()), Step(0, 0))
     before, step = state_of(model), AdversarialWeights(0.1)
     with step(model, standard, parts):
         assert all(value.equal(before[name]) for name, value in model.state_dict().items())
