@@ -72,13 +72,13 @@ def rows() -> list[tuple[str, float, str, str]]:
     from pyautoattack.autopgd_base import APGDAttack
 
     model, images, labels = problem()
-    standing, index = torch.ones(BATCH, dtype=torch.bool), torch.arange(BATCH)
+    robust, index = torch.ones(BATCH, dtype=torch.bool), torch.arange(BATCH)
     ball = AttackSet.within(Linf().bind(images, labels), RADIUS, RADIUS)
     start = torch.zeros_like(images)
     theirs = APGDAttack(model, n_iter=STEPS, norm="Linf", eps=RADIUS, seed=0, loss="ce", device="cpu")
 
     def ours() -> object:
-        return ascend_from(start, Task(model, labels, ball, standing, 0, index, STEPS), "ce")
+        return ascend_from(start, Task(model, labels, ball, robust, 0, index, STEPS), "ce")
 
     def gradient_at(delta: Tensor) -> tuple[Tensor, None]:
         inputs = (images + delta).requires_grad_(True)
@@ -111,7 +111,7 @@ def rows() -> list[tuple[str, float, str, str]]:
         begin = scaled_noise(inside, 0, index, 0)
 
         def under_pd(inside: AttackSet = inside, begin: Tensor = begin) -> object:
-            return ascend_from(begin, Task(model, labels, inside, standing, 0, index, STEPS), "ce")
+            return ascend_from(begin, Task(model, labels, inside, robust, 0, index, STEPS), "ce")
 
         under_pd()
         binds = float((inside.bound.members[0][0].warm.multipliers > 0).any(1).float().mean())

@@ -88,11 +88,11 @@ def trained(words: list[str]) -> tuple[nn.Module, ProjectedDisplacement]:
 
 def accuracy_left(net: nn.Module, allowed: AttackSet, labels: Tensor, steps: int) -> tuple[float, float]:
     """Share of the images still right after APGD, and the seconds it took without ending early."""
-    standing = net(allowed.bound.examples).argmax(1) == labels
-    task = Task(net, labels, allowed, standing, 0, torch.arange(len(labels)), steps)
+    robust = net(allowed.bound.examples).argmax(1) == labels
+    task = Task(net, labels, allowed, robust, 0, torch.arange(len(labels)), steps)
     begun = time.perf_counter()
     found = ATTACKS["apgd_ce"](task)
-    return float((standing & ~found.broken).float().mean()), time.perf_counter() - begun
+    return float((robust & ~found.success).float().mean()), time.perf_counter() - begun
 
 
 def table(net: nn.Module, threat: ProjectedDisplacement, radius: float) -> list[tuple[str, float, float, int]]:

@@ -23,7 +23,7 @@ from training.adversaries import PGD
 from training.augmentation import Chain, RandomCrop, RandomFlip
 from training.batch import Batch
 from training.loop import Trainer
-from training.network import Passes
+from training.network import MixedPrecision
 from training.objectives import Parts, standard
 from training.schedule import Schedule
 
@@ -42,7 +42,7 @@ def split(count: int = 4 * BATCH) -> Split:
 
 
 def trainer(data: Split, objective: Parts, steps: int) -> Trainer:
-    model = Passes(network())
+    model = MixedPrecision(network())
     schedule = Schedule(steps, 0, (), 0.1, "constant")
     optimizer = torch.optim.SGD(model.parameters(), LR, 0.9)
     return Trainer(model, optimizer, ShuffledBatches(data, BATCH, 0), objective, schedule, LR)

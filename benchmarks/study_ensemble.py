@@ -111,7 +111,7 @@ def main(words: list[str]) -> None:
             search = Search(net, threat.bind(x, y), y, torch.arange(images), cell, 40, 0)
             begun = time.process_time()
             search.attack(cell, attacks_named([], 10))
-            seconds, left = time.process_time() - begun, search.standing(cell)
+            seconds, left = time.process_time() - begun, search.robust(cell)
             beaten = left & ~stronger(net, x, y, cell, threat, left)
             rates = " | ".join(f"{float(rows.float().mean()):.3f}" for rows in (search.right, left, beaten))
             print(f"| {name} | {cell.threshold:g}, {cell.radius:g} | {rates} | {seconds:.0f} |", flush=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundations.errors import UsageError
 from foundations.signals import Stop
-from foundations.watchdog import Watch
+from foundations.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import numpy
@@ -32,7 +32,8 @@ PROCESS_GROUP_TIMEOUT = timedelta(hours=24)
 class Environment:
     """Device, ranks and roots of this process; nothing here can change a result.
 
-    stop    whether somebody asked this process to end     watch   over processes that do not get on
+    stop      whether somebody asked this process to end
+    watchdog  ends the run where a process makes no progress
     """
 
     root_dir: Path
@@ -44,7 +45,7 @@ class Environment:
     quiet: bool = False
     num_workers: int = 0
     stop: Stop = field(default_factory=Stop, compare=False)
-    watch: Watch = field(default_factory=Watch, compare=False)
+    watchdog: Watchdog = field(default_factory=Watchdog, compare=False)
 
     @property
     def is_primary(self) -> bool:
@@ -57,7 +58,7 @@ class Environment:
 
         return torch.device(self.device_name)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Tell people something (stderr, primary process, not when quiet)."""
         if self.is_primary and not self.quiet:
             print(message, file=sys.stderr, flush=True)
@@ -70,7 +71,7 @@ class Environment:
 
         if iterable is not None and self.world_size > 1:
             total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
-            iterable = self.watch.beating(iterable)
+            iterable = self.watchdog.beating(iterable)
         silent = hide or self.quiet or not self.is_primary or not sys.stderr.isatty()
         return tqdm(iterable, desc=description, total=total, unit=unit, disable=silent, dynamic_ncols=True)
 
@@ -95,13 +96,13 @@ class Environment:
         # A connection of its own, since one that waits would hold up the other; and names of its own, new each time.
         token = torch.tensor([secrets.randbits(62)], device=self.device)
         distributed.broadcast(token, src=0)
-        self.watch.start(distributed.PrefixStore(f"watch_{int(token)}", store.clone()), rank, world_size)
+        self.watchdog.start(distributed.PrefixStore(f"watch_{int(token)}", store.clone()), rank, world_size)
         try:
             yield
         except BaseException:
-            self.watch.finish(failed=True)
+            self.watchdog.finish(failed=True)
             raise  # without a word to the others' collectives: they may never answer
-        self.watch.finish(failed=False)
+        self.watchdog.finish(failed=False)
         distributed.destroy_process_group()
 
     def is_asked_to_stop(self, step: int) -> bool:
@@ -112,7 +113,7 @@ class Environment:
         """
         if self.world_size == 1:
             return bool(self.stop.asked)
-        store = self.watch.store
+        store = self.watchdog.store
         if self.stop.asked:
             store.compare_set("stop", "", str(step + 1))
         return store.check(["stop"]) and int(store.get("stop")) <= step
@@ -122,21 +123,21 @@ class Environment:
         if self.world_size > 1:
             import torch
 
-            with self.watch.waiting():
+            with self.watchdog.waiting():
                 torch.distributed.barrier()
 
-    def from_primary(self, value: bool) -> bool:
+    def broadcast(self, value: bool) -> bool:
         """The primary's answer on every process, so that all take the same way."""
         if self.world_size == 1:
             return value
         import torch
 
         flag = torch.tensor([int(value)], device=self.device)
-        with self.watch.waiting():
+        with self.watchdog.waiting():
             torch.distributed.broadcast(flag, src=0)
         return bool(flag.item())
 
-    def merge(self, array: numpy.ndarray) -> numpy.ndarray:
+    def all_reduce_sum(self, array: numpy.ndarray) -> numpy.ndarray:
         """Element-wise sum over the processes of arrays that are zero wherever another process has the value."""
         if self.world_size == 1:
             return array
@@ -144,17 +145,17 @@ class Environment:
 
         wide = {"b": "int64", "i": "int64", "f": "float64"}[array.dtype.kind]
         tensor = torch.from_numpy(array.astype(wide)).to(self.device)
-        with self.watch.waiting():
+        with self.watchdog.waiting():
             torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy().astype(array.dtype)
 
-    def stack(self, array: numpy.ndarray) -> numpy.ndarray:
+    def all_gather(self, array: numpy.ndarray) -> numpy.ndarray:
         """[W, ...]: the arrays of all processes, of one shape, on every one of them."""
         import numpy
 
         rows = numpy.zeros((self.world_size, *array.shape), array.dtype)
         rows[self.rank] = array
-        return self.merge(rows)
+        return self.all_reduce_sum(rows)
 
 
 def make_environment(
@@ -172,7 +173,7 @@ def make_environment(
         world_size=world_size,
         quiet=quiet,
         num_workers=num_workers,
-        watch=Watch(60 * hang_minutes),
+        watchdog=Watchdog(60 * hang_minutes),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class MeanOfPasses(nn.Module):
+class ExpectationOverTransformation(nn.Module):
     """A model that answers at random, by the mean of its logits over several passes (Athalye et al. 2018)."""
 
     def __init__(self, model: nn.Module, passes: int) -> None:

@@ -26,7 +26,7 @@ class Sign:
     since: float
 
 
-class Watch:
+class Watchdog:
     """Every process counts its beats (forward passes, shards, classes) and publishes the count; one that stands still
     for `limit` seconds without waiting for others ends the run with its name, in bounded time.
 

@@ -27,8 +27,8 @@ class Runner(ABC):
     def execute(self) -> dict[str, Any]:
         """The result, from disk when the run is complete, else by running it."""
         finished = finished_result(self.desc, self.environment.root_dir)
-        if self.environment.from_primary(finished is not None):
-            self.environment.say(f"complete already: {self.directory.path}")
+        if self.environment.broadcast(finished is not None):
+            self.environment.log(f"complete already: {self.directory.path}")
             if self.environment.is_primary:
                 self.directory.tidy_after_a_kill()
             return finished if finished is not None else self.directory.result()
@@ -36,7 +36,7 @@ class Runner(ABC):
         self.prepare()
         with self._alone():
             finished = finished_result(self.desc, self.environment.root_dir)
-            if self.environment.from_primary(finished is not None):  # by another process, while we prepared
+            if self.environment.broadcast(finished is not None):  # by another process, while we prepared
                 return finished if finished is not None else self.directory.result()
             return self._run(started)
 
@@ -46,7 +46,7 @@ class Runner(ABC):
         lock = Lock(self.directory / LOCK)
         holder = lock.acquire() if self.environment.is_primary else ""
         try:
-            if not self.environment.from_primary(not holder):
+            if not self.environment.broadcast(not holder):
                 raise RunError(
                     f"{holder or 'another process'} is making this run; wait for it, or stop it: {self.directory.path}"
                 )

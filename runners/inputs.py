@@ -119,5 +119,5 @@ def read_model(
 def watched(model: Network, environment: Environment) -> Network:
     """Every pass is a sign of life."""
     if environment.world_size > 1:
-        model.register_forward_pre_hook(lambda *_: environment.watch.beat())
+        model.register_forward_pre_hook(lambda *_: environment.watchdog.beat())
     return model

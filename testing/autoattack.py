@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from foundations.desc import derive_seed
-from threat_specification.attacks.base import Attack, Attempt, Task, input_gradient
+from threat_specification.attacks.base import Attack, AttackResult, Task, input_gradient
 from threat_specification.attacks.losses import LOSSES
 
 GRADIENT_FREE = "square"
@@ -33,12 +33,12 @@ def autoattack(norm: str, power: float, names: list[str], num_classes: int) -> d
     return {name: partial(_run_member, name, norm, power, num_classes) for name in names}
 
 
-def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task) -> Attempt:
+def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task) -> AttackResult:
     """Seeded by (seed, first index, member), whatever ran before; the global generators are left alone. The ball is the
     library's own, of `power`; the set of the task is where its points are checked."""
     from pyautoattack import AutoAttack
 
-    images, standing, device = task.examples, task.standing, task.examples.device
+    images, robust, device = task.examples, task.robust, task.examples.device
     number = derive_seed(task.seed, int(task.index[0]), name) % 2**31
     adversary = AutoAttack(task.model, norm=norm, eps=power, seed=number, version="standard", device=device)
     adversary.attacks_to_run = [name]
@@ -47,11 +47,11 @@ def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task
     adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, num_classes - 1)
     perturbed = images.clone()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _findings() as _:
-        found, _ = adversary.run_standard_evaluation(images[standing], task.labels[standing], batch_size=len(images))
-    perturbed[standing] = found.clamp(0, 1)
-    tracker = task.tracker()
-    tracker.ask(perturbed - images)
-    return tracker.attempt
+        found, _ = adversary.run_standard_evaluation(images[robust], task.labels[robust], batch_size=len(images))
+    perturbed[robust] = found.clamp(0, 1)
+    memory = task.best_so_far()
+    memory.ask(perturbed - images)
+    return memory.result
 
 
 def findings(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[str]:

@@ -112,23 +112,23 @@ class AttackEvaluation:
 
     def _rows(self, search: Search, shard: Shard) -> dict[str, Tensor]:
         perturbed = (shard.images + search.worst).clamp(0, 1)
-        standing = search.standing(self.headline)
+        robust = search.robust(self.headline)
         rounded = (perturbed * 255).round() / 255
         flat = search.worst.flatten(1)
         values = {
             "clean_prediction": search.clean_prediction,
-            "correct": standing,
+            "correct": robust,
             "broken_by": search.broken_by,
             "threat": search.bound.evaluate(search.worst),
             "Linf": flat.abs().amax(1),
             "L2": flat.norm(dim=1),
             "loss": torch.where(search.right, search.loss, 0.0),
             "gauge": search.gauge(),
-            "rounded": search.right & ~standing & ~count_correct(self.model, rounded, shard.labels),
+            "rounded": search.right & ~robust & ~count_correct(self.model, rounded, shard.labels),
             "no_answer": search.no_answer,
             "forwards": search.forwards,
             "backwards": search.backwards,
-            CELLS: torch.stack([search.standing(cell) for cell in self.cells], 1),
+            CELLS: torch.stack([search.robust(cell) for cell in self.cells], 1),
         }
         values = {name: values[name] for name in self.kept} | {"image": perturbed}
         values |= {name: measure(shard, perturbed) for name, measure in self.measures.items()}

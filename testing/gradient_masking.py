@@ -13,7 +13,7 @@ from testing import autoattack
 from testing.evaluations import AttackEvaluation
 from testing.shards import Shard, count_correct
 from threat_specification.attacks.apgd import apgd
-from threat_specification.attacks.base import Attack, AttackSet, Attempt, Classifier, Task
+from threat_specification.attacks.base import Attack, AttackResult, AttackSet, Classifier, Task
 from threat_specification.attacks.gradients import Kind, kinds
 from threat_specification.attacks.pgd import momentum_pgd, targeted_pgd
 from threat_specification.attacks.random_search import random_search
@@ -40,15 +40,15 @@ class Smoothed(nn.Module):
         return torch.stack([self.model((images + noise).clamp(0, 1)) for noise in self.noise]).mean(0)
 
 
-def _transfer(task: Task, draw: int) -> Attempt:
+def _transfer(task: Task, draw: int) -> AttackResult:
     """Descent on the smoothed copy, judged by the model."""
     generator = torch.Generator().manual_seed(draw)
     half = torch.randn(SMOOTH_PASSES // 2, *task.examples.shape[1:], generator=generator).to(task.examples.device)
     noise = SMOOTH_NOISE * float(task.allowed.reach.amax()) * half
     found = momentum_pgd(replace(task, model=Smoothed(task.model, torch.cat([noise, -noise]))), draw)
-    tracker = task.tracker()
-    tracker.ask(found.delta)
-    return tracker.attempt
+    memory = task.best_so_far()
+    memory.ask(found.delta)
+    return memory.result
 
 
 # What to say of an attack that begins elsewhere -> that attack, for examples that the ensemble left.
@@ -86,27 +86,27 @@ class Probe:
     elsewhere: dict[str, float] = field(default_factory=dict)
 
 
-def probe(evaluation: AttackEvaluation, shard: Shard, standing: Tensor) -> Probe:
-    """Look at a model on one shard. standing: [n] bool, what the evaluation's attacks left of it."""
+def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
+    """Look at a model on one shard. robust: [n] bool, what the evaluation's attacks left of it."""
     model = evaluation.model
     right = count_correct(model, shard.images, shard.labels)
     count = max(1, int(right.sum()))
     search = evaluation.search(shard)
-    task = search.task(evaluation.headline, standing)
+    task = search.task(evaluation.headline, robust)
     with torch.no_grad():
         first, second = model(shard.images), model(shard.images)
     box = AttackSet.within(BoundLinf(shard.images), 1.0, 1.0)
-    painted = apgd(replace(task, allowed=box, standing=right), DRAWS + 300)
-    found = kinds(replace(task, standing=right), DRAWS + 310)
+    painted = apgd(replace(task, allowed=box, robust=right), DRAWS + 300)
+    found = kinds(replace(task, robust=right), DRAWS + 310)
     elsewhere = {}
     for number, (name, attack) in enumerate(ELSEWHERE.items(), start=1):
-        before = search.standing(evaluation.headline) & standing
+        before = search.robust(evaluation.headline) & robust
         if bool(before.any()):
-            search.record(attack(replace(task, standing=before)), number, task.allowed.fixed)
-        elsewhere[name] = float((before & ~search.standing(evaluation.headline)).sum()) / count
+            search.record(attack(replace(task, robust=before)), number, task.allowed.fixed)
+        elsewhere[name] = float((before & ~search.robust(evaluation.headline)).sum()) / count
     sums = first.sum(1)
     return Probe(
-        box_accuracy=float((right & ~painted.broken).sum()) / count,
+        box_accuracy=float((right & ~painted.success).sum()) / count,
         like_probabilities=bool(((first >= 0) & (first <= 1)).all() and ((sums - 1).abs() < 1e-4).all()),
         answers_differ=not torch.equal(first, second),
         kinds={kind: float((found[right] == kind).sum()) / count for kind in CAUSES},
@@ -132,7 +132,7 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
         "the model answers differently to the same input: use --eot to attack the mean of its answers": (
             found.answers_differ
         ),
-        f"the search without gradients broke {free} examples that attacks with gradients left standing": (
+        f"the search without gradients broke {free} examples that attacks with gradients left robust": (
             free > GRADIENT_FREE_SHARE * max(1, broken)
         ),
         f"the figure is too high: attacks that begin elsewhere ({where}) break another {besides:.0%} of a sample": (
@@ -143,15 +143,15 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
     return causes + [message for message, holds in messages.items() if holds]
 
 
-def suspicions(
-    evaluation: AttackEvaluation, shard: Shard, standing: Tensor, broken_by: numpy.ndarray, no_answer: numpy.ndarray
+def masking_warnings(
+    evaluation: AttackEvaluation, shard: Shard, robust: Tensor, broken_by: numpy.ndarray, no_answer: numpy.ndarray
 ) -> list[str]:
     """Why the figure of an evaluation may be too high, a sentence each; nothing where there is no reason to doubt it.
 
-    shard      a few of the examples;  standing  [n] bool of those, what the attacks left
+    shard      a few of the examples;  robust  [n] bool of those, what the attacks left
     broken_by, no_answer  of all examples, as in examples.npz
     """
-    told = warnings(probe(evaluation, shard, standing), broken_by, list(evaluation.attacks))
+    told = warnings(probe(evaluation, shard, robust), broken_by, list(evaluation.attacks))
     if evaluation.attacks.keys() <= set(autoattack.STANDARD):
         told += autoattack.findings(evaluation.model, shard.images, shard.labels)
     if lost := int(no_answer.sum()):

@@ -14,7 +14,7 @@ from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
 from testing.evaluations import AttackEvaluation
-from testing.gradient_masking import suspicions
+from testing.gradient_masking import masking_warnings
 from testing.shards import Shard
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
@@ -91,7 +91,7 @@ def robust_accuracy(
         few = slice(0, min(PROBED, shard_size))
         sample = Shard(0, images[few], labels[few], index[few])
         of_all = (broken_by.cpu().numpy(), found["N_adv_no_answer"].cpu().numpy())
-        told = suspicions(evaluation, sample, correct[few], *of_all)
+        told = masking_warnings(evaluation, sample, correct[few], *of_all)
     for message in told:
         warnings.warn(message, RobustnessWarning, stacklevel=2)
     if not details:

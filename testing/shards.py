@@ -95,7 +95,7 @@ class Memory:
 
     environment: Environment
     size: int
-    in_lockstep: bool = False  # other processes take part in every pass, and would not know of a second attempt
+    in_lockstep: bool = False  # other processes take part in every pass, and would not know of a second result
 
     def run(self, evaluation: Evaluation, shard: Shard) -> dict[str, Tensor]:
         """What the evaluation says of the shard."""
@@ -103,7 +103,7 @@ class Memory:
             parts = [evaluation(part) for part in self._parts(shard)]
         except torch.OutOfMemoryError:
             parts = []
-        if not parts:  # outside the handler, whose traceback keeps the tensors of the attempt
+        if not parts:  # outside the handler, whose traceback keeps the tensors of the result
             self._halve()
             return self.run(evaluation, shard)
         return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -115,7 +115,7 @@ class Memory:
             raise RunError("out of memory with a single image; use a device with more memory, or --device=cpu")
         self.size = -(-self.size // 2)
         torch.cuda.empty_cache()
-        self.environment.say(f"out of memory: going on with {self.size} images at a time")
+        self.environment.log(f"out of memory: going on with {self.size} images at a time")
 
     def _parts(self, shard: Shard) -> list[Shard]:
         if len(shard.labels) <= self.size:
@@ -154,7 +154,7 @@ def evaluate_in_shards(
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
         # In lockstep the primary's answer counts: another process may see a file that was written a moment ago.
-        if not (environment.from_primary(found is not None) if in_lockstep else found is not None):
+        if not (environment.broadcast(found is not None) if in_lockstep else found is not None):
             shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
             found = {
                 name: values.cpu().numpy()
@@ -168,7 +168,7 @@ def evaluate_in_shards(
             arrays[name][rows] = found[name]
         done[rows] = True
         bar.set_postfix({name: f"{arrays[name][done].mean():.3f}" for name in columns if name.endswith("_correct")})
-    return arrays if in_lockstep else {name: environment.merge(array) for name, array in arrays.items()}
+    return arrays if in_lockstep else {name: environment.all_reduce_sum(array) for name, array in arrays.items()}
 
 
 def _empty(count: int, kind: str | tuple[str, int]) -> numpy.ndarray:

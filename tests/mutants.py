@@ -65,14 +65,14 @@ MUTANTS = [
     Mutant(
         "every eighth image is left to the first member",
         SEARCH,
-        "standing = self.standing(cell)\n            if name",
-        "standing = self.standing(cell) & ((number == 1) | (self.index % 8 != 0))\n            if name",
+        "robust = self.robust(cell)\n            if name",
+        "robust = self.robust(cell) & ((number == 1) | (self.index % 8 != 0))\n            if name",
         "tests/testing/test_evaluations.py",
     ),
     Mutant(
         "the gauge curve from survivors only",
         SEARCH,
-        "                standing = self.right\n",
+        "                robust = self.right\n",
         "                pass\n",
         ON_SEARCH,
     ),
@@ -95,7 +95,7 @@ MUTANTS = [
         "an attack is believed that it broke the model",
         SEARCH,
         "wrong = self.right & (answers != self.labels)",
-        "wrong = self.right & attempt.broken",
+        "wrong = self.right & result.success",
         ON_SEARCH,
     ),
     Mutant(
@@ -159,8 +159,8 @@ MUTANTS = [
     Mutant(
         "the passes of the last attack alone",
         SEARCH,
-        "self.forwards += attempt.forwards",
-        "self.forwards = attempt.forwards",
+        "self.forwards += result.forwards",
+        "self.forwards = result.forwards",
         ON_SEARCH,
     ),
     Mutant(

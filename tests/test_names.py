@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from setuptools import find_packages
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -48,14 +52,14 @@ def test_nonisotropic_robustbench_and_timm_in_one_process() -> None:
 
 
 def test_setup_names_every_package_but_the_tests() -> None:
-    setup = (PROJECT / "setup.py").read_text()
+    written = re.search(r"include=(\[[^]]*\])", (PROJECT / "setup.py").read_text())
+    assert written
     ours = {
         str(file.parent.relative_to(PROJECT)).replace("/", ".")
         for file in PROJECT.rglob("__init__.py")
         if file.relative_to(PROJECT).parts[0] not in {"tests", "benchmarks", ".venv"}
     }
-    named = {line.strip(' ",') for line in setup.split("PACKAGES = [")[1].split("]")[0].splitlines() if line.strip()}
-    assert named == ours
+    assert set(find_packages(str(PROJECT), include=ast.literal_eval(written[1]))) == ours
 
 
 def test_a_wheel_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Passes(nn.Module):
+class MixedPrecision(nn.Module):
     """A network whose passes alone are in 16 bits or channels last: losses, attacks and threats stay in float32.
 
     [B,C,H,W] float32 -> [B,K] float32

@@ -48,7 +48,7 @@ def restore_states(states: dict[str, Any], environment: Environment) -> None:
 
 def _gathered(state: torch.Tensor, environment: Environment) -> torch.Tensor:
     """[n] bytes of each process as [W, n]."""
-    return torch.from_numpy(environment.stack(state.cpu().numpy().astype(numpy.int64))).byte()
+    return torch.from_numpy(environment.all_gather(state.cpu().numpy().astype(numpy.int64))).byte()
 
 
 def _own(states: torch.Tensor, environment: Environment) -> torch.Tensor:

@@ -90,7 +90,7 @@ class ComputeThreat(Runner):
         mine = torch.arange(count).tensor_split(world_size)[self.environment.rank]
         prints = numpy.zeros(count, numpy.int64)
         prints[mine.numpy()] = fingerprints(self.data.train.contents(mine)).numpy()
-        return torch.from_numpy(self.environment.merge(prints))
+        return torch.from_numpy(self.environment.all_reduce_sum(prints))
 
     def _choose(self) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Row numbers [K, per_label] and coverage [K], the same on every process."""
@@ -99,7 +99,7 @@ class ComputeThreat(Runner):
         places = list(enumerate(self.classes))[self.environment.rank :: self.environment.world_size]
         for place, label in self.environment.progress(places, "choosing anchors", unit="class"):
             chosen[place], lowest[place] = self._choose_class(label)
-        return self.environment.merge(chosen), self.environment.merge(lowest)
+        return self.environment.all_reduce_sum(chosen), self.environment.all_reduce_sum(lowest)
 
     def _choose_class(self, label: int) -> tuple[list[int], float]:
         """Anchors and coverage of one class, from disk if an interrupted run got so far."""
@@ -132,7 +132,7 @@ class ComputeThreat(Runner):
         )
         below = warn_below_one(weighted)
         if below:
-            self.environment.say(
+            self.environment.log(
                 f"note: by these weights {below} moves from one anchor to another of a different class have a threat "
                 "below 1; large weights call such moves harmless"
             )

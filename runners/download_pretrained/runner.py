@@ -94,7 +94,7 @@ class DownloadPretrained(Runner):
         failed = [model for model in models if model["state"].startswith("failed")]
         reasons = [f"{model['name']}: {model['state'].removeprefix('failed: ')}" for model in failed]
         for reason in reasons[1:]:
-            self.environment.say(reason)
+            self.environment.log(reason)
         if failed:
             others = f" and {len(failed) - 1} more (above)" if len(failed) > 1 else ""
             raise RunError(

@@ -110,9 +110,9 @@ def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: in
         def attack(shard: Shard) -> Perturbed:
             allowed = AttackSet.within(NORMS[norm]().bind(shard.images, shard.labels), radius, radius)
             with torch.no_grad():
-                standing = predicted(model(shard.images)) == shard.labels
-            found = ATTACKS["apgd_ce"](Task(model, shard.labels, allowed, standing, seed, shard.index, steps))
-            return (shard.images + found.delta).clamp(0, 1), found.broken
+                robust = predicted(model(shard.images)) == shard.labels
+            found = ATTACKS["apgd_ce"](Task(model, shard.labels, allowed, robust, seed, shard.index, steps))
+            return (shard.images + found.delta).clamp(0, 1), found.success
 
         return attack
 

@@ -134,7 +134,7 @@ class EvaluateThreat(Runner):
                 images = as_bytes(pixels) if threat.anchors.images.dtype == torch.uint8 else pixels
                 equal |= threat.equals_other_anchor(images, labels.cpu()[rows]).cpu()
         if bool(equal.any()):
-            self.environment.say(f"left out: {int(equal.sum())} test images that equal an anchor of another class")
+            self.environment.log(f"left out: {int(equal.sum())} test images that equal an anchor of another class")
         return rows[~equal], int(equal.sum())
 
     def _perturbations(self) -> list[Perturbation]:

@@ -21,7 +21,7 @@ class MultiRunner(Runner):
     def run(self) -> dict[str, Any]:
         children = []
         for number, desc in enumerate(self.desc.children, start=1):
-            self.environment.say(f"[{number}/{len(self.desc.children)}] {desc.name}")
+            self.environment.log(f"[{number}/{len(self.desc.children)}] {desc.name}")
             children.append(self._run_child(number, desc))
         result: dict[str, Any] = {"children": children}
         if self.desc.runner == "multi_test" and self.environment.is_primary:
@@ -42,7 +42,7 @@ class MultiRunner(Runner):
             raise
         except (NonisotropicError, ValueError, RuntimeError, OSError) as error:
             # The others may be in the middle of the child, waiting for this process.
-            if not self.environment.watch.all_arrive(f"failed/{number}"):
+            if not self.environment.watchdog.all_arrive(f"failed/{number}"):
                 raise RunError(f"{desc.name} failed in one process of several: {error}") from error
-            self.environment.say(f"{desc.name}: {error}")
+            self.environment.log(f"{desc.name}: {error}")
             return told | {"error": str(error)}

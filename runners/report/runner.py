@@ -24,7 +24,7 @@ class Report(Runner):
             for name in names
             if any(
                 (
-                    found := {runner: finished_runs(root, name, runner, self.environment.say) for runner in RUNNERS}
+                    found := {runner: finished_runs(root, name, runner, self.environment.log) for runner in RUNNERS}
                 ).values()
             )
         }

@@ -27,7 +27,7 @@ def clean_figures(arrays: Arrays) -> dict[str, Any]:
 
 
 def ball_figures(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]:
-    """An l_p ball: what is left standing after each member, in order."""
+    """An l_p ball: what is left robust after each member, in order."""
     accuracy, norm, power = float(arrays["adv_correct"].mean()), evaluation.threat.name, evaluation.headline.threshold
     return {
         "accuracy": accuracy,
@@ -35,7 +35,7 @@ def ball_figures(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]
         "threshold": power,
         "norm": norm,
         "radius": None,
-        "attacks": standing_after(arrays["adv_broken_by"], list(evaluation.attacks)),
+        "attacks": robust_after(arrays["adv_broken_by"], list(evaluation.attacks)),
         "curve": [{"threshold": power, "radius": None, "accuracy": accuracy}],
         "accuracy_rounded": 1 - _share(arrays["adv_rounded"] | (arrays["adv_broken_by"] < 0)),
     }
@@ -45,7 +45,7 @@ def nonisotropic_figures(evaluation: AttackEvaluation, arrays: Arrays, anchors_n
     """A nonisotropic set: members, the grid of cells, references, and the curve over sets of one shape."""
     headline, cells = evaluation.headline, evaluation.cells
     of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
-    standing = dict(zip(cells, of["cells"].mean(0).tolist(), strict=True))
+    robust = dict(zip(cells, of["cells"].mean(0).tolist(), strict=True))
     bounded = [cell for cell in cells if math.isfinite(cell.threshold) and math.isfinite(cell.radius)]
     return {
         "accuracy": float(of["correct"].mean()),
@@ -53,9 +53,9 @@ def nonisotropic_figures(evaluation: AttackEvaluation, arrays: Arrays, anchors_n
         "threshold": headline.threshold,
         "norm": evaluation.threat.name,
         "radius": headline.radius,
-        "attacks": standing_after(of["broken_by"], list(evaluation.attacks)),
-        "curve": [_row(cell, standing[cell]) for cell in bounded],
-        "references": [_row(cell, standing[cell]) for cell in cells if cell not in bounded],
+        "attacks": robust_after(of["broken_by"], list(evaluation.attacks)),
+        "curve": [_row(cell, robust[cell]) for cell in bounded],
+        "references": [_row(cell, robust[cell]) for cell in cells if cell not in bounded],
         "gauge_curve": [{"gauge": t, "accuracy": _share(of["gauge"] > t * BEYOND)} for t in GAUGES],
         "accuracy_rounded": 1 - _share(of["rounded"] | (of["broken_by"] < 0)),
         "passes": {
@@ -65,7 +65,7 @@ def nonisotropic_figures(evaluation: AttackEvaluation, arrays: Arrays, anchors_n
     }
 
 
-def standing_after(broken_by: numpy.ndarray, members: list[str]) -> dict[str, float]:
+def robust_after(broken_by: numpy.ndarray, members: list[str]) -> dict[str, float]:
     """Accuracy that is left after each member, in order."""
     return {name: _share((broken_by == 0) | (broken_by > number)) for number, name in enumerate(members, start=1)}
 

@@ -16,7 +16,7 @@ from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
 from foundations.files import write_bytes, write_text
 from foundations.hparams import TestingHparams
-from foundations.modes import MeanOfPasses, evaluation_mode
+from foundations.modes import ExpectationOverTransformation, evaluation_mode
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.base import Runner
@@ -29,7 +29,7 @@ from runners.test.metrics import ball_figures, clean_figures, gauge_csv, grid_cs
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
-from testing.gradient_masking import suspicions
+from testing.gradient_masking import masking_warnings
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from threat_specification import L2, Linf, ProjectedDisplacement
 from threat_specification.attacks.base import NO_CLASS, Attack, predicted
@@ -102,7 +102,7 @@ class Test(Runner):
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
-            environment.say(f"left out: {self.num_excluded} images that equal an anchor of another class")
+            environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
         self.evaluations = self._evaluations()
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
@@ -125,7 +125,7 @@ class Test(Runner):
         result["saved_adversarials"] = self.desc.testing.save_adversarials
         if "standard" in result and (lost := int((arrays["standard_prediction"] == NO_CLASS).sum())):
             of = len(self.index)
-            self.environment.say(f"warning: the model's answers hold NaN for {lost} of {of} images: counted as wrong")
+            self.environment.log(f"warning: the model's answers hold NaN for {lost} of {of} images: counted as wrong")
         for name in ("adv", "N_adv"):
             if name in result:
                 # On every process: anchors may be spread over them.
@@ -146,7 +146,7 @@ class Test(Runner):
         if entry is None or not isinstance(self.desc.train, PretrainedDesc):
             return
         if entry.preprocessing not in (None, "Res256Crop224"):
-            self.environment.say(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
+            self.environment.log(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
         if "standard" in result:
             result["standard"]["published"] = entry.clean
         testing = self.desc.testing
@@ -217,7 +217,7 @@ class Test(Runner):
             plain = read_threat(self.desc.anchors, self.environment)
             measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
         return AttackEvaluation(
-            self.model if testing.eot == 1 else MeanOfPasses(self.model, testing.eot),
+            self.model if testing.eot == 1 else ExpectationOverTransformation(self.model, testing.eot),
             threat,
             Cell(testing.N_threshold, testing.N_radius),
             attacks_named(names, self.data.info.num_classes),
@@ -251,12 +251,12 @@ class Test(Runner):
         rows = slice(0, min(PROBED, self.desc.testing.shard_size))
         split, index = self.images.to(self.environment.device), self.index[rows].to(self.environment.device)
         shard = Shard(0, split.pixels(index), split.labels[index], index)
-        standing = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
+        robust = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
         with evaluation_mode(self.model):
             of_all = (arrays[f"{name}_broken_by"], arrays[f"{name}_no_answer"])
-            told = suspicions(self.evaluations[name], shard, standing, *of_all)
+            told = masking_warnings(self.evaluations[name], shard, robust, *of_all)
         for message in told:
-            self.environment.say(f"warning: {message}")
+            self.environment.log(f"warning: {message}")
         return told
 
     def _write_pictures(self) -> None:

@@ -60,7 +60,7 @@ class Resume:
         """Whether --checkpoint_minutes have passed; the primary's clock counts."""
         if not self.minutes or progress.step.iteration % CLOCK_EVERY:
             return False
-        return self.environment.from_primary(time.monotonic() - self.saved > 60 * self.minutes)
+        return self.environment.broadcast(time.monotonic() - self.saved > 60 * self.minutes)
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint. A collective."""
@@ -91,7 +91,7 @@ class Resume:
         """Go on from the newest checkpoint that can be read, if there is one."""
         snapshot, damaged = self.snapshots.newest()
         for path in damaged:
-            self.environment.say(f"left out: the checkpoint {path.name} cannot be read")
+            self.environment.log(f"left out: the checkpoint {path.name} cannot be read")
         if snapshot is None:
             return
         state, trainer = snapshot.state, self.trainer
@@ -104,13 +104,13 @@ class Resume:
         self.history.rows, self.history.timing = state["rows"], state["timing"]
         self.best.take(state["best"]["accuracy"], state["best"]["epoch"], snapshot.weights.get("best", {}))
         restore_states(state["random"], self.environment)
-        self.environment.say(f"going on from step {trainer.iteration} of {trainer.schedule.total}")
+        self.environment.log(f"going on from step {trainer.iteration} of {trainer.schedule.total}")
 
     def _stacked(self, totals: Totals) -> dict[str, Any]:
         """The sums of every process, [W, 2, n]."""
         names = sorted(totals.sums)
         values = [[float(totals.sums[name]) for name in names], [totals.seen[name] for name in names]]
-        rows = self.environment.stack(numpy.array(values, numpy.float64))
+        rows = self.environment.all_gather(numpy.array(values, numpy.float64))
         return {"names": names, "rows": torch.from_numpy(rows), "batches": totals.batches}
 
     def _unstacked(self, stored: dict[str, Any]) -> Totals:

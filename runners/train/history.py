@@ -60,7 +60,7 @@ class History:
         names = sorted(totals.sums)
         sums = torch.stack([totals.sums[name] for name in names]).double().cpu()
         seen = torch.tensor([totals.seen[name] for name in names], dtype=torch.float64)
-        merged = self.environment.merge(torch.stack([sums, seen]).numpy())
+        merged = self.environment.all_reduce_sum(torch.stack([sums, seen]).numpy())
         return _means(*(dict(zip(names, row, strict=True)) for row in merged.tolist()))
 
     def record(self, progress: Progress, means: dict[str, float], evaluated: dict[str, float]) -> None:

@@ -29,7 +29,7 @@ from training.adversaries import NonisotropicAugmentation
 from training.batch import Batch
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
-from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
+from training.network import MixedPrecision, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
 from training.random_states import seed_everything
 from training.schedule import Schedule
 from training.starts import LastPerturbations
@@ -110,7 +110,7 @@ class Train(Runner):
         whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
         epochs = math.ceil(self.trainer.schedule.total / len(self.batches))
         if training.has_adversary and whole > epochs > 0:
-            self.environment.say(
+            self.environment.log(
                 f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
                 "lower --adv_train_start_epoch or --adv_train_growth_epochs"
             )
@@ -149,7 +149,7 @@ class Train(Runner):
         projection = augmentation.N_aug_projection
         plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
         num_classes = self.data.info.num_classes
-        passes = Passes(self.network, training.precision, training.channels_last)
+        passes = MixedPrecision(self.network, training.precision, training.channels_last)
         return Trainer(
             model=self._distributed(watched(passes, self.environment)),
             optimizer=make_optimizer(
@@ -171,7 +171,7 @@ class Train(Runner):
             perturbation=AdversarialWeights(training.awp_gamma) if training.awp else as_they_are,
             clip_grad=training.clip_grad,
             scaler=torch.amp.GradScaler("cuda", enabled=training.precision == "fp16"),
-            notice=self.environment.say,
+            notice=self.environment.log,
             callbacks=(self._after_step, self.history.show, every_epoch(self._record), self._checkpoint),
         )
 
@@ -189,7 +189,7 @@ class Train(Runner):
             shape=training.lr_schedule,
         )
 
-    def _distributed(self, model: Passes) -> nn.Module:
+    def _distributed(self, model: MixedPrecision) -> nn.Module:
         if self.desc.training.compile:
             model.network.compile()
         return model if self.environment.world_size == 1 else distributed(model, self.environment.device)

@@ -87,7 +87,7 @@ FAILS = """
 import os, sys
 import foundations.watchdog
 foundations.watchdog.GRACE = float(os.environ["GRACE"])
-foundations.watchdog.Watch.all_arrive.__defaults__ = (foundations.watchdog.GRACE,)
+foundations.watchdog.Watchdog.all_arrive.__defaults__ = (foundations.watchdog.GRACE,)
 from runners.train.runner import Train
 run = Train.run
 def fail(self):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from testing.evaluations import AttackEvaluation, CleanEvaluation
-from testing.gradient_masking import suspicions
+from testing.gradient_masking import masking_warnings
 from testing.shards import Shard
 from tests.testing.test_suspicion import Brightness
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.attacks.base import Attempt, Task
+from threat_specification.attacks.base import AttackResult, Task
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.attacks.search import Cell
 
@@ -29,9 +29,9 @@ SMALL, LARGE = Cell(1.3, 0.3), Cell(2.0, 0.4)
 def claims(delta: Tensor):
     """An attack that says it broke everything with the same change."""
 
-    def attack(task: Task) -> Attempt:
+    def attack(task: Task) -> AttackResult:
         count = torch.zeros_like(task.labels)
-        return Attempt(task.standing, delta.expand_as(IMAGES), torch.ones(len(count)), count, count)
+        return AttackResult(task.robust, delta.expand_as(IMAGES), torch.ones(len(count)), count, count)
 
     return attack
 
@@ -46,8 +46,8 @@ def test_a_change_counts_in_every_set_it_lies_in_and_in_no_other() -> None:
     grid = [Cell(1.3, 0.3), Cell(1.2, 0.3), Cell(1.3, 0.24), Cell(2.0, 0.4), Cell(math.inf, 0.25), Cell(1.25, math.inf)]
     rows = evaluate(torch.full((1, 1, 4, 4), 0.25), SMALL, grid)
     cells = sorted({SMALL, *grid})
-    standing = {cell: bool(rows["N_adv_cells"][:, i].all()) for i, cell in enumerate(cells)}
-    assert {cell for cell, still in standing.items() if still} == {Cell(1.2, 0.3), Cell(1.3, 0.24)}
+    robust = {cell: bool(rows["N_adv_cells"][:, i].all()) for i, cell in enumerate(cells)}
+    assert {cell for cell, still in robust.items() if still} == {Cell(1.2, 0.3), Cell(1.3, 0.24)}
     assert rows["N_adv_broken_by"].tolist() == [1] * 6
     assert torch.allclose(rows["N_adv_gauge"], torch.tensor(max(1.25 / 1.3, 0.25 / 0.3)))
     assert torch.allclose(rows["N_adv_threat"], torch.tensor(1.25))
@@ -101,7 +101,7 @@ def test_nan_is_no_answer() -> None:
     assert rows["N_adv_clean_prediction"].tolist() == [0] * 5 + [-1]
     assert CleanEvaluation(NotANumber())(shard)["standard_correct"].tolist() == [True] * 5 + [False]
     of_all = (rows[f"N_adv_{name}"].numpy() for name in ("broken_by", "no_answer"))
-    told = suspicions(evaluation, shard, rows["N_adv_correct"], *of_all)
+    told = masking_warnings(evaluation, shard, rows["N_adv_correct"], *of_all)
     assert any("hold NaN for 3 of 6" in message for message in told)
 
 
@@ -124,14 +124,14 @@ class Two(nn.Module):
 def breaks(rows: list[int], change: float, seen: list[Task]):
     """An attack that changes a pixel of some images, and keeps what it was given."""
 
-    def attack(task: Task) -> Attempt:
+    def attack(task: Task) -> AttackResult:
         seen.append(task)
         delta = torch.zeros_like(task.examples)
         for row in rows:
-            if bool(task.standing[row]):
+            if bool(task.robust[row]):
                 delta[row, 0, 0, 0] = change
         count = torch.ones_like(task.labels)
-        return Attempt(torch.zeros_like(task.standing), delta, torch.zeros(len(count)), count, count * 2)
+        return AttackResult(torch.zeros_like(task.robust), delta, torch.zeros(len(count)), count, count * 2)
 
     return attack
 
@@ -145,8 +145,8 @@ def test_every_attack_counts_on_what_the_others_left() -> None:
     rows = AttackEvaluation(Two(), threat, SMALL, attacks, 7, 11)(shard)
     assert rows["N_adv_broken_by"].tolist() == [1, 2, 1, 2, 0, 0]
     assert rows["N_adv_correct"].tolist() == [False] * 4 + [True] * 2
-    assert [task.standing.tolist() for task in first] == [[True] * 6]
-    assert [task.standing.tolist() for task in second] == [[False, True, False, True, True, True]]
+    assert [task.robust.tolist() for task in first] == [[True] * 6]
+    assert [task.robust.tolist() for task in second] == [[False, True, False, True, True, True]]
     assert rows["N_adv_forwards"].tolist() == [2] * 6 and rows["N_adv_backwards"].tolist() == [4] * 6
 
 
@@ -159,7 +159,7 @@ def test_the_whole_curve_is_found_for_broken_examples_too() -> None:
     threat = ProjectedDisplacement(anchors=ANCHORS)
     evaluation = AttackEvaluation(Two(), threat, SMALL, attacks, 7, 11, [LARGE])
     rows = evaluation(Shard(0, images, SHARD.labels, SHARD.index))
-    assert [task.standing.tolist() for task in seen] == [
+    assert [task.robust.tolist() for task in seen] == [
         [True] * 5 + [False],
         [False, False, True, True, True, False],
     ]
@@ -173,9 +173,9 @@ class Recorder:
 
     tasks: list[Task] = field(default_factory=list)
 
-    def __call__(self, task: Task) -> Attempt:
+    def __call__(self, task: Task) -> AttackResult:
         self.tasks.append(task)
-        return Attempt.none(task.examples)
+        return AttackResult.none(task.examples)
 
 
 class FirstPixels(nn.Module):
@@ -211,7 +211,7 @@ def test_attacks_are_given_the_set_the_labels_and_the_steps_of_the_evaluation() 
         recorder.tasks, [(shard, cell) for shard in shards for cell in (headline, wide)], strict=True
     ):
         assert task.steps == 17 and task.seed == 23
-        assert task.labels.equal(shard.labels) and task.index.equal(shard.index) and task.standing.all()
+        assert task.labels.equal(shard.labels) and task.index.equal(shard.index) and task.robust.all()
         assert torch.allclose(task.allowed.lower, torch.maximum(-shard.images, torch.tensor(-cell.radius)))
         assert torch.allclose(task.allowed.upper, torch.minimum(1 - shard.images, torch.tensor(cell.radius)))
         delta = 0.3 * (torch.rand(9, 1, 6, 6, generator=generator) - 0.5)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foundations.modes import MeanOfPasses
+from foundations.modes import ExpectationOverTransformation
 from testing.evaluations import AttackEvaluation
-from testing.gradient_masking import Probe, probe, suspicions, warnings
+from testing.gradient_masking import Probe, masking_warnings, probe, warnings
 from testing.shards import Shard
 from threat_specification import Linf
-from threat_specification.attacks.base import Attack, Attempt, Task
+from threat_specification.attacks.base import Attack, AttackResult, Task
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell
 
@@ -85,7 +85,7 @@ SHARD = Shard(0, IMAGES, torch.zeros(8, dtype=torch.long), torch.arange(8))
 
 
 def look(model: nn.Module) -> list[str]:
-    return suspicions(
+    return masking_warnings(
         evaluation(model), SHARD, torch.ones(8, dtype=torch.bool), numpy.zeros(8, int), numpy.zeros(8, bool)
     )
 
@@ -149,9 +149,9 @@ class Ridge(nn.Module):
         return 10 * torch.cat([torch.full_like(first, 0.5), torch.maximum(first - 0.4, 0.7 - first - 0.01)], 1)
 
 
-def lazy(task: Task) -> Attempt:
+def lazy(task: Task) -> AttackResult:
     """Finds nothing, ever."""
-    return Attempt.none(task.examples)
+    return AttackResult.none(task.examples)
 
 
 def test_a_lazy_ensemble_is_told_that_other_starts_find_more() -> None:
@@ -166,7 +166,7 @@ def test_a_lazy_ensemble_is_told_that_other_starts_find_more() -> None:
 def test_the_mean_of_passes_answers_steadily() -> None:
     torch.manual_seed(0)
     images = torch.rand(4, 1, 4, 4)
-    one, many = Noisy(), MeanOfPasses(Noisy(), 400)
+    one, many = Noisy(), ExpectationOverTransformation(Noisy(), 400)
     spread_one = torch.stack([one(images) for _ in range(20)]).std(0).mean()
     spread_many = torch.stack([many(images) for _ in range(20)]).std(0).mean()
     assert float(spread_many) < 0.15 * float(spread_one)

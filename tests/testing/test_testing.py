@@ -14,7 +14,7 @@ from testing.autoattack import autoattack, findings, members_for
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
 from testing.shards import Evaluation, Shard, evaluate_in_shards
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
-from threat_specification.attacks.base import Attempt, Task
+from threat_specification.attacks.base import AttackResult, Task
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell, Search
 
@@ -54,7 +54,7 @@ def test_every_example_counts_once_whatever_the_shards() -> None:
 
 def test_processes_share_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = torch.rand(10, 1, 2, 2), torch.zeros(10, dtype=torch.long)
-    monkeypatch.setattr(Environment, "merge", lambda self, array: array)
+    monkeypatch.setattr(Environment, "all_reduce_sum", lambda self, array: array)
     parts = [
         evaluate_in_shards(
             lambda rows: images[rows],
@@ -82,12 +82,12 @@ def test_attacks_run_on_survivors_and_only_points_of_the_set_count() -> None:
     seen: list[list[bool]] = []
 
     def brighten(rows: list[int]) -> object:
-        def attack(task: Task) -> Attempt:
-            seen.append(task.standing.tolist())
+        def attack(task: Task) -> AttackResult:
+            seen.append(task.robust.tolist())
             perturbed = images.clone()
             perturbed[rows] = 0.8
             count = torch.zeros_like(task.labels)
-            return Attempt(task.standing, perturbed - images, torch.ones(4), count, count)
+            return AttackResult(task.robust, perturbed - images, torch.ones(4), count, count)
 
         return attack
 
@@ -121,13 +121,13 @@ def test_a_member_is_seeded_by_its_shard_and_leaves_the_generator_alone() -> Non
     images, labels = torch.rand(6, 1, 8, 8) * 0.2 + 0.35, torch.zeros(6, dtype=torch.long)
     model = Brightness()
     search = Search(model, Linf().bind(images, labels), labels, torch.arange(6), Cell(0.1, 0.1), 40, seed=3)
-    standing = model(images).argmax(1) == labels
-    task = search.task(search.headline, standing)
+    robust = model(images).argmax(1) == labels
+    task = search.task(search.headline, robust)
     state = torch.get_rng_state()
     found = [autoattack("Linf", 0.1, ["square"], 2)["square"](task).delta for _ in range(2)]
     assert found[0].equal(found[1])
     assert state.equal(torch.get_rng_state())
-    assert not bool(found[0][~standing].any())
+    assert not bool(found[0][~robust].any())
 
 
 def test_what_autoattack_itself_finds_is_told(capfd: pytest.CaptureFixture[str]) -> None:

@@ -77,4 +77,4 @@ def test_prepare_reaches_the_members():
     pd = problem()[0]
     both = Intersection([(pd, 0.1), (Linf(), 0.1)])
     assert both.prepare(num_devices=3) is both
-    assert len(pd.matrix.shards) == 3
+    assert len(pd.matrix.parts) == 3

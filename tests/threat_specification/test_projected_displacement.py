@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from foundations.errors import UsageError
 from foundations.hparams import ThreatHparams
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
-from threat_specification.projected_displacement.anchor_matrix import PRODUCTS
 
 SHAPE = (3, 6, 6)
 CLASSES = 4
@@ -151,14 +150,11 @@ def test_displacements_and_directions_agree_with_evaluate():
 
 
 @pytest.mark.parametrize("byte", [False, True])
-@pytest.mark.parametrize("product", list(PRODUCTS))
 @pytest.mark.parametrize("num_chunks", [True, 1, 3, 30])
 @pytest.mark.parametrize("num_devices", [1, 3])
-def test_chunks_shards_and_products_do_not_change_the_threat(byte, product, num_chunks, num_devices):
-    if product == "int8" and not byte:
-        pytest.skip("integers need bytes")
+def test_chunks_and_devices_do_not_change_the_threat(byte, num_chunks, num_devices):
     anchors, x, y, z = problem(byte=byte, shape=(3, 16, 16))
-    threat = ProjectedDisplacement(ThreatHparams(num_chunks=num_chunks), anchors=anchors, product=product)
+    threat = ProjectedDisplacement(ThreatHparams(num_chunks=num_chunks), anchors=anchors)
     assert threat.prepare(num_devices=num_devices) is threat
     expected = reference(anchors, x, y, z)
     close(threat.evaluate(x, y, z), expected)
@@ -172,20 +168,7 @@ def test_bytes_and_floats_give_the_same_threat():
     torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("seen", [True, False])
-def test_integer_products_survive_one_dominating_pixel(seen):
-    """Rounding to the largest entry wipes out the rest; the few candidates are done exactly."""
-    anchors, x, y, z = problem(byte=True)
-    if not seen:  # no anchor moves that pixel, so that it tells nothing about the largest displacement
-        anchors.images[:, 0, 0, 0] = 128
-        x[:, 0, 0, 0] = 128 / 255
-    z[:, 0, 0, 0] = 1000.0
-    threat = ProjectedDisplacement(anchors=anchors, product="int8")
-    close(threat.evaluate(x, y, z), reference(anchors, x, y, z))
-
-
-@pytest.mark.parametrize("product", list(PRODUCTS))
-def test_near_bytes_keep_their_digits(product):
+def test_near_bytes_keep_their_digits():
     """An example close to an 8-bit anchor of another class, and a far smaller step."""
     anchors, _, _, _ = problem(byte=True, shape=(3, 32, 32))
     generator = torch.Generator().manual_seed(9)
@@ -194,7 +177,7 @@ def test_near_bytes_keep_their_digits(product):
     x = (near + 2e-4 * torch.randn(near.shape, generator=generator)).clamp(0, 1)
     for d in (1e-3 * torch.randn(near.shape, generator=generator), 0.3 * (near - x)):
         z = x + d
-        got = ProjectedDisplacement(anchors=anchors, product=product).evaluate(x, y, z)
+        got = ProjectedDisplacement(anchors=anchors).evaluate(x, y, z)
         close(got, reference(anchors, x, y, z))
 
 
@@ -239,10 +222,9 @@ def test_equal_anchor_of_the_same_class_is_harmless():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("product", list(PRODUCTS))
-def test_nan_and_infinity_are_never_a_threat_of_zero(bad, product):
+def test_nan_and_infinity_are_never_a_threat_of_zero(bad):
     anchors, x, y, z = problem(byte=True)
-    threat = ProjectedDisplacement(anchors=anchors, product=product)
+    threat = ProjectedDisplacement(anchors=anchors)
     bound = threat.bind(x, y)
     z = z.clone()
     z[3, 1, 2, 2] = bad
@@ -356,8 +338,6 @@ def test_arguments_that_do_not_fit_are_refused():
     threat = ProjectedDisplacement(anchors=anchors)
     for call, message in (
         (lambda: ProjectedDisplacement(), "anchors="),
-        (lambda: ProjectedDisplacement(anchors=anchors, product="int4"), "unknown product"),
-        (lambda: ProjectedDisplacement(anchors=anchors, product="int8").prepare(), "uint8"),
         (lambda: ProjectedDisplacement(anchors=anchors, background="black"), "unknown background"),
         (lambda: threat.prepare(num_devices=0), "num_devices"),
         (lambda: threat.bind(x[:, :1], y), "anchors"),

@@ -17,7 +17,7 @@ from threat_specification import Linf, ProjectedDisplacement
 from training.adversaries import PGD
 from training.batch import Batch
 from training.loop import Progress, Trainer, every_epoch
-from training.network import Passes, broadcast_buffers, distributed, make_optimizer, moving_average, plain
+from training.network import MixedPrecision, broadcast_buffers, distributed, make_optimizer, moving_average, plain
 from training.objectives import Parts, standard
 from training.schedule import Schedule
 from training.weight_perturbation import AdversarialWeights
@@ -221,10 +221,10 @@ def test_passes_run_in_16_bits_and_answer_in_32() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
     seen: list[torch.Tensor] = []
     network[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
-    answers = Passes(network, "bf16", channels_last=True)(IMAGES)
+    answers = MixedPrecision(network, "bf16", channels_last=True)(IMAGES)
     assert seen[0].dtype == torch.bfloat16 and answers.dtype == torch.float32
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
-    exact = Passes(network)(IMAGES)
+    exact = MixedPrecision(network)(IMAGES)
     assert 0 < float((exact - answers).detach().abs().max()) < 0.05
 
 
@@ -272,7 +272,7 @@ def test_a_step_communicates_once_whatever_its_adversaries(
         done.set_result(bucket.buffer())
         return done
 
-    model = distributed(Passes(smooth()), torch.device("cpu"))
+    model = distributed(MixedPrecision(smooth()), torch.device("cpu"))
     model.register_comm_hook(None, count)  # type: ignore[operator]
     passes: list[int] = []  # attacks go by: with statistics in the model, each pass of the wrapper would communicate
     model.register_forward_hook(lambda *_: passes.append(1))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Task, per_image
+from threat_specification.attacks.base import AttackResult, AttackSet, Task, per_image
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.starts import begin
 
@@ -16,7 +16,7 @@ MOMENTUM = 0.75  # alpha
 MOST_TARGETS = 9
 RISES = 0.75  # rho: the share of steps that must raise the loss for the step size to stay
 # Times the size of the set. An l2 direction moves most pixels by less than the average, and oblique faces of the set
-# take back much of a step: shorter ones stop early and leave more examples standing.
+# take back much of a step: shorter ones stop early and leave more examples robust.
 FIRST_STEP = {"sign": 2.0, "l2": 6.0}
 
 
@@ -29,26 +29,26 @@ def checkpoints(steps: int) -> set[int]:
     return places
 
 
-def apgd(task: Task, draw: int, loss: str = "ce", start: str = "noise") -> Attempt:
+def apgd(task: Task, draw: int, loss: str = "ce", start: str = "noise") -> AttackResult:
     """From one start, an entry of STARTS with the random numbers of a draw."""
     return ascend_from(begin(task, start, draw), task, loss)
 
 
-def apgd_over_targets(task: Task, draw: int, start: str = "noise") -> Attempt:
+def apgd_over_targets(task: Task, draw: int, start: str = "noise") -> AttackResult:
     """Targeted DLR towards the likeliest other classes of the clean images, one after the other, each from a start of
     its own."""
-    attempt = replace(Attempt.none(task.examples), forwards=task.standing.long())
+    result = replace(AttackResult.none(task.examples), forwards=task.robust.long())
     for rank, targets in enumerate(task.likeliest_others(MOST_TARGETS).unbind(1)):
-        left = task.after(attempt)
-        if not bool(left.standing.any()):
+        left = task.after(result)
+        if not bool(left.robust.any()):
             break
-        attempt = attempt.then(ascend_from(begin(left, start, draw + rank), left, "dlr_targeted", targets))
-    return attempt
+        result = result.then(ascend_from(begin(left, start, draw + rank), left, "dlr_targeted", targets))
+    return result
 
 
 def ascend_from(
     start: Tensor, task: Task, loss: str, targets: Tensor | None = None, size: Tensor | None = None
-) -> Attempt:
+) -> AttackResult:
     """As many projected steps with momentum as the task says from `start`, a point of the set.
 
     The step size begins at a multiple of `size` and halves, going back to the best point, where a stretch between
@@ -56,20 +56,20 @@ def ascend_from(
 
     size      [B,1,1,1] of the set, by the pixel (default: how far a pixel may move)
     """
-    allowed, steps, tracker = task.allowed, task.steps, task.tracker()
+    allowed, steps, memory = task.allowed, task.steps, task.best_so_far()
     step = FIRST_STEP[allowed.steepest] * (allowed.reach if size is None else size)
     delta = before = best = start
-    value, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
+    value, gradient = memory.ask_gradient(delta, LOSSES[loss], targets)
     best_value, best_gradient = value, gradient
     rises = torch.zeros_like(task.labels)
     schedule, last = checkpoints(steps), 0
-    halved, best_at_last = torch.zeros_like(task.standing), value
+    halved, best_at_last = torch.zeros_like(task.robust), value
     for k in range(1, steps + 1):
-        active = tracker.active
+        active = memory.active
         if not bool(active.any()):
             break
         before, delta = delta, _move(allowed, delta, before, step * allowed.ascend(gradient), active, k == 1)
-        reached, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
+        reached, gradient = memory.ask_gradient(delta, LOSSES[loss], targets)
         rises += reached > value
         value = reached
         improved = value > best_value
@@ -84,7 +84,7 @@ def ascend_from(
             value = torch.where(stuck, best_value, value)
             halved, best_at_last, last = stuck, best_value, k
             rises = torch.zeros_like(rises)
-    return tracker.attempt
+    return memory.result
 
 
 def _move(allowed: AttackSet, delta: Tensor, before: Tensor, change: Tensor, active: Tensor, is_first: bool) -> Tensor:

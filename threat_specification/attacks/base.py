@@ -106,14 +106,14 @@ class Task:
     """The input of every attack: whom to attack, where, and what its random numbers may depend on.
 
     allowed   the set, at examples [B,C,H,W]      labels    [B]
-    standing  [B] the examples to attack          steps     of gradient descent, in one run
+    robust  [B] the examples to attack          steps     of gradient descent, in one run
     seed, index   random numbers depend on seed and index [B] in the data set alone
     """
 
     model: Classifier
     labels: Tensor
     allowed: AttackSet
-    standing: Tensor
+    robust: Tensor
     seed: int
     index: Tensor
     steps: int
@@ -123,13 +123,13 @@ class Task:
         """[B,C,H,W]."""
         return self.allowed.bound.examples
 
-    def tracker(self) -> Tracker:
+    def best_so_far(self) -> BestSoFar:
         """Asks the model about the examples to attack."""
-        return Tracker(self.model, self.labels, self.examples, self.standing)
+        return BestSoFar(self.model, self.labels, self.examples, self.robust)
 
-    def after(self, attempt: Attempt) -> Task:
-        """The same task for what an attempt left standing."""
-        return replace(self, standing=self.standing & ~attempt.broken)
+    def after(self, result: AttackResult) -> Task:
+        """The same task for what a result left robust."""
+        return replace(self, robust=self.robust & ~result.success)
 
     def likeliest_others(self, count: int) -> Tensor:
         """The classes that the model holds likeliest on the clean images beside the label, [B, count]."""
@@ -140,33 +140,33 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttackResult:
     """What an attack found.
 
-    broken     [B] the model fails at the point
+    success    [B] the model fails at the point
     delta      [B,C,H,W] a point of the set: where the model failed first, else where the loss was largest
-    loss       [B] margin there: largest other logit minus that of the label, above 0 where broken
+    loss       [B] margin there: largest other logit minus that of the label, above 0 on success
     forwards, backwards   [B] passes spent on an example while it was attacked
     """
 
-    broken: Tensor
+    success: Tensor
     delta: Tensor
     loss: Tensor
     forwards: Tensor
     backwards: Tensor
 
     @classmethod
-    def none(cls, examples: Tensor) -> Attempt:
+    def none(cls, examples: Tensor) -> AttackResult:
         """Nothing tried."""
         count = torch.zeros(len(examples), dtype=torch.long, device=examples.device)
         loss = torch.full((len(examples),), -torch.inf, device=examples.device)
         return cls(count.bool(), torch.zeros_like(examples), loss, count, count.clone())
 
-    def then(self, other: Attempt) -> Attempt:
-        """This attempt and a later one on what it left standing: the better point of each example, passes added."""
-        better = ~self.broken & (other.broken | (other.loss > self.loss))
-        return Attempt(
-            self.broken | other.broken,
+    def then(self, other: AttackResult) -> AttackResult:
+        """This result and a later one on what it left robust: the better point of each example, passes added."""
+        better = ~self.success & (other.success | (other.loss > self.loss))
+        return AttackResult(
+            self.success | other.success,
             torch.where(per_image(better), other.delta, self.delta),
             torch.where(better, other.loss, self.loss),
             self.forwards + other.forwards,
@@ -174,18 +174,18 @@ class Attempt:
         )
 
 
-class Tracker:
+class BestSoFar:
     """Asks the model at points of the set, and keeps the best of what it answered."""
 
-    def __init__(self, model: Classifier, labels: Tensor, examples: Tensor, standing: Tensor) -> None:
-        self.model, self.labels, self.examples, self.standing = model, labels, examples, standing
-        self.attempt = Attempt.none(examples)
-        self.best_loss = self.attempt.loss.clone()
+    def __init__(self, model: Classifier, labels: Tensor, examples: Tensor, robust: Tensor) -> None:
+        self.model, self.labels, self.examples, self.robust = model, labels, examples, robust
+        self.result = AttackResult.none(examples)
+        self.best_loss = self.result.loss.clone()
 
     @property
     def active(self) -> Tensor:
         """[B]: examples still under attack."""
-        return self.standing & ~self.attempt.broken
+        return self.robust & ~self.result.success
 
     def ask(self, delta: Tensor, loss: Loss = LOSSES["margin"], targets: Tensor | None = None) -> Tensor:
         """The loss at delta, [B], without a gradient."""
@@ -198,9 +198,9 @@ class Tracker:
         with torch.enable_grad():
             logits = self.model(inputs)
             gradient = input_gradient(loss(logits, self.labels, targets).sum(), inputs)
-        counted = self.attempt.backwards + self.active
+        counted = self.result.backwards + self.active
         noted = self._note(delta, logits.detach(), loss, targets)
-        self.attempt = replace(self.attempt, backwards=counted)
+        self.result = replace(self.result, backwards=counted)
         return noted, gradient
 
     def _note(self, delta: Tensor, logits: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
@@ -208,16 +208,16 @@ class Tracker:
         lost = answers == NO_CLASS  # no loss is larger than that of an answer which is none
         value = loss(logits, self.labels, targets).detach().masked_fill(lost, torch.inf)
         margin = LOSSES["margin"](logits, self.labels, None).masked_fill(lost, torch.inf)
-        active, attempt = self.active, self.attempt
+        active, result = self.active, self.result
         fails = active & (answers != self.labels)
         better = active & (fails | (value > self.best_loss))
         self.best_loss = torch.where(better, value, self.best_loss)
-        self.attempt = Attempt(
-            attempt.broken | fails,
-            torch.where(per_image(better), delta, attempt.delta),
-            torch.where(better, margin, attempt.loss),
-            attempt.forwards + active,
-            attempt.backwards,
+        self.result = AttackResult(
+            result.success | fails,
+            torch.where(per_image(better), delta, result.delta),
+            torch.where(better, margin, result.loss),
+            result.forwards + active,
+            result.backwards,
         )
         return value
 
@@ -235,4 +235,4 @@ def per_image(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-Attack = Callable[[Task], Attempt]
+Attack = Callable[[Task], AttackResult]

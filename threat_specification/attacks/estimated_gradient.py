@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import Attempt, Task, per_image
+from threat_specification.attacks.base import AttackResult, Task, per_image
 from threat_specification.attacks.gradients import DRAWS, is_useless, kinds
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.pgd import FIRST_STEP, MOMENTUM, cosine, descend
@@ -23,29 +23,29 @@ PAIRS = 128  # of opposite moves for each step
 MOVE = 1 / 3  # of how far a pixel may move
 
 
-def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> Attempt:
-    """From a projected corner, for those standing examples whose gradients lead nowhere (`gradients.kinds`).
+def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResult:
+    """From a projected corner, for those robust examples whose gradients lead nowhere (`gradients.kinds`).
 
     It asks the model 2 `pairs` times in every step, 10,000 times in 40; nothing where gradients can be followed.
 
     draw   of the first random numbers; later ones come after it
     """
-    useless = task.standing & is_useless(kinds(task, draw))
-    left = replace(task, standing=useless)
+    useless = task.robust & is_useless(kinds(task, draw))
+    left = replace(task, robust=useless)
     if not bool(useless.any()):
-        return Attempt.none(task.examples)
-    tracker, step = left.tracker(), 0
-    tracker.ask(start := begin(left, "corner", draw + DRAWS))
+        return AttackResult.none(task.examples)
+    memory, step = left.best_so_far(), 0
+    memory.ask(start := begin(left, "corner", draw + DRAWS))
 
     def gradient_at(delta: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal step
-        tracker.ask(delta)
+        memory.ask(delta)
         first, step = draw + DRAWS + 1 + pairs * step, step + 1
-        return _estimate(left, delta, range(first, first + pairs)), tracker.active
+        return _estimate(left, delta, range(first, first + pairs)), memory.active
 
     size = FIRST_STEP * task.allowed.reach
-    tracker.ask(descend(gradient_at, task.allowed, start, task.steps, size, MOMENTUM, cosine))
-    found = tracker.attempt
+    memory.ask(descend(gradient_at, task.allowed, start, task.steps, size, MOMENTUM, cosine))
+    found = memory.result
     return replace(found, forwards=found.forwards + 2 * pairs * step * useless)
 
 

@@ -78,7 +78,7 @@ class _Products:
 
 
 def kinds(task: Task, draw: int) -> Tensor:
-    """A `Kind` for each example, [B]; FINE for those that are not standing. 36 passes.
+    """A `Kind` for each example, [B]; FINE for those that are not robust. 36 passes.
 
     draw   of the first random numbers; it takes DRAWS
     """
@@ -110,7 +110,7 @@ def kinds(task: Task, draw: int) -> Tensor:
     stands_still = (2 * short.unchanged >= moves) & (long.true > 0)
     found[stands_still | (vanishes & _is_rounded(torch.cat(logits)))] = Kind.QUANTISED
     found[difference > torch.maximum(FOLLOWS * predicted, 10 * rounding)] = Kind.RANDOM
-    return torch.where(task.standing, found, Kind.FINE)
+    return torch.where(task.robust, found, Kind.FINE)
 
 
 def is_useless(found: Tensor) -> Tensor:

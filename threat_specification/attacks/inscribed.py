@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from threat_specification.attacks.apgd import ascend_from
-from threat_specification.attacks.base import AttackSet, Attempt, Task, per_image
+from threat_specification.attacks.base import AttackResult, AttackSet, Task, per_image
 from threat_specification.base import BoundThreat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundL2, BoundLinf
@@ -34,7 +34,7 @@ class Ball(AttackSet):
         return torch.minimum(torch.maximum(unit * self.length, self.lower), self.upper)
 
 
-def l2_inscribed(task: Task) -> Attempt:
+def l2_inscribed(task: Task) -> AttackResult:
     """l2-APGD in the largest ball inside {threat <= threshold}, with the bounds of the set.
 
     Threats that do not know that ball (their `inscribed_radius` is None) are left alone.
@@ -42,7 +42,7 @@ def l2_inscribed(task: Task) -> Attempt:
     allowed, examples = task.allowed, task.examples
     radius = _radius_beside_bounds(allowed.bound)
     if radius is None or allowed.threshold == 0:
-        return Attempt.none(examples)
+        return AttackResult.none(examples)
     whole_box = allowed.reach.flatten() * examples[0].numel() ** 0.5
     length = per_image(torch.minimum(radius * allowed.threshold, whole_box).clamp_min(1e-9))
     ball = Ball(BoundL2(examples), 1.0, allowed.lower, allowed.upper, length)

@@ -12,7 +12,15 @@ import math
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Classifier, Task, Tracker, input_gradient, per_image
+from threat_specification.attacks.base import (
+    AttackResult,
+    AttackSet,
+    BestSoFar,
+    Classifier,
+    Task,
+    input_gradient,
+    per_image,
+)
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
@@ -26,24 +34,24 @@ SMALLEST = 1e-6
 MOST = 9  # classes that may be the nearest
 
 
-def minimal_gauge(task: Task) -> Attempt:
+def minimal_gauge(task: Task) -> AttackResult:
     """The point of smallest gauge at which each example breaks; it may lie outside `allowed`, whose gauge is 1.
 
     Two runs of all steps each: towards whichever other class leads, and towards the class that looks nearest from the
     clean image, since the run towards the leading one may end at a border that is not the nearest.
     """
-    allowed, standing = task.allowed, task.standing
+    allowed, robust = task.allowed, task.robust
     nearest, looked_at = nearest_class(task.model, task.labels, task.examples)
     attempts = [_alternate(task, loss, nearest) for loss in ("margin", "margin_targeted")]
-    gauges = [allowed.bound.evaluate(found.delta).masked_fill(~found.broken, torch.inf) for found in attempts]
+    gauges = [allowed.bound.evaluate(found.delta).masked_fill(~found.success, torch.inf) for found in attempts]
     first, second = attempts
-    better = (gauges[1] < gauges[0]) | (~first.broken & ~second.broken & (second.loss > first.loss))
-    return Attempt(
-        first.broken | second.broken,
+    better = (gauges[1] < gauges[0]) | (~first.success & ~second.success & (second.loss > first.loss))
+    return AttackResult(
+        first.success | second.success,
         torch.where(per_image(better), second.delta, first.delta),
         torch.where(better, second.loss, first.loss),
-        first.forwards + second.forwards + standing,
-        first.backwards + second.backwards + looked_at * standing,
+        first.forwards + second.forwards + robust,
+        first.backwards + second.backwards + looked_at * robust,
     )
 
 
@@ -65,42 +73,42 @@ def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[
     return candidates.gather(1, torch.stack(distances, 1).argmin(1, keepdim=True)).squeeze(1), candidates.shape[1]
 
 
-def _alternate(task: Task, loss: str, targets: Tensor) -> Attempt:
+def _alternate(task: Task, loss: str, targets: Tensor) -> AttackResult:
     """One run of steps and of sets that shrink and grow."""
-    allowed, standing, steps, tracker = task.allowed, task.standing, task.steps, task.tracker()
+    allowed, robust, steps, memory = task.allowed, task.robust, task.steps, task.best_so_far()
     lower, upper = _whole_box(allowed)
     size = allowed.reach
-    level = torch.full(standing.shape, LARGEST, device=size.device)
+    level = torch.full(robust.shape, LARGEST, device=size.device)
     smallest, found = torch.full_like(level, torch.inf), torch.zeros_like(task.examples)
     margin_found = torch.zeros_like(level)
     delta = found
     for k in range(steps):
-        margin, gradient = tracker.ask_gradient(delta, LOSSES[loss], targets)
-        smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)
+        margin, gradient = memory.ask_gradient(delta, LOSSES[loss], targets)
+        smallest, found, margin_found = _keep(allowed, delta, margin, robust, smallest, found, margin_found)
         rate, stride = _annealed(SHRINK, k, steps), _annealed(STEP, k, steps)
         shrunk = torch.minimum(level, smallest) * (1 - rate)
         grown = torch.minimum(level * (1 + rate), torch.minimum(smallest * (1 - SHRINK[1]), level.new_tensor(LARGEST)))
         level = torch.where(margin > 0, shrunk, grown).clamp_min(SMALLEST)
         moved = delta + stride * size * per_image(level.clamp(max=1)) * allowed.ascend(gradient)
-        delta = _project(allowed, torch.where(per_image(standing), moved, delta), level, lower, upper)
-    margin = tracker.ask(delta)
-    smallest, found, margin_found = _keep(allowed, delta, margin, standing, smallest, found, margin_found)
-    found, margin_found = _shorten(tracker, found, margin_found, smallest.isfinite())
+        delta = _project(allowed, torch.where(per_image(robust), moved, delta), level, lower, upper)
+    margin = memory.ask(delta)
+    smallest, found, margin_found = _keep(allowed, delta, margin, robust, smallest, found, margin_found)
+    found, margin_found = _shorten(memory, found, margin_found, smallest.isfinite())
     broken = smallest.isfinite()
-    counts = tracker.attempt
-    return Attempt(
+    counts = memory.result
+    return AttackResult(
         broken,
         torch.where(per_image(broken), found, counts.delta),
         torch.where(broken, margin_found, counts.loss),
-        torch.where(standing, steps + 1 + BISECTIONS, 0),
-        torch.where(standing, steps, 0),
+        torch.where(robust, steps + 1 + BISECTIONS, 0),
+        torch.where(robust, steps, 0),
     )
 
 
-def _keep(allowed, delta, margin, standing, smallest, found, margin_found) -> tuple[Tensor, Tensor, Tensor]:
+def _keep(allowed, delta, margin, robust, smallest, found, margin_found) -> tuple[Tensor, Tensor, Tensor]:
     """The smaller of what was found before and now."""
     gauge = (allowed.bound.evaluate(delta) / allowed.threshold).clamp_min(0)
-    better = standing & (margin > 0) & (gauge < smallest)
+    better = robust & (margin > 0) & (gauge < smallest)
     return (
         torch.where(better, gauge, smallest),
         torch.where(per_image(better), delta, found),
@@ -108,14 +116,14 @@ def _keep(allowed, delta, margin, standing, smallest, found, margin_found) -> tu
     )
 
 
-def _shorten(tracker: Tracker, found: Tensor, margin: Tensor, broken: Tensor) -> tuple[Tensor, Tensor]:
+def _shorten(memory: BestSoFar, found: Tensor, margin: Tensor, broken: Tensor) -> tuple[Tensor, Tensor]:
     """Bisection along the ray to what was found: the threat falls with the length."""
     low, high = torch.full_like(margin, CLOSE), torch.ones_like(margin)
     best, best_margin = found, margin
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         shorter = found * per_image(middle)
-        value = tracker.ask(shorter)
+        value = memory.ask(shorter)
         fails = broken & (value > 0)
         best = torch.where(per_image(fails), shorter, best)
         best_margin = torch.where(fails, value, best_margin)

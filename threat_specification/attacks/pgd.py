@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import AttackSet, Attempt, Task, Tracker, input_gradient, per_image
+from threat_specification.attacks.base import AttackResult, AttackSet, BestSoFar, Task, input_gradient, per_image
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.starts import begin
 from threat_specification.norms import BoundLinf
@@ -70,42 +70,44 @@ def descend(
     return delta
 
 
-def _asking(tracker: Tracker, loss: str, targets: Tensor | None = None) -> Gradient:
+def _asking(memory: BestSoFar, loss: str, targets: Tensor | None = None) -> Gradient:
     """The gradient of a loss, for the examples that still stand."""
 
     def gradient_at(delta: Tensor) -> tuple[Tensor, Tensor]:
-        return tracker.ask_gradient(delta, LOSSES[loss], targets)[1], tracker.active
+        return memory.ask_gradient(delta, LOSSES[loss], targets)[1], memory.active
 
     return gradient_at
 
 
-def pgd(task: Task, draw: int) -> Attempt:
+def pgd(task: Task, draw: int) -> AttackResult:
     """From scaled noise, at two step sizes, as one cannot know which suits."""
-    attempt = Attempt.none(task.examples)
+    result = AttackResult.none(task.examples)
     for number, size in enumerate((task.allowed.reach / 4, 2 * task.allowed.reach)):
-        left = task.after(attempt)
-        tracker = left.tracker()
+        left = task.after(result)
+        memory = left.best_so_far()
         start = begin(left, "scaled_noise", draw + number)
-        tracker.ask(descend(_asking(tracker, "ce"), task.allowed, start, task.steps, size), LOSSES["ce"])
-        attempt = attempt.then(tracker.attempt)
-    return attempt
+        memory.ask(descend(_asking(memory, "ce"), task.allowed, start, task.steps, size), LOSSES["ce"])
+        result = result.then(memory.result)
+    return result
 
 
 def momentum_pgd(
     task: Task, draw: int, loss: str = "ce", starts: Sequence[str] = ("corner",), share: float = 1.0
-) -> Attempt:
+) -> AttackResult:
     """Descent with momentum and falling steps, once from each of several starts.
 
     draw    of the first start's random numbers; the others take those after it
     share   of the task's steps that each of these runs takes
     """
-    attempt = Attempt.none(task.examples)
+    result = AttackResult.none(task.examples)
     for number, start in enumerate(starts):
-        attempt = attempt.then(_run(task.after(attempt), start, draw + number, share, loss))
-    return attempt
+        result = result.then(_run(task.after(result), start, draw + number, share, loss))
+    return result
 
 
-def targeted_pgd(task: Task, draw: int, starts: Mapping[str, int], share: float = 0.5, direction: str = "") -> Attempt:
+def targeted_pgd(
+    task: Task, draw: int, starts: Mapping[str, int], share: float = 0.5, direction: str = ""
+) -> AttackResult:
     """The same towards the likeliest other classes.
 
     starts      where it begins -> towards how many of them
@@ -113,26 +115,26 @@ def targeted_pgd(task: Task, draw: int, starts: Mapping[str, int], share: float 
                 binds, signs get there in fewer steps.
     """
     task = replace(task, allowed=replace(task.allowed, direction=direction))
-    attempt = replace(Attempt.none(task.examples), forwards=task.standing.long())
+    result = replace(AttackResult.none(task.examples), forwards=task.robust.long())
     for start, count in starts.items():
         for towards in task.likeliest_others(count).unbind(1):
-            attempt = attempt.then(_run(task.after(attempt), start, draw, share, "margin_targeted", towards))
+            result = result.then(_run(task.after(result), start, draw, share, "margin_targeted", towards))
             draw += 1
-    return attempt
+    return result
 
 
-def _run(task: Task, start: str, draw: int, share: float, loss: str, targets: Tensor | None = None) -> Attempt:
+def _run(task: Task, start: str, draw: int, share: float, loss: str, targets: Tensor | None = None) -> AttackResult:
     """One descent with momentum. It costs nothing where nothing stands."""
-    if not bool(task.standing.any()):
-        return Attempt.none(task.examples)
-    allowed, tracker = task.allowed, task.tracker()
+    if not bool(task.robust.any()):
+        return AttackResult.none(task.examples)
+    allowed, memory = task.allowed, task.best_so_far()
     origin, steps, size = begin(task, start, draw), max(1, round(share * task.steps)), FIRST_STEP * allowed.reach
-    last = descend(_asking(tracker, loss, targets), allowed, origin, steps, size, MOMENTUM, cosine)
-    tracker.ask(last, LOSSES[loss], targets)
-    return tracker.attempt
+    last = descend(_asking(memory, loss, targets), allowed, origin, steps, size, MOMENTUM, cosine)
+    memory.ask(last, LOSSES[loss], targets)
+    return memory.result
 
 
-def post_hoc(task: Task, draw: int) -> Attempt:
+def post_hoc(task: Task, draw: int) -> AttackResult:
     """The baseline of research code, for comparison only: all steps of an l-inf attack in a ball ENLARGED times as
     large, its last point scaled into the set. It does not look inside the set, and overstates robustness."""
     allowed, examples = task.allowed, task.examples
@@ -145,8 +147,8 @@ def post_hoc(task: Task, draw: int) -> Attempt:
             return input_gradient(LOSSES["ce"](task.model(inputs), task.labels, None).sum(), inputs), None
 
     outside = descend(gradient_at, ball, begin(task, "scaled_noise", draw), task.steps, 2.5 * radius / task.steps)
-    tracker = task.tracker()
-    tracker.ask(allowed.bound.scale(outside, allowed.threshold, allowed.lower, allowed.upper))
-    found = tracker.attempt
-    passes = task.steps * task.standing.long()
+    memory = task.best_so_far()
+    memory.ask(allowed.bound.scale(outside, allowed.threshold, allowed.lower, allowed.upper))
+    found = memory.result
+    passes = task.steps * task.robust.long()
     return replace(found, forwards=found.forwards + passes, backwards=passes)

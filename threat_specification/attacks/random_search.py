@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threat_specification.attacks.base import Attempt, Task, per_image
+from threat_specification.attacks.base import AttackResult, Task, per_image
 from threat_specification.attacks.random_numbers import uniform
 
 LARGEST_WINDOW = 0.8  # of the image
@@ -23,19 +23,19 @@ def window_side(query: int, queries: int, height: int, width: int) -> int:
     return max(1, min(round(area**0.5), height, width))
 
 
-def random_search(task: Task, draw: int) -> Attempt:
+def random_search(task: Task, draw: int) -> AttackResult:
     """QUERIES_PER_STEP forward passes for each step: one for vertical stripes, then one for each window.
 
     draw   of the stripes; the windows take those after it
     """
     allowed, examples, queries = task.allowed, task.examples, QUERIES_PER_STEP * task.steps
     _, channels, height, width = examples.shape
-    tracker = task.tracker()
+    memory = task.best_so_far()
     stripes = (uniform(task.seed, task.index, draw, (channels, 1, width)) < 0.5).expand_as(examples)
     best = allowed.project(torch.where(stripes, allowed.lower, allowed.upper))
-    margin = tracker.ask(best)
+    margin = memory.ask(best)
     for query in range(1, queries):
-        active = tracker.active
+        active = memory.active
         if not bool(active.any()):
             break
         side = window_side(query, queries, height, width)
@@ -43,10 +43,10 @@ def random_search(task: Task, draw: int) -> Attempt:
         inside = _window(draws[:, 0], height, side, 2) & _window(draws[:, 1], width, side, 3)
         towards = torch.where((draws[:, 2:] < 0.5).view(-1, channels, 1, 1), allowed.lower, allowed.upper)
         trial = allowed.project(torch.where(inside & per_image(active), towards, best))
-        value = tracker.ask(trial)
+        value = memory.ask(trial)
         better = active & (value > margin)
         best, margin = torch.where(per_image(better), trial, best), torch.where(better, value, margin)
-    return tracker.attempt
+    return memory.result
 
 
 def _window(draw: Tensor, length: int, side: int, dimension: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loop of every evaluation under attack: attacks in turn, each on what the earlier ones left standing.
+"""The loop of every evaluation under attack: attacks in turn, each on what the earlier ones left robust.
 
 A set is a `Cell`, {threat <= threshold, ||delta||_inf <= radius} and the pixel box. What an attack says does not count:
 each of its points is measured again, by the model and by the threat itself, and breaks the example in every cell that
@@ -17,8 +17,8 @@ from torch import Tensor
 from threat_specification.attacks.base import (
     NO_CLASS,
     Attack,
+    AttackResult,
     AttackSet,
-    Attempt,
     Classifier,
     Task,
     at_most,
@@ -99,27 +99,27 @@ class Search:
         self.forwards, self.backwards = (torch.zeros_like(labels) for _ in range(2))
         self._found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of what broke, infinite elsewhere
 
-    def task(self, cell: Cell, standing: Tensor) -> Task:
+    def task(self, cell: Cell, robust: Tensor) -> Task:
         """Attacking those examples in a cell."""
         allowed = attack_set(self.bound, cell)
-        return Task(self.model, self.labels, allowed, standing, self.seed, self.index, self.steps)
+        return Task(self.model, self.labels, allowed, robust, self.seed, self.index, self.steps)
 
     def attack(self, cell: Cell, attacks: Mapping[str, Attack]) -> None:
-        """All attacks, one after the other, on what is left standing in a cell."""
+        """All attacks, one after the other, on what is left robust in a cell."""
         for number, (name, attack) in enumerate(attacks.items(), start=1):
-            standing = self.standing(cell)
+            robust = self.robust(cell)
             if name == WHOLE_CURVE and cell == self.headline:
-                standing = self.right
-            if not bool(standing.any()):
+                robust = self.right
+            if not bool(robust.any()):
                 continue
-            task = self.task(cell, standing)
+            task = self.task(cell, robust)
             self.record(attack(task), number, task.allowed.fixed)
 
-    def record(self, attempt: Attempt, number: int, fixed: Tensor) -> None:
+    def record(self, result: AttackResult, number: int, fixed: Tensor) -> None:
         """Count what an attack found, after measuring it again; fixed: pixels that may not move (`AttackSet.fixed`)."""
-        self.forwards += attempt.forwards
-        self.backwards += attempt.backwards
-        perturbed = (self.images + attempt.delta).clamp(0, 1)
+        self.forwards += result.forwards
+        self.backwards += result.backwards
+        perturbed = (self.images + result.delta).clamp(0, 1)
         delta = perturbed - self.images
         with torch.no_grad():
             answers = predicted(self.model(perturbed))
@@ -127,13 +127,13 @@ class Search:
         self.no_answer |= answers == NO_CLASS
         wrong &= ~((delta != 0) & fixed).flatten(1).any(1)
         threat, length = self.bound.evaluate(delta), self.length(delta)
-        before = self.standing(self.headline)
+        before = self.robust(self.headline)
         self._found.append((_where_else_infinite(wrong, threat), _where_else_infinite(wrong, length)))
-        new = before & ~self.standing(self.headline)
+        new = before & ~self.robust(self.headline)
         tried = (self.broken_by == STANDING) & ~wrong & self.headline.holds(threat, length)
-        replaced = new | (tried & (attempt.loss > self.loss))
+        replaced = new | (tried & (result.loss > self.loss))
         self.worst = torch.where(per_image(replaced), delta, self.worst)
-        self.loss = torch.where(replaced, attempt.loss, self.loss)
+        self.loss = torch.where(replaced, result.loss, self.loss)
         self.broken_by = torch.where(new, number, self.broken_by)
 
     def length(self, delta: Tensor) -> Tensor:
@@ -141,12 +141,12 @@ class Search:
         flat = delta.flatten(1) if self.counted is None else delta.flatten(1) * self.counted
         return flat.abs().amax(1)
 
-    def standing(self, cell: Cell) -> Tensor:
+    def robust(self, cell: Cell) -> Tensor:
         """[B]: which examples are right without attack, and not broken by anything found so far in a cell."""
-        standing = self.right
+        robust = self.right
         for threat, length in self._found:
-            standing = standing & ~(cell.holds(threat, length) & threat.isfinite())
-        return standing
+            robust = robust & ~(cell.holds(threat, length) & threat.isfinite())
+        return robust
 
     def gauge(self) -> Tensor:
         """[B] smallest t for which the headline cell, t times as large in both bounds, holds an adversarial; else inf.

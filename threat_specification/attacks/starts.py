@@ -79,6 +79,6 @@ STARTS: dict[str, Start] = {
 
 def begin(task: Task, start: str, draw: int) -> Tensor:
     """A start by name, for the examples that stand; the others, which cost nothing, stay at their images."""
-    allowed, standing = task.allowed, per_image(task.standing)
-    lower, upper = torch.where(standing, allowed.lower, 0), torch.where(standing, allowed.upper, 0)
+    allowed, robust = task.allowed, per_image(task.robust)
+    lower, upper = torch.where(robust, allowed.lower, 0), torch.where(robust, allowed.upper, 0)
     return STARTS[start](replace(allowed, lower=lower, upper=upper), task.seed, task.index, draw)

@@ -3,12 +3,10 @@
 Shapes: B vectors, D pixels, N anchors, n anchors of one tile, d pixels of one tile.
 
 The centre takes out what images share, so that little cancels in ||a||^2 - 2<a, x> + ||x||^2. How the
-anchors of one device are held is an entry of `HOLDERS`:
+anchors of one device are held:
 
-    dense   one float32 matrix of a - mean
-    tiled   as they came (uint8 stays uint8); converted tile by tile into one reused buffer
-    int8    uint8 only: integer products of a - 128 with the bytes of v, three of them as accurate as float32; two
-            give `rough_products`, enough to tell which few anchors can be the maximum. For CPUs with VNNI
+    DensePart   one float32 matrix of a - mean, up to 1 GiB
+    TiledPart   as they came (uint8 stays uint8); converted tile by tile into one reused buffer
 
 Products are float32 throughout: TF32, bf16 and autocast are switched off around them.
 """
@@ -25,13 +23,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from foundations.errors import UsageError, look_up
 from threat_specification.projected_displacement.buffers import Buffers
 
 DENSE_BYTES = 1 << 30  # above this the float32 matrix is not kept
 TILE_ROWS, TILE_COLUMNS = 256, 4096  # 4 MiB of float32: the tile is still in cache when it is multiplied
 GRAM_BYTES, GRAM_PRODUCTS = 1 << 28, 1 << 37  # up to 8,192 anchors; a few seconds of one processor
-INTEGER_TILE, INTEGER_COLUMNS = 1 << 21, 1 << 14  # 128 * 127 * 2^14 < 2^31: the sums fit an int32
 MIDDLE = 128  # uint8 - 128 is an int8
 
 
@@ -52,7 +48,7 @@ def full_precision(device_type: str) -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-class TiledShard:
+class TiledPart:
     """The anchors of one device as they came; also the base of the other holders.
 
     images   [N, D] uint8, or floats in [0, 1]
@@ -119,7 +115,7 @@ class TiledShard:
         return out * self.unit**2
 
 
-class DenseShard(TiledShard):
+class DensePart(TiledPart):
     """One float32 matrix: nothing to convert, one product."""
 
     def __init__(self, images: Tensor, centre: Tensor, rows_per_tile: int) -> None:
@@ -140,43 +136,6 @@ class DenseShard(TiledShard):
         return out
 
 
-class IntegerShard(TiledShard):
-    """Products of 8-bit integers, summed in int32."""
-
-    def products(self, vectors: Tensor) -> Tensor:
-        return self._integer_products(vectors, 3)[0]
-
-    def rough_products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """<v, a_j - centre> for v rounded to two bytes, [B, N], and the largest error of an entry of v, [B]."""
-        return self._integer_products(vectors, 2)
-
-    def _integer_products(self, vectors: Tensor, num_bytes: int) -> tuple[Tensor, Tensor]:
-        digits, unit = split_bytes(vectors, num_bytes)
-        out = vectors.new_zeros(len(self.images), len(digits))
-        width = min(INTEGER_COLUMNS, vectors.shape[1])
-        for rows, columns in self._cuts(INTEGER_TILE // width, width):
-            out[rows] += torch._int_mm(self.integers(rows, columns), digits[:, columns].T)
-        value = out[:, -len(vectors) :]
-        for place in reversed(range(num_bytes - 1)):
-            value = value * 256 + out[:, place * len(vectors) : (place + 1) * len(vectors)]
-        return (value * (unit / 255).view(1, -1)).T.contiguous(), unit / 2
-
-
-HOLDERS: dict[str, type[TiledShard]] = {"dense": DenseShard, "tiled": TiledShard, "int8": IntegerShard}
-
-
-def split_bytes(vectors: Tensor, num_bytes: int) -> tuple[Tensor, Tensor]:
-    """vectors [B, D] ~ unit * sum_k 256^k digit_k with digits in [-128, 127]: int8 [n B, D], lowest first; unit [B]."""
-    places = sum(256**place for place in range(num_bytes))
-    unit = vectors.abs().amax(1).clamp_min(1e-35) / (127 * places)
-    # With 128 added in every place the bytes of the number are the digits plus 128; flipping the top bit subtracts it.
-    whole = (vectors / unit.view(-1, 1)).round_().add_(128 * places).to(torch.int32)
-    little_endian = whole.view(torch.uint8).view(*vectors.shape, 4)[:, :, :num_bytes]
-    digits = torch.empty(num_bytes, *vectors.shape, dtype=torch.uint8, device=vectors.device)
-    torch.bitwise_xor(little_endian.permute(2, 0, 1), MIDDLE, out=digits)
-    return digits.view(torch.int8).flatten(0, 1), unit
-
-
 def as_floats(images: Tensor) -> Tensor:
     """float32 in [0, 1]; a byte k means the float32 nearest to k / 255."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
@@ -191,7 +150,7 @@ class _Products(torch.autograd.Function):
         with full_precision(matrix.device.type):
             # First, while the vectors are in cache.
             dots = None if origins is None else torch.linalg.vecdot(vectors, origins).unsqueeze(1)
-            products = matrix.over_shards("products", vectors)
+            products = matrix.over_parts("products", vectors)
         return products if dots is None else products.sub_(dots)
 
     @staticmethod
@@ -209,7 +168,6 @@ class AnchorMatrix:
     images      [N, ...] uint8, or floats in [0, 1] (16-bit ones too)
     num_chunks  True: by size, one float32 matrix up to 1 GiB, else tiles; 1: one matrix;
                 n > 1: only N / n anchors are ever held as float32
-    product     "float32", or "int8" (see the top of this file)
     centre      [D] float32 to use in place of the mean of these anchors, where they are a part of more
     """
 
@@ -218,61 +176,45 @@ class AnchorMatrix:
         images: Tensor,
         num_chunks: bool | int = True,
         devices: Sequence[torch.device | str] = (),
-        product: str = "float32",
         centre: Tensor | None = None,
     ) -> None:
         flat = images.flatten(1)
-        holder = look_up(PRODUCTS, product, "product")(flat, num_chunks)
+        fits = 4 * flat.numel() <= DENSE_BYTES if num_chunks is True else num_chunks == 1
+        holder = DensePart if fits else TiledPart
         self.shape = flat.shape
         rows_per_tile = TILE_ROWS if num_chunks is True else math.ceil(len(flat) / num_chunks)
-        if holder is not DenseShard and not flat.is_floating_point():
+        if holder is TiledPart and not flat.is_floating_point():
             self.centre = flat.new_full(flat.shape[1:], MIDDLE / 255, dtype=torch.float32)
         else:
             self.centre = _mean(flat) if centre is None else centre
         places = list(devices)[: len(flat)] or [flat.device]
         parts = flat.tensor_split(len(places))
-        self.shards = [holder(p.to(d), self.centre.to(d), rows_per_tile) for p, d in zip(parts, places, strict=True)]
+        self.parts = [holder(p.to(d), self.centre.to(d), rows_per_tile) for p, d in zip(parts, places, strict=True)]
         self.starts = [0, *torch.tensor([len(part) for part in parts]).cumsum(0).tolist()]
-        self.device = self.shards[0].images.device
+        self.device = self.parts[0].images.device
         self.centre = self.centre.to(self.device)
-        self.squared_norms = torch.cat([shard.squared_norms().to(self.device) for shard in self.shards])
+        self.squared_norms = torch.cat([part.squared_norms().to(self.device) for part in self.parts])
 
-    def over_shards(self, method: str, vectors: Tensor) -> Tensor:
-        """[B, N] of a method of the shards."""
-        parts = [getattr(shard, method)(vectors.to(shard.images.device)) for shard in self.shards]
-        return parts[0] if len(parts) == 1 else torch.cat([part.to(self.device) for part in parts], 1)
+    def over_parts(self, method: str, vectors: Tensor) -> Tensor:
+        """[B, N] of a method of the parts."""
+        products = [getattr(part, method)(vectors.to(part.images.device)) for part in self.parts]
+        return products[0] if len(products) == 1 else torch.cat([each.to(self.device) for each in products], 1)
 
     def products(self, vectors: Tensor, origins: Tensor | None = None) -> Tensor:
         """<v, a_j - centre - o> for float32 vectors [B, D] and origins [B, D] (or 0), [B, N]; differentiable once."""
         return _Products.apply(vectors, origins, self)
 
-    @property
-    def has_rough_products(self) -> bool:
-        return isinstance(self.shards[0], IntegerShard)
-
-    def rough_products(self, vectors: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
-        """<v, a_j - centre - o> for v rounded to 16 bits, [B, N], and the standard deviation of its error, [B, N]."""
-        parts = []
-        with full_precision(self.device.type):
-            dots = torch.linalg.vecdot(vectors, origins).unsqueeze(1)
-        for shard in self.shards:
-            assert isinstance(shard, IntegerShard)
-            parts.append(shard.rough_products(vectors.to(shard.images.device)))
-        error = parts[0][1].to(self.device).view(-1, 1) / math.sqrt(3)  # of a uniform error in +-unit / 2
-        products = torch.cat([part.to(self.device) for part, _ in parts], 1) if len(parts) > 1 else parts[0][0]
-        return products.sub_(dots), error * self.squared_norms.float().sqrt()
-
     def square_products(self, weights: Tensor) -> Tensor:
         """<w, (a_j - centre)^2> for weights [B, D], [B, N]."""
         with torch.no_grad(), full_precision(self.device.type):
-            return self.over_shards("square_products", weights)
+            return self.over_parts("square_products", weights)
 
     def combine(self, weights: Tensor) -> Tensor:
         """sum_j w_j (a_j - centre) for weights [B, N], [B, D]."""
         total = weights.new_zeros(len(weights), self.shape[1])
         with full_precision(self.device.type):
-            for shard, start, stop in zip(self.shards, self.starts, self.starts[1:], strict=False):
-                total += shard.combine(weights[:, start:stop].to(shard.images.device)).to(self.device)
+            for part, start, stop in zip(self.parts, self.starts, self.starts[1:], strict=False):
+                total += part.combine(weights[:, start:stop].to(part.images.device)).to(self.device)
         return total
 
     @property
@@ -290,12 +232,12 @@ class AnchorMatrix:
 
     def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
         """Anchors by number, uncentred, from the raw images: [P, D] float32 in [0, 1], in the buffers if given."""
-        if len(self.shards) == 1:
-            return _rows_in(self.shards[0].images, numbers, buffers or Buffers())
+        if len(self.parts) == 1:
+            return _rows_in(self.parts[0].images, numbers, buffers or Buffers())
         out = torch.empty(len(numbers), self.shape[1], device=self.device)
-        for shard, start, stop in zip(self.shards, self.starts, self.starts[1:], strict=False):
+        for part, start, stop in zip(self.parts, self.starts, self.starts[1:], strict=False):
             here = ((numbers >= start) & (numbers < stop)).nonzero().flatten()
-            out[here] = as_floats(shard.images[(numbers[here] - start).to(shard.images.device)]).to(self.device)
+            out[here] = as_floats(part.images[(numbers[here] - start).to(part.images.device)]).to(self.device)
         return out
 
 
@@ -316,20 +258,6 @@ def _mean(flat: Tensor) -> Tensor:
     for part in flat.split(TILE_ROWS):
         total += part.sum(0, dtype=torch.float64)
     return (total / len(flat) / (255 if flat.dtype == torch.uint8 else 1)).float()
-
-
-def _by_size(flat: Tensor, num_chunks: bool | int) -> type[TiledShard]:
-    fits = 4 * flat.numel() <= DENSE_BYTES if num_chunks is True else num_chunks == 1
-    return HOLDERS["dense" if fits else "tiled"]
-
-
-def _integers(flat: Tensor, num_chunks: bool | int) -> type[TiledShard]:
-    if flat.dtype != torch.uint8:
-        raise UsageError(f"product 'int8': expected uint8 anchors, got {flat.dtype}; use product='float32'")
-    return HOLDERS["int8"]
-
-
-PRODUCTS = {"float32": _by_size, "int8": _integers}
 
 
 def devices_from(home: torch.device, count: int) -> list[torch.device]:

@@ -5,7 +5,6 @@ Shapes: B batch, N anchors, D = C*H*W.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -16,8 +15,6 @@ from threat_specification.projected_displacement.anchor_matrix import AnchorMatr
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.masks import BACKGROUNDS
 from threat_specification.projected_displacement.projection import WarmStart, project_exact
-
-ROUGH_DEVIATIONS = 6  # standard deviations of rounding within which an anchor may be the maximum
 
 
 class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
@@ -47,26 +44,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
     def evaluate(self, delta: Tensor) -> Tensor:
         """PD of each perturbation, [B] float32; 0 where no anchor counts."""
         check_delta(delta, self.examples)
-        flat = delta.flatten(1)
-        if self.matrix.has_rough_products and not flat.requires_grad:
-            return self._evaluate_candidates(flat).clamp_min(0)
-        return self.displacements(flat).amax(1).clamp_min(0)
-
-    def _evaluate_candidates(self, flat: Tensor) -> Tensor:
-        """max_j <d, v_j>, [B]: rough products leave a few anchors that can be the maximum; those are done exactly."""
-        flat = flat.float() if self.mask is None else flat * self.mask
-        along, deviation = self.matrix.rough_products(flat, self.centred)
-        refuse_non_finite("delta", along[:, :1])
-        along.mul_(self.inverse).masked_fill_(self.masked, -math.inf)
-        slack = deviation.mul_(self.inverse).mul_(ROUGH_DEVIATIONS)
-        slack[self.near] = math.inf
-        certain = (along - slack).amax(1, keepdim=True).clamp_min(0)
-        which, anchors = (along + slack >= certain).nonzero(as_tuple=True)
-        threat = flat.new_zeros(len(flat))
-        for pair in self._pieces(len(which)):
-            exact = (self.directions(which[pair], anchors[pair]) * flat[which[pair]]).sum(1)
-            threat.scatter_reduce_(0, which[pair], exact, "amax")
-        return threat
+        return self.displacements(delta.flatten(1)).amax(1).clamp_min(0)
 
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
         """The bounds given, or the pixel box; outside the mask as `background` of the threat says."""

@@ -36,12 +36,12 @@ from threat_specification.base import (
     check_images,
     difference,
 )
-from threat_specification.projected_displacement.anchor_matrix import PRODUCTS, AnchorMatrix, devices_from
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from
 from threat_specification.projected_displacement.anchors import AnchorSet
 from threat_specification.projected_displacement.bound import PROJECTIONS, BoundProjectedDisplacement
 from threat_specification.projected_displacement.class_weights import check_class_weights, check_labels_covered
+from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, any_of, gather
 from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
-from threat_specification.projected_displacement.rank_shards import RankAnchorMatrix, any_of, gather
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class ProjectedDisplacement(Threat):
                     [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W]; asked once per image. Or pass masks= per call
     projection      that is used where none is named with the call: an entry of PROJECTIONS
     background      what a projection lets pixels outside the mask do: an entry of masks.BACKGROUNDS
-    product         how <d, a_j> is computed: an entry of anchor_matrix.PRODUCTS
     """
 
     name = "PD"
@@ -78,7 +77,6 @@ class ProjectedDisplacement(Threat):
         mask_source: MaskSource | str | None = None,
         background: str = "frozen",
         projection: str = "exact",
-        product: str = "float32",
     ) -> None:
         if anchors is None and source is None:
             raise UsageError("ProjectedDisplacement needs anchors=AnchorSet(...) or source=, a callable returning one")
@@ -91,9 +89,8 @@ class ProjectedDisplacement(Threat):
             raise UsageError("mask_source: only the segmented form has masks; use segmented=True or leave it out")
         look_up(BACKGROUNDS, background, "background")
         look_up(PROJECTIONS, projection, "projection")
-        look_up(PRODUCTS, product, "product")
         self.hparams = hparams or ThreatHparams()
-        self.anchors, self.source, self.product = anchors, source, product
+        self.anchors, self.source = anchors, source
         self.weighted, self.segmented, self.background = weighted, segmented, background
         self.projection = projection
         self.class_weights = None if class_weights is None else check_class_weights(class_weights)
@@ -115,10 +112,8 @@ class ProjectedDisplacement(Threat):
             assert self.source is not None
             self.anchors = self.source()
         home = torch.device(device) if device is not None else self.anchors.images.device
-        matrix = RankAnchorMatrix if over_ranks else AnchorMatrix
-        self.matrix = matrix(
-            self.anchors.images, self.hparams.num_chunks, devices_from(home, num_devices), self.product
-        )
+        matrix = DistributedAnchorMatrix if over_ranks else AnchorMatrix
+        self.matrix = matrix(self.anchors.images, self.hparams.num_chunks, devices_from(home, num_devices))
         self.labels, self.indices = self.anchors.labels.to(home), self.anchors.indices
         if over_ranks:
             self.labels = gather(self.labels)

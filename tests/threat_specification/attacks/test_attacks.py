@@ -13,7 +13,7 @@ from foundations.errors import UsageError
 from tests.threat_specification.attacks.linear import Linear, best_margin, directions, problem, smallest_gauge
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.apgd import checkpoints
-from threat_specification.attacks.base import AttackSet, Attempt, Task, input_gradient
+from threat_specification.attacks.base import AttackResult, AttackSet, Task, input_gradient
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.pgd import descend, falling
 from threat_specification.attacks.registry import ATTACKS, attacks_named, pd_auto
@@ -28,10 +28,10 @@ def both(anchors, images: Tensor, labels: Tensor, threshold: float = THRESHOLD, 
     return AttackSet.within(threat.bind(images, labels), 1.0, radius)
 
 
-def attack(name: str, model, labels: Tensor, allowed: AttackSet, steps: int = STEPS, **changes) -> Attempt:
+def attack(name: str, model, labels: Tensor, allowed: AttackSet, steps: int = STEPS, **changes) -> AttackResult:
     index = torch.arange(len(labels)) + 50
-    standing = torch.ones(len(labels), dtype=torch.bool)
-    values = {"seed": 3, "index": index, "standing": standing} | changes
+    robust = torch.ones(len(labels), dtype=torch.bool)
+    values = {"seed": 3, "index": index, "robust": robust} | changes
     return ATTACKS[name](Task(model, labels, allowed, steps=steps, **values))
 
 
@@ -55,12 +55,12 @@ def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int) -
     t = float(gauges(model, anchors, images, labels).median())
     clean = LOSSES["margin"](model(images).detach(), labels, None).tolist()
     cell = Cell(t * THRESHOLD, t * RADIUS)
-    standing = search(ProjectedDisplacement(anchors=anchors), model, images, labels, cell).standing(cell)
-    for x, y, margin, broken in zip(images, labels, clean, (~standing).tolist(), strict=True):
+    robust = search(ProjectedDisplacement(anchors=anchors), model, images, labels, cell).robust(cell)
+    for x, y, margin, broken in zip(images, labels, clean, (~robust).tolist(), strict=True):
         best = best_margin(model, anchors, x, int(y), t * THRESHOLD, t * RADIUS)
         if abs(best) > 0.02 * (best - margin):
             assert broken == (best > 0)
-    assert 8 <= int((~standing).sum()) <= 16
+    assert 8 <= int((~robust).sum()) <= 16
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 10])
@@ -70,7 +70,7 @@ def test_minimal_gauge_against_a_linear_program(num_classes: int) -> None:
     found = attack("minimal_gauge", model, labels, allowed)
     ratio = allowed.bound.evaluate(found.delta) / gauges(model, anchors, images, labels)
     reachable = gauges(model, anchors, images, labels) < 3
-    assert bool(found.broken[reachable].all())
+    assert bool(found.success[reachable].all())
     assert float(ratio[reachable].min()) > 1 - 1e-4
     assert float(ratio[reachable].max()) < 1.02
 
@@ -89,7 +89,7 @@ def test_isotropic_balls_in_closed_form(norm: str) -> None:
     towards = logits - logits.gather(1, labels.view(-1, 1)) + radius * dual
     best = towards.scatter(1, labels.view(-1, 1), -torch.inf).amax(1)
     cell = Cell(radius, radius)
-    broken = ~search(threat, model, images, labels, cell, ["apgd_ce", "apgd_t_dlr"]).standing(cell)
+    broken = ~search(threat, model, images, labels, cell, ["apgd_ce", "apgd_t_dlr"]).robust(cell)
     clear = best.abs() > 0.02 * (best - LOSSES["margin"](logits, labels, None))
     assert broken[clear].equal((best > 0)[clear])
     assert bool(broken.any()) and not bool(broken.all())
@@ -102,7 +102,7 @@ def test_every_point_is_in_the_set_and_breaks_what_it_says(name: str) -> None:
     found = attack(name, model, labels, both(anchors, images, labels))
     assert images.equal(before)
     perturbed = (images + found.delta).clamp(0, 1)
-    assert (model(perturbed).argmax(1) != labels).equal(found.broken)
+    assert (model(perturbed).argmax(1) != labels).equal(found.success)
     for image, label, delta in zip(images, labels, found.delta, strict=True):
         d, x = delta.flatten().double().numpy(), image.flatten().double().numpy()
         assert (x + d >= -1e-7).all() and (x + d <= 1 + 1e-7).all()
@@ -134,11 +134,11 @@ def test_the_model_is_left_as_it_was(name: str) -> None:
 def test_only_those_standing_are_attacked_and_batches_do_not_matter(name: str) -> None:
     model, anchors, images, labels = problem(5, count=12, seed=4)
     whole = attack(name, model, labels, both(anchors, images, labels), steps=8)
-    standing = torch.arange(12) % 3 != 0
-    some = attack(name, model, labels, both(anchors, images, labels), steps=8, standing=standing)
-    assert not bool(some.broken[~standing].any())
-    assert int(some.forwards[~standing].sum()) == int(some.backwards[~standing].sum()) == 0
-    assert some.broken[standing].equal(whole.broken[standing])
+    robust = torch.arange(12) % 3 != 0
+    some = attack(name, model, labels, both(anchors, images, labels), steps=8, robust=robust)
+    assert not bool(some.success[~robust].any())
+    assert int(some.forwards[~robust].sum()) == int(some.backwards[~robust].sum()) == 0
+    assert some.success[robust].equal(whole.success[robust])
     part = slice(4, 9)
     index = torch.arange(12)[part] + 50
     alone = attack(
@@ -148,9 +148,9 @@ def test_only_those_standing_are_attacked_and_batches_do_not_matter(name: str) -
         both(anchors, images[part], labels[part]),
         steps=8,
         index=index,
-        standing=torch.ones(5).bool(),
+        robust=torch.ones(5).bool(),
     )
-    assert alone.broken.equal(whole.broken[part])
+    assert alone.success.equal(whole.success[part])
     assert torch.allclose(alone.delta, whole.delta[part], atol=1e-3)
 
 
@@ -170,16 +170,16 @@ def test_search_without_gradients_breaks_masked_models() -> None:
     masked = Steps(model)
     labels = masked(images).argmax(1)
     allowed = both(anchors, images, labels, threshold=0.3, radius=0.3)
-    with_gradients = attack("apgd_ce", masked, labels, allowed).broken
-    without = attack("random_search", masked, labels, allowed).broken
+    with_gradients = attack("apgd_ce", masked, labels, allowed).success
+    without = attack("random_search", masked, labels, allowed).success
     assert int(without.sum()) > 2 * int(with_gradients.sum()) + 4
 
 
 def test_the_post_hoc_baseline_is_weaker_than_what_looks_inside() -> None:
     model, anchors, images, labels = problem(5, count=24, seed=6)
     allowed = both(anchors, images, labels)
-    inside = attack("apgd_ce", model, labels, allowed).broken
-    after = attack("post_hoc", model, labels, allowed).broken
+    inside = attack("apgd_ce", model, labels, allowed).success
+    after = attack("post_hoc", model, labels, allowed).success
     assert int(inside.sum()) > int(after.sum())
     assert not bool((after & ~inside).any())
 
@@ -212,9 +212,9 @@ class Poisoned(Linear):
 def test_small_gradients_are_followed() -> None:
     model, anchors, images, labels = problem(5, count=24, seed=5)
     allowed = both(anchors, images, labels, threshold=0.3, radius=0.3)
-    assert int(attack("apgd_ce", model, labels, allowed).broken.sum()) == 24
-    assert int(attack("apgd_ce", Confident(model), labels, allowed).broken.sum()) >= 12
-    assert int(attack("apgd_t_dlr", Confident(model), labels, allowed).broken.sum()) == 24
+    assert int(attack("apgd_ce", model, labels, allowed).success.sum()) == 24
+    assert int(attack("apgd_ce", Confident(model), labels, allowed).success.sum()) >= 12
+    assert int(attack("apgd_t_dlr", Confident(model), labels, allowed).success.sum()) == 24
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
@@ -231,7 +231,7 @@ def test_a_radius_in_the_bounds_alone_holds_for_the_minimal_gauge_too() -> None:
     model, anchors, images, labels = problem(5, count=24, seed=5)
     allowed = AttackSet.within(ProjectedDisplacement(anchors=anchors).bind(images, labels), 0.1, 0.15)
     found = attack("minimal_gauge", model, labels, allowed)
-    assert bool(found.broken.any())
+    assert bool(found.success.any())
     assert float(found.delta.abs().max()) <= 0.15 * (1 + 1e-6)
 
 
@@ -266,11 +266,11 @@ def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
         return net(inputs) + apart
 
     allowed = AttackSet.within(L2().bind(images, labels), 1e3, float("inf"))
-    sizes, standing = torch.full((6, 1, 1, 1), 0.1), torch.ones(6, dtype=torch.bool)
+    sizes, robust = torch.full((6, 1, 1, 1), 0.1), torch.ones(6, dtype=torch.bool)
 
     def gradient_at(delta: Tensor) -> tuple[Tensor, Tensor]:
         inputs = (images + delta).requires_grad_(True)
-        return input_gradient(LOSSES["margin"](model(inputs), labels, None).sum(), inputs), standing
+        return input_gradient(LOSSES["margin"](model(inputs), labels, None).sum(), inputs), robust
 
     model(images + descend(gradient_at, allowed, torch.zeros_like(images), 4, sizes, momentum=0.9, schedule=falling))
     exact, point = copy.deepcopy(net).double(), images.double()
@@ -322,22 +322,22 @@ def test_our_apgd_agrees_with_the_installed_one() -> None:
     for seed in range(3):
         theirs = APGDAttack(net, n_iter=50, norm="Linf", eps=0.1, seed=seed, loss="ce", device="cpu")
         left_by_theirs.append(float((net(theirs.perturb(x, y)).argmax(1) == y).float().mean()))
-        ours = attack("apgd_ce", net, y, allowed, steps=50, standing=right, index=torch.arange(len(y)), seed=seed)
-        left_by_ours.append(float((right & ~ours.broken).float().mean()))
+        ours = attack("apgd_ce", net, y, allowed, steps=50, robust=right, index=torch.arange(len(y)), seed=seed)
+        left_by_ours.append(float((right & ~ours.success).float().mean()))
     assert 0.05 < numpy.mean(left_by_theirs) < 0.95
     assert abs(numpy.mean(left_by_ours) - numpy.mean(left_by_theirs)) <= 0.005
 
 
 def test_the_gauge_curve_is_not_above_apgd_on_a_trained_net() -> None:
-    """At the set that APGD breaks about half of the examples in, the curve leaves no more standing than APGD."""
+    """At the set that APGD breaks about half of the examples in, the curve leaves no more robust than APGD."""
     images, labels, net = trained_on_digits()
     x, y = images[1437:1500], labels[1437:1500]
     right = net(x).argmax(1) == y
     anchors = AnchorSet(images[:60], labels[:60])
     allowed = both(anchors, x, y, threshold=0.2, radius=0.15)
-    left = int((right & ~attack("apgd_ce", net, y, allowed, standing=right).broken).sum())
-    found = attack("minimal_gauge", net, y, allowed, standing=right)
-    gauge = torch.where(found.broken, allowed.bound.evaluate(found.delta), torch.inf)
+    left = int((right & ~attack("apgd_ce", net, y, allowed, robust=right).success).sum())
+    found = attack("minimal_gauge", net, y, allowed, robust=right)
+    gauge = torch.where(found.success, allowed.bound.evaluate(found.delta), torch.inf)
     assert 3 < left < 60
     assert int((right & (gauge > 1 + 1e-5)).sum()) <= left + 2
 

@@ -72,7 +72,7 @@ def test_the_ensemble_breaks_exactly_what_can_be_broken() -> None:
     bound = ProjectedDisplacement(anchors=anchors).bind(images, labels)
     found = Search(net, bound, labels, torch.arange(EXAMPLES), HEADLINE, 40, seed=0)
     found.attack(HEADLINE, attacks_named([], CLASSES))
-    broken = ~found.standing(HEADLINE)
+    broken = ~found.robust(HEADLINE)
     logits = net(images).detach()
     own = logits.gather(1, labels.view(-1, 1)).squeeze(1)
     clean = (logits.scatter(1, labels.view(-1, 1), -torch.inf).amax(1) - own).tolist()

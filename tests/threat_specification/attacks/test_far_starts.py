@@ -40,20 +40,20 @@ def search() -> Search:
 def test_attacks_of_the_ensemble_find_the_far_hill(name: str) -> None:
     found = search()
     found.attack(HEADLINE, attacks_named([name], 2))
-    assert int((~found.standing(HEADLINE)).sum()) >= 0.4 * COUNT
+    assert int((~found.robust(HEADLINE)).sum()) >= 0.4 * COUNT
 
 
 def test_the_ensemble_leaves_next_to_none() -> None:
     found = search()
     found.attack(HEADLINE, attacks_named([], 2))
-    assert int(found.standing(HEADLINE).sum()) <= 2
+    assert int(found.robust(HEADLINE).sum()) <= 2
 
 
 def test_a_start_near_the_image_leads_up_the_wrong_hill() -> None:
     """These examples are planted so that plain PGD from scaled noise hardly breaks any of them."""
     found = search()
     found.attack(HEADLINE, attacks_named(["pgd"], 2))
-    assert int(found.standing(HEADLINE).sum()) >= 0.9 * COUNT
+    assert int(found.robust(HEADLINE).sum()) >= 0.9 * COUNT
 
 
 @pytest.mark.parametrize("start", list(STARTS))
@@ -61,9 +61,9 @@ def test_starts_are_in_the_set_and_cost_others_nothing(start: str) -> None:
     task = search().task(HEADLINE, torch.arange(COUNT) % 2 == 0)
     point = begin(task, start, 3)
     assert bool(task.allowed.holds(point).all())
-    assert not bool(point[~task.standing].any())
+    assert not bool(point[~task.robust].any())
     alone = search().task(HEADLINE, torch.ones(COUNT, dtype=torch.bool))
-    assert torch.allclose(begin(alone, start, 3)[task.standing], point[task.standing], atol=1e-5)
+    assert torch.allclose(begin(alone, start, 3)[task.robust], point[task.robust], atol=1e-5)
 
 
 def test_corners_are_far_from_the_image_and_from_each_other() -> None:
@@ -88,4 +88,4 @@ def test_every_other_class_is_a_target(name: str) -> None:
     found = search()
     found.model = LeastLikely()
     found.attack(HEADLINE, attacks_named([name], 5))
-    assert not bool(found.standing(HEADLINE).any())
+    assert not bool(found.robust(HEADLINE).any())

@@ -19,7 +19,7 @@ from threat_specification.projected_displacement.buffers import Buffers
 PIECE_ROWS = 64  # anchors sent at a time
 
 
-class RankAnchorMatrix(AnchorMatrix):
+class DistributedAnchorMatrix(AnchorMatrix):
     """`AnchorMatrix` over the anchors of all processes, of which this one holds `images`; parts are in rank order."""
 
     def __init__(
@@ -27,7 +27,6 @@ class RankAnchorMatrix(AnchorMatrix):
         images: Tensor,
         num_chunks: bool | int = True,
         devices: Sequence[torch.device | str] = (),
-        product: str = "float32",
     ) -> None:
         counts = gather(torch.tensor([len(images)], device=images.device)).tolist()
         if 0 in counts:
@@ -36,19 +35,15 @@ class RankAnchorMatrix(AnchorMatrix):
         total = flat.double().sum(0) if flat.is_floating_point() else flat.sum(0, dtype=torch.int64).double()
         distributed.all_reduce(total)
         centre = (total / sum(counts) / (255 if flat.dtype == torch.uint8 else 1)).float()
-        super().__init__(images, num_chunks, devices, product, centre)
+        super().__init__(images, num_chunks, devices, centre)
         rank = distributed.get_rank()
         self.mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
         self.shape = torch.Size([sum(counts), flat.shape[1]])
         self.squared_norms = gather(self.squared_norms)
 
-    def over_shards(self, method: str, vectors: Tensor) -> Tensor:
-        """[B, N] of a method of the shards of all processes."""
-        return gather(super().over_shards(method, vectors).T.contiguous()).T.contiguous()
-
-    @property
-    def has_rough_products(self) -> bool:
-        return False
+    def over_parts(self, method: str, vectors: Tensor) -> Tensor:
+        """[B, N] of a method of the parts of all processes."""
+        return gather(super().over_parts(method, vectors).T.contiguous()).T.contiguous()
 
     @property
     def has_gram(self) -> bool:
