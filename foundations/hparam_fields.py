@@ -26,6 +26,7 @@ def setting(
     *,
     check: Check | None = None,
     hashed: bool = True,
+    hashed_if_set: bool = False,
     when: str = "",
     alias: str = "",
     path_in: Callable[[str], str] | None = None,
@@ -34,6 +35,7 @@ def setting(
 
     check   returns what was expected if the value is unfit, else None; numbers must be finite in any case
     hashed  False for what only changes speed or display: it never enters the hash of a run
+    hashed_if_set   it enters the hash only where it is not the default: for flags that came later than runs
     when    name of a boolean (or a choice, "name=value") of the same class without which this field cannot
             change a result; it enters the hash only where that one is on; "a|b" means either
     alias   another name of the flag, for published recipes
@@ -41,6 +43,7 @@ def setting(
             sizes of its files
     """
     metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
+    metadata["hashed_if_set"] = hashed_if_set
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
@@ -143,7 +146,9 @@ class Hparams:
         return {
             field.name: self._hashed_value(field)
             for field in dataclasses.fields(self)
-            if field.metadata["hashed"] and self.is_active(field.metadata["when"])
+            if field.metadata["hashed"]
+            and self.is_active(field.metadata["when"])
+            and not (field.metadata["hashed_if_set"] and getattr(self, field.name) == field.default)
         }
 
     def _hashed_value(self, field: dataclasses.Field) -> Any:

@@ -190,7 +190,7 @@ class TrainingHparams(Hparams):
         "Parts that each process works through a batch in, to save memory; steps count whole batches.",
         check=in_range(1),
     )
-    optimizer: str = setting("sgd", "sgd or adamw.", check=one_of("sgd", "adamw"))
+    optimizer: str = setting("sgd", "sgd, adamw or another of training/optimizers.py.")
     lr: float = setting(0.1, "Peak learning rate.", check=in_range(0, above=True))
     lr_per: int = setting(
         0, "--lr is meant for this batch size, and grows in proportion to --batch_size (0: for any).", check=in_range(0)
@@ -234,7 +234,14 @@ class TrainingHparams(Hparams):
     )
     adv_train: bool = setting(False, "Adversarial training with PGD in an isotropic ball.")
     adv_train_attack_norm: str = setting(
-        "Linf", "Norm of that ball: Linf or L2.", check=one_of("Linf", "L2"), when="adv_train"
+        "Linf", "Norm of that ball: Linf, L2 or another of threat_specification/registry.py.", when="adv_train"
+    )
+    adv_train_attack_power: float = setting(
+        0.0,
+        "Radius of that ball, whatever its norm (0: that of --adv_train_attack_power_<norm>).",
+        check=in_range(0),
+        hashed_if_set=True,
+        when="adv_train",
     )
     adv_train_attack_power_Linf: float = setting(
         8 / 255,
@@ -358,6 +365,11 @@ class TrainingHparams(Hparams):
                 raise UsageError(f"--{name}: expected a number below 1, got 1")
 
     @property
+    def ball_power(self) -> float:
+        """Radius of the isotropic ball, in pixels of [0, 1]."""
+        return _power(self, "adv_train_attack", self.adv_train_attack_norm)
+
+    @property
     def has_adversary(self) -> bool:
         return self.adv_train or self.N_adv_train
 
@@ -439,7 +451,14 @@ class TestingHparams(Hparams):
         when="adv_eval",
     )
     adv_test_attack_norm: str = setting(
-        "Linf", "Norm of the ball: Linf or L2.", check=one_of("Linf", "L2"), when="adv_eval"
+        "Linf", "Norm of the ball: Linf, L2 or another of threat_specification/registry.py.", when="adv_eval"
+    )
+    adv_test_attack_power: float = setting(
+        0.0,
+        "Radius of that ball, whatever its norm (0: that of --adv_test_attack_power_<norm>).",
+        check=in_range(0),
+        hashed_if_set=True,
+        when="adv_eval",
     )
     adv_test_attack_power_Linf: float = setting(
         8 / 255,
@@ -504,3 +523,16 @@ class TestingHparams(Hparams):
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
     evaluate_only_batch_test: bool = setting(False, "Evaluate the first shard alone: a quick look.")
     save_adversarials: bool = setting(False, "Keep all perturbed images (adversarials.safetensors).", hashed=False)
+
+    @property
+    def ball_power(self) -> float:
+        """Radius of the isotropic ball, in pixels of [0, 1]."""
+        return _power(self, "adv_test_attack", self.adv_test_attack_norm)
+
+
+def _power(hparams: Hparams, attack: str, norm: str) -> float:
+    """--<attack>_power, else --<attack>_power_<norm>."""
+    power = getattr(hparams, f"{attack}_power") or getattr(hparams, f"{attack}_power_{norm}", None)
+    if power is None:
+        raise UsageError(f"--{attack}_power: expected the radius of the {norm} ball, got none")
+    return power

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundations.errors import UsageError, nearest
@@ -44,7 +44,6 @@ class Architecture:
     check     returns what was expected when the parts make no network
     library   whose network it is, where it is not ours; it has pretrained weights for it
     implied   last numbers that may be left out of a name
-    defaults  flags whose default is another for this model
     """
 
     usage: str
@@ -55,10 +54,7 @@ class Architecture:
     check: Any = any_parts
     library: str = ""
     implied: tuple[int, ...] = ()
-    defaults: dict[str, Any] = field(default_factory=dict)
 
-
-RESIDUAL: dict[str, Any] = {"lr": 0.1, "weight_decay": 5e-4, "training_steps": "20ep"}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "lenet": Architecture(
@@ -67,7 +63,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         pattern=r"lenet",
         builder="models.lenet:build",
         min_side=12,
-        defaults={"lr": 0.05, "training_steps": "20ep"},
     ),
     "conv": Architecture(
         usage="conv",
@@ -75,7 +70,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         pattern=r"conv",
         builder="models.conv:build",
         min_side=8,
-        defaults={"lr": 0.02, "training_steps": "20ep"},
     ),
     "resnet": Architecture(
         usage="resnet_<6n+2>[_<width>]",
@@ -85,7 +79,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         min_side=8,
         check=resnet_numbers,
         implied=(16,),
-        defaults=RESIDUAL,
     ),
     "wideresnet": Architecture(
         usage="wideresnet_<6n+4>_<k>",
@@ -94,7 +87,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.preactivation:build_wide",
         min_side=8,
         check=wideresnet_numbers,
-        defaults=RESIDUAL,
     ),
     "preactresnet": Architecture(
         usage="preactresnet_18",
@@ -102,7 +94,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         pattern=r"preactresnet_(18)",
         builder="models.preactivation:build_preactresnet",
         min_side=8,
-        defaults=RESIDUAL,
     ),
     "vgg": Architecture(
         usage="vgg_<11|13|16|19>",
@@ -110,7 +101,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         pattern=r"vgg_(11|13|16|19)",
         builder="models.vgg:build",
         min_side=8,
-        defaults={"lr": 0.05, "weight_decay": 5e-4, "training_steps": "20ep"},
     ),
     "imagenet_resnet": Architecture(
         usage="imagenet_resnet_<18|34|50|101|152>",
@@ -119,7 +109,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.libraries:build_imagenet_resnet",
         min_side=32,
         library="torchvision",
-        defaults={"lr": 0.1, "weight_decay": 1e-4, "training_steps": "90ep"},
     ),
     "vit": Architecture(
         usage="vit_<b|l|h>_<14|16|32>",
@@ -128,7 +117,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.libraries:build_torchvision",
         min_side=14,
         library="torchvision",
-        defaults={"lr": 0.01, "training_steps": "90ep"},
     ),
     "convnext": Architecture(
         usage="convnext_<tiny|small|base|large>",
@@ -137,7 +125,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.libraries:build_torchvision",
         min_side=32,
         library="torchvision",
-        defaults={"lr": 0.01, "training_steps": "90ep"},
     ),
     "torchvision": Architecture(
         usage="torchvision:<name>",
@@ -146,7 +133,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.libraries:build_torchvision",
         min_side=1,
         library="torchvision",
-        defaults={"lr": 0.01},
     ),
     "timm": Architecture(
         usage="timm:<name>",
@@ -155,7 +141,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.libraries:build_timm",
         min_side=1,
         library="timm",
-        defaults={"lr": 0.01},
     ),
 }
 
@@ -173,11 +158,6 @@ def canonical_name(model_name: str, dataset_names: Iterable[str] = ()) -> str:
     if parts and isinstance(parts[0], str):
         return f"{family}:{parts[0]}" if family in LIBRARIES else parts[0]
     return "_".join([family, *map(str, parts)])
-
-
-def model_defaults(model_name: str, dataset_names: Iterable[str] = ()) -> dict[str, Any]:
-    """Flags whose default is another for this model."""
-    return ARCHITECTURES[parse(model_name, dataset_names)[0]].defaults
 
 
 def check_fit(model_name: str, spec: ImageSpec) -> None:

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from foundations.desc import derive_seed
+from foundations.errors import UsageError
 from threat_specification.attacks.base import Attack, AttackResult, Task, input_gradient
 from threat_specification.attacks.losses import LOSSES
 
 GRADIENT_FREE = "square"
+NORMS = ("Linf", "L2")  # of the balls that the library knows
 STANDARD = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", GRADIENT_FREE)  # names that members can have
 
 
@@ -29,7 +31,9 @@ def members_for(attack_type: str, num_classes: int) -> list[str]:
 
 
 def autoattack(norm: str, power: float, names: list[str], num_classes: int) -> dict[str, Attack]:
-    """Name -> attack in the ball of a norm (Linf, L2) and a radius."""
+    """Name -> attack in the ball of a norm and a radius."""
+    if norm not in NORMS:
+        raise UsageError(f"--adv_test_attack_type: AutoAttack knows {' and '.join(NORMS)}, got {norm}; use pgd")
     return {name: partial(_run_member, name, norm, power, num_classes) for name in names}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -70,20 +71,41 @@ class BoundL2(BoundNorm):
         return torch.where(outside.view(-1, 1, 1, 1), shrunk(low), clipped)
 
 
-class Linf(Threat):
+class Norm(Threat):
+    """A norm of the perturbation: its sets are balls."""
+
+    def radius(self, power: float) -> float:
+        """How far a ball of this power lets a single pixel move, as a bound beside the ball's own."""
+        return math.inf
+
+    @abstractmethod
+    def usual_change(self, power: float, num_pixels: int) -> float:
+        """Change of each pixel of a perturbation on the border that changes all alike."""
+
+
+class Linf(Norm):
     """Largest change of a pixel."""
 
     name = "Linf"
+
+    def radius(self, power: float) -> float:
+        return power
+
+    def usual_change(self, power: float, num_pixels: int) -> float:
+        return power
 
     def bind(self, examples: Tensor, labels: Tensor) -> BoundLinf:
         check_images(examples, labels)
         return BoundLinf(examples.float())
 
 
-class L2(Threat):
+class L2(Norm):
     """Euclidean length of the change."""
 
     name = "L2"
+
+    def usual_change(self, power: float, num_pixels: int) -> float:
+        return power / math.sqrt(num_pixels)
 
     def bind(self, examples: Tensor, labels: Tensor) -> BoundL2:
         check_images(examples, labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -48,19 +47,6 @@ def plain(model: nn.Module) -> nn.Module:
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """Weights and buffers averaged with decay, starting from the first update."""
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda weights, lr, weight_decay, momentum, nesterov: torch.optim.SGD(
-        weights, lr, momentum, weight_decay=weight_decay, nesterov=nesterov
-    ),
-    "adamw": lambda weights, lr, weight_decay, **_: torch.optim.AdamW(weights, lr, weight_decay=weight_decay),
-}
-
-
-def make_optimizer(name: str, weights: Iterable[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
-    """An entry of `OPTIMIZERS`; options that it does not know are left out."""
-    return OPTIMIZERS[name](weights, **options)
 
 
 def broadcast_buffers(network: nn.Module) -> None:

@@ -13,18 +13,17 @@ from datasets.base import Dataset
 from datasets.corruption_files import Reader, read_corruption_files
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
-from threat_specification import L2, Linf, Threat
 from threat_specification.attacks.base import AttackSet, Task, predicted
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.morph import morph
 from threat_specification.perturbations.registry import SAFE, SUITES
 from threat_specification.perturbations.unsafe import blend, partners, patch
+from threat_specification.registry import norm
 
 HEADLINE_BLENDS = (0.5, 0.75)  # beside another image altogether
 WEAK_BLENDS = (0.25,)
 PATCHES = (0.1, 0.25, 0.5)  # shares of the area
-NORMS: dict[str, Callable[[], Threat]] = {"Linf": Linf, "L2": L2}
 
 
 @dataclass
@@ -106,9 +105,9 @@ def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbat
 def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: int) -> list[Perturbation]:
     """APGD in l_p balls, where it changes the answer of the model; the label stays."""
 
-    def change(norm: str, radius: float) -> Callable[[Shard], Perturbed]:
+    def change(name: str, radius: float) -> Callable[[Shard], Perturbed]:
         def attack(shard: Shard) -> Perturbed:
-            allowed = AttackSet.within(NORMS[norm]().bind(shard.images, shard.labels), radius, radius)
+            allowed = AttackSet.within(norm(name).bind(shard.images, shard.labels), radius, radius)
             with torch.no_grad():
                 robust = predicted(model(shard.images)) == shard.labels
             found = ATTACKS["apgd_ce"](Task(model, shard.labels, allowed, robust, seed, shard.index, steps))
@@ -117,6 +116,6 @@ def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: in
         return attack
 
     return [
-        Perturbation(f"apgd_{norm}", radius, "adversarial", "adversarial", change(norm, radius))
-        for norm, radius in radii.items()
+        Perturbation(f"apgd_{name}", radius, "adversarial", "adversarial", change(name, radius))
+        for name, radius in radii.items()
     ]

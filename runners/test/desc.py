@@ -14,6 +14,7 @@ from foundations.results import markdown_table, wilson_interval
 from runners.checks import check_dataset, check_mask_rows, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
+from threat_specification.registry import check_norm
 
 # Raised where the attacks change: what another ensemble found is another run, and stronger attacks are not answered
 # with an old figure.
@@ -105,6 +106,8 @@ class TestDesc(Desc):
         testing = self.testing
         if not (testing.standard_eval or testing.adv_eval or testing.N_adv_eval):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
+        if testing.adv_eval:
+            check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         if testing.split == "validation":
             self._check_validation()
 

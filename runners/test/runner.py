@@ -31,16 +31,15 @@ from testing.autoattack import autoattack, members_for
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
 from testing.gradient_masking import masking_warnings
 from testing.shards import Shard, ShardStore, evaluate_in_shards
-from threat_specification import L2, Linf, ProjectedDisplacement
+from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.base import NO_CLASS, Attack, predicted
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell
-from threat_specification.base import Threat
+from threat_specification.registry import norm
 
 STRIP_ROWS = 6
 PROBED = 50  # examples of the probe for signs that a figure should not be believed
 PGD_STEPS = 40  # of attacks in an l_p ball, where they are ours
-NORMS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
 
 
 def _library(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
@@ -202,12 +201,11 @@ class Test(Runner):
 
     def _ball_evaluation(self) -> AttackEvaluation:
         testing, num_classes = self.desc.testing, self.data.info.num_classes
-        norm = testing.adv_test_attack_norm
-        power = getattr(testing, f"adv_test_attack_power_{norm}")
+        threat, power = norm(testing.adv_test_attack_norm), testing.ball_power
         attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
         # No pixel moves farther than an l2 norm is long.
         ball, kept = Cell(power, power), BALL_COLUMNS
-        return AttackEvaluation(self.model, NORMS[norm](), ball, attacks, PGD_STEPS, self.seed, prefix="adv", kept=kept)
+        return AttackEvaluation(self.model, threat, ball, attacks, PGD_STEPS, self.seed, prefix="adv", kept=kept)
 
     def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
         testing = self.desc.testing

@@ -1,7 +1,7 @@
 """Defaults of training by model and kind of data set. Torch-free.
 
-What comes later counts: a model's own defaults (models/registry.py), these entries in their order, a data set's own
-(datasets/registry.py), and those of fine-tuning.
+What comes later counts: the entries of RECIPES in their order, what a data set says itself (datasets/registry.py: radii
+for its images, mostly), and FINE_TUNING.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from typing import Any
 from datasets.info import DatasetInfo
 from datasets.registry import DATASETS, dataset_info
 from foundations.hparams import DatasetHparams
-from models.registry import canonical_name, model_defaults
+from models.registry import canonical_name
 
-# (model, kind of images) -> defaults
+RESIDUAL: dict[str, Any] = {"lr": 0.1, "weight_decay": 5e-4, "training_steps": "20ep"}
+
+# (canonical name of the model, kind of images) -> defaults
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("conv", "*"): {"lr": 0.02, "training_steps": "20ep"},
+    ("resnet_*", "*"): RESIDUAL,
+    ("wideresnet_*", "*"): RESIDUAL,
+    ("preactresnet_*", "*"): RESIDUAL,
+    ("vgg_*", "*"): {"lr": 0.05, "weight_decay": 5e-4, "training_steps": "20ep"},
+    ("imagenet_resnet_*", "*"): {"lr": 0.1, "weight_decay": 1e-4, "training_steps": "90ep"},
+    ("vit_*", "*"): {"lr": 0.01, "training_steps": "90ep"},
+    ("convnext_*", "*"): {"lr": 0.01, "training_steps": "90ep"},
+    ("torchvision:*", "*"): {"lr": 0.01},
+    ("timm:*", "*"): {"lr": 0.01},
     # Without momentum: with it the rate is ten times as high in effect, and adversarial training collapses.
     # Small batches: the rate can hardly be higher, and with 31 steps an epoch adversarial training ends half-way.
     ("lenet", "*"): {"lr": 0.1, "momentum": 0.0, "batch_size": 32, "training_steps": "40ep"},
@@ -60,11 +72,12 @@ def kind_of(info: DatasetInfo) -> str:
     return "small_colour" if max(info.shape[1:]) <= 64 else "large_colour"
 
 
-def recipe(model_name: str, info: DatasetInfo) -> dict[str, Any]:
-    """Defaults of training a model, by its canonical name, on a data set."""
+def recipe(model_name: str, info: DatasetInfo | None) -> dict[str, Any]:
+    """Defaults of training a model, by its canonical name, on a data set, where one is named."""
     defaults: dict[str, Any] = {}
+    kind = kind_of(info) if info else ""
     for (models, kinds), entry in RECIPES.items():
-        if fnmatch(model_name, models) and fnmatch(kind_of(info), kinds):
+        if fnmatch(model_name, models) and fnmatch(kind, kinds):
             defaults |= entry
     return defaults
 
@@ -74,13 +87,10 @@ def named_defaults(values: dict[str, Any]) -> dict[str, Any]:
     come from."""
     model_name, model_type = values.get("model_name", ""), values.get("model_type") or "scratch"
     defaults: dict[str, Any] = {}
-    if model_name and model_type == "scratch":
-        defaults |= model_defaults(model_name, DATASETS)
-    if values.get("dataset_name"):
-        info = dataset_info(DatasetHparams.of(values))
-        if model_name:
-            # Other people's architectures follow what holds for any on such images.
-            architecture = canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type
-            defaults |= recipe(architecture, info)
+    info = dataset_info(DatasetHparams.of(values)) if values.get("dataset_name") else None
+    if model_name:
+        # Other people's architectures follow what holds for any on such images.
+        defaults |= recipe(canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type, info)
+    if info:
         defaults |= info.defaults
     return defaults if model_type == "scratch" else defaults | FINE_TUNING

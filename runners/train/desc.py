@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.environment import resolve_root
-from foundations.errors import UsageError
+from foundations.errors import UsageError, look_up
 from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, TrainingHparams
 from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc
 from runners.train.defaults import named_defaults
+from threat_specification.registry import check_norm
+from training.optimizers import OPTIMIZERS
 
 # What is added to plain training by a switch.
 ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train")
@@ -70,6 +72,9 @@ class TrainDesc(Desc):
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
         object.__setattr__(self, "model", resolved_model(self.model, self.dataset))
+        look_up(OPTIMIZERS, self.training.optimizer, "optimizer")
+        if self.training.adv_train:
+            check_norm("adv_train_attack_norm", self.training.adv_train_attack_norm)
         if self.training.N_adv_train and self.training.N_train_segmented:
             check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
 

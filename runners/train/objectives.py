@@ -16,7 +16,8 @@ from foundations.hparams import AugmentationHparams, TrainingHparams
 from foundations.step import Step
 from runners.train.desc import TrainDesc
 from testing.shards import Shard, count_correct
-from threat_specification import L2, Linf, ProjectedDisplacement
+from threat_specification import ProjectedDisplacement
+from threat_specification.registry import norm
 from training.adversaries import PGD, Growth, NonisotropicAugmentation
 from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip
 from training.batch import Batch, Movement, Transform
@@ -57,12 +58,9 @@ def adversaries_from(
 
 def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
     """PGD in an isotropic ball and the pixel box."""
-    steps, loss = training.adv_train_attack_iter, training.adv_loss
-    if training.adv_train_attack_norm == "Linf":
-        power = training.adv_train_attack_power_Linf
-        return PGD("adv", Linf(), power, power, power, steps, seed, loss)
-    power = training.adv_train_attack_power_L2
-    return PGD("adv", L2(), power, math.inf, power / math.sqrt(num_pixels), steps, seed, loss)
+    threat, power = norm(training.adv_train_attack_norm), training.ball_power
+    steps, size = training.adv_train_attack_iter, threat.usual_change(power, num_pixels)
+    return PGD("adv", threat, power, threat.radius(power), size, steps, seed, training.adv_loss)
 
 
 def objective_from(

@@ -29,7 +29,8 @@ from training.adversaries import NonisotropicAugmentation
 from training.batch import Batch
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
-from training.network import MixedPrecision, broadcast_buffers, distributed, make_optimizer, moving_average, size_of
+from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, size_of
+from training.optimizers import OPTIMIZERS
 from training.random_states import seed_everything
 from training.schedule import Schedule
 from training.starts import LastPerturbations
@@ -152,8 +153,7 @@ class Train(Runner):
         passes = MixedPrecision(self.network, training.precision, training.channels_last)
         return Trainer(
             model=self._distributed(watched(passes, self.environment)),
-            optimizer=make_optimizer(
-                training.optimizer,
+            optimizer=OPTIMIZERS[training.optimizer](
                 self.network.parameters(),
                 lr=training.peak_lr,
                 weight_decay=training.weight_decay,

@@ -13,6 +13,7 @@ from cli.shared_args import ToggleHparams
 from foundations.lazy import load_object
 from runners.base import Runner
 from runners.train.desc import ADDED
+from threat_specification.registry import THREATS
 
 NAMED = ["--dataset_name=mnist_5k", "--model_name=mnist_lenet"]
 
@@ -127,6 +128,25 @@ def test_display_output_location_prints_the_directory_and_creates_nothing(
     shown = where(capsys, *words, f"--root_dir={tmp_path}/root")
     assert shown.is_relative_to(tmp_path / "root")
     assert not (tmp_path / "root").exists()
+
+
+def test_a_threat_of_the_table_can_be_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One entry of the table, and flags of training and evaluation take it."""
+    monkeypatch.setitem(THREATS, "box", THREATS["Linf"])
+    small = ["--dataset_name=digits", "--model_name=conv", "--training_steps=1it", "--quiet", f"--root_dir={tmp_path}"]
+    train = [*small, "--adv_train", "--adv_train_attack_norm=box"]
+    assert main(["train", *train]) == 2
+    assert "--adv_train_attack_power: expected the radius of the box ball" in capsys.readouterr().err
+    train.append("--adv_train_attack_power=0.1")
+    test = ["--adv_eval", "--adv_test_attack_norm=box", "--adv_test_attack_power=0.1", "--num_examples=10"]
+    assert main(["train", *train]) == main(["test", *train, *test, "--adv_test_attack_type=pgd"]) == 0
+    assert "Linf <= 0.1" in capsys.readouterr().out
+    assert main(["test", *train, *test]) == 2
+    assert "AutoAttack knows Linf and L2, got box" in capsys.readouterr().err
+    assert main(["train", *small, "--adv_train", "--adv_train_attack_norm=PD"]) == 2
+    assert "needs anchors" in capsys.readouterr().err
 
 
 def test_flags_that_mean_the_same_give_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_every_float_refuses_nan_and_infinity(group: type) -> None:
         (TrainingHparams, "training_steps", "10"),
         (TrainingHparams, "training_steps", "-1ep"),
         (TrainingHparams, "milestone_steps", "80ep,x"),
-        (TrainingHparams, "adv_train_attack_norm", "L1"),
+        (TrainingHparams, "adv_loss", "l1"),
         (TrainingHparams, "N_adv_train_threshold", -0.1),
         (TrainingHparams, "adv_clean_weight", 1.1),
         (ThreatHparams, "num_chunks", False),

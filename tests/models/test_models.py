@@ -6,8 +6,7 @@ import torch
 from datasets.registry import DATASETS
 from foundations.errors import UsageError
 from models.normalize import Normalize
-from models.registry import ARCHITECTURES, build_model, canonical_name, model_defaults
-from runners.train.desc import TrainDesc
+from models.registry import build_model, canonical_name
 
 
 class Spec:
@@ -67,10 +66,3 @@ def test_names_resolve(alias: str, name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"known: lenet, conv, resnet|expected a depth"):
         canonical_name(name, DATASETS)
-
-
-def test_defaults_name_flags_that_exist() -> None:
-    flags = {name for group in TrainDesc.hparams_classes() for name in group.__dataclass_fields__}
-    for family in ARCHITECTURES.values():
-        assert set(family.defaults) <= flags
-    assert model_defaults("mnist_lenet", DATASETS)["lr"] == 0.05

@@ -50,6 +50,16 @@ def test_recipes_are_of_flags_that_there_are() -> None:
         AugmentationHparams(**{name: value for name, value in entry.items() if name not in training})
 
 
+@pytest.mark.parametrize(("models", "kinds"), RECIPES)
+def test_every_recipe_takes_effect(models: str, kinds: str) -> None:
+    """A change of any number of the table changes the defaults of some model on some images."""
+    names = {"*": "lenet", "torchvision:*": "torchvision:alexnet", "timm:*": "timm:resnet18"}
+    model = names.get(models, models.replace("*", {"vit_*": "b_16", "convnext_*": "tiny"}.get(models, "18")))
+    info = images(*{"*": (1, 28), "small_colour": (3, 32), "large_colour": (3, 224)}[kinds])
+    entry = RECIPES[models, kinds]
+    assert {name: recipe(model, info)[name] for name in entry} == entry
+
+
 def test_kinds_and_the_rate_for_a_batch() -> None:
     assert [kind_of(images(c, s)) for c, s in ((1, 300), (3, 64), (3, 65))] == ["grey", "small_colour", "large_colour"]
     assert TrainingHparams(lr=0.1, lr_per=256, batch_size=1024).peak_lr == pytest.approx(0.4)

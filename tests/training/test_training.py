@@ -17,8 +17,9 @@ from threat_specification import Linf, ProjectedDisplacement
 from training.adversaries import PGD
 from training.batch import Batch
 from training.loop import Progress, Trainer, every_epoch
-from training.network import MixedPrecision, broadcast_buffers, distributed, make_optimizer, moving_average, plain
+from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, plain
 from training.objectives import Parts, standard
+from training.optimizers import OPTIMIZERS
 from training.schedule import Schedule
 from training.weight_perturbation import AdversarialWeights
 
@@ -245,7 +246,7 @@ def test_moving_average_is_the_recursion() -> None:
 
 def test_optimizers_take_what_they_know() -> None:
     options = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.8, "nesterov": True}
-    sgd, adamw = (make_optimizer(name, smooth().parameters(), **options) for name in ("sgd", "adamw"))
+    sgd, adamw = (OPTIMIZERS[name](smooth().parameters(), **options) for name in ("sgd", "adamw"))
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["nesterov"] and sgd.defaults["momentum"] == 0.8
     assert isinstance(adamw, torch.optim.AdamW) and adamw.defaults["weight_decay"] == 0.01
 
