@@ -1,10 +1,9 @@
-"""Images that training adds: perturbed inside a set, and moved along directions that should not matter."""
+"""Adversaries of training: images perturbed inside a set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +13,15 @@ from foundations.modes import evaluation_mode
 from foundations.step import Step
 from threat_specification.attacks.base import AttackSet, input_gradient
 from threat_specification.attacks.pgd import constant, descend, falling
-from threat_specification.attacks.random_numbers import uniform
 from threat_specification.attacks.starts import STARTS
-from threat_specification.base import Threat, difference
+from threat_specification.base import Threat
 from training.batch import Batch
 from training.objectives import Part
 from training.starts import RandomStarts, Starts
 
 STEP = 2.5  # times the size of the set: all steps together (Madry et al. 2018)
 SINGLE_STEP = 1.25  # times the size, alone: longer ones make the network see them coming (Wong et al. 2020)
-LOUDER = 1024.0  # a power of two, which changes no digit: gradients in 16 bits do not vanish
+LOSS_SCALE = 1024.0  # a power of two, which changes no digit: gradients in 16 bits do not vanish
 
 Inner = Callable[[nn.Module, Batch], Callable[[Tensor], Tensor]]  # -> logits -> what the adversary maximises
 
@@ -98,7 +96,7 @@ class PGD:
     growth: Callable[[int], float] = Growth()
 
     def __call__(self, model: nn.Module, batch: Batch, step: Step) -> Part:
-        bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
+        bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
         factor = self.growth(step.epoch)
         fresh = STARTS[self.starts.fresh](allowed, self.seed, batch.index, step.iteration)
@@ -124,44 +122,4 @@ class PGD:
 def _input_gradient(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """The direction of the gradient in the images alone: the weights get none."""
     inputs = images.clamp(0, 1).detach().requires_grad_(True)
-    return input_gradient(LOUDER * loss(model(inputs)), inputs)
-
-
-def _context(threat: Any, batch: Batch) -> dict[str, Tensor]:
-    """What a segmented threat wants to know besides images and labels."""
-    return {"masks": batch.masks(threat.mask_source)} if threat.segmented else {}
-
-
-@dataclass(frozen=True)
-class NonisotropicAugmentation:
-    """On a random share of the batches: another image of the batch, and Gaussian noise, each projected (as the threat
-    is set to) into {PD <= threshold} and the pixel box around the image, whose label they keep."""
-
-    threat: Threat
-    threshold: float
-    frequency: int
-    mean: float
-    std: float
-    seed: int
-
-    def __call__(self, batch: Batch, step: Step) -> Sequence[Part]:
-        chance = torch.rand(1, generator=torch.Generator().manual_seed((self.seed + step.iteration) % 2**63))
-        if float(chance) * self.frequency >= 1:
-            return ()
-        return self.parts(batch, step.iteration)
-
-    def parts(self, batch: Batch, draw: int) -> list[Part]:
-        """Both, for any batch: the other image, then the noise."""
-        bound = self.threat.bind(batch.images, batch.labels, **_context(self.threat, batch))
-        noise = self.mean + self.std * _normal(self.seed, batch.index, draw, tuple(batch.images.shape[1:]))
-        changes = (difference(batch.partner_images, batch.images), noise)
-        return [
-            Part("N_aug", (batch.images + bound.project(change, self.threshold)).clamp(0, 1), batch.labels)
-            for change in changes
-        ]
-
-
-def _normal(seed: int, index: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers that depend on (seed, index, draw) alone, by the inverse of their distribution."""
-    # Away from 0 and 1, where the inverse is infinite.
-    return torch.special.ndtri(uniform(seed, index, draw, shape).clamp(2**-25, 1 - 2**-24))
+    return input_gradient(LOSS_SCALE * loss(model(inputs)), inputs)

@@ -1,7 +1,11 @@
-"""Crop, flip and cutout of whole batches on their device. What an image gets depends on (seed, index, draw) alone.
+"""Everything that changes the images of a batch: crop, flip, cutout; Mixup and CutMix; nonisotropic augmentation.
 
-An entry of a pipeline is a `Transform`: (images [B,C,H,W], index [B], draw) -> images of the same shape. Those that
-move pixels can be taken back (`undo`).
+    Transform   (images [B,C,H,W], index [B], draw) -> images; those that move pixels can be taken back (`undo`)
+    Clean       (batch, step) -> the part that takes the place of the clean one: two images in one, with both labels
+    Additions   (batch, step) -> further parts
+
+What an image gets depends on seed, data set index and step alone. torchvision's Mixup and CutMix draw from the global
+generator and roll the part of each process, which the number of processes would change.
 """
 
 from __future__ import annotations
@@ -9,11 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import Tensor
 
+from foundations.step import Step
 from threat_specification.attacks.random_numbers import uniform
-from training.batch import Movement, Transform
+from threat_specification.base import Threat, difference
+from training.batch import Batch, Movement, Transform
+from training.objectives import Clean, Part
 
 
 @dataclass(frozen=True)
@@ -99,3 +107,99 @@ class Movements(Chain):
         for movement in reversed(self.transforms):
             images = movement.undo(images, index, draw)
         return images
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Each image blended with another of the batch, as are their labels (Zhang et al. 2018, arXiv 1710.09412)."""
+
+    alpha: float
+    num_classes: int
+    seed: int
+
+    def __call__(self, batch: Batch, step: Step) -> Part:
+        share = float(_generator(self.seed, step).beta(self.alpha, self.alpha))
+        images = share * batch.images + (1 - share) * batch.partner_images
+        return Part("clean", images, blended(batch, share, self.num_classes))
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A rectangle of each image replaced by that of another; labels by area (Yun et al. 2019, arXiv 1905.04899)."""
+
+    alpha: float
+    num_classes: int
+    seed: int
+
+    def __call__(self, batch: Batch, step: Step) -> Part:
+        generator = _generator(self.seed, step)
+        share = float(generator.beta(self.alpha, self.alpha))
+        height, width = batch.images.shape[2:]
+        top, bottom = _side(height, share, int(generator.integers(height)))
+        left, right = _side(width, share, int(generator.integers(width)))
+        images = batch.images.clone()
+        images[:, :, top:bottom, left:right] = batch.partner_images[:, :, top:bottom, left:right]
+        kept = 1 - (bottom - top) * (right - left) / (height * width)
+        return Part("clean", images, blended(batch, kept, self.num_classes))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of several, at random for each batch."""
+
+    choices: Sequence[Clean]
+    seed: int
+
+    def __call__(self, batch: Batch, step: Step) -> Part:
+        return self.choices[int(_generator(self.seed, step).integers(len(self.choices)))](batch, step)
+
+
+def blended(batch: Batch, share: float, num_classes: int) -> Tensor:
+    """Probabilities [b,K]: `share` for the label of each image, the rest for its partner's."""
+    one_hot = [torch.nn.functional.one_hot(y, num_classes) for y in (batch.labels, batch.partner_labels)]
+    return share * one_hot[0] + (1 - share) * one_hot[1]
+
+
+def _generator(seed: int, step: Step) -> numpy.random.Generator:
+    return numpy.random.default_rng([seed, step.iteration])
+
+
+def _side(length: int, share: float, middle: int) -> tuple[int, int]:
+    """Where the rectangle begins and ends along one axis; its area is 1 - share unless the border cuts it."""
+    half = int(length * (1 - share) ** 0.5) // 2
+    return max(0, middle - half), min(length, middle + half)
+
+
+@dataclass(frozen=True)
+class NonisotropicAugmentation:
+    """On a random share of the batches: another image of the batch, and Gaussian noise, each projected (as the threat
+    is set to) into {PD <= threshold} and the pixel box around the image, whose label they keep."""
+
+    threat: Threat
+    threshold: float
+    frequency: int
+    mean: float
+    std: float
+    seed: int
+
+    def __call__(self, batch: Batch, step: Step) -> Sequence[Part]:
+        chance = torch.rand(1, generator=torch.Generator().manual_seed((self.seed + step.iteration) % 2**63))
+        if float(chance) * self.frequency >= 1:
+            return ()
+        return self.parts(batch, step.iteration)
+
+    def parts(self, batch: Batch, draw: int) -> list[Part]:
+        """Both, for any batch: the other image, then the noise."""
+        bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
+        noise = self.mean + self.std * _normal(self.seed, batch.index, draw, tuple(batch.images.shape[1:]))
+        changes = (difference(batch.partner_images, batch.images), noise)
+        return [
+            Part("N_aug", (batch.images + bound.project(change, self.threshold)).clamp(0, 1), batch.labels)
+            for change in changes
+        ]
+
+
+def _normal(seed: int, index: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers that depend on (seed, index, draw) alone, by the inverse of their distribution."""
+    # Away from 0 and 1, where the inverse is infinite.
+    return torch.special.ndtri(uniform(seed, index, draw, shape).clamp(2**-25, 1 - 2**-24))

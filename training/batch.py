@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -111,6 +111,10 @@ class Batch:
         """Masks [b,1|C,H,W] of the images before they were moved, moved with them; False where zeros came in."""
         masks = mask_source(self.source.images[self.rows], self.index)
         return self.move(masks.float(), self.index, self.draw) > 0.5
+
+    def context(self, threat: Any) -> dict[str, Tensor]:
+        """What a segmented threat asks for besides images and labels."""
+        return {"masks": self.masks(threat.mask_source)} if threat.segmented else {}
 
     def _augmented(self, images: Tensor, index: Tensor) -> Tensor:
         return self.erase(self.move(images, index, self.draw), index, self.draw)

@@ -70,10 +70,10 @@ def separation(measurement: Measurement) -> Figure:
     for row, found in enumerate(rows.values()):
         shown = [name for name in measurement.main if name in found]
         for place, name in enumerate(shown):
-            figures = found[name]
+            metrics = found[name]
             position = row + (place - (len(shown) - 1) / 2) * 0.17
-            error = [[max(0.0, figures["auroc"] - figures["low"])], [max(0.0, figures["high"] - figures["auroc"])]]
-            axes.errorbar(figures["auroc"], position, xerr=error, markersize=4, linewidth=1, capsize=2, **styles[name])
+            error = [[max(0.0, metrics["auroc"] - metrics["low"])], [max(0.0, metrics["high"] - metrics["auroc"])]]
+            axes.errorbar(metrics["auroc"], position, xerr=error, markersize=4, linewidth=1, capsize=2, **styles[name])
     axes.axvline(0.5, color="#999999", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.invert_yaxis()

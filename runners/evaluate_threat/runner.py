@@ -83,7 +83,7 @@ class EvaluateThreat(Runner):
                 in_lockstep=self.desc.anchors.threat.shard_anchors,
             )
             started = time.perf_counter()
-            result = self._figures(threats)
+            result = self._metrics(threats)
             evaluation.seconds["statistics"] += time.perf_counter() - started
             if self.environment.is_primary:
                 started = time.perf_counter()
@@ -150,7 +150,7 @@ class EvaluateThreat(Runner):
             made += perturbations.adversarials(self.model, radii, hparams.adversarial_iter, self.seed)
         return made
 
-    def _figures(self, threats: dict[str, numpy.ndarray]) -> dict[str, Any]:
+    def _metrics(self, threats: dict[str, numpy.ndarray]) -> dict[str, Any]:
         bootstrap = Bootstrap.over(len(self.index), self.desc.perturbation.bootstrap, self.seed)
         separations = Separations(self.perturbations, threats, bootstrap)
         result = {

@@ -139,11 +139,11 @@ def table_csv(rows: Sequence[dict[str, Any]]) -> str:
     lines: list[list[Any]] = [["perturbation", "severity", "group", "suite", "examples", "threat", "mean", *quantiles]]
     for row in rows:
         for name, summary in row["threats"].items():
-            figures = ["", *[""] * len(QUANTILES)]
+            metrics = ["", *[""] * len(QUANTILES)]
             if summary["mean"] is not None:
-                figures = [summary["mean"], *summary["quantiles"].values()]
+                metrics = [summary["mean"], *summary["quantiles"].values()]
             first = [row[key] for key in ("perturbation", "severity", "group", "suite", "num_examples")]
-            lines.append([*first, name, *figures])
+            lines.append([*first, name, *metrics])
     return to_csv(lines)
 
 
@@ -156,7 +156,7 @@ def separation_csv(result: dict[str, Any]) -> str:
         nested = found if "_by_" in key else {"": found}
         for part, threats in nested.items():
             name = f"{key}: {part}" if part else key
-            lines += [[name, threat, *figures.values()] for threat, figures in threats.items()]
+            lines += [[name, threat, *metrics.values()] for threat, metrics in threats.items()]
     return to_csv(lines)
 
 

@@ -88,13 +88,13 @@ class MultiDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """A row for each child: its name, its headline figures, and how it ended."""
+        """A row for each child: its name, its main metrics, and how it ended."""
         children = result["children"]
-        figures = [cls.child_class.headline(child["result"]) if "result" in child else {} for child in children]
-        columns = list(dict.fromkeys(name for row in figures for name in row))
+        metrics = [cls.child_class.headline(child["result"]) if "result" in child else {} for child in children]
+        columns = list(dict.fromkeys(name for row in metrics for name in row))
         rows = [
             [child["name"], *(row.get(name, "-") for name in columns), child.get("error", "complete")]
-            for child, row in zip(children, figures, strict=True)
+            for child, row in zip(children, metrics, strict=True)
         ]
         return markdown_table(["run", *columns, "status"], rows)
 

@@ -35,9 +35,9 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
     return figure
 
 
-def _bar(axes: Any, position: float, name: str, figures: dict[str, Any]) -> None:
-    accuracy = figures["accuracy"]
-    low, high = wilson_interval(accuracy, figures["num_examples"])
+def _bar(axes: Any, position: float, name: str, metrics: dict[str, Any]) -> None:
+    accuracy = metrics["accuracy"]
+    low, high = wilson_interval(accuracy, metrics["num_examples"])
     error = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
     axes.barh(position, accuracy, 0.24, color=COLOURS[name])
     axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
@@ -52,12 +52,12 @@ def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for number, (label, result) in enumerate(results):
-        figures = result["N_adv"]
-        points = [(row["gauge"], row["accuracy"]) for row in figures["gauge_curve"]]
+        metrics = result["N_adv"]
+        points = [(row["gauge"], row["accuracy"]) for row in metrics["gauge_curve"]]
         t, accuracy = (list(values) for values in zip(*points, strict=True))
-        bands = [wilson_interval(value, figures["num_examples"]) for value in accuracy]
+        bands = [wilson_interval(value, metrics["num_examples"]) for value in accuracy]
         colour = f"C{number % 10}"
-        axes.plot(t, accuracy, marker=".", color=colour, label=f"{label}: t = 1 is {describe_set(figures)}")
+        axes.plot(t, accuracy, marker=".", color=colour, label=f"{label}: t = 1 is {describe_set(metrics)}")
         axes.fill_between(t, [low for low, _ in bands], [high for _, high in bands], color=colour, alpha=0.15)
         if "adv" in result:
             name = f"{label}: isotropic attack, {describe_set(result['adv'])}"

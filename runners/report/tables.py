@@ -51,20 +51,20 @@ def accuracy_table(tests: list[FinishedRun], title: str = "Accuracy") -> Table:
 
 
 def _accuracy(run: FinishedRun, name: str) -> str:
-    figures = run.result.get(name)
-    if figures is None:
+    metrics = run.result.get(name)
+    if metrics is None:
         return "-"
-    low, high = wilson_interval(figures["accuracy"], figures["num_examples"])
-    return f"{figures['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
+    low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
+    return f"{metrics['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
 
 
 def grid_table_of(run: FinishedRun) -> Table | None:
     """Accuracy by threshold and radius, where a grid was asked for."""
-    figures = run.result["N_adv"]
-    if len(figures["curve"]) < 2:
+    metrics = run.result["N_adv"]
+    if len(metrics["curve"]) < 2:
         return None
-    header, rows = grid_table(figures)
-    table = Table(f"Grid of {run.label}, {figures['num_examples']} examples", header)
+    header, rows = grid_table(metrics)
+    table = Table(f"Grid of {run.label}, {metrics['num_examples']} examples", header)
     for row in rows:
         table.add(row, run)
     return table
@@ -82,7 +82,7 @@ def paired_table(comparisons: list[FinishedRun]) -> Table | None:
 
 
 def warnings_table(tests: list[FinishedRun]) -> Table | None:
-    """Why some figures should be doubted; no table where there is no reason."""
+    """Why some numbers should be doubted; no table where there is no reason."""
     table = Table("Warnings", ["model", "evaluation", "why its figure may be too high"])
     for run in tests:
         for name, words in EVALUATIONS.items():
@@ -200,5 +200,5 @@ def environment_table(runs: list[FinishedRun]) -> Table:
     return table
 
 
-def _auroc(figures: dict[str, float] | None) -> str:
-    return "-" if not figures else f"{figures['auroc']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"
+def _auroc(metrics: dict[str, float] | None) -> str:
+    return "-" if not metrics else f"{metrics['auroc']:.3f} [{metrics['low']:.3f}, {metrics['high']:.3f}]"

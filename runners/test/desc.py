@@ -168,20 +168,20 @@ class TestDesc(Desc):
         return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
 
 
-def grid_table(figures: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def grid_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: accuracy by threshold (down) and radius (across); the last of each stand alone."""
-    cells = {(row["threshold"], row["radius"]): row["accuracy"] for row in figures["curve"] + figures["references"]}
+    cells = {(row["threshold"], row["radius"]): row["accuracy"] for row in metrics["curve"] + metrics["references"]}
     # None, a bound left out, goes last.
     thresholds, radii = (sorted({cell[i] for cell in cells}, key=lambda v: (v is None, v or 0)) for i in (0, 1))
-    header = [f"{figures['norm']} / Linf", *("pixel box alone" if r is None else format_value(r) for r in radii)]
+    header = [f"{metrics['norm']} / Linf", *("pixel box alone" if r is None else format_value(r) for r in radii)]
     names = ["radius alone" if t is None else format_value(t) for t in thresholds]
     shown = [[f"{cells[t, r]:.3f}" if (t, r) in cells else "-" for r in radii] for t in thresholds]
     return header, [[name, *row] for name, row in zip(names, shown, strict=True)]
 
 
-def describe_set(figures: dict[str, Any]) -> str:
+def describe_set(metrics: dict[str, Any]) -> str:
     """The set of an attack: 'PD <= 0.1, Linf <= 0.3'."""
-    if "norm" not in figures:
+    if "norm" not in metrics:
         return "-"
-    radius = "" if figures["radius"] is None else f", Linf <= {figures['radius']:.4g}"
-    return f"{figures['norm']} <= {figures['threshold']:.4g}{radius}"
+    radius = "" if metrics["radius"] is None else f", Linf <= {metrics['radius']:.4g}"
+    return f"{metrics['norm']} <= {metrics['threshold']:.4g}{radius}"

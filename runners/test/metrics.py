@@ -21,12 +21,12 @@ COLUMNS = ("cells", "correct", "broken_by", "gauge", "rounded", "forwards", "bac
 Arrays = dict[str, numpy.ndarray]
 
 
-def clean_figures(arrays: Arrays) -> dict[str, Any]:
+def clean_metrics(arrays: Arrays) -> dict[str, Any]:
     """Accuracy without attack."""
     return {"accuracy": float(arrays["standard_correct"].mean())}
 
 
-def ball_figures(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]:
+def ball_metrics(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]:
     """An l_p ball: what is left robust after each member, in order."""
     accuracy, norm, power = float(arrays["adv_correct"].mean()), evaluation.threat.name, evaluation.headline.threshold
     return {
@@ -41,7 +41,7 @@ def ball_figures(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]
     }
 
 
-def nonisotropic_figures(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
+def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
     """A nonisotropic set: members, the grid of cells, references, and the curve over sets of one shape."""
     headline, cells = evaluation.headline, evaluation.cells
     of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
@@ -70,17 +70,17 @@ def robust_after(broken_by: numpy.ndarray, members: list[str]) -> dict[str, floa
     return {name: _share((broken_by == 0) | (broken_by > number)) for number, name in enumerate(members, start=1)}
 
 
-def grid_csv(figures: dict[str, Any]) -> str:
+def grid_csv(metrics: dict[str, Any]) -> str:
     """threshold,radius,accuracy; an empty field where a bound is left out."""
-    rows = [*figures["curve"], *figures["references"]]
+    rows = [*metrics["curve"], *metrics["references"]]
     lines = [",".join("" if row[key] is None else repr(row[key]) for key in rows[0]) for row in rows]
     return "\n".join([",".join(rows[0]), *lines]) + "\n"
 
 
-def gauge_csv(figures: dict[str, Any]) -> str:
+def gauge_csv(metrics: dict[str, Any]) -> str:
     """gauge,accuracy: {PD <= gauge * threshold, l-inf <= gauge * radius}."""
     return (
-        "\n".join(["gauge,accuracy", *(f"{row['gauge']!r},{row['accuracy']!r}" for row in figures["gauge_curve"])])
+        "\n".join(["gauge,accuracy", *(f"{row['gauge']!r},{row['accuracy']!r}" for row in metrics["gauge_curve"])])
         + "\n"
     )
 

@@ -25,7 +25,7 @@ from runners.inputs import read_data, read_model, read_threat
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves
 from runners.test.desc import EVALUATIONS, OTHER_ANCHORS
-from runners.test.metrics import ball_figures, clean_figures, gauge_csv, grid_csv, nonisotropic_figures
+from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
@@ -119,7 +119,7 @@ class Test(Runner):
                 self.store,
                 in_lockstep=self._is_lockstep(),
             )
-        result: dict[str, Any] = {name: self._figures(name, arrays) for name in self.evaluations}
+        result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
         self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
         if "standard" in result and (lost := int((arrays["standard_prediction"] == NO_CLASS).sum())):
@@ -140,7 +140,7 @@ class Test(Runner):
         return result
 
     def _add_published(self, result: dict[str, Any]) -> None:
-        """RobustBench's own figures beside ours, where the zoo's model was measured in the same way."""
+        """RobustBench's own numbers beside ours, where the zoo's model was measured in the same way."""
         entry = zoo_entry(self.desc.model, self.desc.dataset_name)
         if entry is None or not isinstance(self.desc.train, PretrainedDesc):
             return
@@ -225,16 +225,16 @@ class Test(Runner):
             measures,
         )
 
-    def _figures(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
+    def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
         """What result.json says of one evaluation."""
         evaluation = self.evaluations[name]
         common = {"num_examples": len(self.index), "excluded": self.num_excluded}
         if name == "standard":
-            return common | clean_figures(arrays)
+            return common | clean_metrics(arrays)
         if name == "adv":
-            return common | ball_figures(evaluation, arrays)
+            return common | ball_metrics(evaluation, arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
-        return common | nonisotropic_figures(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
+        return common | nonisotropic_metrics(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
 
     def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:
         """Which PD: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""

@@ -22,7 +22,7 @@ CLOCK_EVERY = 10  # steps between looks at the clock: processes have to agree on
 
 
 @dataclass
-class Best:
+class BestWeights:
     """The best weights so far; epoch 0 where there are none."""
 
     accuracy: float = -1.0
@@ -48,7 +48,7 @@ class Resume:
         training: TrainingHparams,
         trainer: Trainer,
         history: History,
-        best: Best,
+        best: BestWeights,
     ) -> None:
         self.environment, self.minutes = environment, training.checkpoint_minutes
         self.trainer, self.history, self.best = trainer, history, best

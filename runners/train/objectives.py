@@ -18,10 +18,19 @@ from runners.train.desc import TrainDesc
 from testing.shards import Shard, count_correct
 from threat_specification import ProjectedDisplacement
 from threat_specification.registry import norm
-from training.adversaries import PGD, Growth, NonisotropicAugmentation
-from training.augmentation import Chain, Cutout, Movements, RandomCrop, RandomFlip
+from training.adversaries import PGD, Growth
+from training.augmentation import (
+    Chain,
+    CutMix,
+    Cutout,
+    Mixup,
+    Movements,
+    NonisotropicAugmentation,
+    OneOf,
+    RandomCrop,
+    RandomFlip,
+)
 from training.batch import Batch, Movement, Transform
-from training.mixing import CutMix, Mixup, OneOf
 from training.objectives import Averaged, Clean, Combine, Parts, Trades, clean
 from training.starts import STARTS, RandomStarts
 

@@ -19,13 +19,13 @@ from foundations.step import iterations
 from runners.base import Runner
 from runners.inputs import read_data, read_initial_model, read_threat, watched
 from runners.plots import Column, write_strip
-from runners.train.checkpoints import Best, Resume
+from runners.train.checkpoints import BestWeights, Resume
 from runners.train.history import History
 from runners.train.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
 from testing.evaluations import CleanEvaluation
 from testing.shards import Evaluation, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
-from training.adversaries import NonisotropicAugmentation
+from training.augmentation import NonisotropicAugmentation
 from training.batch import Batch
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
@@ -70,7 +70,7 @@ class Train(Runner):
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
         self.evaluated = self.network if self.average is None else self.average.module
         self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
-        self.best = Best()
+        self.best = BestWeights()
 
     def run(self) -> dict[str, Any]:
         trainer, history = self._trainer(), self.history

@@ -53,7 +53,7 @@ def test_recipes_are_of_flags_that_there_are() -> None:
 @pytest.mark.parametrize(("models", "kinds"), RECIPES)
 def test_every_recipe_takes_effect(models: str, kinds: str) -> None:
     """A change of any number of the table changes the defaults of some model on some images."""
-    names = {"*": "lenet", "torchvision:*": "torchvision:alexnet", "timm:*": "timm:resnet18"}
+    names = {"*": "pretrained", "torchvision:*": "torchvision:alexnet", "timm:*": "timm:resnet18"}
     model = names.get(models, models.replace("*", {"vit_*": "b_16", "convnext_*": "tiny"}.get(models, "18")))
     info = images(*{"*": (1, 28), "small_colour": (3, 32), "large_colour": (3, 224)}[kinds])
     entry = RECIPES[models, kinds]

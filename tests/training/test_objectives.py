@@ -13,9 +13,9 @@ from torch.nn import functional
 from foundations.step import Step
 from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
 from threat_specification import L2, Linf, ProjectedDisplacement
-from training.adversaries import PGD, SCHEDULES, Growth, NonisotropicAugmentation
+from training.adversaries import PGD, SCHEDULES, Growth
+from training.augmentation import CutMix, Mixup, NonisotropicAugmentation, OneOf
 from training.batch import Batch
-from training.mixing import CutMix, Mixup, OneOf
 from training.objectives import Averaged, Part, Parts, Scores, Trades, clean, standard
 
 NOW = Step(7, 2)
