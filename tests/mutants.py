@@ -24,8 +24,9 @@ ON_SEARCH = "tests/testing/test_evaluations.py tests/threat_specification/attack
 ON_ATTACKS = "tests/threat_specification/attacks"
 ON_SHARDS = "tests/testing/test_testing.py"
 ON_RUNS = "tests/runners/test_runs.py"
-ON_PROJECTION = "tests/threat_specification/test_projection.py tests/threat_specification/test_intersection.py"
-ON_PD = "tests/threat_specification/test_projected_displacement.py"
+PD_TESTS = "tests/threat_specification/projected_displacement"
+ON_PROJECTION = f"{PD_TESTS}/test_projection.py tests/threat_specification/test_intersection.py"
+ON_PD = f"{PD_TESTS}/test_threat.py"
 
 
 @dataclass(frozen=True)
@@ -259,21 +260,21 @@ MUTANTS = [
         "threat_specification/attacks/gradients.py",
         "return torch.isin(found, torch.tensor(USELESS, device=found.device))",
         "return torch.zeros_like(found).bool()",
-        "tests/testing/test_suspicion.py",
+        "tests/testing/test_gradient_masking.py",
     ),
     Mutant(
         "gradients of the wrong sign pass",
         "threat_specification/attacks/gradients.py",
         "return self.both / (self.predicted * self.true)",
         "return self.both.abs() / (self.predicted * self.true)",
-        "tests/testing/test_suspicion.py",
+        "tests/testing/test_gradient_masking.py",
     ),
     Mutant(
         "nothing is tried elsewhere",
         "testing/gradient_masking.py",
         "if bool(before.any()):",
         "if False:",
-        "tests/testing/test_suspicion.py",
+        "tests/testing/test_gradient_masking.py",
     ),
     Mutant(
         "robust_accuracy does not warn",

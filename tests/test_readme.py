@@ -46,7 +46,7 @@ def test_pictures_and_files_it_names_are_there() -> None:
 def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
-    from tests.testing.test_suspicion import Brightness
+    from tests.testing.test_gradient_masking import Brightness
 
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "robust_accuracy" in block]
     generator = torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Any
 from foundations.desc import StoredRun
 from foundations.errors import NonisotropicError
 from foundations.run_directory import RunDirectory
-
-RUNNERS = ("test", "train", "compute_threat", "evaluate_threat", "multi_test")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,15 @@ def read_metrics(run: FinishedRun) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError):
         return []
     return rows if all(isinstance(row, dict) and "epoch" in row for row in rows) else []
+
+
+def all_finished_runs(root: Path, dataset_name: str, notice: Callable[[str], None]) -> dict[str, list[FinishedRun]]:
+    """The finished runs of every runner on a data set; an empty list for a runner that has none."""
+    found: dict[str, list[FinishedRun]] = defaultdict(list)
+    for folder in sorted((root / "runs" / dataset_name).glob("*")):
+        if runs := finished_runs(root, dataset_name, folder.name, notice):
+            found[folder.name] = runs
+    return found
 
 
 def data_sets(root: Path) -> list[str]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from foundations.errors import RunError
 from foundations.files import write_text
 from runners.base import Runner
 from runners.commands import command
-from runners.report.collect import RUNNERS, data_sets, finished_runs
+from runners.report.collect import all_finished_runs, data_sets
 from runners.report.contents import Contents
 from runners.report.page import Section, csv_page, html_page, markdown_page
+
+# Whose runs the first lines count.
+INTRODUCED = {
+    "evaluate_threat": "Measurements of threats",
+    "test": "evaluations",
+    "train": "trained models",
+    "compute_threat": "choices of anchors",
+}
 
 
 class Report(Runner):
@@ -19,15 +28,8 @@ class Report(Runner):
     def prepare(self) -> None:
         root, name = self.environment.root_dir, self.desc.dataset_name
         names = [name] if name else data_sets(root)
-        self.runs = {
-            name: found
-            for name in names
-            if any(
-                (
-                    found := {runner: finished_runs(root, name, runner, self.environment.log) for runner in RUNNERS}
-                ).values()
-            )
-        }
+        every = {name: all_finished_runs(root, name, self.environment.log) for name in names}
+        self.runs = {name: found for name, found in every.items() if found}
         if not self.runs:
             how = f"python nonisotropic.py train --dataset_name={name or 'mnist_5k'} --model_name=conv"
             raise RunError(
@@ -35,19 +37,21 @@ class Report(Runner):
             )
 
     def run(self) -> dict[str, Any]:
-        counts = {runner: sum(len(found[runner]) for found in self.runs.values()) for runner in RUNNERS}
+        counts = Counter(dict.fromkeys(INTRODUCED, 0))
+        for found in self.runs.values():
+            counts.update({runner: len(runs) for runner, runs in found.items()})
         if self.environment.is_primary:
             title = f"Nonisotropic: {self.desc.dataset_name or 'all data sets'}"
+            numbers = ", ".join(f"{words}: {counts[runner]}" for runner, words in INTRODUCED.items())
             introduction = (
-                f"Measurements of threats: {counts['evaluate_threat']}, evaluations: {counts['test']}, trained models: "
-                f"{counts['train']}, choices of anchors: {counts['compute_threat']}. A number leads to the directory "
-                "of its run and tells the command that repeats it. Click a heading to sort, a figure to enlarge it."
+                f"{numbers}. A number leads to the directory of its run and tells the command that repeats it. Click a "
+                "heading to sort, a figure to enlarge it."
             )
             sections = self._sections()
             write_text(self.directory / "report.html", html_page(title, introduction, sections))
             write_text(self.directory / "report.md", markdown_page(title, introduction, sections))
             write_text(self.directory / "report.csv", csv_page(sections))
-        return {"counts": counts, "page": "report.html", "command": command(self.desc)}
+        return {"counts": dict(counts), "page": "report.html", "command": command(self.desc)}
 
     def _sections(self) -> list[Section]:
         if self.desc.dataset_name:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from testing.evaluations import AttackEvaluation, CleanEvaluation
 from testing.gradient_masking import masking_warnings
 from testing.shards import Shard
-from tests.testing.test_suspicion import Brightness
+from tests.testing.test_gradient_masking import Brightness
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.attacks.base import AttackResult, Task

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foundations.errors import UsageError
 from testing.robust_accuracy import RobustnessWarning, robust_accuracy
-from tests.testing.test_suspicion import Brightness, Rounded
+from tests.testing.test_gradient_masking import Brightness, Rounded
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
 from threat_specification.base import BoundThreat, Threat, check_images
 

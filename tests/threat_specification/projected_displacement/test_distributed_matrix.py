@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import PROJECT
-from tests.threat_specification.rank_worker import FORMS, anchors, measure
+from tests.threat_specification.projected_displacement.rank_worker import FORMS, anchors, measure
 from threat_specification import AnchorSet
 
 
@@ -19,7 +19,7 @@ from threat_specification import AnchorSet
 def test_processes_together_are_one(processes: int, tmp_path: Path) -> None:
     for dtype in ("uint8", "float"):
         anchors(dtype).save(tmp_path / f"{dtype}.safetensors")
-    worker = PROJECT / "tests" / "threat_specification" / "rank_worker.py"
+    worker = Path(__file__).with_name("rank_worker.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
         [*launcher, str(worker), str(PROJECT), str(tmp_path)],
