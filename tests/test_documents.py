@@ -1,0 +1,78 @@
+"""The commands of README and guides are real, their links lead somewhere, and tables are those of the registries."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+from cli.runner_registry import RUNNERS
+from datasets.registry import DATASETS
+from foundations.results import markdown_table
+from models.registry import ARCHITECTURES
+
+PROJECT = Path(__file__).resolve().parent.parent
+DOCUMENTS = {file: file.read_text() for file in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))}
+ALL = "\n".join(DOCUMENTS.values())
+COMMANDS = dict.fromkeys(
+    re.findall(r"^(?:srun )?(?:python|torchrun .*?) ?nonisotropic\.py ([a-z].*)$", ALL, re.MULTILINE)
+)
+
+
+def test_there_are_commands_and_all_runners_among_those_of_the_readme() -> None:
+    assert len(COMMANDS) >= 50
+    readme = DOCUMENTS[PROJECT / "README.md"]
+    assert all(f"nonisotropic.py {runner} " in readme for runner in RUNNERS)
+    assert readme.count("\n") <= 80  # a screen and a half
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_describes_a_run(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words.replace(" --display_output_location", "").split(), "--display_output_location"]) == 0
+    assert capsys.readouterr().out
+
+
+def test_tables_are_those_of_the_registries() -> None:
+    data_sets = [[name, "x".join(map(str, info.shape)), info.summary] for name, info in DATASETS.items()]
+    networks = [[family.usage.replace("|", "\\|"), family.summary] for family in ARCHITECTURES.values()]
+    for header, rows in (
+        (["`--dataset_name`", "images", "content"], data_sets),
+        (["`--model_name`", "network"], networks),
+    ):
+        table = markdown_table(header, rows)
+        assert re.sub(r" +|-+", " ", table) in re.sub(r" +|-+", " ", ALL), f"expected in the documents:\n{table}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_links_and_files_it_names_are_there(document: Path) -> None:
+    text = DOCUMENTS[document]
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        file, _, heading = link.partition("#")
+        target = document.parent / file if file else document
+        assert target.is_file(), link
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if heading else []
+        assert not heading or heading in {re.sub(r"\W+", "-", words.lower()).strip("-") for words in headings}, link
+    for name in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
+        assert (PROJECT / name).is_file(), name
+
+
+def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from tests.testing.test_gradient_masking import Brightness
+
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", ALL, re.DOTALL) if "robust_accuracy" in block]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 1, 4, 4, generator=generator) * 0.2 + 0.3
+    known = {
+        "train_images": (torch.rand(8, 1, 4, 4, generator=generator) * 255).byte(),
+        "train_labels": torch.arange(8) % 2,
+        "model": Brightness(),
+        "x": x,
+        "y": torch.zeros(4, dtype=torch.long),
+        "perturbed": x + 0.01,
+    }
+    exec(code, known)
+    assert capsys.readouterr().out.startswith("1.0\n1.0 ")
