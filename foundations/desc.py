@@ -82,7 +82,7 @@ class Desc:
         """All groups of flags: of the description, of the runs below it, and those beside them."""
         runs = [part for part in cls.parts().values() if issubclass(part, Desc)]
         beside = (group for run in runs for group in run.flag_groups())
-        yield from dict.fromkeys([*cls.more_flags, *cls.hparams_classes(), *beside])
+        yield from dict.fromkeys([*cls.hparams_classes(), *cls.more_flags, *beside])
 
     @classmethod
     def replicate_flags(cls) -> set[str]:
@@ -167,6 +167,10 @@ class Desc:
         """Where this run lives below a root."""
         folder = root / "runs" / self.dataset_name / self.runner
         return folder / f"{self.name}_{self.hash}" / f"replicate_{self.replicate}"
+
+    def opened(self, root: Path) -> Path:
+        """What people open to see the result: the directory, or a page."""
+        return self.directory(root)
 
     def stored(self) -> dict[str, Any]:
         """The content of hparams.json."""

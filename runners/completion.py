@@ -38,5 +38,5 @@ def _state(desc: Desc, root: Path) -> str:
 
 def tell(desc: Desc, result: dict[str, Any], root: Path) -> int:
     """A result for people, on stdout. Returns the exit code."""
-    print(f"{desc.summarize(result)}\n{desc.directory(root)}")
+    print(f"{desc.summarize(result)}\n{desc.opened(root)}")
     return 1 if failures(result) else 0

@@ -46,7 +46,7 @@ class MultiDesc(Desc):
 
     @classmethod
     def flag_groups(cls) -> Any:
-        yield from dict.fromkeys([*cls.more_flags, *cls.child_class.flag_groups()])
+        yield from dict.fromkeys([*cls.child_class.flag_groups(), *cls.more_flags])
 
     @classmethod
     def replicate_flags(cls) -> set[str]:

@@ -30,6 +30,11 @@ class FinishedRun:
         return self.hparams["name"] + (f" #{replicate}" if replicate != 1 else "")
 
     @property
+    def split(self) -> str:
+        """The images that a test run measured."""
+        return self.hparams["hashed"].get("testing", {}).get("split", "test")
+
+    @property
     def command(self) -> str:
         """What repeats it."""
         return self.hparams.get("command", "")

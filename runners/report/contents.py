@@ -66,7 +66,7 @@ class Contents:
         return parts
 
     def _tests(self) -> Parts:
-        tests = tables.by_accuracy([run for run in self.runs["test"] if _images(run) == "test"])
+        tests = tables.by_accuracy([run for run in self.runs["test"] if run.split == "test"])
         if not tests:
             return self._held_out()
         parts: Parts = [tables.accuracy_table(tests)]
@@ -90,7 +90,7 @@ class Contents:
 
     def _held_out(self) -> Parts:
         """Settings are chosen by these figures: they are no match for those on test images."""
-        runs = [run for run in self.runs["test"] if _images(run) == "validation"]
+        runs = [run for run in self.runs["test"] if run.split == "validation"]
         return [tables.accuracy_table(runs, "Accuracy on images held out of training")] if runs else []
 
     def _trainings(self) -> Parts:
@@ -116,11 +116,6 @@ class Contents:
         path = self.folder / f"{name}.png"
         write_figure(path, draw(what))
         return Picture(caption, path)
-
-
-def _images(run: FinishedRun) -> str:
-    """The split that a test run measured."""
-    return run.hparams["hashed"].get("testing", {}).get("split", "test")
 
 
 def _given(table: Table | None) -> Parts:

@@ -10,6 +10,8 @@ from datasets.registry import dataset_info
 from foundations.desc import Desc
 from foundations.hparams import DatasetHparams
 
+PAGE = "report.html"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportDesc(Desc):
@@ -29,8 +31,11 @@ class ReportDesc(Desc):
     def directory(self, root: Path) -> Path:
         return root / "reports" / (self.dataset_name or "all")
 
+    def opened(self, root: Path) -> Path:
+        return self.directory(root) / PAGE
+
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """How many runs it shows, and the page."""
+        """The number of runs that it shows, and what was found in them."""
         counts = ", ".join(f"{count} {runner}" for runner, count in result["counts"].items())
-        return f"report over {counts}: {result['page']}"
+        return "\n".join([f"report over {counts}", *result["found"]])

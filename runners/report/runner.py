@@ -11,6 +11,8 @@ from runners.base import Runner
 from runners.commands import command
 from runners.report.collect import all_finished_runs, data_sets
 from runners.report.contents import Contents
+from runners.report.desc import PAGE
+from runners.report.highlights import found_in
 from runners.report.page import Section, csv_page, html_page, markdown_page
 
 # Whose runs the first lines count.
@@ -48,10 +50,10 @@ class Report(Runner):
                 "heading to sort, a figure to enlarge it."
             )
             sections = self._sections()
-            write_text(self.directory / "report.html", html_page(title, introduction, sections))
+            write_text(self.directory / PAGE, html_page(title, introduction, sections))
             write_text(self.directory / "report.md", markdown_page(title, introduction, sections))
             write_text(self.directory / "report.csv", csv_page(sections))
-        return {"counts": dict(counts), "page": "report.html", "command": command(self.desc)}
+        return {"counts": dict(counts), "page": PAGE, "found": found_in(self.runs), "command": command(self.desc)}
 
     def _sections(self) -> list[Section]:
         if self.desc.dataset_name:

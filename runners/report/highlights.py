@@ -1,0 +1,47 @@
+"""What was found, in a few lines: the separation of threats, the most robust model, doubts."""
+
+from __future__ import annotations
+
+from foundations.results import wilson_interval
+from runners.report.collect import FinishedRun
+from runners.report.tables import by_accuracy
+from runners.test.desc import EVALUATIONS, describe_set
+
+
+def found_in(runs: dict[str, dict[str, list[FinishedRun]]]) -> list[str]:
+    """Lines for each data set, as far as there are runs."""
+    lines = []
+    for name, of in runs.items():
+        lines += [f"{name}: {line}" for line in (*_threats(of), *_models(of), *_warnings(of))]
+    return lines
+
+
+def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
+    if not runs["evaluate_threat"]:
+        return []
+    separation = runs["evaluate_threat"][0].result["separation"]
+    shown = ", ".join(f"{threat} {found['auroc']:.3f}" for threat, found in separation.items())
+    return [f"unsafe changes are told from safe ones with AUROC {shown}"]
+
+
+def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
+    tested = by_accuracy([run for run in runs["test"] if run.split == "test"])
+    if not tested:
+        return []
+    best = tested[0]
+    parts = []
+    for name, words in EVALUATIONS.items():
+        if name in best.result:
+            metrics = best.result[name]
+            low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
+            where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
+            parts.append(f"{words}{where} {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    most = f"the most robust of {len(tested)} models, " if len(tested) > 1 else ""
+    return [f"accuracy of {most}{best.label}: {', '.join(parts)}"]
+
+
+def _warnings(runs: dict[str, list[FinishedRun]]) -> list[str]:
+    count = sum(len(run.result.get(name, {}).get("warnings") or ()) for run in runs["test"] for name in EVALUATIONS)
+    if not runs["test"]:
+        return []
+    return [f"{count} warnings that accuracies may be too high: see the page" if count else "no warnings"]
