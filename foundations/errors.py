@@ -1,5 +1,9 @@
 """The two kinds of failure a person can do something about; everything else is a defect of ours."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+
 
 class NonisotropicError(Exception):
     """Base of the errors that are shown to people as one line: what was expected, what came, what to do."""
@@ -23,6 +27,12 @@ def nearest(name: str, known: list[str]) -> str:
 
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def check_choice(flag: str, name: str, known: Collection[str]) -> None:
+    """Refuse a value of a flag that is no name of a registry."""
+    if name not in known:
+        raise UsageError(f"--{flag}: expected one of {', '.join(known)}, got {name}{nearest(name, list(known))}")
 
 
 def look_up(registry: dict, name: str, kind: str):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundations.errors import UsageError, look_up
+from foundations.errors import check_choice
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:
@@ -23,11 +23,7 @@ NEED_ANCHORS = ("PD",)
 
 def check_norm(flag: str, name: str) -> None:
     """Refuse what a flag cannot name: an unknown threat, or one that needs more than an image."""
-    look_up(THREATS, name, f"norm of --{flag}")
-    if name in NEED_ANCHORS:
-        raise UsageError(
-            f"--{flag}: expected a norm, got {name}, which needs anchors; use the flags that begin with N_adv"
-        )
+    check_choice(flag, name, [known for known in THREATS if known not in NEED_ANCHORS])
 
 
 def norm(name: str) -> Norm:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.environment import resolve_root
-from foundations.errors import UsageError, look_up
+from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, TrainingHparams
 from models.sources import label
@@ -72,7 +72,7 @@ class TrainDesc(Desc):
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
         object.__setattr__(self, "model", resolved_model(self.model, self.dataset))
-        look_up(OPTIMIZERS, self.training.optimizer, "optimizer")
+        check_choice("optimizer", self.training.optimizer, OPTIMIZERS)
         if self.training.adv_train:
             check_norm("adv_train_attack_norm", self.training.adv_train_attack_norm)
         if self.training.N_adv_train and self.training.N_train_segmented:
