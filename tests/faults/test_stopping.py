@@ -67,12 +67,14 @@ def test_training_finishes_its_step_and_writes_a_checkpoint(name: str, straight:
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    inside = tmp_path / "inside_a_step"
     slow = (
-        "import sys, time; from training.loop import Trainer; Trainer._step = lambda *_: time.sleep(60); "
+        "import sys, time, pathlib; from training.loop import Trainer; "
+        f"Trainer._step = lambda *_: (pathlib.Path({str(inside)!r}).touch(), time.sleep(60)); "
         "from cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     process = start(tmp_path, *TRAIN, launcher=["-c"], entry=[slow])
-    wait_until(lambda: (directory(tmp_path, "train") / "metrics.jsonl").exists(), process)
+    wait_until(inside.exists, process)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1)
