@@ -60,7 +60,7 @@ def make_parser(
 def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any, hide: bool = False) -> None:
     """One field as a flag; booleans may stand alone."""
     names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
-    shown = "" if default == "" or default is False else f" [{format_value(default)}]"
+    shown = "" if default in ("", ()) or default is False else f" [{format_value(default)}]"
     options: dict[str, Any] = {"nargs": "?", "const": True} if declared is bool else {}
     section.add_argument(
         *names,

@@ -23,7 +23,6 @@ SHOWN_SUITES = ("C", "files")
 NEAREST = 6
 CELLS = 301  # of the slice, across
 LEVELS = (0.25, 0.5, 1.0)
-SET_COLOURS = ("#0072B2", "#E69F00", "#009E73")
 
 
 def example(measurement: Measurement) -> tuple[int, Shard]:
