@@ -98,7 +98,7 @@ class Lock:
     """A file that names host and process, held by a lock of the operating system.
 
     The system releases the lock when the process ends, for whatever reason, also for other hosts that share the folder.
-    So the file of a killed process blocks nobody, and no timeout is needed. On a file system without locks, nothing is
+    So the file of a killed process blocks no one, and no timeout is needed. On a file system without locks, nothing is
     locked.
     """
 

@@ -18,7 +18,7 @@ class DownloadPretrained(Runner):
     def prepare(self) -> None:
         download, self.threat_model = self.desc.download, self.desc.threat_model
         if not zoo(self.desc.dataset_name, self.threat_model):
-            zoo_model(self.desc.dataset_name, self.threat_model, "")  # raises an error that says what there is
+            zoo_model(self.desc.dataset_name, self.threat_model, "")  # raises UsageError with what exists
         self.models_dir = self.environment.root_dir / "models"
         names = [name.strip() for name in download.names.split(",") if name.strip()]
         if names and download.all:

@@ -35,7 +35,7 @@ from threat_specification import L2, Linf, Measure, ProjectedDisplacement
 from threat_specification.perceptual import PACKAGES, FeatureDistance
 from threat_specification.ssim import SSIMDistance
 
-# In the order in which the report shows them; each is written as PNG and PDF.
+# Figures by name; each is written as PNG and PDF.
 FIGURES: dict[str, Callable[[Measurement], Figure]] = {
     "separation": charts.separation,
     "distributions": charts.distributions,

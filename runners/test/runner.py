@@ -38,7 +38,7 @@ from threat_specification.attacks.search import Cell
 from threat_specification.registry import norm
 
 STRIP_ROWS = 6
-PROBED = 50  # examples on which signs of a misleading figure, such as gradient masking, are looked for
+PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 PGD_STEPS = 40  # steps of this project's own attacks in an l_p ball
 
 
