@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 HERE = str(Path(__file__).resolve().parent)
-# `datasets`, `models` and `training` are also names of other people's packages: ours come first.
+# Third-party packages are also called `datasets`, `models` and `training`: this project's folder must come first.
 sys.path[:] = [HERE, *(path for path in sys.path if path != HERE)]
 
 from foundations.third_party import install_aliases  # noqa: E402

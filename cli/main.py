@@ -1,6 +1,7 @@
-"""From the words of a command line to a finished run and an exit code.
+"""Command line: parse the arguments, execute the runner that they name, and return an exit code.
 
-0 success, 1 failure, 2 mistake in the command line, 75 asked to end (SIGTERM, SIGUSR1), 130 by Ctrl-C.
+Exit codes: 0 success, 1 failure, 2 mistake in the command line, 75 stopped by a signal (SIGTERM, SIGUSR1),
+130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from foundations.lazy import load_object
 from foundations.signals import Interrupted
 
 PROGRAM = "python nonisotropic.py"
-PRIMARY_SPEAKS_FIRST = 20  # seconds
+PRIMARY_SPEAKS_FIRST = 20  # seconds that the other processes wait before they print a usage error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; errors become a line on stderr and an exit code."""
+    """Run the command line; an error becomes one line on stderr and an exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return dispatch(arguments)
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell(None, "interrupted; the same command goes on from what is complete")
         return 130
-    except BrokenPipeError:  # who reads our output has seen enough: `... | head -1`
+    except BrokenPipeError:  # the reader of stdout has closed it, as in `... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Find the runner that the first word names, and run it with the rest."""
+    """Find the runner that the first argument names, and run it with the remaining arguments."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(f"usage: {PROGRAM} RUNNER --dataset_name=NAME [--flag=value ...]\n\n{listing()}")
         print(f"\n{PROGRAM} RUNNER --help shows the flags of a runner.")
@@ -67,13 +68,13 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def listing() -> str:
-    """The runners, one line each."""
+    """A list of the runners, one line each."""
     width = max(map(len, RUNNERS))
     return "\n".join(f"  {name.ljust(width)}  {desc_class(name).purpose}" for name in RUNNERS)
 
 
 def run(runner: str, arguments: list[str]) -> int:
-    """Parse flags, describe the run, and run it unless only its directory is asked for."""
+    """Parse the flags, describe the run, and execute it unless only its directory or its plan is asked for."""
     from foundations.environment import keep_memory, limit_threads, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
@@ -81,7 +82,7 @@ def run(runner: str, arguments: list[str]) -> int:
     values = runner_parser(runner, arguments).parse(arguments)
     shared = SharedArgs.of(values)
     for group in groups_of(runner):
-        group.of(values)  # refuses what is out of range
+        group.of(values)  # raises UsageError for a value out of range
     desc = desc_class(runner).from_flags(values)
     root = resolve_root(shared.root_dir)
     if shared.display_output_location:
@@ -113,13 +114,13 @@ def run(runner: str, arguments: list[str]) -> int:
 
 
 def runner_parser(runner: str, arguments: list[str]) -> Parser:
-    """The parser of a runner, with the defaults of the data set and model that the arguments name."""
+    """The parser of a runner, with the defaults for the data set and model that the arguments name."""
     program, of_others = f"{PROGRAM} {runner}", replicates() - desc_class(runner).replicate_flags()
     return make_parser(program, desc_class(runner).purpose, groups_of(runner), first_look(arguments), of_others)
 
 
 def groups_of(runner: str) -> list[type[Hparams]]:
-    """All groups of flags that a runner takes, in the order of its help."""
+    """All groups of flags that a runner accepts, in the order in which its help shows them."""
     described = list(desc_class(runner).flag_groups())
     toggles = [ToggleHparams] if desc_class(runner).has_toggles else []
     return [*described, *toggles, replicate_args(), SharedArgs]
@@ -127,7 +128,10 @@ def groups_of(runner: str) -> list[type[Hparams]]:
 
 @functools.cache
 def replicate_args() -> type[Hparams]:
-    """--<...>_replicate of every runner. All of them take all, so that one line of flags serves several commands."""
+    """The group of all flags --<...>_replicate.
+
+    Every runner accepts all of them, so that the same flags can be used with several commands.
+    """
     classes = [desc_class(name) for name in RUNNERS]
     fields = [
         (each.replicate_flag, int, setting(1, f"Which repetition of {each.runner}.", check=in_range(1)))
@@ -139,17 +143,17 @@ def replicate_args() -> type[Hparams]:
 
 
 def replicates() -> set[str]:
-    """The names of those flags."""
+    """The names of all flags --<...>_replicate."""
     return {field.name for field in dataclasses.fields(replicate_args())}
 
 
 def first_look(arguments: list[str]) -> dict[str, Any]:
-    """The defaults implied by data set and model, or by the run that --train_dir names."""
+    """The defaults implied by the data set and model, or by the run that --train_dir names."""
     from models.sources import written_name
     from runners.commands import named_defaults
     from runners.train.desc import stored_model
 
-    # Not those for help: the parser that they are for will show it.
+    # No --help here: the full parser, which uses these defaults, shows the help.
     parser = make_parser(PROGRAM, PROGRAM, [DatasetHparams, ModelHparams], {}, add_help=False)
     for flag in ("--train_dir", "--root_dir"):
         parser.add_argument(flag, default="")
@@ -169,8 +173,11 @@ def _is_debugging(arguments: list[str]) -> bool:
 
 
 def _tell(error: Exception | None, message: str) -> None:
-    """A line on stderr. A mistake in the command line is seen by all processes and told by one: the others give the
-    primary time to speak, after which torchrun stops them, and speak only if they are left."""
+    """Print one line on stderr.
+
+    All processes detect a mistake in the command line, but only the primary should print it. The others wait first,
+    since torchrun usually stops them after the primary has failed, and print only if they are still running.
+    """
     rank = _rank()
     if rank != "0" and isinstance(error, Interrupted):
         return

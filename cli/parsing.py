@@ -1,7 +1,7 @@
-"""Dataclasses of hyperparameters -> flags of the command line, by the standard library's argparse.
+"""Conversion of dataclasses of hyperparameters to command-line flags, with argparse from the standard library.
 
-(tyro, the other candidate, answers a mistake with a box of 8 to 16 lines where ours is one, and takes 0.13 s
-longer for the same help.)
+(The alternative, tyro, prints a box of 8 to 16 lines for a mistake where this parser prints one line, and takes
+0.13 s longer to show the same help.)
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from foundations.hparam_fields import Hparams, format_value
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are `UsageError`s of one line."""
+    """An argument parser that raises a one-line `UsageError` for every mistake."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """All flags with their values; an unknown one is answered with the nearest."""
+        """Return all flags with their values; an unknown flag raises an error that suggests the nearest known flag."""
         values, unknown = self.parse_known_args(arguments)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -39,7 +39,10 @@ def make_parser(
     hidden: Collection[str] = (),
     add_help: bool = True,
 ) -> Parser:
-    """A parser for all fields of some groups. `defaults` overrides theirs; help leaves out the flags `hidden`."""
+    """Build a parser for all fields of the groups.
+
+    `defaults` overrides the defaults of the fields; the help does not show the flags in `hidden`.
+    """
     parser = Parser(
         prog=program,
         usage=f"{program} --flag=value ...",
@@ -58,7 +61,7 @@ def make_parser(
 
 
 def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any, hide: bool = False) -> None:
-    """One field as a flag; booleans may stand alone."""
+    """Add one field as a flag; a boolean flag may be given without a value."""
     names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
     shown = "" if default in ("", ()) or default is False else f" [{format_value(default)}]"
     options: dict[str, Any] = {"nargs": "?", "const": True} if declared is bool else {}
@@ -73,7 +76,7 @@ def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any
 
 
 def _fails_as(expected: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A converter whose failures say what was expected."""
+    """A converter whose error message says what was expected."""
 
     def parse(text: str) -> Any:
         try:

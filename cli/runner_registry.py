@@ -1,6 +1,6 @@
-"""The runners of the command line: name -> the class that describes its runs, as "module:Class", loaded when asked for.
+"""Registry of the runners: name -> "module:Class" of the description of its runs, imported on demand.
 
-To add a runner: a folder below runners/ with a desc.py, and a line here.
+To add a runner, create a folder below runners/ with a desc.py, and add a line here.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ RUNNERS: dict[str, str] = {
 
 
 def desc_class(runner: str) -> type[Desc]:
-    """The class that describes the runs of a runner."""
+    """The description class of a runner."""
     return load_object(RUNNERS[runner])

@@ -1,4 +1,4 @@
-"""Flags that are not part of what a run is: who runs it, where, and how it is shown."""
+"""Flags shared by several runners: seed, device, processes, folders and display; toggles of the multi_* runners."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foundations.hparam_fields import Hparams, in_range, setting
 
 @dataclass(frozen=True)
 class SharedArgs(Hparams):
-    """Shared by all runners."""
+    """Flags that all runners accept."""
 
     heading: ClassVar[str] = "Every run"
 
@@ -31,7 +31,7 @@ class SharedArgs(Hparams):
 
 @dataclass(frozen=True)
 class ToggleHparams(Hparams):
-    """Options of training to vary: each doubles the number of runs."""
+    """Training options to vary; each one doubles the number of runs."""
 
     heading: ClassVar[str] = "Toggles"
 

@@ -1,7 +1,7 @@
 """Descriptions of runs: hyperparameters -> hash -> directory.
 
-A description is a frozen dataclass that declares groups of hyperparameters and the runs it builds on;
-flags, hash and directory follow from that, here, once.
+A description is a frozen dataclass that declares groups of hyperparameters and the runs that it builds on; its flags,
+hash and directory are derived here from these declarations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from foundations.hparam_fields import Hparams
 
 
 def digest(content: Any) -> str:
-    """12 hex digits of the sha256 of canonical JSON (sorted keys, no spaces)."""
+    """The first 12 hex digits of the SHA-256 of canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -28,24 +28,24 @@ def digest(content: Any) -> str:
 def builds_on(
     needed: Callable[[Any], bool] = lambda desc: True, implied: Callable[[Any], bool] = lambda desc: False
 ) -> Any:
-    """Declare a run that this one reads; its hash and replicate enter ours wherever `needed(desc)` holds.
+    """Declare a run that this one reads; its hash and replicate enter the hash of this run if `needed(desc)` holds.
 
-    implied   whether its flags follow from the others, and are not said again in the command that repeats this run
+    implied   whether its flags follow from the other flags, and are left out of the command that repeats this run
     """
     return dataclasses.field(kw_only=True, metadata={"needed": needed, "implied": implied})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Desc:
-    """What one run is. Subclasses add fields of type `Hparams`, and of type `Desc` through `builds_on`.
+    """Description of one run. Subclasses add fields of type `Hparams`, and of type `Desc` through `builds_on`.
 
-    runner          its name on the command line
-    purpose         what it does, a line of --help
-    runner_class    "module:Class" that makes the run
-    replicate_flag  the flag that says which repetition
-    more_flags      groups of flags that are no part of the description
-    has_toggles     whether it takes --toggle_<option>, and is a run for each combination
-    always_anew     what it shows may have changed: never complete
+    runner          name on the command line
+    purpose         what it does, as one line of --help
+    runner_class    "module:Class" that executes the run
+    replicate_flag  the flag that gives the number of the repetition
+    more_flags      groups of flags that are not part of the description
+    has_toggles     whether it takes --toggle_<option>, and makes one run for each combination
+    always_anew     whether it runs every time, because what it shows may have changed; it is never complete
     """
 
     runner: ClassVar[str] = ""
@@ -71,7 +71,7 @@ class Desc:
 
     @classmethod
     def hparams_classes(cls) -> Iterator[type[Hparams]]:
-        """Every group of hyperparameters below this description, each once, in order of declaration."""
+        """Every group of hyperparameters of this description and of the runs it builds on, each once, as declared."""
         seen: dict[type[Hparams], None] = {}
         for part in cls.parts().values():
             seen.update(dict.fromkeys(part.hparams_classes() if issubclass(part, Desc) else [part]))
@@ -79,25 +79,25 @@ class Desc:
 
     @classmethod
     def flag_groups(cls) -> Iterator[type[Hparams]]:
-        """All groups of flags: of the description, of the runs below it, and those beside them."""
+        """All groups of flags: hyperparameters and `more_flags`, of this description and of the runs it builds on."""
         runs = [part for part in cls.parts().values() if issubclass(part, Desc)]
         beside = (group for run in runs for group in run.flag_groups())
         yield from dict.fromkeys([*cls.hparams_classes(), *cls.more_flags, *beside])
 
     @classmethod
     def replicate_flags(cls) -> set[str]:
-        """Flags that say which repetition of this run, or of one below it, is meant."""
+        """Flags that give the number of the repetition, of this run and of the runs it builds on."""
         below = (part.replicate_flags() for part in cls.parts().values() if issubclass(part, Desc))
         return {cls.replicate_flag}.union(*below) - {""}
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """The result for people: a line, or a table."""
+        """The result as text for the user: a line, or a table."""
         return ""
 
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
-        """Its main figures, as a table over several runs shows them."""
+        """The main figures of a result, for a table over several runs."""
         return {}
 
     @classmethod
@@ -110,17 +110,17 @@ class Desc:
 
     @property
     def dataset_name(self) -> str:
-        """The data set this run is on; its directory is named by it."""
+        """The name of the data set of this run; a part of its directory."""
         dataset: Any = vars(self)["dataset"]
         return dataset.dataset_name
 
     @property
     def name(self) -> str:
-        """What people recognise the run by, before the hash in its directory."""
+        """A readable name of the run; comes before the hash in its directory."""
         return self.runner
 
     def hashed(self) -> dict[str, Any]:
-        """All that can change this run's result, but for its replicate number."""
+        """Everything that can change the result of this run, except its replicate number."""
         content: dict[str, Any] = {"runner": self.runner, "seed": self.seed}
         for name, run in self.needed_runs().items():
             content[name] = {"hash": run.hash, "replicate": run.replicate}
@@ -138,7 +138,7 @@ class Desc:
         }
 
     def flags(self) -> dict[str, Any]:
-        """Every flag of this description and of the runs that it reads, flat."""
+        """All flags of this description and of the runs that it reads, in one flat dictionary."""
         flags: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             part = getattr(self, field.name)
@@ -147,7 +147,7 @@ class Desc:
         for name, run in self.needed_runs().items():
             if self.__dataclass_fields__[name].metadata["implied"](self):
                 continue
-            # Of the runs that one builds on, some may use class weights and others not.
+            # Some of the runs that this one builds on may use class weights and others not: keep those that are given.
             flags |= {flag: value for flag, value in run.flags().items() if flag != "class_weights" or value}
         if self.seed:
             flags["seed"] = self.seed
@@ -160,16 +160,16 @@ class Desc:
         return digest(self.hashed())
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
-        """Whether a stored result has all that was asked for, by flags outside the hash too."""
+        """Check whether a stored result contains everything that was asked for, also by flags outside the hash."""
         return True
 
     def directory(self, root: Path) -> Path:
-        """Where this run lives below a root."""
+        """The directory of this run below a root."""
         folder = root / "runs" / self.dataset_name / self.runner
         return folder / f"{self.name}_{self.hash}" / f"replicate_{self.replicate}"
 
     def opened(self, root: Path) -> Path:
-        """What people open to see the result: the directory, or a page."""
+        """The path that the user opens to see the result: the directory, or a page."""
         return self.directory(root)
 
     def stored(self) -> dict[str, Any]:
@@ -186,16 +186,16 @@ class Desc:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run named by its directory: stands in for the `Desc` that made it."""
+    """A run given by its directory; used in place of the `Desc` that made it."""
 
     path: Path
     content: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path, root: Path, runner: str) -> StoredRun:
-        """Read hparams.json of a run's directory, as given or below the root.
+        """Read hparams.json of a run's directory, given directly or relative to the root.
 
-        Refuses one that was edited or belongs to another runner.
+        Raises UsageError if the file was edited or belongs to another runner.
         """
         path = path if path.is_dir() else root / path
         file = path / "hparams.json"
@@ -233,18 +233,18 @@ class StoredRun:
 
     @property
     def relative(self) -> str:
-        """Its place below the root it was made in: runs/<dataset>/train/<name>_<hash>/replicate_<k>."""
+        """The path below the root in which the run was made: runs/<dataset>/train/<name>_<hash>/replicate_<k>."""
         return "/".join(self.path.absolute().parts[-5:])
 
     def directory(self, root: Path) -> Path:
         return self.path
 
     def flags(self) -> dict[str, Any]:
-        """The flag that names it."""
+        """The flag that names this run."""
         return {"train_dir": self.relative}
 
 
 def derive_seed(seed: int, replicate: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose of one run; not of its rank, batch size or other hyperparameters."""
+    """A 63-bit seed for one purpose of one run; independent of rank, batch size and other hyperparameters."""
     text = f"{seed}/{replicate}/{purpose}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Where a command runs: processes, device, roots. Made once in `cli/main.py` and passed on."""
+"""The environment of a command: processes, device, folders. Created once in `cli/main.py` and passed on."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
-# Evaluation has no collective until its very end, where a slow rank may be hours behind a quick one. What stands still
-# is noticed by the watch.
+# Evaluation has no collective operation before its end, when a slow rank may be hours behind a fast one. The watchdog
+# detects a rank that makes no progress.
 PROCESS_GROUP_TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Device, ranks and roots of this process; nothing here can change a result.
+    """Device, ranks and folders of this process; nothing here can change a result.
 
-    stop      whether somebody asked this process to end
-    watchdog  ends the run where a process makes no progress
+    stop      the request to end, if any
+    watchdog  ends the run if a process makes no progress
     """
 
     root_dir: Path
@@ -59,14 +59,14 @@ class Environment:
         return torch.device(self.device_name)
 
     def log(self, message: str) -> None:
-        """Tell people something (stderr, primary process, not when quiet)."""
+        """Print a message for the user on stderr; only on the primary process, and not if `quiet`."""
         if self.is_primary and not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
     def progress(
         self, iterable: Any, description: str, total: int | None = None, unit: str = "it", hide: bool = False
     ) -> Any:
-        """The iterable with a progress bar where people look at one; every item is a sign of life."""
+        """The iterable with a progress bar if stderr is a terminal; with several processes, every item is a beat."""
         from tqdm import tqdm
 
         if iterable is not None and self.world_size > 1:
@@ -77,7 +77,7 @@ class Environment:
 
     @contextmanager
     def process_group(self) -> Iterator[None]:
-        """Join the other processes for the duration of a block; does nothing when alone."""
+        """Join the other processes for the duration of a block; does nothing with a single process."""
         if self.world_size == 1:
             yield
             return
@@ -87,13 +87,14 @@ class Environment:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         store, rank, world_size = next(distributed.rendezvous("env://"))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # torchrun keeps one store over its restarts: without this, processes look for those of the attempt before.
-            # (With several nodes each counts its own restarts.)
+            # torchrun keeps one store across restarts: without a prefix, processes would look for those of the
+            # previous attempt. (With several nodes there is no common prefix: each node counts its own restarts.)
             store = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         distributed.init_process_group(
             backend, timeout=PROCESS_GROUP_TIMEOUT, store=store, rank=rank, world_size=world_size
         )
-        # A connection of its own, since one that waits would hold up the other; and names of its own, new each time.
+        # The watchdog needs its own connection, since a waiting call blocks all others on the same connection, and its
+        # own key prefix, new each time.
         token = torch.tensor([secrets.randbits(62)], device=self.device)
         distributed.broadcast(token, src=0)
         self.watchdog.start(distributed.PrefixStore(f"watch_{int(token)}", store.clone()), rank, world_size)
@@ -101,15 +102,15 @@ class Environment:
             yield
         except BaseException:
             self.watchdog.finish(failed=True)
-            raise  # without a word to the others' collectives: they may never answer
+            raise  # without another collective operation: the other processes may never answer
         self.watchdog.finish(failed=False)
         distributed.destroy_process_group()
 
     def is_asked_to_stop(self, step: int) -> bool:
-        """Whether all processes are to stop now that this step is done: the same step for all of them.
+        """Check whether all processes must stop after this step; the answer is the same on all of them.
 
-        Meant for loops whose processes meet within every step: the first to be asked names its next step, before it
-        takes it, and nobody can be further.
+        For loops in which all processes synchronise in every step. The first process asked to stop publishes the
+        number of its next step before it starts that step, so no process can be past it.
         """
         if self.world_size == 1:
             return bool(self.stop.asked)
@@ -127,7 +128,7 @@ class Environment:
                 torch.distributed.barrier()
 
     def broadcast(self, value: bool) -> bool:
-        """The primary's answer on every process, so that all take the same way."""
+        """The primary's value on every process, so that all take the same branch."""
         if self.world_size == 1:
             return value
         import torch
@@ -150,7 +151,7 @@ class Environment:
         return tensor.cpu().numpy().astype(array.dtype)
 
     def all_gather(self, array: numpy.ndarray) -> numpy.ndarray:
-        """[W, ...]: the arrays of all processes, of one shape, on every one of them."""
+        """The arrays of all processes, [W, ...], on every process; all arrays have the same shape."""
         import numpy
 
         rows = numpy.zeros((self.world_size, *array.shape), array.dtype)
@@ -161,7 +162,7 @@ class Environment:
 def make_environment(
     root_dir: str, data_dir: str, device: str, quiet: bool, num_workers: int, hang_minutes: float = 0.0
 ) -> Environment:
-    """Read torchrun's variables, choose device and threads; every choice can be overridden by a flag or variable."""
+    """Build the environment from torchrun's variables and from flags, and choose the device."""
     world_size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
     local_rank = _whole_number("LOCAL_RANK", 0)
     return Environment(
@@ -178,28 +179,28 @@ def make_environment(
 
 
 def resolve_root(root_dir: str) -> Path:
-    """--root_dir, else NONISOTROPIC_HOME, else output/ in the project folder."""
+    """The root folder: --root_dir, else NONISOTROPIC_HOME, else output/ in the project folder."""
     return Path(root_dir or os.environ.get("NONISOTROPIC_HOME", "") or PROJECT_ROOT / "output").expanduser().absolute()
 
 
 def limit_threads() -> None:
-    """Unless OMP_NUM_THREADS or OMP_WAIT_POLICY say otherwise, let idle OpenMP threads sleep; call before torch.
+    """Let idle OpenMP threads sleep, unless OMP_WAIT_POLICY is set; call before importing torch.
 
-    A thread that spins while its neighbour is kept from running costs 5-17 times the work (small machines,
+    A thread that busy-waits while the thread it waits for is not scheduled costs 5-17 times the work (small machines,
     several processes). torchrun sets OMP_NUM_THREADS=1 itself.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-KEPT_BYTES = 32 << 20  # the largest threshold that mallopt takes
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 32 << 20  # the largest threshold that mallopt accepts
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
 
 
 def keep_memory() -> None:
-    """Let the C library keep freed memory for the next tensor, where it is glibc.
+    """Let the C library, if it is glibc, keep freed memory for the next tensor.
 
-    Otherwise large tensors are mapped afresh each time, a page fault for every 4 KiB, which costs more than many an
-    operation on them.
+    Otherwise every large tensor is mapped anew, with one page fault per 4 KiB, which often costs more than the
+    operation on the tensor itself.
     """
     import ctypes
 

@@ -1,4 +1,4 @@
-"""The two kinds of failure a person can do something about; everything else is a defect of ours."""
+"""The two kinds of error that the user can act on; every other exception is a defect of this program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 
 class NonisotropicError(Exception):
-    """Base of the errors that are shown to people as one line: what was expected, what came, what to do."""
+    """Base class of errors that are shown to the user as one line: what was expected, what was found, what to do."""
 
     exit_code = 1
 
@@ -22,7 +22,7 @@ class RunError(NonisotropicError, RuntimeError):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """' (did you mean X?)' when one of the known names is close to this one, else ''."""
+    """The suggestion " (did you mean 'X'?)" if a known name is similar to this one, else ""."""
     import difflib
 
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -36,7 +36,7 @@ def check_choice(flag: str, name: str, known: Collection[str]) -> None:
 
 
 def look_up(registry: dict, name: str, kind: str):
-    """The entry of a registry; an unknown name is answered with the nearest and all known ones."""
+    """The entry of a registry; an unknown name raises UsageError with the nearest name and all known names."""
     if name in registry:
         return registry[name]
     raise UsageError(f"unknown {kind} '{name}'{nearest(name, list(registry))}; known: {', '.join(registry)}")

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees either nothing or the whole of it."""
+"""Atomic writes, so that a reader sees either no file or the whole file; and digests and reads of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foundations.errors import RunError
 
 
 def file_digest(path: Path | str) -> str:
-    """12 hex digits of the sha256 of a file's content; of a folder, of the names and sizes of all that it holds."""
+    """The first 12 hex digits of the SHA-256 of a file's content; for a folder, of the names and sizes of its files."""
     if os.path.isdir(path):
         return _folder_digest(os.path.abspath(path))
     status = os.stat(path)
@@ -44,7 +44,7 @@ def _file_digest(path: str, size: int, changed: int) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename."""
+    """Write a file atomically: under a temporary name in the same folder, then rename it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -63,7 +63,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_folder(path: Path, contents: dict[str, bytes]) -> None:
-    """A folder of files, written under a temporary name and then renamed; replaces one that is there."""
+    """Write a folder of files under a temporary name, then rename it; replaces an existing folder."""
     temporary = path.parent / f".{path.name}.part"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -80,17 +80,17 @@ def write_folder(path: Path, contents: dict[str, bytes]) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for UTF-8 text."""
+    """Write UTF-8 text with `write_bytes`."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_bytes` for JSON that people may read; NaN is refused."""
+    """Write indented JSON with `write_bytes`; NaN raises ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    """`write_bytes` for named NumPy arrays; equal content gives equal bytes."""
+    """Write named NumPy arrays with `write_bytes`; equal content gives equal bytes."""
     import numpy
 
     buffer = io.BytesIO()
@@ -99,7 +99,7 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; a damaged one is named."""
+    """The content of a JSON file; raises RunError, with the path, if it cannot be read."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -107,7 +107,7 @@ def read_json(path: Path) -> Any:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """What to say when a folder or file cannot be written."""
+    """The error for a folder or file that cannot be written."""
     return RunError(
         f"cannot write {path}: {error.strerror}; choose a writable place with --root_dir or NONISOTROPIC_HOME"
     )

@@ -1,7 +1,7 @@
-"""How hyperparameters are declared: fields of frozen dataclasses carry their own help, range and role in the hash.
+"""Declaration of hyperparameters: fields of frozen dataclasses with their help text, range and role in the hash.
 
-Torch-free. The command line (`cli/parsing.py`) and the run hash (`foundations/desc.py`) are both
-derived from these declarations; nothing about a field is said twice.
+Does not import torch. The command line (`cli/parsing.py`) and the run hash (`foundations/desc.py`) are both derived
+from these declarations, so that every fact about a field is written only once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from foundations.errors import UsageError
 from foundations.files import file_digest
 from foundations.step import iterations
 
-Check = Callable[[Any], "str | None"]  # returns what was expected when the value is unfit, else None
+Check = Callable[[Any], "str | None"]  # returns what was expected if the value is invalid, else None
 
 
 def setting(
@@ -33,14 +33,15 @@ def setting(
 ) -> Any:
     """Declare one hyperparameter.
 
-    check   returns what was expected if the value is unfit, else None; numbers must be finite in any case
-    hashed  False for what only changes speed or display: it never enters the hash of a run
-    hashed_if_set   it enters the hash only where it is not the default: for flags that came later than runs
-    when    name of a boolean (or a choice, "name=value") of the same class without which this field cannot
-            change a result; it enters the hash only where that one is on; "a|b" means either
+    check   returns what was expected if the value is invalid, else None; numbers must be finite in any case
+    hashed  False for a field that changes only speed or display: it never enters the hash of a run
+    hashed_if_set   the field enters the hash only if it differs from its default: for flags that were added when runs
+            already existed
+    when    name of a boolean (or "name=value" for a choice) of the same class, without which this field cannot change a
+            result; the field enters the hash only if that condition holds; "a|b" means a or b
     alias   another name of the flag, for published recipes
-    path_in the path that a value holds, or ""; a file enters the hash by its content, a folder by the names and
-            sizes of its files
+    path_in returns the path that a value contains, or ""; a file enters the hash by its content, a folder by the names
+            and sizes of its files
     """
     metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
     metadata["hashed_if_set"] = hashed_if_set
@@ -48,7 +49,7 @@ def setting(
 
 
 def in_range(low: float, high: float = math.inf, *, above: bool = False) -> Check:
-    """Accept low <= value <= high (low < value when `above`)."""
+    """Accept low <= value <= high (low < value if `above`)."""
     opening = "(" if above else "["
     closing = ")" if high == math.inf else "]"
     expected = f"a number in {opening}{low:g}, {'inf' if high == math.inf else format(high, 'g')}{closing}"
@@ -62,12 +63,12 @@ def in_range(low: float, high: float = math.inf, *, above: bool = False) -> Chec
 
 
 def one_of(*choices: str) -> Check:
-    """Accept exactly these names."""
+    """Accept only these names."""
     return lambda value: None if value in choices else f"one of {', '.join(choices)}"
 
 
 def steps(value: str) -> str | None:
-    """Accept 40ep or 5000it."""
+    """Accept a number of epochs or iterations, such as 40ep or 5000it."""
     try:
         iterations(value, 1)
     except UsageError:
@@ -84,34 +85,34 @@ SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 
 def shape(text: str) -> str | None:
-    """Accept CxHxW."""
+    """Accept a shape CxHxW, such as 3x32x32."""
     found = SHAPE.fullmatch(text)
     return None if found and min(map(int, found.groups())) > 0 else "channels, height and width such as 3x32x32"
 
 
 def the_path(value: str) -> str:
-    """The value itself is a path."""
+    """The value itself, for a flag whose value is a path."""
     return value
 
 
 def path_of_file(value: str) -> str:
-    """The path of `file:PATH`; other sources have none."""
+    """The path of `file:PATH`; "" for other sources."""
     return value.removeprefix("file:") if value.startswith("file:") else ""
 
 
 def whole_path(value: str) -> str:
-    """The value is a path, perhaps after a `kind:`."""
+    """The path of a value PATH or `kind:PATH`."""
     return value.partition(":")[2] or value
 
 
 def path_after_kind(value: str) -> str:
-    """The path of `kind:PATH` or `kind:model@PATH`; a kind alone has none."""
+    """The path of `kind:PATH` or `kind:model@PATH`; "" for a kind alone."""
     argument = value.partition(":")[2]
     return argument.partition("@")[2] or argument
 
 
 def chunks(value: bool | int) -> str | None:
-    """Accept True (chosen by size) or a positive number of chunks."""
+    """Accept True (the number is chosen by size) or a positive number of chunks."""
     return None if value is True or (value is not False and value >= 1) else "True or a number of chunks from 1 up"
 
 
@@ -120,9 +121,9 @@ Group = TypeVar("Group", bound="Hparams")
 
 @dataclass(frozen=True)
 class Hparams:
-    """Base of all groups of hyperparameters: checks types, finiteness and ranges when made.
+    """Base class of all groups of hyperparameters; checks types, finiteness and ranges when an object is created.
 
-    heading   of the group in --help
+    heading   title of the group in --help
     """
 
     heading: ClassVar[str] = ""
@@ -138,11 +139,11 @@ class Hparams:
 
     @classmethod
     def of(cls: type[Group], values: dict[str, Any]) -> Group:
-        """From one flat dictionary of flags, in which there may be others."""
+        """Build the group from one flat dictionary of flags; flags of other groups are ignored."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def hashed(self) -> dict[str, Any]:
-        """The fields that can change a result, defaults included."""
+        """The fields that can change a result, including those with default values."""
         return {
             field.name: self._hashed_value(field)
             for field in dataclasses.fields(self)
@@ -162,7 +163,10 @@ class Hparams:
             raise UsageError(f"--{field.name}: cannot read {path}: {error.strerror}") from error
 
     def is_active(self, when: str) -> bool:
-        """Whether a condition such as 'N_aug' or 'adv_train_attack_norm=L2' holds here, with what it rests on."""
+        """Check whether a condition such as 'N_aug' or 'adv_train_attack_norm=L2' holds.
+
+        The conditions of the fields that it names must hold too.
+        """
         return not when or any(self._holds(condition) for condition in when.split("|"))
 
     def _holds(self, condition: str) -> bool:
@@ -174,7 +178,7 @@ class Hparams:
 
 
 def _fit_type(name: str, expected: Any, value: Any) -> Any:
-    """The value with ints widened to floats where floats are declared; refuses other types and NaN."""
+    """The value, with int converted to float where declared; raises UsageError for other types, NaN and infinity."""
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if expected == tuple[float, ...]:
@@ -188,7 +192,7 @@ def _fit_type(name: str, expected: Any, value: Any) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A value as one would write it on the command line: 8/255 instead of 0.03137..., lists with commas."""
+    """A value as it is written on the command line: 8/255 instead of 0.03137..., lists with commas."""
     if isinstance(value, bool) or not isinstance(value, (float, tuple)):
         return str(value)
     if isinstance(value, tuple):

@@ -1,8 +1,7 @@
-"""All hyperparameters that several runners share, in groups. Torch-free.
+"""Hyperparameters that several runners share, in groups. Does not import torch.
 
-`foundations/hparam_fields.py` says how a field is declared.
-
-Those of a single runner are in its own folder (`runners/<runner>/desc.py`).
+`foundations/hparam_fields.py` defines how a field is declared. Hyperparameters of a single runner are declared in the
+folder of that runner (`runners/<runner>/desc.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from foundations.hparam_fields import (
 
 @dataclass(frozen=True)
 class DatasetHparams(Hparams):
-    """Which data."""
+    """The data set, and the selection of its images and labels."""
 
     heading: ClassVar[str] = "Data set"
 
@@ -73,13 +72,13 @@ class DatasetHparams(Hparams):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether a choice of images or labels is random."""
+        """True if images or labels are selected at random."""
         return self.subsample_fraction < 1 or self.random_labels_fraction > 0
 
 
 @dataclass(frozen=True)
 class ModelHparams(Hparams):
-    """Which model."""
+    """The model: architecture, source and initial weights."""
 
     heading: ClassVar[str] = "Model"
 
@@ -120,7 +119,7 @@ class ModelHparams(Hparams):
 
     @property
     def path(self) -> str:
-        """Of the checkpoint of a file: source, else ""."""
+        """The checkpoint file of a file: source, else ""."""
         return path_of_file(self.model_source)
 
 
@@ -129,7 +128,7 @@ ADVERSARY = "adv_train|N_adv_train"
 
 @dataclass(frozen=True)
 class AugmentationHparams(Hparams):
-    """What becomes of the images of a batch, and what is added to it."""
+    """Data augmentation: changes to the images of a batch, and images added to the batch."""
 
     heading: ClassVar[str] = "Augmentation"
 
@@ -179,7 +178,7 @@ class AugmentationHparams(Hparams):
 
 @dataclass(frozen=True)
 class TrainingHparams(Hparams):
-    """How the model is trained."""
+    """Training: optimizer, schedule, adversaries and checkpoints."""
 
     heading: ClassVar[str] = "Training"
 
@@ -366,7 +365,7 @@ class TrainingHparams(Hparams):
 
     @property
     def ball_power(self) -> float:
-        """Radius of the isotropic ball, in pixels of [0, 1]."""
+        """Radius of the isotropic ball, for pixel values in [0, 1]."""
         return _power(self, "adv_train_attack", self.adv_train_attack_norm)
 
     @property
@@ -381,7 +380,7 @@ class TrainingHparams(Hparams):
 
 @dataclass(frozen=True)
 class ThreatHparams(Hparams):
-    """How the anchors of the Projected Displacement threat are chosen and held."""
+    """Selection and storage of the anchors of the Projected Displacement threat."""
 
     heading: ClassVar[str] = "Anchors and threat"
 
@@ -424,9 +423,9 @@ class ThreatHparams(Hparams):
 
 @dataclass(frozen=True)
 class TestingHparams(Hparams):
-    """Which evaluations, how strong, and on what."""
+    """Evaluation: clean accuracy, attacks and their strength, and the images used."""
 
-    __test__ = False  # not a test case, whatever pytest reads into the name
+    __test__ = False  # not a test case, although pytest would collect a class of this name
 
     heading: ClassVar[str] = "Evaluation"
 
@@ -526,12 +525,12 @@ class TestingHparams(Hparams):
 
     @property
     def ball_power(self) -> float:
-        """Radius of the isotropic ball, in pixels of [0, 1]."""
+        """Radius of the isotropic ball, for pixel values in [0, 1]."""
         return _power(self, "adv_test_attack", self.adv_test_attack_norm)
 
 
 def _power(hparams: Hparams, attack: str, norm: str) -> float:
-    """--<attack>_power, else --<attack>_power_<norm>."""
+    """The value of --<attack>_power, or of --<attack>_power_<norm> if the first is 0."""
     power = getattr(hparams, f"{attack}_power") or getattr(hparams, f"{attack}_power_{norm}", None)
     if power is None:
         raise UsageError(f"--{attack}_power: expected the radius of the {norm} ball, got none")

@@ -1,4 +1,4 @@
-"""What a model must know of the images it classifies."""
+"""Properties of images that a model depends on."""
 
 from __future__ import annotations
 

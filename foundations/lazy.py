@@ -1,4 +1,4 @@
-"""Registries name code as "module:object", so that a name costs no import."""
+"""Imports on demand: registries name code as "module:object", which is imported only when it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluating a model without leaving traces on it."""
+"""Evaluation of a model that leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ExpectationOverTransformation(nn.Module):
-    """A model that answers at random, by the mean of its logits over several passes (Athalye et al. 2018)."""
+    """A randomised model, replaced by the mean of its logits over several passes (Athalye et al. 2018)."""
 
     def __init__(self, model: nn.Module, passes: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ExpectationOverTransformation(nn.Module):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode for the duration of a block; every module's own mode comes back after it."""
+    """Put the model in eval mode for the duration of a block; afterwards restore the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -34,7 +34,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever a block does to buffers, such as the statistics of batch normalisation, is undone after it."""
+    """Restore all buffers after a block, such as the statistics of batch normalisation."""
     kept = [buffer.detach().clone() for buffer in model.buffers()]
     try:
         yield

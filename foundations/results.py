@@ -1,4 +1,4 @@
-"""What every result holds besides its own figures: versions, machine, a checksum; accuracies with their intervals."""
+"""Parts that all results share: versions, machine and checksum; confidence intervals; Markdown tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "robustbench", "pyautoattack", "sci
 
 
 def describe_environment(environment: Environment) -> dict[str, Any]:
-    """Versions, machine and processes that made a result; none of it can identify a folder."""
+    """Software versions, machine and processes that made a result; contains nothing that identifies a folder."""
     import torch
 
     return {
@@ -37,22 +37,22 @@ def _version(package: str) -> str | None:
 
 
 def sealed(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with a checksum of all the rest."""
+    """The result with a checksum of all its other fields."""
     return {**result, CHECKSUM: digest(json.loads(json.dumps(result, allow_nan=False)))}
 
 
 def is_intact(result: Any) -> bool:
-    """Whether the content of a result.json is what a runner wrote: nothing edited, added or left out."""
+    """Check that the content of a result.json is as a runner wrote it: nothing edited, added or removed."""
     if not isinstance(result, dict) or CHECKSUM not in result:
         return False
     try:
         return result[CHECKSUM] == digest({name: value for name, value in result.items() if name != CHECKSUM})
-    except ValueError:  # NaN, which nothing of ours is
+    except ValueError:  # NaN, which no runner writes
         return False
 
 
 def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
-    """95 % interval of a fraction seen on `count` examples (Wilson 1927)."""
+    """95 % confidence interval of a fraction observed on `count` examples (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
     z = 1.959964
@@ -62,7 +62,7 @@ def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns line up in plain text too."""
+    """A Markdown table whose columns are also aligned as plain text."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(

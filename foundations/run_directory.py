@@ -1,4 +1,4 @@
-"""The directory a run owns: what is in it, and when the run counts as complete."""
+"""The directory of a run: its files, its lock, and the condition for completeness."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from foundations.results import is_intact, sealed
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: runs are not guarded there
+except ImportError:  # not a POSIX system: runs are not locked there
     fcntl = None  # type: ignore[assignment]
 
-WORKING = ("shards", "classes")  # folders of finished parts of a run that is not
-LOCK = ".lock"  # in a run's directory; other names that begin with a dot are temporary
+WORKING = ("shards", "classes")  # folders with the finished parts of an incomplete run
+LOCK = ".lock"  # lock file in a run's directory; other names that begin with a dot are temporary
 
 
 class RunDirectory:
-    """Paths and files of one run. Completion is the presence of result.json, which is written last."""
+    """Paths and files of one run. The run is complete if result.json exists, which is written last."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,15 +37,15 @@ class RunDirectory:
         return (self / "result.json").is_file()
 
     def open(self, hparams: dict[str, Any]) -> None:
-        """Create the directory and say in hparams.json what was hashed; only where nobody else writes in it.
+        """Create the directory and write hparams.json, which records what was hashed.
 
-        What a killed process left half-written under a temporary name goes.
+        Removes temporary files that a killed process left half-written. Call only while no other process writes there.
         """
         self._remove_temporary_files()
         write_json(self / "hparams.json", hparams)
 
     def result(self) -> dict[str, Any]:
-        """The content of result.json; one that was edited is refused."""
+        """The content of result.json; raises RunError if it was edited."""
         file = self / "result.json"
         result = read_json(file)
         if not is_intact(result):
@@ -56,27 +56,30 @@ class RunDirectory:
         return result
 
     def check(self) -> None:
-        """Refuse to go on in a directory that somebody removed: what was in it is missing from what follows."""
+        """Raise RunError if the directory was removed during the run, since its earlier content would be missing."""
         if not (self / "hparams.json").is_file():
             raise RunError(f"{self.path} was removed while it was written; the same command starts again")
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json: from now on the run is complete."""
+        """Write result.json, which makes the run complete."""
         self.check()
         write_json(self / "result.json", sealed(result))
 
     def tidy(self) -> None:
-        """Remove what served an interrupted run, once the result is written; only where nobody else writes."""
+        """Remove what only an interrupted run needs, after the result is written.
+
+        Call only while no other process writes there.
+        """
         for name in WORKING:
             shutil.rmtree(self / name, ignore_errors=True)
         self._remove_temporary_files()
 
     def tidy_after_a_kill(self) -> None:
-        """The same for a complete run whose process was killed before it could."""
+        """Tidy a complete run whose process was killed before it could do so."""
         if not any((self / name).exists() for name in (LOCK, *WORKING)):
             return
         lock = Lock(self / LOCK)
-        with contextlib.suppress(OSError, RunError):  # in a folder that we may only read, it stays
+        with contextlib.suppress(OSError, RunError):  # in a read-only folder the files stay
             if not lock.acquire():
                 self.tidy()
         lock.release()
@@ -87,16 +90,16 @@ class RunDirectory:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def write_examples(self, arrays: dict[str, Any]) -> None:
-        """Per-example arrays: one row per example, in data set order."""
+        """Write examples.npz: per-example arrays, one row per example, in data set order."""
         write_npz(self / "examples.npz", arrays)
 
 
 class Lock:
     """A file that names host and process, held by a lock of the operating system.
 
-    The system gives the lock up when the process ends, however it ends, also for other hosts of a shared folder: a file
-    that is left of a killed process locks nobody out, and no clock decides. Where a file system knows no locks,
-    there is none.
+    The system releases the lock when the process ends, for whatever reason, also for other hosts that share the folder.
+    So the file of a killed process blocks no one, and no timeout is needed. On a file system without locks, nothing is
+    locked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +107,7 @@ class Lock:
         self._file: int | None = None
 
     def acquire(self) -> str:
-        """Take it. Returns who holds it instead, for people, or "" when we do."""
+        """Take the lock. Returns "" on success, else a description of the process that holds it."""
         if fcntl is None:
             return ""
         while True:
@@ -124,14 +127,14 @@ class Lock:
                 return ""
             if _is_at(file, self.path):
                 break
-            os.close(file)  # its holder finished, and removed it, between our two calls
+            os.close(file)  # the holder finished and removed the file between the two calls
         os.truncate(file, 0)
         os.pwrite(file, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode(), 0)
         self._file = file
         return ""
 
     def release(self) -> None:
-        """Let others have it; leaves no file."""
+        """Release the lock and remove its file."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 if _is_at(self._file, self.path):
@@ -141,7 +144,7 @@ class Lock:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one that a path names."""
+    """Check whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except OSError:

@@ -1,4 +1,4 @@
-"""Being asked to end: SIGTERM, and SIGUSR1, which a scheduler can send some time before a limit."""
+"""Signal handlers for requests to end: SIGTERM, and SIGUSR1, which a scheduler can send before a time limit."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from types import FrameType
 from foundations.errors import NonisotropicError
 
 SIGNALS = ("SIGTERM", "SIGUSR1")
-PATIENCE = 5.0  # seconds in which the main thread can end by itself; torchrun kills after 30
+PATIENCE = 5.0  # seconds in which the main thread can end by itself; torchrun kills the process after 30
 
 
 def ignore_signals() -> None:
-    """In a helper process, which ends with its main process."""
+    """Ignore the signals in a helper process, which ends together with its main process."""
     for name in SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class Interrupted(NonisotropicError):
-    """The run was asked to end; the same command goes on from what is complete (exit code 75, as of sysexits.h)."""
+    """The error raised when the run is asked to end; the same command continues from what is complete.
+
+    The exit code is 75, EX_TEMPFAIL of sysexits.h.
+    """
 
     exit_code = 75
 
 
 class Stop:
-    """What this process was asked for. Without `deferred` the request ends it where it is, as Ctrl-C would.
+    """The request to end that this process has received, if any.
 
-    asked   the name of the signal that came while that was deferred, else ""
+    By default a request ends the process immediately, as Ctrl-C does; inside a `deferred` block it is only recorded.
+
+    asked   name of the signal received, else ""
     """
 
     def __init__(self) -> None:
@@ -42,7 +47,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals for the duration of a block; only the main thread can."""
+        """Handle the signals for the duration of a block; does nothing outside the main thread, where Python cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -62,7 +67,10 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that looks at `asked` itself, and ends in good order. A second request ends it at once."""
+        """Only record a request during a block, which checks `asked` itself and ends cleanly.
+
+        A second request ends the block immediately.
+        """
         self._is_deferred = True
         try:
             yield
@@ -70,12 +78,15 @@ class Stop:
             self._is_deferred = False
 
     def interruption(self) -> Interrupted:
-        """What to raise."""
+        """The error to raise when the process was asked to end."""
         return Interrupted(f"stopped by {self.asked or 'a signal'}; the same command goes on from what is complete")
 
     def _insist(self, reading: int, numbers: list[int]) -> None:
-        """End the process where the main thread cannot: Python's handlers wait until a call outside Python returns, and
-        one that waits for a process which has gone may never do."""
+        """End the process if the main thread cannot.
+
+        Python runs its signal handlers only after a call outside Python returns; a call that waits for a process which
+        has ended may never return.
+        """
         while number := os.read(reading, 1):
             if number[0] in numbers:
                 time.sleep(PATIENCE)

@@ -1,4 +1,4 @@
-"""Positions in training, so that epochs and iterations are never confused."""
+"""Positions in training, with epochs and iterations kept apart so that they are never confused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Step:
 
 
 def iterations(text: str, per_epoch: int) -> int:
-    """'40ep' or '5000it' as a number of optimizer steps, of which `per_epoch` make an epoch."""
+    """The number of optimizer steps in '40ep' or '5000it', with `per_epoch` steps in an epoch."""
     if not _PATTERN.fullmatch(text):
         raise UsageError(f"expected a number of epochs or iterations such as 40ep or 5000it, got '{text}'")
     amount, unit = int(text[:-2]), text[-2:]

@@ -1,4 +1,4 @@
-"""Cures for packages that do not import as they are installed."""
+"""Import aliases for packages that are installed under another name than the one that is imported."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# RobustBench imports `autoattack`; what it installs is called `pyautoattack`.
+# RobustBench imports `autoattack`; the package that it installs is called `pyautoattack`.
 ALIASES = {"autoattack": "pyautoattack"}
 
 
 class AliasFinder(MetaPathFinder, Loader):
-    """Answers an import of an alias with the real module. Stands last, so that a real `autoattack` goes before."""
+    """An import hook that answers an import of an alias with the real module.
+
+    It comes last in sys.meta_path, so that an installed `autoattack` is found first.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -28,10 +31,10 @@ class AliasFinder(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.own_spec  # the import system has put the alias's in its place
+        module.__spec__ = self.own_spec  # the import system has replaced it by the spec of the alias
 
 
 def install_aliases() -> None:
-    """Make the aliases importable; costs nothing until one is imported."""
+    """Make the aliases importable; nothing is imported until an alias is used."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
         sys.meta_path.append(AliasFinder())

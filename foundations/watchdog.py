@@ -1,4 +1,4 @@
-"""Several processes that wait for each other: noticing the one that no longer gets on."""
+"""A watchdog for processes that wait for each other: it ends the run when one of them makes no progress."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-LOOKS = 20  # at the others in the time that a process may stand still
-LONGEST_PAUSE = 10.0  # seconds between two looks
-GRACE = 60.0  # seconds for the launcher to end the others after one has failed, and for failures to be told
+LOOKS = 20  # checks of the other processes within the time limit
+LONGEST_PAUSE = 10.0  # seconds between two checks, at most
+GRACE = 60.0  # seconds for the launcher to end the other processes after a failure, and for failures to be published
 FAILED, WAITING, WORKING = "failed", "waiting", "working"
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What was last heard of a process: its beats, what it does, and since when (our monotonic clock) that is so."""
+    """The last known state of a process: its number of beats, its activity, and since when both are unchanged.
+
+    since   on the monotonic clock of the process that watches
+    """
 
     beats: int
     state: str
@@ -27,11 +30,14 @@ class Sign:
 
 
 class Watchdog:
-    """Every process counts its beats (forward passes, shards, classes) and publishes the count; one that stands still
-    for `limit` seconds without waiting for others ends the run with its name, in bounded time.
+    """A watchdog that ends the run, within a bounded time, if a process makes no progress for `limit` seconds.
 
-    In training all processes are in one step and wait for its slowest, deep inside a collective; it is the one
-    with the fewest beats. Rank 0 watches all, the others watch rank 0.
+    Every process counts its beats (forward passes, shards, classes) and publishes the count. A process is stuck if its
+    count does not change for `limit` seconds while it is not waiting for others; the error message gives its rank.
+
+    In training, all processes execute the same step, and the others wait for the slowest one inside a collective
+    operation; the slowest one, which is reported, has the fewest beats. Rank 0 watches all processes; the others watch
+    rank 0.
     """
 
     def __init__(self, limit: float = 0.0) -> None:
@@ -43,18 +49,18 @@ class Watchdog:
         self._end = threading.Event()
 
     def beat(self) -> None:
-        """This process got on."""
+        """Count one beat: this process made progress."""
         self.count += 1
 
     def beating(self, iterable: Iterable[Any]) -> Iterator[Any]:
-        """The items, with a beat for each."""
+        """The items of an iterable, with one beat for each."""
         for item in iterable:
             self.beat()
             yield item
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A block in which this process waits for others."""
+        """Mark this process as waiting for others for the duration of a block."""
         self.state, before = WAITING, self.state
         try:
             yield
@@ -62,23 +68,26 @@ class Watchdog:
             self.state = before
 
     def start(self, store: Any, rank: int, world_size: int) -> None:
-        """Publish and look from a thread of its own, over a key-value store that all processes reach."""
+        """Start a thread that publishes the beats of this process and checks those of the others.
+
+        store   a key-value store that all processes can reach
+        """
         self.store, self.rank, self.world_size = store, rank, world_size
         self._publish()
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def finish(self, failed: bool) -> None:
-        """Stop looking; the others learn how this process ended."""
+        """Stop checking, and publish how this process ended."""
         self._end.set()
         if self.store is not None:
             self.state = FAILED if failed else WAITING
             try:
                 self._publish()
             except Exception:
-                return  # the store has gone: so have the others
+                return  # the store no longer exists: the other processes have ended
 
     def all_arrive(self, place: str, seconds: float = GRACE) -> bool:
-        """Whether all processes call this for a place, within some seconds of each other."""
+        """Wait until all processes have called this for the same place; False if that takes more than `seconds`."""
         if self.store is None:
             return True
         until = time.monotonic() + seconds
@@ -110,7 +119,7 @@ class Watchdog:
                 os._exit(1)
 
     def _look(self) -> None:
-        """Read the beats of those that this process watches, itself among them."""
+        """Read the beats of the processes that this one watches, and its own."""
         for rank in range(self.world_size) if self.rank == 0 else (0, self.rank):
             key = f"beat/{rank}"
             told = self.store.get(key).decode() if self.store.check([key]) else f"-1 {WORKING}"
@@ -121,7 +130,11 @@ class Watchdog:
 
 
 def verdict(me: int, signs: dict[int, Sign], now: float, limit: float) -> str:
-    """What is wrong with whom, "" while all is well; what rank `me` may say of the ranks it has signs of."""
+    """The error message if a process failed or is stuck, else "".
+
+    me      rank of this process
+    signs   last known state of the ranks that it watches, and its own
+    """
     failed = [rank for rank, sign in signs.items() if sign.state == FAILED and now - sign.since > GRACE and rank != me]
     if failed:
         return f"{_ranks(failed)} failed, and this process was waiting for it"
@@ -130,7 +143,7 @@ def verdict(me: int, signs: dict[int, Sign], now: float, limit: float) -> str:
         return f"all processes wait for each other since {limit:.0f} seconds (--hang_minutes)"
     stuck = {rank: sign.beats for rank, sign in still.items() if sign.state == WORKING}
     behind = [rank for rank, beats in stuck.items() if beats == min(stuck.values())]
-    # Others than rank 0 see only rank 0 and themselves: of themselves it is rank 0 that judges.
+    # The other ranks see only rank 0 and themselves, and report only rank 0: it is rank 0 that reports the others.
     if not behind or (me and behind != [0]):
         return ""
     return f"{_ranks(behind)} made no progress for {limit:.0f} seconds (--hang_minutes)"

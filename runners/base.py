@@ -1,4 +1,4 @@
-"""What all runners do: skip what is complete, own a directory, write the result last."""
+"""Base class of all runners: skip complete runs, own a directory, write the result last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runners.completion import finished_result
 
 
 class Runner(ABC):
-    """One run: wires data, model, threat and loop. Subclasses implement `prepare` and `run`."""
+    """One run: connects data, model, threat and loop. Subclasses implement `prepare` and `run`."""
 
     def __init__(self, desc: Any, environment: Environment) -> None:
         self.desc = desc
@@ -25,7 +25,7 @@ class Runner(ABC):
         self.directory = RunDirectory(desc.directory(environment.root_dir))
 
     def execute(self) -> dict[str, Any]:
-        """The result, from disk when the run is complete, else by running it."""
+        """Return the result: from disk if the run is complete, else by running it."""
         finished = finished_result(self.desc, self.environment.root_dir)
         if self.environment.broadcast(finished is not None):
             self.environment.log(f"complete already: {self.directory.path}")
@@ -36,13 +36,13 @@ class Runner(ABC):
         self.prepare()
         with self._alone():
             finished = finished_result(self.desc, self.environment.root_dir)
-            if self.environment.broadcast(finished is not None):  # by another process, while we prepared
+            if self.environment.broadcast(finished is not None):  # completed by another command during `prepare`
                 return finished if finished is not None else self.directory.result()
             return self._run(started)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """A block in which no other command makes this run."""
+        """Hold the lock of the run for the duration of a block; raises RunError if another command makes this run."""
         lock = Lock(self.directory / LOCK)
         holder = lock.acquire() if self.environment.is_primary else ""
         try:
@@ -62,7 +62,7 @@ class Runner(ABC):
             result = self.run()
         except RunError:
             if self.environment.is_primary:
-                self.directory.check()  # where that is why
+                self.directory.check()  # raises a clearer error if the directory was removed
             raise
         result = {
             "runner": self.desc.runner,
@@ -83,8 +83,8 @@ class Runner(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Read all inputs, and refuse what cannot be done, before anything is written."""
+        """Read all inputs, and raise an error for what cannot be done, before anything is written."""
 
     @abstractmethod
     def run(self) -> dict[str, Any]:
-        """Do the work; returns what result.json says of it."""
+        """Do the work; returns the runner's own fields of result.json."""

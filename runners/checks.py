@@ -1,4 +1,4 @@
-"""What several descriptions ask of their flags."""
+"""Checks of flags that several descriptions share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_dataset(dataset: DatasetHparams) -> None:
 
 
 def resolved_model(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams:
-    """The model by its canonical name; refuses one that does not take the images of the data set."""
+    """The model by its canonical name; raises UsageError if it cannot take the images of the data set."""
     model = resolved(model, dataset.dataset_name, DATASETS)
     if zoo_entry(model, dataset.dataset_name) is None:
         check_fit(model.model_name, dataset_info(dataset))
@@ -24,7 +24,10 @@ def resolved_model(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams
 
 
 def check_mask_rows(flag: str, mask_source: str, dataset: DatasetHparams) -> None:
-    """Masks of a file go by the row numbers of the whole training set, which a part of it does not have."""
+    """Raise UsageError for masks from a file if only a part of the training set is used.
+
+    Such masks are indexed by row numbers of the whole training set.
+    """
     if mask_source.startswith("file:") and dataset.subsample_fraction < 1:
         raise UsageError(
             f"--{flag}={mask_source}: expected all training images, got --subsample_fraction="

@@ -1,4 +1,4 @@
-"""From a description back to the command that makes it, and the defaults that a command's names imply."""
+"""The command that makes a described run, and the defaults that the names in a command imply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runners.train.defaults import named_defaults
 
 
 def command(desc: Desc) -> str:
-    """The command line that makes a run: only flags that differ from their default."""
+    """The command line that makes a run, with only those flags that differ from their default."""
     flags = desc.flags()
     defaults = named_defaults(flags)
     words = [f"python nonisotropic.py {desc.runner}"]
@@ -24,7 +24,10 @@ def command(desc: Desc) -> str:
 
 
 def stored_command(desc: Desc) -> str:
-    """`command` without absolute paths: a run's directory holds none. A file is known by its name and its digest."""
+    """`command` without absolute paths, since a run's directory contains none.
+
+    A file is given by its name alone; its digest is part of the hash.
+    """
     text = command(desc)
     fields = {field.name: field for group in desc.hparams_classes() for field in dataclasses.fields(group)}
     for name, value in desc.flags().items():

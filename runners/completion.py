@@ -1,4 +1,4 @@
-"""When a run need not be run again. Torch-free, so that saying so costs nothing."""
+"""Checks for complete runs, which need not be run again. Does not import torch, so that the answer is quick."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foundations.run_directory import RunDirectory
 
 
 def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
-    """The result of a complete run, else None; a run whose children did not all succeed is tried again."""
+    """The result of a complete run, else None; a run with failed children counts as incomplete."""
     directory = RunDirectory(desc.directory(root))
     if desc.always_anew or not directory.is_complete:
         return None
@@ -20,12 +20,12 @@ def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
 
 
 def failures(result: dict[str, Any]) -> int:
-    """How many children of a multi_* run ended with an error."""
+    """The number of children of a multi_* run that ended with an error."""
     return sum("error" in child for child in result.get("children", ()))
 
 
 def plan(desc: Any, root: Path) -> str:
-    """What a multi_* run would do: its children, how far each is, and where."""
+    """A table of what a multi_* run would do: its children, their state, and their directories."""
     rows = [[child.name, _state(child, root), str(child.directory(root))] for child in desc.children]
     return markdown_table(["run", "state", "directory"], rows)
 
@@ -37,6 +37,6 @@ def _state(desc: Desc, root: Path) -> str:
 
 
 def tell(desc: Desc, result: dict[str, Any], root: Path) -> int:
-    """A result for people, on stdout. Returns the exit code."""
+    """Print a result for the user on stdout. Returns the exit code."""
     print(f"{desc.summarize(result)}\n{desc.opened(root)}")
     return 1 if failures(result) else 0

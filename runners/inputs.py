@@ -1,4 +1,7 @@
-"""What runners read: data sets, anchors and models of earlier runs. What is missing names the command that makes it."""
+"""Inputs of runners: data sets, anchors and models of earlier runs.
+
+The error for a missing input gives the command that makes it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ Network = TypeVar("Network", bound="Module")
 
 
 def read_data(desc: Desc, environment: Environment) -> Dataset:
-    """The data set of a run. With --download one process of each machine fetches it first."""
+    """The data set of a run. With --download, one process of each machine fetches it first."""
     from datasets.finding import DataMissing
 
     dataset: Any = vars(desc)["dataset"]
@@ -43,9 +46,10 @@ def read_data(desc: Desc, environment: Environment) -> Dataset:
 
 
 def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:
-    """The directory of an earlier run; an error that says how to make it when it is not complete.
+    """The directory of an earlier run; raises RunError, with the command that makes the run, if it is not complete.
 
-    A run whose hparams.json or result.json was edited or damaged is refused: its figures are of something else.
+    A run whose hparams.json or result.json was edited or damaged also raises an error: its figures would belong to
+    something else.
     """
     directory = RunDirectory(desc.directory(environment.root_dir))
     if not directory.is_complete:
@@ -64,7 +68,10 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
 
 
 def read_anchors(desc: ThreatDesc, environment: Environment, part: tuple[int, int] = (0, 1)) -> AnchorSet:
-    """The anchors of a compute_threat run, or the r-th of n parts of them."""
+    """The anchors of a compute_threat run, or only one part of them.
+
+    part   (r, n): the r-th of n parts
+    """
     from threat_specification.projected_displacement.anchors import AnchorSet
 
     return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors", part)
@@ -73,7 +80,7 @@ def read_anchors(desc: ThreatDesc, environment: Environment, part: tuple[int, in
 def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> ProjectedDisplacement:
     """The PD threat over the anchors of a compute_threat run, ready on the device.
 
-    form   of `ProjectedDisplacement`: weighted (by the weights kept with the anchors), segmented, mask_source, ...
+    form   options of `ProjectedDisplacement`: weighted (by the weights stored with the anchors), segmented, ...
     """
     from threat_specification import ProjectedDisplacement
     from threat_specification.projected_displacement.class_weights import load_class_weights
@@ -86,7 +93,7 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
 
 
 def read_initial_model(desc: TrainDesc | PretrainedDesc, environment: Environment, spec: ImageSpec) -> Classifier:
-    """The model that training starts from, or published weights to test as they are, on the device."""
+    """The model that training starts from, or published weights to test unchanged, on the device."""
     from models.building import initial_model
 
     models_dir, trains = environment.root_dir / "models", isinstance(desc, TrainDesc)
@@ -96,7 +103,7 @@ def read_initial_model(desc: TrainDesc | PretrainedDesc, environment: Environmen
 def read_model(
     desc: TrainDesc | PretrainedDesc | StoredRun, model: ModelHparams, environment: Environment, spec: ImageSpec
 ) -> Classifier:
-    """The final weights of a train run, or pretrained ones as they are, on the device."""
+    """The model with the final weights of a train run, or with unchanged pretrained weights, on the device."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -117,7 +124,7 @@ def read_model(
 
 
 def watched(model: Network, environment: Environment) -> Network:
-    """Every pass is a sign of life."""
+    """The model, with a watchdog beat for every forward pass."""
     if environment.world_size > 1:
         model.register_forward_pre_hook(lambda *_: environment.watchdog.beat())
     return model

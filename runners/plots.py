@@ -1,4 +1,4 @@
-"""Pictures of images: contact sheets and strips, as PNG."""
+"""Figures of images: contact sheets and strips, as PNG."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GAP = 2  # pixels between images, before enlargement
 
 
 def write_figure(path: Path, figure: Figure) -> None:
-    """A matplotlib figure as PNG or PDF, as the path says; equal figures give equal bytes."""
+    """Write a matplotlib figure as PNG or PDF, chosen by the suffix of the path; equal figures give equal bytes."""
     buffer = io.BytesIO()
     kind = path.suffix[1:]
     figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata=UNDATED[kind])
@@ -29,7 +29,7 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def write_contact_sheet(path: Path, images: Tensor, columns: int, row_names: Sequence[str]) -> None:
-    """Images [N,C,H,W] uint8, row by row, each row with its name."""
+    """Write images [N,C,H,W] uint8 row by row, with a name for each row."""
     from matplotlib.figure import Figure
     from torchvision.utils import make_grid
 
@@ -48,7 +48,7 @@ def write_contact_sheet(path: Path, images: Tensor, columns: int, row_names: Seq
 
 @dataclass(frozen=True)
 class Column:
-    """Pictures [n,C,H,W] in [0, 1] under a title, each with a caption."""
+    """A column of images [n,C,H,W] in [0, 1] with a title, and with a caption for each image."""
 
     title: str
     images: Tensor
@@ -56,7 +56,7 @@ class Column:
 
 
 def write_strip(path: Path, columns: Sequence[Column]) -> None:
-    """One row for each example, one column for each kind of picture."""
+    """Write a figure with one row for each example and one column for each kind of image."""
     from matplotlib.figure import Figure
 
     rows = len(columns[0].images)
@@ -75,11 +75,11 @@ def write_strip(path: Path, columns: Sequence[Column]) -> None:
 
 
 def amplified(delta: Tensor) -> Tensor:
-    """Perturbations [n,C,H,W] as pictures: grey is no change, the largest change of each fills the range."""
+    """Perturbations [n,C,H,W] as images: grey is no change, and the largest change of each one fills the range."""
     largest = delta.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
     return (delta / largest + 1) / 2
 
 
 def shown(image: Tensor) -> numpy.ndarray:
-    """[C,H,W] as matplotlib wants it: [H,W] for one channel, else [H,W,C]."""
+    """An image [C,H,W] in the layout of matplotlib: [H,W] for one channel, else [H,W,C]."""
     return (image[0] if len(image) == 1 else image.permute(1, 2, 0)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""compute_threat: a choice of anchors."""
+"""Description of the compute_threat runner: a choice of anchors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ThreatDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """Coverage, what was left out, and how far the sets reach."""
+        """Coverage, the number of images left out, and the radius of the balls inside the sets."""
         worst = min(result["coverage"], key=result["coverage"].get)
         radius, halves = result["inscribed_radius"], result.get("halves")
         stability = (

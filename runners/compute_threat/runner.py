@@ -1,4 +1,4 @@
-"""compute_threat: choose anchors, a few training images of each class."""
+"""The compute_threat runner: choose anchors, a few training images of each class."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ from threat_specification.projected_displacement.class_weights import class_weig
 
 SHOWN_CLASSES = 20  # rows of the contact sheet, at most
 HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
-RADIUS_EXAMPLES = 2000  # test images of the quantiles of the inscribed radius, at most
+RADIUS_EXAMPLES = 2000  # test images for the quantiles of the inscribed radius, at most
 CALIBRATION_IMAGES = 2000
 
 
 class ComputeThreat(Runner):
-    """Writes anchors.safetensors, anchors.png (a row for each of the first classes), and class_weights.safetensors
-    where asked for.
+    """A runner that writes anchors.safetensors, anchors.png and, if asked for, class_weights.safetensors.
 
-    Classes are shared out over processes. What is chosen for a class is kept in classes/ until all is done, so that
-    an interrupted run goes on with the next class.
+    anchors.png has one row for each of the first classes. The classes are distributed over the processes. The choice
+    for a class is kept in classes/ until all are done, so that an interrupted run continues with the next class.
     """
 
     def prepare(self) -> None:
@@ -56,7 +55,7 @@ class ComputeThreat(Runner):
         self.classes = {label: rows[~self.ambiguous[rows]] for label, rows in self.data.train_rows().items()}
         for label, rows in self.classes.items():
             if len(rows) < self.desc.threat.per_label:
-                select_class(self.load, rows, label, "random", self.desc.threat.per_label, 1, 0)  # says what is wrong
+                select_class(self.load, rows, label, "random", self.desc.threat.per_label, 1, 0)  # raises the error
 
     def run(self) -> dict[str, Any]:
         threat, train = self.desc.threat, self.data.train
@@ -85,7 +84,7 @@ class ComputeThreat(Runner):
         return result
 
     def _fingerprints(self) -> Tensor:
-        """Of all training images; each process reads its share."""
+        """Fingerprints of all training images; each process reads its share."""
         count, world_size = len(self.data.train), self.environment.world_size
         mine = torch.arange(count).tensor_split(world_size)[self.environment.rank]
         prints = numpy.zeros(count, numpy.int64)
@@ -102,7 +101,7 @@ class ComputeThreat(Runner):
         return self.environment.all_reduce_sum(chosen), self.environment.all_reduce_sum(lowest)
 
     def _choose_class(self, label: int) -> tuple[list[int], float]:
-        """Anchors and coverage of one class, from disk if an interrupted run got so far."""
+        """Anchors and coverage of one class; from disk if an interrupted run already chose them."""
         file = self.directory / "classes" / f"{label}.json"
         if not file.is_file():
             threat, rows = self.desc.threat, self.classes[label]
@@ -116,7 +115,7 @@ class ComputeThreat(Runner):
         return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()
 
     def _calibrate_weights(self, anchors: AnchorSet) -> dict[str, Any]:
-        """Writes class_weights.safetensors, scaled so that PD-W and PD have one median on training images."""
+        """Write class_weights.safetensors, scaled so that PD-W and PD have the same median on training images."""
         from safetensors.torch import save
 
         train, device = self.data.train, self.environment.device
@@ -141,7 +140,7 @@ class ComputeThreat(Runner):
         return {"factor": factor, "moves_below_one": below}
 
     def _inscribed_radius(self, anchors: AnchorSet) -> dict[str, float]:
-        """Quantiles over test images: radius of the l2 ball inside {PD <= 1}; it scales with the threshold."""
+        """Quantiles over test images of the radius of the l2 ball inside {PD <= 1}, which scales with the threshold."""
         test, threat = self.data.test, self._threat(anchors)
         size, device = min(len(test), RADIUS_EXAMPLES), self.environment.device
         found = []
@@ -155,10 +154,10 @@ class ComputeThreat(Runner):
         return {name: round(float(radii.double().quantile(level)), 6) for name, level in levels.items()}
 
     def _compare_halves(self, anchors: AnchorSet) -> dict[str, float]:
-        """PD of moves to images of other classes, by the one half-set of anchors and by the other.
+        """Compare the two half-sets of anchors by the PD of moves to images of other classes.
 
-        Rank correlation, and the median of the larger over the smaller: 1 and 1 for a threat that does not depend on
-        which images were drawn.
+        Returns their rank correlation, and the median ratio of the larger to the smaller PD: both are 1 for a threat
+        that does not depend on which images were drawn.
         """
         from scipy.stats import spearmanr
 

@@ -1,4 +1,4 @@
-"""download_pretrained: weights of RobustBench's zoo."""
+"""Description of the download_pretrained runner: weights of RobustBench's zoo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runners.checks import check_dataset
 
 @dataclass(frozen=True)
 class DownloadHparams(Hparams):
-    """Which weights are fetched, and from where."""
+    """The weights to fetch, and their source."""
 
     heading: ClassVar[str] = "Download"
 
@@ -37,7 +37,7 @@ class DownloadHparams(Hparams):
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadDesc(Desc):
-    """Weights of RobustBench's zoo below the root; which of them are there may have changed."""
+    """Weights of RobustBench's zoo below the root; runs every time, since the files there may have changed."""
 
     runner = "download_pretrained"
     purpose = "fetch robust models of RobustBench's zoo"
@@ -59,7 +59,7 @@ class DownloadDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """The models of the zoo with their published accuracies, and what became of each."""
+        """A table of the models of the zoo with their published accuracies and their state."""
         rows = [
             [
                 model["name"],

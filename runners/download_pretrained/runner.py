@@ -1,4 +1,4 @@
-"""download_pretrained: fetch weights of RobustBench's zoo into models/ below the root."""
+"""The download_pretrained runner: fetch weights of RobustBench's zoo into models/ below the root."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from runners.base import Runner
 
 
 class DownloadPretrained(Runner):
-    """Files that are there are left alone; those that fail are reported, and the others go on."""
+    """A runner that keeps existing files; files that fail are reported, and the others are still fetched."""
 
     def prepare(self) -> None:
         download, self.threat_model = self.desc.download, self.desc.threat_model
         if not zoo(self.desc.dataset_name, self.threat_model):
-            zoo_model(self.desc.dataset_name, self.threat_model, "")  # says what there is
+            zoo_model(self.desc.dataset_name, self.threat_model, "")  # raises UsageError with what exists
         self.models_dir = self.environment.root_dir / "models"
         names = [name.strip() for name in download.names.split(",") if name.strip()]
         if names and download.all:
@@ -90,7 +90,7 @@ class DownloadPretrained(Runner):
         return {"name": model.name, "clean": model.clean, "robust": model.robust, "state": state}
 
     def _concluded(self, models: list[dict[str, Any]]) -> dict[str, Any]:
-        """The result; an error with all that is known when something could not be had."""
+        """The result; raises RunError with all that is known if a model could not be obtained."""
         failed = [model for model in models if model["state"].startswith("failed")]
         reasons = [f"{model['name']}: {model['state'].removeprefix('failed: ')}" for model in failed]
         for reason in reasons[1:]:

@@ -1,1 +1,1 @@
-"""Does the threat see what people see? Measuring it on safe and on unsafe changes."""
+"""Measurement of threats on safe and unsafe changes, to test whether a threat agrees with human perception."""

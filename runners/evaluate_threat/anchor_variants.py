@@ -1,4 +1,4 @@
-"""The same threat over other anchors of the same data: fewer or more of each class, or from half of the images."""
+"""The threat over other anchors of the same data: fewer or more per class, or chosen from half of the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PER_LABEL = (5, 10, 20, 50)
 def variants(
     data: Dataset, hparams: ThreatHparams, seed: int, device: torch.device
 ) -> dict[str, ProjectedDisplacement]:
-    """Name -> threat: PD[k=5], ..., and PD[half 1], PD[half 2] with the usual number of anchors."""
+    """Threats by name: PD[k=5], ..., and PD[half 1], PD[half 2] with the usual number of anchors."""
     labels = data.train.labels.cpu()
     classes = {label: (labels == label).nonzero().flatten() for label in labels.unique().tolist()}
     smallest = min(len(rows) for rows in classes.values())

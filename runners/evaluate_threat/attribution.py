@@ -1,4 +1,4 @@
-"""Who is responsible for the largest threats, and how much the threat depends on the choice of anchors."""
+"""Attribution of the largest threats, and the dependence of the threat on the choice of anchors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from testing.perturbed import Perturbation
 from testing.shards import Shard
 from threat_specification import ProjectedDisplacement
 
-SHARE = 0.01  # of all safe perturbations of all images: those of the largest threat
-TOP = 5
+SHARE = 0.01  # share of all safe perturbations of all images that is examined: those with the largest threats
+TOP = 5  # most frequent perturbations, moves and anchors that are listed
 
 
 def responsible(
@@ -25,8 +25,11 @@ def responsible(
     data: Dataset,
     index: torch.Tensor,
 ) -> dict[str, Any]:
-    """Of the safe perturbations with the largest threats: how large, which perturbations, which moves between classes,
-    and which anchors bind."""
+    """Attribution of the largest threats among the safe perturbations.
+
+    Returns how large they are, and which perturbations, which moves between classes and which anchors (those with the
+    largest displacement) cause them.
+    """
     safe = [column for column, p in enumerate(perturbations) if p.group == "safe"]
     flat = values[:, safe].ravel()
     count = max(1, round(SHARE * len(flat)))

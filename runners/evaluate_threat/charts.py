@@ -1,4 +1,4 @@
-"""Charts of a measurement. Colours are Okabe and Ito's, told apart by colour-blind people; markers differ too."""
+"""Charts of a measurement, in Okabe and Ito's colours for colour-blind readers; markers differ too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 if TYPE_CHECKING:
     from runners.evaluate_threat.measurement import Measurement
 
-WIDTH = 7.0  # inches: two columns of a paper
+WIDTH = 7.0  # inches: the width of two columns of a paper
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00")
 MARKERS = "osD^vPX*"
 GROUP_NAMES = {
@@ -29,8 +29,8 @@ GROUP_COLOURS = {
     "unsafe": "#D55E00",
     "morph": "#8C2D04",
 }
-DRAWN = 2000  # quantiles that stand for a distribution
-PANELS = 6  # across
+DRAWN = 2000  # quantiles that represent a distribution
+PANELS = 6  # panels in a row
 
 COMPARISONS = {
     "overall": "separation",
@@ -61,7 +61,7 @@ def scale(measurement: Measurement, name: str) -> float:
 
 
 def separation(measurement: Measurement) -> Figure:
-    """AUROCs with their intervals: in several comparisons, and by severity."""
+    """AUROCs with their intervals, in several comparisons and by severity."""
     result, styles = measurement.result, style(measurement.main)
     rows = {title: result[key] for title, key in COMPARISONS.items() if result.get(key)}
     rows |= {f"severity {level}": found for level, found in result["separation_by_severity"].items()}
@@ -85,7 +85,7 @@ def separation(measurement: Measurement) -> Figure:
 
 
 def distributions(measurement: Measurement) -> Figure:
-    """A panel for each threat, a violin for each group; medians marked."""
+    """A panel for each threat with a violin for each group; medians are marked."""
     names = measurement.main
     groups = [group for group in GROUP_NAMES if columns_of(measurement, group)]
     groups = [group for group in groups if _pooled(measurement, names[0], group).size]
@@ -99,7 +99,7 @@ def distributions(measurement: Measurement) -> Figure:
         most = max(float(numpy.quantile(_pooled(measurement, name, group), 0.995)) for group in groups)
         for row, group in enumerate(groups):
             values = numpy.quantile(_pooled(measurement, name, group), numpy.linspace(0.0025, 0.9975, DRAWN))
-            # A constant has no density.
+            # Spread the values a little: a constant has no density.
             values = values + numpy.linspace(-1, 1, DRAWN) * 1e-3 * max(most, 1e-9)
             violin = axes.violinplot(values, [row], orientation="horizontal", widths=0.9, showextrema=False)
             for body in violin["bodies"]:
@@ -115,7 +115,7 @@ def distributions(measurement: Measurement) -> Figure:
 
 
 def severity(measurement: Measurement) -> Figure:
-    """A panel for each corruption, a line for each threat, in units of an image of another class."""
+    """A panel for each corruption with a line for each threat, in units of an image of another class."""
     names, styles = measurement.main, style(measurement.main)
     types = _safe_types(measurement)
     rows = -(-len(types) // PANELS)
@@ -144,7 +144,7 @@ def severity(measurement: Measurement) -> Figure:
 
 
 def heatmap(measurement: Measurement) -> Figure:
-    """Corruptions down, severities across, a panel for each threat; in units of an image of another class."""
+    """A panel for each threat: corruptions down, severities across, in units of an image of another class."""
     names, types = measurement.main, _safe_types(measurement)
     levels = sorted({p.severity for p in measurement.perturbations if p.group == "safe"})
     figure = Figure(figsize=(WIDTH, 0.7 + 0.165 * len(types)), layout="constrained")

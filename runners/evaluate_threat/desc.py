@@ -1,4 +1,4 @@
-"""evaluate_threat: threats on perturbed images."""
+"""Description of the evaluate_threat runner: threats of perturbed images."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ PERCEPTUAL = ("lpips", "dreamsim")
 
 
 def whole_severities(value: tuple[float, ...]) -> str | None:
-    """Accept whole numbers from 1 to 5, at least one."""
+    """Accept one or more whole numbers from 1 to 5."""
     fits = value and all(number in (1, 2, 3, 4, 5) for number in value)
     return None if fits else "whole numbers from 1 to 5, such as 1,3,5"
 
 
 def suites(value: str) -> str | None:
-    """Accept names of suites, comma-separated, or none."""
+    """Accept a comma-separated list of names of suites, or an empty string."""
     unknown = next((name for name in split(value) if name not in SUITE_NAMES), None)
     return None if unknown is None else f"suites among {', '.join(SUITE_NAMES)}{nearest(unknown, list(SUITE_NAMES))}"
 
 
 def perceptual(value: str) -> str | None:
-    """Accept lpips, dreamsim and model:<architecture>, comma-separated."""
+    """Accept a comma-separated list of lpips, dreamsim and model:<architecture>."""
     fits = all(name in PERCEPTUAL or (name.startswith("model:") and name != "model:") for name in split(value))
     return None if fits else "lpips, dreamsim or model:<architecture>, comma-separated"
 
 
 def split(value: str) -> list[str]:
-    """The names of a comma-separated list."""
+    """The names in a comma-separated list."""
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)
 class PerturbationHparams(Hparams):
-    """Which perturbations of which images are measured, and by what."""
+    """The perturbations, the images and the measures of a measurement."""
 
     heading: ClassVar[str] = "Perturbations"
 
@@ -124,9 +124,9 @@ class PerturbationHparams(Hparams):
 class EvaluateThreatDesc(Desc):
     """A measurement of threats on perturbed test images.
 
-    train      the model whose adversarial examples or morphs are measured, where asked for
-    judge      who must see a morph as the other class
-    features   the model in whose features --perceptual=model:<architecture> measures
+    train      the model whose adversarial examples or morphs are measured, if asked for
+    judge      the model that must classify a morph as the other class
+    features   the model whose features --perceptual=model:<architecture> compares
     """
 
     runner = "evaluate_threat"
@@ -156,7 +156,7 @@ class EvaluateThreatDesc(Desc):
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> EvaluateThreatDesc:
-        """The runs of models are there where something asks for them."""
+        """Build the description; it builds on runs of models only if a flag needs them."""
         perturbation, dataset = PerturbationHparams.of(values), DatasetHparams.of(values)
         check_dataset(dataset)
         seen = [name.partition(":")[2] for name in split(perturbation.perceptual) if ":" in name]
@@ -198,7 +198,7 @@ class EvaluateThreatDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """How well each threat tells unsafe from safe changes."""
+        """A table of how well each threat separates unsafe from safe changes."""
         columns = {
             "overall": "separation",
             "matched in l2": "separation_matched",

@@ -1,4 +1,4 @@
-"""Pictures of one image: its corruptions and unsafe twins, its unsafe directions, and the sets around it."""
+"""Figures of one image: its corruptions and unsafe variants, its unsafe directions, and the sets around it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ACROSS = 8  # pictures in a row of the gallery
 SHOWN_SEVERITY = 4
 SHOWN_SUITES = ("C", "files")
 NEAREST = 6
-CELLS = 301  # of the slice, across
+CELLS = 301  # grid points of the slice in each direction
 LEVELS = (0.25, 0.5, 1.0)
 
 
 def example(measurement: Measurement) -> tuple[int, Shard]:
-    """The measured image whose move to another class has the median threat: its row, and it alone as a shard."""
+    """The measured image whose move to another class has the median threat: its row, and a shard of it alone."""
     column = next(c for c, p in enumerate(measurement.perturbations) if p.name == "other_class")
     values = measurement.threats["PD"][:, column]
     row = int(numpy.argsort(values, kind="stable")[len(values) // 2])
@@ -37,7 +37,7 @@ def example(measurement: Measurement) -> tuple[int, Shard]:
 
 
 def gallery(measurement: Measurement) -> Figure:
-    """The image, the common corruptions at one severity, and what is unsafe, with PD, l2 and l-inf of each."""
+    """The image, the common corruptions at one severity, and the unsafe changes, with PD, l2 and l-inf of each."""
     row, shard = example(measurement)
     columns = [column for column, p in enumerate(measurement.perturbations) if _is_shown(measurement, p)]
     columns.sort(key=lambda column: list(GROUP_COLOURS).index(measurement.perturbations[column].group))
@@ -84,7 +84,7 @@ def _picture(axes: Any, image: Tensor, title: str, caption: str, colour: str) ->
 
 
 def nearest_anchors(measurement: Measurement, shard: Shard, different: bool, count: int) -> list[int]:
-    """Numbers of the nearest anchors of other classes; `different`: each of another class."""
+    """Numbers of the nearest anchors of other classes; with `different`, at most one per class."""
     anchors, labels = measurement.threat.anchors, measurement.threat.labels
     assert anchors is not None
     distances = (anchors.floats() - shard.images.flatten(1)).norm(dim=1)
@@ -98,7 +98,7 @@ def nearest_anchors(measurement: Measurement, shard: Shard, different: bool, cou
 
 
 def directions(measurement: Measurement) -> Figure:
-    """The nearest anchors of other classes, and the change that leads to each: grey is none."""
+    """The nearest anchors of other classes, and the change that leads to each; grey is no change."""
     _, shard = example(measurement)
     numbers = nearest_anchors(measurement, shard, different=False, count=NEAREST)
     anchors, classes = measurement.threat.anchors, measurement.data.info.classes
@@ -119,8 +119,10 @@ def directions(measurement: Measurement) -> Figure:
 
 
 def plane_slice(measurement: Measurement) -> Figure:
-    """The plane through the image and its nearest anchors of two other classes: {PD <= t}, and the l2 and l-inf balls
-    whose slices have the same area, within the window shown."""
+    """The plane through the image and its nearest anchors of two other classes.
+
+    Shows {PD <= t}, and the l2 and l-inf balls whose slices have the same area within the window shown.
+    """
     _, shard = example(measurement)
     first, second = nearest_anchors(measurement, shard, different=True, count=2)
     anchors = measurement.threat.anchors

@@ -1,4 +1,4 @@
-"""What was measured, as charts and pictures need it."""
+"""The data of a measurement, for charts and figures."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Threats of perturbed images, and what came of them.
+    """Threats of perturbed images, and the result computed from them.
 
-    threats   name -> [n, P]; a row for each of `index`, a column for each perturbation
+    threats   name -> [n, P]; one row for each entry of `index`, one column for each perturbation
     """
 
     data: Dataset
@@ -32,5 +32,5 @@ class Measurement:
 
     @property
     def main(self) -> list[str]:
-        """Names of the threats that pictures have room for: without variants of PD."""
+        """Names of the threats that figures show: all without the variants of PD."""
         return [name for name in self.threats if "[" not in name]

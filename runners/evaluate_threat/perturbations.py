@@ -1,4 +1,4 @@
-"""Which perturbations are measured: names, severities and groups, each as a function of a shard."""
+"""The perturbations that are measured: names, severities and groups, each as a function of a shard."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from threat_specification.perturbations.registry import SAFE, SUITES
 from threat_specification.perturbations.unsafe import blend, partners, patch
 from threat_specification.registry import norm
 
-HEADLINE_BLENDS = (0.5, 0.75)  # beside another image altogether
+HEADLINE_BLENDS = (0.5, 0.75)  # shares of the other image in the main comparison, besides the whole other image
 WEAK_BLENDS = (0.25,)
-PATCHES = (0.1, 0.25, 0.5)  # shares of the area
+PATCHES = (0.1, 0.25, 0.5)  # shares of the image area
 
 
 @dataclass
 class Partners:
-    """For each image one of another class, from the test images; asked once a shard."""
+    """For each image, a test image of another class; computed once per shard."""
 
     data: Dataset
     seed: int
     _known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, shard: Shard) -> tuple[Tensor, Tensor]:
-        """Images [n,C,H,W] and labels [n]."""
+        """Images [n,C,H,W] and labels [n] of the partners."""
         if shard.number not in self._known:
             labels, device = self.data.test.labels, shard.images.device
             rows = partners(labels.cpu(), shard.labels.cpu(), Draws(self.seed, shard.index.cpu(), "partner"))
@@ -45,7 +45,7 @@ class Partners:
 
 
 def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:
-    """Corruptions made on the fly."""
+    """Safe perturbations: corruptions made on the fly."""
 
     def change(name: str, severity: int) -> Callable[[Shard], Perturbed]:
         return lambda shard: (SAFE[name](shard.images, Draws(seed, shard.index, name), severity), None)
@@ -60,7 +60,7 @@ def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[
 
 
 def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:
-    """Corruptions in files."""
+    """Safe perturbations: corruptions read from files."""
 
     def change(read: Reader) -> Callable[[Shard], Perturbed]:
         return lambda shard: (read(shard.index).to(shard.images.device), None)
@@ -74,7 +74,7 @@ def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list
 
 
 def unsafe(find: Partners, seed: int) -> list[Perturbation]:
-    """An image of another class, blends with it and patches of it. Blends are PD's own idea of unsafe."""
+    """An image of another class, blends with it and patches of it. Blends are unsafe by PD's own definition."""
 
     def blended(amount: float) -> Callable[[Shard], Perturbed]:
         return lambda shard: (blend(shard.images, find(shard)[0], amount), None)
@@ -91,7 +91,7 @@ def unsafe(find: Partners, seed: int) -> list[Perturbation]:
 
 
 def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbation]:
-    """Strong targeted changes by a robust model, where another model sees the target."""
+    """Strong targeted changes by a robust model, kept where another model sees the target class."""
 
     def change(shard: Shard) -> Perturbed:
         targets = find(shard)[1]
@@ -103,7 +103,7 @@ def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbat
 
 
 def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: int) -> list[Perturbation]:
-    """APGD in l_p balls, where it changes the answer of the model; the label stays."""
+    """APGD in l_p balls, kept where it changes the answer of the model; the label stays."""
 
     def change(name: str, radius: float) -> Callable[[Shard], Perturbed]:
         def attack(shard: Shard) -> Perturbed:

@@ -1,4 +1,4 @@
-"""evaluate_threat: measure threats of safe and of unsafe changes, and how well each tells them apart."""
+"""The evaluate_threat runner: measure threats of safe and unsafe changes, and how well each threat separates them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from threat_specification import L2, Linf, Measure, ProjectedDisplacement
 from threat_specification.perceptual import PACKAGES, FeatureDistance
 from threat_specification.ssim import SSIMDistance
 
-# In the order in which the report shows them; each is written as PNG and PDF.
+# Figures by name; each is written as PNG and PDF.
 FIGURES: dict[str, Callable[[Measurement], Figure]] = {
     "separation": charts.separation,
     "distributions": charts.distributions,
@@ -48,8 +48,11 @@ FIGURES: dict[str, Callable[[Measurement], Figure]] = {
 
 
 class EvaluateThreat(Runner):
-    """Writes examples.npz (a row for each image, a column for each perturbation), table.csv, separation.csv and
-    pictures. A finished shard is kept until the result is written: an interrupted run goes on with the next one."""
+    """A runner that writes examples.npz, table.csv, separation.csv and figures.
+
+    examples.npz has one row for each image and one column for each perturbation. A finished shard is kept until the
+    result is written, so that an interrupted run continues with the next shard.
+    """
 
     def prepare(self) -> None:
         desc, environment = self.desc, self.environment
@@ -92,7 +95,7 @@ class EvaluateThreat(Runner):
         return {**result, "seconds": {name: round(spent, 3) for name, spent in evaluation.seconds.items()}}
 
     def _threat_in_one_place(self) -> ProjectedDisplacement:
-        """For pictures, which the primary process draws alone; anchors spread over processes are read whole for it."""
+        """The threat with all its anchors in one process, for the figures, which only the primary process draws."""
         anchors = self.desc.anchors
         if not anchors.threat.shard_anchors:
             return self.threat
@@ -105,7 +108,7 @@ class EvaluateThreat(Runner):
         return read_model(run, model, self.environment, self.data.info)
 
     def _measures(self) -> dict[str, Measure]:
-        """Name -> threat, PD first."""
+        """The threats by name, PD first."""
         desc, environment = self.desc, self.environment
         made: list[Measure] = [self.threat]
         if desc.anchors.threat.class_weights:
@@ -123,7 +126,10 @@ class EvaluateThreat(Runner):
         return measures
 
     def _sample(self) -> tuple[torch.Tensor, int]:
-        """Rows of the test images to measure, and how many were left out as they equal an anchor of another class."""
+        """Rows of the test images to measure, and the number of images left out.
+
+        Images that equal an anchor of another class are left out.
+        """
         labels = self.data.test.labels
         rows = stratified_subset(labels.cpu(), min(self.desc.perturbation.num_images, len(labels)), self.seed)
         equal = torch.zeros(len(rows), dtype=torch.bool)
@@ -182,6 +188,6 @@ class EvaluateThreat(Runner):
 
 def _write_figure(path: Path, figure: Figure) -> None:
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not for each file anew
+    figure.set_layout_engine("none")  # compute the layout once, not for each file
     for kind in ("png", "pdf"):
         write_figure(path.with_name(f"{path.name}.{kind}"), figure)

@@ -1,4 +1,4 @@
-"""What result.json says of a measurement: table, separations, monotonicity; and the same as CSV."""
+"""Statistics of a measurement for result.json: table, separations, monotonicity; and the same as CSV."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from testing.separation import Bootstrap, Placements, matched_pairs, rising
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 20
-HOMOGENEOUS = ("PD", "PD-W", "PD-S", "L2", "Linf")  # threats of d / ||d|| are theirs over ||d||
+HOMOGENEOUS = ("PD", "PD-W", "PD-S", "L2", "Linf")  # their threat of d / ||d|| is the threat of d, divided by ||d||
 
 Arrays = dict[str, numpy.ndarray]
 
 
 def table(perturbations: Sequence[Perturbation], threats: Arrays) -> list[dict[str, Any]]:
-    """A row for each column of the measurement."""
+    """One row for each column of the measurement."""
     edges = {name: histogram_edges(values) for name, values in threats.items()}
     return [
         {
@@ -36,7 +36,10 @@ def table(perturbations: Sequence[Perturbation], threats: Arrays) -> list[dict[s
 
 
 def histogram_edges(values: numpy.ndarray) -> numpy.ndarray:
-    """Bins of equal width, shared by all perturbations, up to the 99.5th percentile; the last takes what is beyond."""
+    """Edges of bins of equal width up to the 99.5th percentile, shared by all perturbations.
+
+    The last bin also takes all larger values.
+    """
     return numpy.linspace(0, max(float(numpy.nanquantile(values, 0.995)), 1e-6), BINS + 1)
 
 
@@ -52,7 +55,7 @@ def _summary(values: numpy.ndarray, edges: numpy.ndarray) -> dict[str, Any]:
 
 
 class Separations:
-    """How well each threat tells the unsafe columns from the safe ones, in several ways."""
+    """Separation of the unsafe columns from the safe ones by each threat, in several comparisons."""
 
     def __init__(self, perturbations: Sequence[Perturbation], threats: Arrays, bootstrap: Bootstrap) -> None:
         self.perturbations, self.threats, self.bootstrap = perturbations, threats, bootstrap
@@ -62,7 +65,7 @@ class Separations:
         return [column for column, p in enumerate(self.perturbations) if p.group == group]
 
     def placements(self, values: numpy.ndarray, unsafe: Sequence[int], **only: Any) -> Placements:
-        """Safe columns whose attributes are `only`, averaged over severities, then over types."""
+        """Placements of the safe columns with the attribute values `only`, averaged over severities, then types."""
         types: dict[str, list[Placements]] = {}
         for column in self.safe:
             p = self.perturbations[column]
@@ -71,14 +74,14 @@ class Separations:
         return Placements.mean([Placements.mean(parts) for parts in types.values()])
 
     def of(self, unsafe: Sequence[int], threats: Arrays | None = None, **only: Any) -> dict[str, dict[str, float]]:
-        """Threat -> AUROC with interval."""
+        """AUROC with its interval, for each threat."""
         return {
             name: self.placements(values, unsafe, **only).interval(self.bootstrap).describe()
             for name, values in (self.threats if threats is None else threats).items()
         }
 
     def over(self, attribute: str) -> dict[str, dict[str, dict[str, float]]]:
-        """The same for every value that an attribute of the safe perturbations takes."""
+        """AUROCs as in `of`, for every value of an attribute of the safe perturbations."""
         values = dict.fromkeys(getattr(self.perturbations[column], attribute) for column in self.safe)
         return {
             f"{value:g}" if isinstance(value, float | int) else value: self.of(self.unsafe, **{attribute: value})
@@ -86,12 +89,15 @@ class Separations:
         }
 
     def matched(self, unsafe: Sequence[int]) -> tuple[dict[str, dict[str, float]], int]:
-        """Threat -> AUROC over pairs of one image of like l2 norm, empty where there are none; and their number."""
+        """AUROC for each threat over pairs of perturbations of one image with similar l2 norms, and their number.
+
+        The AUROCs are empty if there are no pairs.
+        """
         pairs, number = matched_pairs(self.threats, self.threats["L2"], self.safe, unsafe, self.bootstrap)
         return {name: interval.describe() for name, interval in pairs.items()} if number else {}, number
 
     def directions(self) -> Arrays:
-        """Threats of d / ||d||_2, 0 where nothing changed; of those that are homogeneous."""
+        """Threats of d / ||d||_2, for the homogeneous threats; 0 where nothing changed."""
         lengths = self.threats["L2"].astype(numpy.float64)
         return {
             name: numpy.where(
@@ -102,7 +108,7 @@ class Separations:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What result.json says."""
+        """The fields of result.json."""
         pairs, number = self.matched(self.unsafe)
         found = {
             "separation": self.of(self.unsafe),
@@ -119,7 +125,7 @@ class Separations:
         return found
 
     def rising(self) -> dict[str, dict[str, dict[str, float | bool]]]:
-        """Perturbation -> threat -> whether it rises with severity, for those of several severities."""
+        """Perturbation -> threat -> whether the threat rises with severity, for perturbations of several severities."""
         columns: dict[str, list[int]] = {}
         for column in self.safe:
             columns.setdefault(self.perturbations[column].name, []).append(column)
@@ -134,7 +140,7 @@ class Separations:
 
 
 def table_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each row and threat."""
+    """The table as CSV: one line for each row and threat."""
     quantiles = [f"q{100 * q:g}" for q in QUANTILES]
     lines: list[list[Any]] = [["perturbation", "severity", "group", "suite", "examples", "threat", "mean", *quantiles]]
     for row in rows:
@@ -148,7 +154,7 @@ def table_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def separation_csv(result: dict[str, Any]) -> str:
-    """A line for each way of comparing and threat."""
+    """The separations as CSV: one line for each comparison and threat."""
     lines: list[list[Any]] = [["comparison", "threat", "auroc", "low", "high"]]
     for key, found in result.items():
         if not key.startswith("separation"):

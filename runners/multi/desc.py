@@ -1,4 +1,4 @@
-"""multi_train and multi_test: several runs of one runner."""
+"""Descriptions of multi_train and multi_test: several runs of one runner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOGGLE = "toggle_"
 
 @dataclass(frozen=True)
 class PlanArgs(Hparams):
-    """Looking before running."""
+    """A flag to show the plan without running it."""
 
     heading: ClassVar[str] = "Plan"
 
@@ -28,7 +28,7 @@ class PlanArgs(Hparams):
 class MultiDesc(Desc):
     """Several runs of one runner, one after the other: every combination of the toggled booleans.
 
-    With pretrained models, of every model in a comma-separated --model_name; of the short selection when none is named.
+    With pretrained models, also every model of a comma-separated --model_name; of the short selection if none is named.
     """
 
     runner_class = "runners.multi.runner:MultiRunner"
@@ -54,7 +54,7 @@ class MultiDesc(Desc):
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> Any:
-        """One child for each combination; without toggles, the one that the flags describe."""
+        """Build one child for each combination; without toggles, the single child that the flags describe."""
         toggled = tuple(flag.removeprefix(TOGGLE) for flag, on in values.items() if flag.startswith(TOGGLE) and on)
         combinations: list[dict[str, bool]] = [{}]
         for name in toggled:
@@ -65,7 +65,7 @@ class MultiDesc(Desc):
             for name in names
             for combination in combinations
         ]
-        # Toggles make no difference to a test of published weights.
+        # Toggles do not change a test of published weights: equal children are kept once.
         distinct = tuple({(child.hash, child.replicate): child for child in children}.values())
         return cls(seed=values.get("seed", 0), children=distinct, toggled=toggled, model_names=names)
 
@@ -88,7 +88,7 @@ class MultiDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """A row for each child: its name, its main metrics, and how it ended."""
+        """A table with one row for each child: its name, its main metrics, and how it ended."""
         children = result["children"]
         metrics = [cls.child_class.headline(child["result"]) if "result" in child else {} for child in children]
         columns = list(dict.fromkeys(name for row in metrics for name in row))

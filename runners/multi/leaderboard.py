@@ -1,4 +1,4 @@
-"""Several evaluations side by side: a table, a picture, and paired tests between models."""
+"""Comparison of several evaluations: a table, a figure, and paired tests between models."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 15
 
-Child = dict[str, Any]  # as in result.json of a multi_* run
+Child = dict[str, Any]  # an entry of `children` in result.json of a multi_* run
 
 
 def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[str, Any]:
-    """leaderboard.csv, .md and .png over the children that succeeded; returns what result.json says of them."""
+    """Write leaderboard.csv, .md and .png over the children that succeeded; returns its fields of result.json."""
     done = [child for child in children if "result" in child]
     names = [name for name in EVALUATIONS if any(name in child["result"] for child in done)]
     if not names:
@@ -64,7 +64,7 @@ def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, An
 
 
 def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[dict[str, Any]]:
-    """McNemar's exact test for every two models, on the examples that both were evaluated on."""
+    """McNemar's exact test for every pair of models, on the examples that both were evaluated on."""
     from scipy.stats import binomtest
 
     arrays = [dict(numpy.load(root / child["directory"] / "examples.npz", allow_pickle=False)) for child in children]
@@ -91,7 +91,10 @@ def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[di
 
 
 def rank_correlation(children: list[Child]) -> float | None:
-    """Spearman's, of isotropic and nonisotropic accuracy; None with fewer than 3 models or a constant column."""
+    """Spearman's rank correlation of isotropic and nonisotropic accuracy.
+
+    None with fewer than 3 models, or if one of the two is constant.
+    """
     from scipy.stats import spearmanr
 
     pairs = _pairs(children)
@@ -101,7 +104,7 @@ def rank_correlation(children: list[Child]) -> float | None:
 
 
 def scatter(children: list[Child]) -> Figure:
-    """Isotropic accuracy against nonisotropic accuracy, a point for each model; few are named beside it."""
+    """Scatter plot of nonisotropic against isotropic accuracy, one point per model; the points are named if few."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")

@@ -1,4 +1,4 @@
-"""multi_train and multi_test: every combination of the toggled options, one after the other, one table at the end."""
+"""The multi_train and multi_test runners: run every combination of the toggled options, then write one table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runners.multi.leaderboard import write_leaderboard
 
 
 class MultiRunner(Runner):
-    """Runs its children; one that fails is reported, and the others go on."""
+    """A runner of several children; one that fails is reported, and the others still run."""
 
     def prepare(self) -> None:
-        """Children read their own inputs."""
+        """Do nothing: children read their own inputs."""
 
     def run(self) -> dict[str, Any]:
         children = []
@@ -41,7 +41,7 @@ class MultiRunner(Runner):
         except Interrupted:
             raise
         except (NonisotropicError, ValueError, RuntimeError, OSError) as error:
-            # The others may be in the middle of the child, waiting for this process.
+            # The other processes may still be inside this child, waiting for this process.
             if not self.environment.watchdog.all_arrive(f"failed/{number}"):
                 raise RunError(f"{desc.name} failed in one process of several: {error}") from error
             self.environment.log(f"{desc.name}: {error}")

@@ -1,4 +1,4 @@
-"""Style and script of the page: light and dark, sortable tables, figures that open large; nothing from elsewhere."""
+"""Style and script of the report page: light and dark mode, sortable tables, figures to enlarge; no external files."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #0002; --ink: #1a1a1a; --paper: #fdfdfc; --quiet: #5f5f5f; --link: #0060a8;

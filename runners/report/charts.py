@@ -1,4 +1,4 @@
-"""The figures of a report, colour-blind safe."""
+"""The figures of a report, in colours that colour-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73", "N_adv_t
 
 
 def accuracy_bars(tests: list[FinishedRun]) -> Figure:
-    """Accuracy of every tested model: clean, isotropic, nonisotropic, with 95 % intervals."""
+    """Bars for the accuracy of every tested model: clean, isotropic, nonisotropic, with 95 % intervals."""
     figure = Figure(figsize=(7, 1.2 + 0.75 * len(tests)))
     axes = figure.add_subplot()
     for row, run in enumerate(tests):
@@ -45,9 +45,9 @@ def _bar(axes: Any, position: float, name: str, metrics: dict[str, Any]) -> None
 
 
 def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
-    """Accuracy inside sets of one shape as they grow: the headline set of each times t, with 95 % bands.
+    """Curves of accuracy inside growing sets of one shape: the headline set of each run scaled by t, with 95 % bands.
 
-    results   (label, result.json of a test); accuracy under the isotropic attack is a dotted line
+    results   (label, result.json of a test); a dotted line shows accuracy under the isotropic attack
     """
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.add_subplot()
@@ -69,7 +69,7 @@ def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
 
 
 def training_curves(trainings: list[FinishedRun]) -> Figure:
-    """Loss and test accuracy of every training run over its epochs."""
+    """Curves of loss and test accuracy of every training run over its epochs."""
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     panels = dict(zip(("train_loss", "test_accuracy"), figure.subplots(1, 2), strict=True))
     for run in trainings:

@@ -1,4 +1,4 @@
-"""Finding the finished runs of a data set."""
+"""Search for the finished runs of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foundations.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A complete run: where it is, what was hashed, what came out."""
+    """A complete run: its directory, its hparams.json and its result.json."""
 
     path: Path
     relative: str
@@ -25,18 +25,18 @@ class FinishedRun:
 
     @property
     def label(self) -> str:
-        """What tables call it: the name, and the replicate where there are several."""
+        """The name in tables: the name of the run, with its replicate number unless that is 1."""
         replicate = self.hparams["replicate"]
         return self.hparams["name"] + (f" #{replicate}" if replicate != 1 else "")
 
     @property
     def split(self) -> str:
-        """The images that a test run measured."""
+        """The split whose images a test run measured."""
         return self.hparams["hashed"].get("testing", {}).get("split", "test")
 
     @property
     def command(self) -> str:
-        """What repeats it."""
+        """The command that repeats the run."""
         return self.hparams.get("command", "")
 
 
@@ -45,7 +45,7 @@ def finished_runs(
 ) -> list[FinishedRun]:
     """Every complete run of a runner on a data set, in the order of their directories.
 
-    notice   is told what is left out because it cannot be read
+    notice   called with a message for each run that is left out because it cannot be read
     """
     files = sorted((root / "runs" / dataset_name / runner).glob("*/replicate_*/result.json"))
     found = [_read(file.parent, root, notice) for file in files]
@@ -62,7 +62,7 @@ def _read(path: Path, root: Path, notice: Callable[[str], None]) -> FinishedRun 
 
 
 def read_metrics(run: FinishedRun) -> list[dict[str, Any]]:
-    """The epochs of a training run; none where there is no file, or not one of ours."""
+    """The epochs of a training run, from metrics.jsonl; empty if the file is missing or not valid."""
     file = run.path / "metrics.jsonl"
     try:
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -81,5 +81,5 @@ def all_finished_runs(root: Path, dataset_name: str, notice: Callable[[str], Non
 
 
 def data_sets(root: Path) -> list[str]:
-    """Those with any run."""
+    """The names of the data sets that have any run."""
     return sorted(folder.name for folder in (root / "runs").glob("*") if folder.is_dir())

@@ -1,4 +1,4 @@
-"""What stands on a page about one data set: sections of tables and pictures, from the finished runs."""
+"""Contents of the page about one data set: sections of tables and figures, made from the finished runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runners.report.tables import Table
 MOST_BARS = 30  # models in one chart
 MOST_CURVES = 10
 MOST_PICTURES = 12  # pictures of examples on one page
-MOST_MEASUREMENTS = 3  # runs of evaluate_threat that are told in full
+MOST_MEASUREMENTS = 3  # runs of evaluate_threat that are shown in full
 MEASUREMENT_PICTURES = {
     "gallery": "{}: an image, its corruptions (blue) and its unsafe twins (red) with their threats",
     "separation": "{}: AUROC of telling unsafe from safe changes, with 95 % intervals",
@@ -33,13 +33,13 @@ Parts = list[Table | Picture]
 
 
 class Contents:
-    """Writes charts into `folder` as they are drawn."""
+    """The sections of a page; charts are written into `folder` when they are drawn."""
 
     def __init__(self, runs: Runs, folder: Path, prefix: str = "") -> None:
         self.runs, self.folder, self.prefix = runs, folder, prefix
 
     def sections(self) -> list[Section]:
-        """Those that have something to say."""
+        """The sections that are not empty."""
         parts: dict[str, Callable[[], Parts]] = {
             "Threats": self._measurements,
             "Accuracy": self._tests,
@@ -89,7 +89,10 @@ class Contents:
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
 
     def _held_out(self) -> Parts:
-        """Settings are chosen by these figures: they are no match for those on test images."""
+        """A separate table of accuracies on validation images.
+
+        Settings are chosen by these figures, so they cannot be compared with figures on test images.
+        """
         runs = [run for run in self.runs["test"] if run.split == "validation"]
         return [tables.accuracy_table(runs, "Accuracy on images held out of training")] if runs else []
 

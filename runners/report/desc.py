@@ -1,4 +1,4 @@
-"""report: a page over finished runs."""
+"""Description of the report runner: a page over finished runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class ReportDesc(Desc):
-    """A page over every finished run of a data set, or of all data sets when none is named."""
+    """A page over every finished run of a data set, or of all data sets if none is named."""
 
     runner = "report"
     purpose = "one page of tables and pictures over all finished runs"
@@ -36,6 +36,6 @@ class ReportDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """The number of runs that it shows, and what was found in them."""
+        """The number of runs that the page shows, and the main findings."""
         counts = ", ".join(f"{count} {runner}" for runner, count in result["counts"].items())
         return "\n".join([f"report over {counts}", *result["found"]])

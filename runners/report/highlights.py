@@ -1,4 +1,4 @@
-"""What was found, in a few lines: the separation of threats, the most robust model, doubts."""
+"""The main findings in a few lines: separation of threats, the most robust model, warnings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runners.test.desc import EVALUATIONS, describe_set
 
 
 def found_in(runs: dict[str, dict[str, list[FinishedRun]]]) -> list[str]:
-    """Lines for each data set, as far as there are runs."""
+    """The lines for each data set, from the runs that it has."""
     lines = []
     for name, of in runs.items():
         lines += [f"{name}: {line}" for line in (*_threats(of), *_models(of), *_warnings(of))]

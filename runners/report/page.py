@@ -1,4 +1,4 @@
-"""Sections of tables and figures -> one self-contained HTML page, and the same as Markdown and CSV."""
+"""Rendering of sections of tables and figures: one self-contained HTML page, and the same as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from runners.report.assets import SCRIPT, STYLE
 from runners.report.collect import FinishedRun
 from runners.report.tables import Table
 
-TO_ROOT = "../../"  # from reports/<dataset>/ to the root, so that links work in a copied one
+TO_ROOT = "../../"  # from reports/<dataset>/ to the root, so that links also work in a copy of the root
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file and what it shows; `run` made it."""
+    """A PNG file, its caption, and the run that made it."""
 
     caption: str
     path: Path
@@ -29,14 +29,14 @@ class Picture:
 
 @dataclass
 class Section:
-    """A heading and what stands below it."""
+    """A heading, and the tables and figures below it."""
 
     title: str
     parts: list[Table | Picture] = field(default_factory=list)
 
 
 def html_page(title: str, introduction: str, sections: list[Section]) -> str:
-    """The page. Every text is escaped; nothing is loaded from anywhere."""
+    """The page as HTML. All text is escaped, and no external file is loaded."""
     links = "".join(f'<a href="#{_slug(section.title)}">{escape(section.title)}</a>' for section in sections)
     body = "\n".join(_section(section) for section in sections)
     return (
@@ -49,7 +49,7 @@ def html_page(title: str, introduction: str, sections: list[Section]) -> str:
 
 
 def markdown_page(title: str, introduction: str, sections: list[Section]) -> str:
-    """The tables of the page, with commands, and its captions."""
+    """The page as Markdown: its tables, with commands, and the captions of its figures."""
     parts = [f"# {title}", introduction]
     for section in sections:
         parts.append(f"## {section.title}")
@@ -65,7 +65,7 @@ def markdown_page(title: str, introduction: str, sections: list[Section]) -> str
 
 
 def csv_page(sections: list[Section]) -> str:
-    """Every cell of every table in a line of its own, with the run it comes from."""
+    """All tables as CSV: one line for each cell, with the run that the cell comes from."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["section", "table", "row", "column", "value", "directory", "command"])

@@ -1,4 +1,4 @@
-"""report: one page of tables and pictures over all finished runs of a data set, or of all data sets."""
+"""The report runner: one page of tables and figures over all finished runs of a data set, or of all data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runners.report.desc import PAGE
 from runners.report.highlights import found_in
 from runners.report.page import Section, csv_page, html_page, markdown_page
 
-# Whose runs the first lines count.
+# The runners whose runs are counted in the introduction.
 INTRODUCED = {
     "evaluate_threat": "Measurements of threats",
     "test": "evaluations",
@@ -25,7 +25,7 @@ INTRODUCED = {
 
 
 class Report(Runner):
-    """Writes report.html, report.md and report.csv, anew at each call: what is finished changes."""
+    """A runner that writes report.html, report.md and report.csv anew at each call, since the finished runs change."""
 
     def prepare(self) -> None:
         root, name = self.environment.root_dir, self.desc.dataset_name

@@ -1,4 +1,4 @@
-"""The tables of a report: header and rows of text, for HTML, Markdown and CSV alike."""
+"""The tables of a report: header and rows of text, used for HTML, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runners.test.desc import EVALUATIONS, describe_set, grid_table
 
 @dataclass
 class Table:
-    """A title, a header and rows; `runs` says for each row where it comes from."""
+    """A title, a header and rows; `runs` gives for each row the run that it comes from."""
 
     title: str
     header: list[str]
@@ -22,13 +22,13 @@ class Table:
     note: str = ""
 
     def add(self, row: list[str], run: FinishedRun | None) -> None:
-        """A row, with the run it comes from."""
+        """Add a row, with the run that it comes from."""
         self.rows.append(row)
         self.runs.append(run)
 
 
 def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
-    """The best first; the hardest evaluation decides."""
+    """The tests ordered by accuracy, best first; the hardest evaluation decides, then the next hardest."""
     names = [name for name in EVALUATIONS if any(name in run.result for run in tests)]
 
     def key(run: FinishedRun) -> list[float]:
@@ -38,7 +38,7 @@ def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
 
 
 def accuracy_table(tests: list[FinishedRun], title: str = "Accuracy") -> Table:
-    """The leaderboard: one row for each evaluation of a model, the best first."""
+    """The leaderboard: one row for each evaluation of a model, best first."""
     header = ["model", "clean", "isotropic attack", "its set", "nonisotropic attack", "its set (PD)", "examples"]
     table = Table(title, header, note="Fractions; brackets hold 95 % intervals (Wilson).")
     for run in by_accuracy(tests):
@@ -59,7 +59,7 @@ def _accuracy(run: FinishedRun, name: str) -> str:
 
 
 def grid_table_of(run: FinishedRun) -> Table | None:
-    """Accuracy by threshold and radius, where a grid was asked for."""
+    """Accuracy by threshold and radius; None if no grid was asked for."""
     metrics = run.result["N_adv"]
     if len(metrics["curve"]) < 2:
         return None
@@ -71,7 +71,7 @@ def grid_table_of(run: FinishedRun) -> Table | None:
 
 
 def paired_table(comparisons: list[FinishedRun]) -> Table | None:
-    """McNemar's tests of the multi_test runs."""
+    """McNemar's tests of the multi_test runs; None if there are none."""
     header = ["evaluation", "first", "second", "only first right", "only second right", "McNemar p"]
     table = Table("Paired tests", header)
     for run in comparisons:
@@ -82,7 +82,7 @@ def paired_table(comparisons: list[FinishedRun]) -> Table | None:
 
 
 def warnings_table(tests: list[FinishedRun]) -> Table | None:
-    """Why some numbers should be doubted; no table where there is no reason."""
+    """Reasons why some figures may be too high; None if there are none."""
     table = Table("Warnings", ["model", "evaluation", "why its figure may be too high"])
     for run in tests:
         for name, words in EVALUATIONS.items():
@@ -114,7 +114,7 @@ def anchors_table(threats: list[FinishedRun]) -> Table:
     return table
 
 
-# How unsafe changes are compared with safe ones: what tables say, the name in result.json.
+# Comparisons of unsafe with safe changes: title in tables -> name in result.json.
 COMPARISONS = {
     "overall": "separation",
     "matched in l2": "separation_matched",
@@ -125,7 +125,7 @@ COMPARISONS = {
 
 
 def separation_table(measurements: list[FinishedRun]) -> Table:
-    """A row for each threat of each measurement."""
+    """One row for each threat of each measurement."""
     shown = {title: key for title, key in COMPARISONS.items() if any(run.result.get(key) for run in measurements)}
     table = Table("Separation", ["threat", "anchors", *shown, "images"])
     table.note = (
@@ -149,7 +149,7 @@ def severity_table(run: FinishedRun) -> Table:
 
 
 def perturbation_table(run: FinishedRun) -> Table:
-    """Every safe perturbation: how well each threat tells it from the unsafe changes; where PD does worst first."""
+    """Every safe perturbation, with the AUROC of each threat against the unsafe changes; lowest for PD first."""
     threats = [name for name in run.result["threats"] if "[" not in name]  # without variants of PD
     rises = run.result["rising"]
     table = Table(f"Separation by perturbation, {run.label}", ["perturbation", *threats, "PD rises with severity"])
@@ -163,7 +163,7 @@ def perturbation_table(run: FinishedRun) -> Table:
 
 
 def responsible_table(run: FinishedRun) -> Table:
-    """What the largest threats of safe changes are due to."""
+    """The perturbations, moves and anchors that cause the largest threats of safe changes."""
     found = run.result["responsible"]
     title = f"The largest {found['share']:.0%} of safe threats ({found['count']}, from PD {found['threat_from']:.2f})"
     table = Table(title, ["due to", "which", "times"])
@@ -176,7 +176,7 @@ def responsible_table(run: FinishedRun) -> Table:
 
 
 def stability_table(run: FinishedRun) -> Table | None:
-    """PD over other anchors."""
+    """Agreement of PD with PD over other anchors; None if it was not measured."""
     if "stability" not in run.result:
         return None
     table = Table(f"Other anchors, {run.label}", ["anchors", "rank correlation with PD", "median ratio"])
@@ -186,7 +186,7 @@ def stability_table(run: FinishedRun) -> Table | None:
 
 
 def environment_table(runs: list[FinishedRun]) -> Table:
-    """A column for every combination of machine and versions, with the number of runs that it made."""
+    """One column for every combination of machine and versions, with the number of its runs."""
     counts: dict[str, int] = {}
     for run in runs:
         key = json.dumps(run.result.get("environment", {}), sort_keys=True)

@@ -1,4 +1,4 @@
-"""test: evaluations of a model."""
+"""Description of the test runner: evaluations of a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm
 
-# Raised where the attacks change: what another ensemble found is another run, and stronger attacks are not answered
-# with an old figure.
+# Version of the attacks, increased when they change: results of another ensemble belong to another run, so that an old
+# figure is never returned for stronger attacks.
 ENSEMBLE = 2
 
 # The evaluations of `test`, by their names in result.json.
-OTHER_ANCHORS = "N_adv_train_anchors"  # where an evaluation uses others than training did
+OTHER_ANCHORS = "N_adv_train_anchors"  # with the anchors of training, if the evaluation uses others
 EVALUATIONS = {
     "standard": "clean",
     "adv": "isotropic attack",
@@ -32,7 +32,7 @@ EVALUATIONS = {
 
 @dataclass(frozen=True)
 class ModelByDirectory(Hparams):
-    """A trained model by its directory instead of its training flags."""
+    """A trained model, given by its directory instead of its training flags."""
 
     heading: ClassVar[str] = "Model by its directory"
 
@@ -47,7 +47,7 @@ def _tests_under_threat(desc: TestDesc) -> bool:
 class TestDesc(Desc):
     """An evaluation of a trained model, named by its training flags or by its directory."""
 
-    __test__ = False  # not a test case, whatever pytest reads into the name
+    __test__ = False  # not a test case, although pytest would collect a class of this name
 
     runner = "test"
     purpose = "measure accuracy: clean, under isotropic and under nonisotropic attacks"
@@ -69,7 +69,7 @@ class TestDesc(Desc):
 
     @property
     def train_anchors(self) -> ThreatDesc | None:
-        """The anchors that training used, where the evaluation uses others."""
+        """The anchors that training used, if the evaluation uses others; else None."""
         used = self.train.needed_runs().get("anchors") if isinstance(self.train, TrainDesc) else None
         if used is None or not self.testing.N_adv_eval:
             return None
@@ -78,7 +78,7 @@ class TestDesc(Desc):
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> TestDesc:
-        """As for every description; with train_dir, the model is the one stored there."""
+        """Build the description from flags; with --train_dir, the model is the one stored there."""
         train_dir = values.get("train_dir")
         if values.get("weighted") and not values.get("class_weights"):
             raise UsageError(needs_weights("weighted"))
@@ -96,7 +96,7 @@ class TestDesc(Desc):
 
     @classmethod
     def _with_own_weights(cls, made: Any, values: dict[str, Any]) -> Any:
-        """Class weights are those of the evaluation where it is weighted, whatever training used."""
+        """The description without class weights unless the evaluation is weighted, whatever training used."""
         if values.get("weighted"):
             return made
         return dataclasses.replace(made, anchors=ThreatDesc.from_flags({**values, "class_weights": ""}))
@@ -112,7 +112,11 @@ class TestDesc(Desc):
             self._check_validation()
 
     def _check_validation(self) -> None:
-        """What was held out is found anew: from the same training images, or images trained on would be among it."""
+        """Raise UsageError if the model was trained on other images than the flags describe.
+
+        The held-out images are recomputed from the training images; computed from other images, they would include some
+        that the model was trained on.
+        """
         if self.testing.N_adv_eval and self.testing.segmented:
             check_mask_rows("mask_source", self.testing.mask_source, self.dataset)
         if isinstance(self.train, StoredRun):
@@ -141,7 +145,7 @@ class TestDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """A row for each evaluation, the grid, and why figures may be too high."""
+        """A table with one row for each evaluation, the grid, and reasons why figures may be too high."""
         rows = []
         for name in EVALUATIONS:
             if name in result:
@@ -169,9 +173,9 @@ class TestDesc(Desc):
 
 
 def grid_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: accuracy by threshold (down) and radius (across); the last of each stand alone."""
+    """Header and rows of accuracy by threshold (down) and radius (across); the last row and column omit one bound."""
     cells = {(row["threshold"], row["radius"]): row["accuracy"] for row in metrics["curve"] + metrics["references"]}
-    # None, a bound left out, goes last.
+    # None (no bound) is sorted last.
     thresholds, radii = (sorted({cell[i] for cell in cells}, key=lambda v: (v is None, v or 0)) for i in (0, 1))
     header = [f"{metrics['norm']} / Linf", *("pixel box alone" if r is None else format_value(r) for r in radii)]
     names = ["radius alone" if t is None else format_value(t) for t in thresholds]
@@ -180,7 +184,7 @@ def grid_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def describe_set(metrics: dict[str, Any]) -> str:
-    """The set of an attack: 'PD <= 0.1, Linf <= 0.3'."""
+    """The set of an attack, such as 'PD <= 0.1, Linf <= 0.3'."""
     if "norm" not in metrics:
         return "-"
     radius = "" if metrics["radius"] is None else f", Linf <= {metrics['radius']:.4g}"

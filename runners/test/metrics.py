@@ -1,4 +1,4 @@
-"""What result.json says of the evaluations of `test`, from their arrays; and the same as CSV."""
+"""Fields of result.json for the evaluations of `test`, computed from their arrays; and the same as CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threat_specification.attacks.search import Cell
 
 GAUGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
 
-BEYOND = 1 + SLACK[0]  # a point on the border, as float32 sees it, is in the set
+BEYOND = 1 + SLACK[0]  # a point on the border, up to float32 rounding, is in the set
 
 COLUMNS = ("cells", "correct", "broken_by", "gauge", "rounded", "forwards", "backwards")
 
@@ -27,7 +27,7 @@ def clean_metrics(arrays: Arrays) -> dict[str, Any]:
 
 
 def ball_metrics(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]:
-    """An l_p ball: what is left robust after each member, in order."""
+    """Metrics of an l_p ball: accuracy, and the accuracy that remains after each attack, in order."""
     accuracy, norm, power = float(arrays["adv_correct"].mean()), evaluation.threat.name, evaluation.headline.threshold
     return {
         "accuracy": accuracy,
@@ -42,7 +42,7 @@ def ball_metrics(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]
 
 
 def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
-    """A nonisotropic set: members, the grid of cells, references, and the curve over sets of one shape."""
+    """Metrics of a nonisotropic set: attacks, the grid of cells, references, and the curve over sets of one shape."""
     headline, cells = evaluation.headline, evaluation.cells
     of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
     robust = dict(zip(cells, of["cells"].mean(0).tolist(), strict=True))
@@ -66,19 +66,19 @@ def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_n
 
 
 def robust_after(broken_by: numpy.ndarray, members: list[str]) -> dict[str, float]:
-    """Accuracy that is left after each member, in order."""
+    """Accuracy that remains after each attack of the ensemble, in order."""
     return {name: _share((broken_by == 0) | (broken_by > number)) for number, name in enumerate(members, start=1)}
 
 
 def grid_csv(metrics: dict[str, Any]) -> str:
-    """threshold,radius,accuracy; an empty field where a bound is left out."""
+    """CSV with the columns threshold,radius,accuracy; a field is empty if there is no such bound."""
     rows = [*metrics["curve"], *metrics["references"]]
     lines = [",".join("" if row[key] is None else repr(row[key]) for key in rows[0]) for row in rows]
     return "\n".join([",".join(rows[0]), *lines]) + "\n"
 
 
 def gauge_csv(metrics: dict[str, Any]) -> str:
-    """gauge,accuracy: {PD <= gauge * threshold, l-inf <= gauge * radius}."""
+    """CSV with the columns gauge,accuracy, for the sets {PD <= gauge * threshold, l-inf <= gauge * radius}."""
     return (
         "\n".join(["gauge,accuracy", *(f"{row['gauge']!r},{row['accuracy']!r}" for row in metrics["gauge_curve"])])
         + "\n"

@@ -1,4 +1,4 @@
-"""test: measure a model's accuracy, clean, under isotropic and under nonisotropic attacks."""
+"""The test runner: measure a model's accuracy on clean images, and under isotropic and nonisotropic attacks."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from threat_specification.attacks.search import Cell
 from threat_specification.registry import norm
 
 STRIP_ROWS = 6
-PROBED = 50  # examples of the probe for signs that a figure should not be believed
-PGD_STEPS = 40  # of attacks in an l_p ball, where they are ours
+PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
+PGD_STEPS = 40  # steps of this project's own attacks in an l_p ball
 
 
 def _library(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
@@ -64,7 +64,7 @@ def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -
 
 
 def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
-    """What the training of the model under test held out."""
+    """The images that the training of the model under test held out."""
     hashed = train.content["hashed"] if isinstance(train, StoredRun) else train.hashed()
     rows = held_out(data.train.labels, hashed.get("training", {}).get("validation_fraction", 0), hashed.get("seed", 0))
     if not len(rows):
@@ -72,7 +72,7 @@ def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | Stored
     return data.train, rows
 
 
-# A split, and which of its rows. They keep their numbers: masks go by them.
+# --split -> images, and the rows to evaluate. Rows keep their original numbers, by which masks are indexed.
 IMAGES: dict[str, Callable[..., tuple[Examples, torch.Tensor]]] = {
     "test": _test_images,
     "validation": _validation_images,
@@ -80,12 +80,13 @@ IMAGES: dict[str, Callable[..., tuple[Examples, torch.Tensor]]] = {
 
 
 class Test(Runner):
-    """Writes examples.npz (a row for each example), strip.png, and curves as CSV.
+    """A runner that writes examples.npz (one row for each example), strip.png, and curves as CSV.
 
-    A finished shard is kept in shards/ until the result is written: an interrupted run goes on with the next one.
+    A finished shard is kept in shards/ until the result is written, so that an interrupted run continues with the next
+    shard.
     """
 
-    __test__ = False  # not a test case, whatever pytest reads into the name
+    __test__ = False  # not a test case, although pytest would collect a class of this name
 
     def prepare(self) -> None:
         testing, environment = self.desc.testing, self.environment
@@ -127,7 +128,7 @@ class Test(Runner):
             self.environment.log(f"warning: the model's answers hold NaN for {lost} of {of} images: counted as wrong")
         for name in ("adv", "N_adv"):
             if name in result:
-                # On every process: anchors may be spread over them.
+                # On every process, since anchors may be sharded over the processes.
                 result[name]["warnings"] = self._suspicions(name, arrays)
         if self.environment.is_primary:
             labels = self.images.labels[self.index].numpy()
@@ -140,7 +141,7 @@ class Test(Runner):
         return result
 
     def _add_published(self, result: dict[str, Any]) -> None:
-        """RobustBench's own numbers beside ours, where the zoo's model was measured in the same way."""
+        """Add the accuracies that RobustBench published, if it measured the model of the zoo in the same way."""
         entry = zoo_entry(self.desc.model, self.desc.dataset_name)
         if entry is None or not isinstance(self.desc.train, PretrainedDesc):
             return
@@ -174,7 +175,7 @@ class Test(Runner):
         return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
-        """Which images equal an anchor of another class, [n] bool: PD is not defined for them."""
+        """Mask [n] bool of the images that equal an anchor of another class: PD is not defined for them."""
         found = torch.zeros(len(rows), dtype=torch.bool)
         threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
         for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
@@ -184,7 +185,7 @@ class Test(Runner):
         return found
 
     def _evaluations(self) -> dict[str, Any]:
-        """Name in result.json -> evaluation, for all that were asked for."""
+        """The evaluations that were asked for, by their names in result.json."""
         testing = self.desc.testing
         evaluations: dict[str, Any] = {}
         if testing.standard_eval:
@@ -203,7 +204,7 @@ class Test(Runner):
         testing, num_classes = self.desc.testing, self.data.info.num_classes
         threat, power = norm(testing.adv_test_attack_norm), testing.ball_power
         attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
-        # No pixel moves farther than an l2 norm is long.
+        # No pixel changes by more than the l2 norm of the perturbation.
         ball, kept = Cell(power, power), BALL_COLUMNS
         return AttackEvaluation(self.model, threat, ball, attacks, PGD_STEPS, self.seed, prefix="adv", kept=kept)
 
@@ -226,7 +227,7 @@ class Test(Runner):
         )
 
     def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
-        """What result.json says of one evaluation."""
+        """The fields of result.json for one evaluation."""
         evaluation = self.evaluations[name]
         common = {"num_examples": len(self.index), "excluded": self.num_excluded}
         if name == "standard":
@@ -237,7 +238,7 @@ class Test(Runner):
         return common | nonisotropic_metrics(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
 
     def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:
-        """Which PD: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
+        """The name of the PD used: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
         assert threat.anchors is not None
         parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
         if threat.segmented:
@@ -258,7 +259,10 @@ class Test(Runner):
         return told
 
     def _write_pictures(self) -> None:
-        """strip.png: examples of the first shard, those first that broke in the smallest sets; and all images."""
+        """Write strip.png: examples of the first shard, first those broken most often, then in the smallest sets.
+
+        With --save_adversarials, also write all perturbed images.
+        """
         first = {name: torch.from_numpy(rows) for name, rows in self.store.pictures(0).items()}
         attacked = [name for name in self.evaluations if f"{name}_image" in first]
         if not attacked:
@@ -296,7 +300,7 @@ class Test(Runner):
 
 
 def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:
-    """Every threshold with every radius; where a grid was asked for also each alone, and the pixel box alone."""
+    """Cells of every threshold with every radius, each bound alone, and the pixel box alone; empty without a grid."""
     if not thresholds and not radii:
         return []
     rows, columns = {threshold, *thresholds}, {radius, *radii}

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: when they are written, what is in them, and going on from one."""
+"""Checkpoints of a training run: when they are written, what they contain, and how a run continues from one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from training.checkpoints import Snapshot, Snapshots, Weights, weights_of
 from training.loop import Progress, Totals, Trainer
 from training.random_states import gather_states, restore_states
 
-CLOCK_EVERY = 10  # steps between looks at the clock: processes have to agree on what it says
+CLOCK_EVERY = 10  # steps between checks of the clock, each of which needs a broadcast
 
 
 @dataclass
 class BestWeights:
-    """The best weights so far; epoch 0 where there are none."""
+    """The best weights so far; epoch 0 if there are none yet."""
 
     accuracy: float = -1.0
     epoch: int = 0
@@ -34,9 +34,9 @@ class BestWeights:
 
 
 class Resume:
-    """Saves and restores everything that the rest of a run depends on.
+    """Checkpointing of everything that the rest of a run depends on.
 
-    networks   "model", and "average" where there is a moving average
+    networks   "model"; "average" if there is a moving average; "last_<adversary>" for stored perturbations
     """
 
     networks: dict[str, nn.Module]
@@ -57,13 +57,13 @@ class Resume:
         self.saved = time.monotonic()
 
     def is_due(self, progress: Progress) -> bool:
-        """Whether --checkpoint_minutes have passed; the primary's clock counts."""
+        """Check whether --checkpoint_minutes have passed, by the clock of the primary."""
         if not self.minutes or progress.step.iteration % CLOCK_EVERY:
             return False
         return self.environment.broadcast(time.monotonic() - self.saved > 60 * self.minutes)
 
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint. A collective."""
+        """Write a checkpoint. A collective operation."""
         trainer = self.trainer
         random, totals = gather_states(self.environment), self._stacked(progress.totals)
         self.saved = time.monotonic()
@@ -88,7 +88,7 @@ class Resume:
         self.snapshots.write(progress.step.iteration, Snapshot(weights, state))
 
     def restore(self) -> None:
-        """Go on from the newest checkpoint that can be read, if there is one."""
+        """Continue from the newest checkpoint that can be read, if there is one."""
         snapshot, damaged = self.snapshots.newest()
         for path in damaged:
             self.environment.log(f"left out: the checkpoint {path.name} cannot be read")
@@ -114,7 +114,7 @@ class Resume:
         return {"names": names, "rows": torch.from_numpy(rows), "batches": totals.batches}
 
     def _unstacked(self, stored: dict[str, Any]) -> Totals:
-        """This process's sums; where their number has changed, the first takes them all."""
+        """The sums of this process; if the number of processes has changed, the first one takes all sums."""
         rows, device = stored["rows"], self.environment.device
         if len(rows) != self.environment.world_size:
             rows = torch.cat([rows.sum(0, keepdim=True), rows.new_zeros(self.environment.world_size, *rows.shape[1:])])

@@ -1,7 +1,7 @@
-"""Defaults of training by model and kind of data set. Torch-free.
+"""Default settings of training by model and kind of data set. Does not import torch.
 
-What comes later counts: the entries of RECIPES in their order, what a data set says itself (datasets/registry.py: radii
-for its images, mostly), and FINE_TUNING.
+Later sources override earlier ones: the entries of RECIPES in their order, the data set's own defaults
+(datasets/registry.py; mostly radii for its images), and FINE_TUNING.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("convnext_*", "*"): {"lr": 0.01, "training_steps": "90ep"},
     ("torchvision:*", "*"): {"lr": 0.01},
     ("timm:*", "*"): {"lr": 0.01},
-    # Without momentum: with it the rate is ten times as high in effect, and adversarial training collapses.
-    # Small batches: the rate can hardly be higher, and with 31 steps an epoch adversarial training ends half-way.
+    # No momentum: it makes the effective learning rate ten times as high, and adversarial training collapses.
+    # Small batches: the learning rate can hardly be higher, and with only 31 steps per epoch adversarial training ends
+    # before it has converged.
     ("lenet", "*"): {"lr": 0.1, "momentum": 0.0, "batch_size": 32, "training_steps": "40ep"},
     ("*", "small_colour"): {
         "lr": 0.1,
@@ -51,7 +52,7 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "random_flip": True,
     },
     ("lenet", "small_colour"): {"momentum": 0.0},
-    # Adversaries of full size from the start leave it at chance.
+    # With adversaries of full size from the start, its accuracy stays at chance level.
     ("conv", "small_colour"): {"lr": 0.02, "adv_train_growth_epochs": 10},
 }
 
@@ -66,14 +67,14 @@ FINE_TUNING: dict[str, Any] = {
 
 
 def kind_of(info: DatasetInfo) -> str:
-    """grey, small_colour (sides up to 64) or large_colour."""
+    """The kind of images: grey, small_colour (sides up to 64) or large_colour."""
     if info.shape[0] == 1:
         return "grey"
     return "small_colour" if max(info.shape[1:]) <= 64 else "large_colour"
 
 
 def recipe(model_name: str, info: DatasetInfo | None) -> dict[str, Any]:
-    """Defaults of training a model, by its canonical name, on a data set, where one is named."""
+    """Default settings for training a model, by its canonical name, on a data set, if one is named."""
     defaults: dict[str, Any] = {}
     kind = kind_of(info) if info else ""
     for (models, kinds), entry in RECIPES.items():
@@ -83,13 +84,12 @@ def recipe(model_name: str, info: DatasetInfo | None) -> dict[str, Any]:
 
 
 def named_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Flags whose default depends on others: on the data set, the size of its images, the model, and where its weights
-    come from."""
+    """Defaults of flags that depend on the data set, its image size, the model, or the origin of its weights."""
     model_name, model_type = values.get("model_name", ""), values.get("model_type") or "scratch"
     defaults: dict[str, Any] = {}
     info = dataset_info(DatasetHparams.of(values)) if values.get("dataset_name") else None
     if model_name:
-        # Other people's architectures follow what holds for any on such images.
+        # Pretrained models use the settings that hold for any model on such images.
         defaults |= recipe(canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type, info)
     if info:
         defaults |= info.defaults

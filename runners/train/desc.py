@@ -1,4 +1,4 @@
-"""train: a model, and what stands for one: published weights, or the directory of a run."""
+"""Descriptions of models: a training run, published weights, or the directory of a run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from runners.train.defaults import named_defaults
 from threat_specification.registry import check_norm
 from training.optimizers import OPTIMIZERS
 
-# What is added to plain training by a switch.
+# The switches that add something to plain training.
 ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train")
 
 
 @dataclass(frozen=True)
 class TrainArgs(Hparams):
-    """Other anchors for training than for evaluation."""
+    """Anchors for training that differ from those for evaluation."""
 
     heading: ClassVar[str] = "Anchors of training"
 
@@ -42,7 +42,7 @@ def _trains_under_threat(desc: TrainDesc) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDesc(Desc):
-    """A trained model; it builds on anchors only where its training measures the PD threat."""
+    """A trained model; it builds on anchors only if its training measures the PD threat."""
 
     runner = "train"
     purpose = "train a model"
@@ -58,13 +58,13 @@ class TrainDesc(Desc):
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> TrainDesc:
-        """As for every description; class weights and the replicate of the anchors are those of training."""
+        """Build the description from flags; class weights and the replicate of the anchors are those of training."""
         replicate = values.get("train_threat_replicate") or values.get("threat_replicate", 1)
         weighted = values.get("N_adv_train") and values.get("N_train_weighted")
         if weighted and not values.get("class_weights"):
             raise UsageError(needs_weights("N_train_weighted"))
         weights = values["class_weights"] if weighted else ""
-        # What test calls finetuned is what training goes on from.
+        # A model that test calls finetuned was trained from pretrained weights.
         kind = {"finetuned": "pretrained"}.get(values.get("model_type", "scratch"), values.get("model_type", "scratch"))
         more = {"class_weights": weights, "threat_replicate": replicate, "model_type": kind}
         return super().from_flags({**values, **more})
@@ -80,7 +80,7 @@ class TrainDesc(Desc):
 
     @property
     def variant(self) -> str:
-        """The objectives that are on, as in 'N_aug+adv_train'; 'standard' when none is."""
+        """The objectives that are on, such as 'N_aug+adv_train'; 'standard' if none is."""
         switches = {
             "N_aug": self.augmentation.N_aug,
             "mixup": self.augmentation.mixup,
@@ -99,7 +99,7 @@ class TrainDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """Length and accuracy."""
+        """Number of steps and test accuracy."""
         return f"trained {result['steps']} steps; test accuracy {result['final']['test_accuracy']:.4f}"
 
     @classmethod
@@ -109,7 +109,7 @@ class TrainDesc(Desc):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedDesc(Desc):
-    """Published weights as they are; no run of ours made them."""
+    """Published weights, used unchanged; no run of this program made them."""
 
     runner = "pretrained"
 
@@ -129,12 +129,12 @@ class PretrainedDesc(Desc):
 
 
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:
-    """The train run in a directory, as given or below the root."""
+    """The train run in a directory, given directly or relative to the root."""
     return StoredRun.read(Path(train_dir), resolve_root(root_dir), "train")
 
 
 def trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:
-    """The training run of another architecture: with the flags given, and its own defaults where none was given."""
+    """The training run of another architecture: with the flags given, and its own defaults for all other flags."""
     plain = {f.name: f.default for group in (TrainingHparams, AugmentationHparams) for f in dataclasses.fields(group)}
     named = plain | named_defaults(values)
     others = plain | named_defaults({**values, "model_name": model_name, "model_type": "scratch"})

@@ -1,4 +1,4 @@
-"""What a training run tells of itself: metrics.jsonl, timing.jsonl, a progress bar, TensorBoard, curves."""
+"""Records of a training run: metrics.jsonl, timing.jsonl, a progress bar, TensorBoard, curves."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from training.loop import Progress, Totals
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOW_EVERY = 0.5  # seconds between looks at the loss for the progress bar: each waits for the device
+SHOW_EVERY = 0.5  # seconds between updates of the loss in the progress bar: each waits for the device
 
 NAMES = {"clean": "train_accuracy", "adv": "train_adv_accuracy", "N_adv": "train_N_adv_accuracy"}
 
 
 class History:
-    """The epochs of a run so far; on every process, written by the primary.
+    """The epochs of a run so far; kept on every process, written by the primary.
 
-    rows   of metrics.jsonl, without clock values;  timing   those of timing.jsonl
+    rows     rows of metrics.jsonl, without clock values
+    timing   rows of timing.jsonl
     """
 
     def __init__(self, directory: RunDirectory, environment: Environment, batch_size: int, tensorboard: bool) -> None:
@@ -39,7 +40,7 @@ class History:
         self.batches_before = 0
 
     def start(self, step: int, total: int, batches_before: int) -> None:
-        """Begin to watch, at a step; some batches of its epoch may have been done before."""
+        """Start the progress bar and the clock at a step; `batches_before` batches of its epoch were done earlier."""
         self.bar = self.environment.progress(None, "training", total=total * self.batch_size, unit="img")
         self.bar.update(step * self.batch_size)
         self.epoch_started, self.batches_before = time.monotonic(), batches_before
@@ -48,7 +49,7 @@ class History:
             self.writer = self.tensorboard(str(self.directory / "tensorboard"), purge_step=step + 1)
 
     def show(self, progress: Progress) -> None:
-        """A callback for every step: the bar, with loss and accuracy of the epoch so far."""
+        """Update the progress bar with loss and accuracy of the epoch so far; a callback for every step."""
         self.bar.update(self.batch_size)
         if not self.bar.disable and time.monotonic() - self.shown > SHOW_EVERY:
             means = _means({name: float(v) for name, v in progress.totals.sums.items()}, progress.totals.seen)
@@ -56,7 +57,7 @@ class History:
             self.shown = time.monotonic()
 
     def epoch_means(self, totals: Totals) -> dict[str, float]:
-        """Loss and accuracies of the epoch so far over all processes. A collective."""
+        """Loss and accuracies of the epoch so far over all processes. A collective operation."""
         names = sorted(totals.sums)
         sums = torch.stack([totals.sums[name] for name in names]).double().cpu()
         seen = torch.tensor([totals.seen[name] for name in names], dtype=torch.float64)
@@ -64,7 +65,7 @@ class History:
         return _means(*(dict(zip(names, row, strict=True)) for row in merged.tolist()))
 
     def record(self, progress: Progress, means: dict[str, float], evaluated: dict[str, float]) -> None:
-        """A line of metrics, and of timing, for the epoch that ended."""
+        """Add a line of metrics and a line of timing for the epoch that ended."""
         step = progress.step
         row = {"epoch": step.epoch + 1, "step": step.iteration, "lr": progress.lr, **means, **evaluated}
         self.rows.append(row)
@@ -78,7 +79,7 @@ class History:
                 self.writer.add_scalar(name, value, step.iteration)
 
     def finish(self) -> None:
-        """Close what is open, and draw the curves."""
+        """Close the progress bar and TensorBoard, and draw the curves."""
         self.bar.close()
         if self.writer is not None:
             self.writer.close()
@@ -92,7 +93,7 @@ class History:
 
 
 def _means(sums: dict[str, float], seen: dict[str, float]) -> dict[str, float]:
-    """Sums over batches as means over those in which there was such a part."""
+    """Means over those batches that contained the part, from sums over batches."""
     return {NAMES.get(name, f"train_{name}"): sums[name] / seen[name] for name in sorted(sums)}
 
 
@@ -105,7 +106,7 @@ def _tensorboard() -> Any:
 
 
 def curves(rows: list[dict[str, Any]]) -> Figure:
-    """Loss, accuracies and learning rate over the epochs of one run."""
+    """Curves of loss, accuracies and learning rate over the epochs of one run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.8), layout="constrained")

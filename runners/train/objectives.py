@@ -1,4 +1,4 @@
-"""From the flags of training to its objective, its augmentation, and what validation measures."""
+"""Training objective, augmentation and validation, built from the flags of training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
 def adversaries_from(
     training: TrainingHparams, train: Examples, info: DatasetInfo, threat: ProjectedDisplacement | None, seed: int
 ) -> list[PGD]:
-    """The adversaries that are on; threat: the form of PD that the nonisotropic one uses."""
+    """The adversaries that are on.
+
+    threat   the form of PD that the nonisotropic adversary uses
+    """
     adversaries = []
     if training.adv_train:
         adversaries.append(_in_ball(training, math.prod(info.shape), seed))
@@ -75,7 +78,10 @@ def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
 def objective_from(
     desc: TrainDesc, num_classes: int, adversaries: Sequence[PGD], threat: ProjectedDisplacement | None, seed: int
 ) -> Parts:
-    """All that is switched on, in one objective; threat: the plain form of PD, for the augmentation."""
+    """One objective with everything that is switched on.
+
+    threat   the plain form of PD, for the augmentation
+    """
     training, augmentation = desc.training, desc.augmentation
     options: dict[str, Any] = {}
     if augmentation.N_aug:
@@ -99,7 +105,7 @@ def objective_from(
 
 
 def _clean(augmentation: AugmentationHparams, num_classes: int, seed: int) -> Clean:
-    """The batch as it is, or mixed."""
+    """The batch unchanged, or mixed by mixup or CutMix."""
     mixing: list[Clean] = []
     if augmentation.mixup:
         mixing.append(Mixup(augmentation.mixup_alpha, num_classes, seed + 3))
@@ -111,7 +117,7 @@ def _clean(augmentation: AugmentationHparams, num_classes: int, seed: int) -> Cl
 
 
 def moves_from(augmentation: AugmentationHparams, seed: int) -> Movement:
-    """Crop and flip, as far as they are on."""
+    """Crop and flip, if they are on."""
     movements: list[Movement] = []
     if augmentation.random_crop:
         movements.append(RandomCrop(augmentation.random_crop, seed))
@@ -127,7 +133,10 @@ def erasure_from(augmentation: AugmentationHparams, seed: int) -> Transform:
 
 @dataclass
 class RobustValidation:
-    """Right without an attack, and right under each adversary of training too (where there is one), at full size."""
+    """Correct predictions without attack, and those that are also correct under every adversary of training, if any.
+
+    The adversaries have their full size.
+    """
 
     model: nn.Module
     adversaries: Sequence[PGD]
@@ -138,7 +147,7 @@ class RobustValidation:
         right = count_correct(self.model, shard.images, shard.labels)
         robust = right.clone()
         for adversary in (replace(each, starts=RandomStarts(), growth=Growth()) for each in self.adversaries):
-            batch: Any = shard  # all that an adversary asks of the source of a batch
+            batch: Any = shard  # has everything that an adversary needs from the source of a batch
             with torch.enable_grad():
                 perturbed = adversary(self.model, Batch(batch), Step(0, 0)).images
             robust &= count_correct(self.model, perturbed, shard.labels)

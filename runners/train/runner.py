@@ -1,4 +1,4 @@
-"""train: train a model."""
+"""The train runner: train a model."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ from training.starts import LastPerturbations
 from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
-SHOWN = 6  # images of augmentation.png
+SHOWN = 6  # images in augmentation.png
 
 
 class Train(Runner):
-    """Writes model.safetensors, metrics.jsonl (an epoch a line), timing.jsonl, curves.png and checkpoints/.
+    """A runner that writes model.safetensors, metrics.jsonl, timing.jsonl, curves.png and checkpoints/.
 
-    An interrupted run goes on from its newest checkpoint, to the same bits.
+    metrics.jsonl has one line per epoch. An interrupted run continues from its newest checkpoint, with bit-identical
+    results.
     """
 
     def prepare(self) -> None:
@@ -90,9 +91,9 @@ class Train(Runner):
         return self._result()
 
     def _show_augmentation(self) -> None:
-        """augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.
+        """Write augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.
 
-        Whether those still show their class is for people to judge.
+        Whether these still show their class must be judged by eye.
         """
         trainer, augment = self.trainer, self.trainer.objective.additions
         if not isinstance(augment, NonisotropicAugmentation) or not self.environment.is_primary:
@@ -135,7 +136,7 @@ class Train(Runner):
         return complement(rows, len(labels)), rows
 
     def _threat_of_adversary(self) -> ProjectedDisplacement | None:
-        """The form of PD that the nonisotropic adversary uses."""
+        """The form of PD that the nonisotropic adversary uses; None if there is no such adversary."""
         training = self.desc.training
         if not training.N_adv_train:
             return None
@@ -195,7 +196,7 @@ class Train(Runner):
         return model if self.environment.world_size == 1 else distributed(model, self.environment.device)
 
     def _after_step(self, progress: Progress) -> None:
-        """One set of statistics for all processes, the moving average, and where adversaries ended."""
+        """Broadcast the buffers, update the moving average, and store where the adversaries ended."""
         if self.environment.world_size > 1:
             broadcast_buffers(self.network)
         if self.average is not None:
@@ -204,7 +205,7 @@ class Train(Runner):
             perturbations.commit()
 
     def _record(self, progress: Progress) -> None:
-        """The epoch that ended: its means, accuracies, and whether it is the best so far."""
+        """Record the means and accuracies of the epoch that ended, and keep its weights if it is the best so far."""
         means = self.history.epoch_means(progress.totals)
         self._stop_unless_finite("loss", progress, means["train_loss"])
         evaluated = {"test_accuracy": self._test_accuracy(), **self._validation()}
@@ -214,7 +215,7 @@ class Train(Runner):
             self.best.take(accuracy, len(self.history.rows), weights_of(self.evaluated))
 
     def _evaluate(self, split: Any, rows: torch.Tensor, evaluation: Evaluation) -> dict[str, float]:
-        """Means of what an evaluation says of some rows of a split."""
+        """Means of the arrays that an evaluation returns for some rows of a split."""
         with evaluation_mode(self.evaluated):
             arrays = evaluate_in_shards(
                 split.pixels,
@@ -240,8 +241,10 @@ class Train(Runner):
         return {"validation_accuracy": means["validation_correct"], **robust}
 
     def _checkpoint(self, progress: Progress) -> None:
-        """At the end of every epoch, and between them when the time is up or the process is asked to end; only
-        while all is well."""
+        """Write a checkpoint at the end of every epoch, and earlier when it is due or the process was asked to end.
+
+        Raises RunError instead if the loss or the weights are not finite. Ends the run afterwards if asked to end.
+        """
         asked = self.environment.is_asked_to_stop(progress.step.iteration)
         if not (progress.is_epoch_end or progress.is_end):
             if not (asked or self.resume.is_due(progress)):
