@@ -75,7 +75,7 @@ def listing() -> str:
 
 def run(runner: str, arguments: list[str]) -> int:
     """Parse the flags, describe the run, and execute it unless only its directory or its plan is asked for."""
-    from foundations.environment import keep_memory, limit_threads, make_environment, resolve_root
+    from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
 
@@ -98,7 +98,7 @@ def run(runner: str, arguments: list[str]) -> int:
             print("complete already", file=sys.stderr)
         RunDirectory(desc.directory(root)).tidy_after_a_kill()
         return tell(desc, result, root)
-    limit_threads()  # before torch is imported
+    let_threads_sleep()  # before torch is imported
     keep_memory()
     environment = make_environment(
         shared.root_dir,

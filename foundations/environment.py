@@ -183,7 +183,7 @@ def resolve_root(root_dir: str) -> Path:
     return Path(root_dir or os.environ.get("NONISOTROPIC_HOME", "") or PROJECT_ROOT / "output").expanduser().absolute()
 
 
-def limit_threads() -> None:
+def let_threads_sleep() -> None:
     """Let idle OpenMP threads sleep, unless OMP_WAIT_POLICY is set; call before importing torch.
 
     A thread that busy-waits while the thread it waits for is not scheduled costs 5-17 times the work (small machines,

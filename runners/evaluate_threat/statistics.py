@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy
 
+from foundations.results import csv_table
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap, Placements, matched_pairs, rising
 
@@ -150,7 +149,7 @@ def table_csv(rows: Sequence[dict[str, Any]]) -> str:
                 metrics = [summary["mean"], *summary["quantiles"].values()]
             first = [row[key] for key in ("perturbation", "severity", "group", "suite", "num_examples")]
             lines.append([*first, name, *metrics])
-    return to_csv(lines)
+    return csv_table(lines)
 
 
 def separation_csv(result: dict[str, Any]) -> str:
@@ -163,14 +162,7 @@ def separation_csv(result: dict[str, Any]) -> str:
         for part, threats in nested.items():
             name = f"{key}: {part}" if part else key
             lines += [[name, threat, *metrics.values()] for threat, metrics in threats.items()]
-    return to_csv(lines)
-
-
-def to_csv(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as CSV."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    return csv_table(lines)
 
 
 def _short(value: float) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from foundations.files import write_text
-from foundations.results import markdown_table, wilson_interval
+from foundations.results import csv_table, markdown_table, wilson_interval
 from runners.plots import write_figure
 from runners.test.desc import EVALUATIONS
 
@@ -32,7 +32,7 @@ def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[s
     header = ["model", *(f"{name}_{what}" for name in names for what in ("accuracy", "low", "high"))]
     rows = [[child["name"], *_cells(child["result"], names)] for child in done]
     tests = paired_tests(root, done, names)
-    write_text(folder / "leaderboard.csv", "\n".join(",".join(row) for row in [header, *rows]) + "\n")
+    write_text(folder / "leaderboard.csv", csv_table([header, *rows]))
     write_text(folder / "leaderboard.md", _markdown(header, rows, tests))
     correlation = rank_correlation(done)
     if correlation is not None:
