@@ -88,9 +88,11 @@ def named_defaults(values: dict[str, Any]) -> dict[str, Any]:
     model_name, model_type = values.get("model_name", ""), values.get("model_type") or "scratch"
     defaults: dict[str, Any] = {}
     info = dataset_info(DatasetHparams.of(values)) if values.get("dataset_name") else None
-    if model_name:
-        # Pretrained models use the settings that hold for any model on such images.
-        defaults |= recipe(canonical_name(model_name, DATASETS) if model_type == "scratch" else model_type, info)
+    if model_type != "scratch":
+        # Pretrained models, named or not, use the settings that hold for any model on such images.
+        defaults |= recipe(model_type, info)
+    elif model_name:
+        defaults |= recipe(canonical_name(model_name, DATASETS), info)
     if info:
         defaults |= info.defaults
     return defaults if model_type == "scratch" else defaults | FINE_TUNING

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from cli.main import runner_parser
 from datasets.info import DatasetInfo
+from datasets.registry import DATASETS
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from runners.evaluate_threat.desc import EvaluateThreatDesc
+from runners.multi.desc import MultiTrainDesc
+from runners.test.desc import TestDesc
 from runners.train.defaults import FINE_TUNING, RECIPES, kind_of, named_defaults, recipe
 from runners.train.desc import TrainDesc
 
@@ -73,6 +77,23 @@ def test_the_data_set_has_the_last_word_but_for_fine_tuning() -> None:
     assert tuned["training_steps"] == "10ep" and tuned["lr"] == 0.01 and tuned["N_radius"] == 0.3
     colour = named("cifar10", "Wong2020Fast", "pretrained")
     assert colour["random_crop"] == 4 and colour["weight_decay"] == 5e-4 and colour["milestone_steps"] == ""
+
+
+@pytest.mark.parametrize("dataset_name", DATASETS)
+def test_fine_tuning_has_the_same_defaults_with_and_without_a_name(dataset_name: str) -> None:
+    """A sweep over the zoo names no model; `test` of one of its models must find the same run."""
+    for model_type in ("pretrained", "finetuned"):
+        assert named(dataset_name, "", model_type) == named(dataset_name, "Wong2020Fast", model_type)
+
+
+def test_a_sweep_over_the_zoo_makes_the_runs_that_test_looks_for() -> None:
+    words = ["--dataset_name=cifar10", "--toggle_N_aug", "--model_type=pretrained"]
+    sweep = MultiTrainDesc.from_flags(runner_parser("multi_train", words).parse(words))
+    assert len(sweep.children) >= 4
+    for child in sweep.children:
+        words = ["--dataset_name=cifar10", f"--model_name={child.model.model_name}", "--model_type=finetuned"]
+        words += ["--standard_eval"] + ["--N_aug"] * child.augmentation.N_aug
+        assert TestDesc.from_flags(runner_parser("test", words).parse(words)).train.hash == child.hash
 
 
 def test_folders_and_synthetic_images_are_of_the_kind_of_their_size() -> None:
