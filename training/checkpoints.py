@@ -1,7 +1,8 @@
 """Snapshots of a training run in folders checkpoints/step_<n>/, each written atomically.
 
 model.safetensors    the weights
-average.safetensors, best.safetensors   weights of the moving average and of the best epoch, if there are any
+average.safetensors, best.safetensors, last_*.safetensors   weights of the moving average and of the best epoch, and
+                     stored perturbations of an adversary (`LastPerturbations`), if there are any
 state.pt             everything else: optimizer, loss scaler, position, random states, history; readable by torch.load
                      with weights_only=True
 """
