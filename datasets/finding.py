@@ -64,8 +64,8 @@ def archives_stay_below() -> Iterator[None]:
     """A block in which no tar archive writes outside its destination folder, even if third-party code unpacks it.
 
     Zip archives need no such block: Python's reader removes the parts of a name that lead outside. Early releases of
-    Python 3.10 and 3.11 have no filter for tar archives; there the only protection are the published checksums, which
-    are checked before unpacking.
+    Python 3.10 and 3.11 have no filter for tar archives; there the published checksums, which are checked before
+    unpacking, are the only protection.
     """
     import tarfile
 

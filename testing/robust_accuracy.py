@@ -21,7 +21,7 @@ from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
 from threat_specification.norms import L2, Linf
 
-RADIUS = 32 / 255  # second bound of a threat that is not a norm: such a set may be unbounded
+RADIUS = 32 / 255  # default l-inf radius for a threat that is not a norm, whose set may be unbounded
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 
 

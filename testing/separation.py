@@ -41,13 +41,13 @@ class Bootstrap:
 
     @classmethod
     def over(cls, images: int, resamples: int, seed: int) -> Bootstrap:
-        """Multinomial draws of as many images as there are."""
+        """Draw `resamples` bootstrap resamples, each of as many images as there are, with replacement."""
         generator = numpy.random.default_rng(seed)
         counts = generator.multinomial(images, numpy.full(images, 1 / images), size=resamples)
         return cls(counts.astype(numpy.float64))
 
     def interval(self, estimate: float, resampled: Array) -> Interval:
-        """An estimate with the 2.5 and 97.5 % quantiles of the resampled estimates, of which NaN are left out."""
+        """An estimate with the 2.5 % and 97.5 % quantiles of the resampled estimates; NaN are left out."""
         usable = resampled[~numpy.isnan(resampled)]
         low, high = numpy.quantile(usable, [0.025, 0.975]) if len(usable) else (estimate, estimate)
         return Interval(estimate, low, high)

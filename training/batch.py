@@ -96,7 +96,7 @@ class Batch:
 
     @cached_property
     def partner_images(self) -> Tensor:
-        """The partner of each image, [b,C,H,W], with the same augmentation as where it is trained on itself."""
+        """The partner of each image, [b,C,H,W], augmented in the same way as in the batch that contains it."""
         return self._augmented(self.source.partner_images[self.rows], self.source.partners[self.rows])
 
     @property

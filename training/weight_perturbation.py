@@ -28,11 +28,12 @@ def as_they_are(model: nn.Module, objective: Objective, parts: Sequence[Part]) -
 
 @dataclass(frozen=True)
 class AdversarialWeights:
-    """A block in which every weight tensor w of two or more dimensions is replaced by w + gamma ||w|| g / ||g||.
+    """A perturbation for the duration of a block: weights w become w + gamma ||w|| g / ||g||.
 
-    g is the gradient of the batch's loss. After the block the weights are bit-identical to those before. Each process
-    uses its own part of the batch, without communication. Buffers do not change, and the perturbation itself leaves no
-    gradient on the weights. For batches without an adversary nothing is perturbed.
+    It is applied to every weight tensor w of two or more dimensions; g is the gradient of the batch's loss with respect
+    to w. After the block the weights are bit-identical to those before. Each process uses its own part of the batch,
+    without communication. Buffers do not change, and the perturbation itself leaves no gradient on the weights. For
+    batches without an adversary nothing is perturbed.
     """
 
     gamma: float
