@@ -1,4 +1,4 @@
-"""What every data set looks like to the rest: two splits whose images are read by row number."""
+"""The interface of all data sets: two splits, whose images are read by row number."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from foundations.desc import derive_seed
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
 
-STATISTICS_ROWS = 2000  # images on which the mean is checked at opening, in memory
-STATISTICS_TOLERANCE = 0.05  # wrong channels, another set or another scale are farther off
+STATISTICS_ROWS = 2000  # images, approximately, on which the mean and std of a data set in memory are checked
+STATISTICS_TOLERANCE = 0.05  # absolute; exceeded by pixels of another scale and by most other data sets
 
 
 def part_size(shape: tuple[int, int, int]) -> int:
-    """Images to hold as floats at a time: 64 MB, and no more than 500."""
+    """The number of images to hold in memory as float32 at a time: at most 64 MiB and 500 images, at least one."""
     return max(1, min(500, 2**24 // math.prod(shape)))
 
 
 class Examples(Protocol):
-    """Labelled images, in memory (`Split`) or read when asked for (`datasets.folders.FolderSplit`).
+    """Labelled images, in memory (`Split`) or read from disk when needed (`datasets.folders.FolderSplit`).
 
-    labels  [N] int64 in [0, K); negative for none
+    labels  [N] int64 in [0, K); negative if an image has no label
     """
 
     @property
@@ -38,22 +38,22 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: Tensor | slice) -> Tensor:
-        """Chosen images [n,C,H,W] as uint8; pixel value v stands for v / 255."""
+        """The images of the given rows, [n,C,H,W] uint8; pixel value v stands for v / 255."""
 
     def pixels(self, index: Tensor | slice) -> Tensor:
-        """Chosen images [n,C,H,W] as float32 in [0, 1]."""
+        """The images of the given rows, [n,C,H,W] float32 in [0, 1]."""
 
     def contents(self, index: Tensor) -> Iterator[bytes]:
-        """Bytes that are equal for equal images, one by one."""
+        """The bytes that an image is stored as, for each of the given rows; two images with equal bytes are equal."""
 
     def subset(self, rows: Tensor) -> Examples:
-        """These rows alone, in this order."""
+        """Only the given rows, in the given order."""
 
     def relabelled(self, labels: Tensor) -> Examples:
         """The same images with other labels."""
 
     def to(self, device: torch.device) -> Examples:
-        """With labels and pixels on a device."""
+        """The same examples, with labels and pixels on a device."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Split:
         return self.images[index]
 
     def pixels(self, index: Tensor | slice) -> Tensor:
-        """Chosen images as float32 in [0, 1]."""
+        """The images of the given rows, float32 in [0, 1]."""
         return self.images[index].float() / 255
 
     def contents(self, index: Tensor) -> Iterator[bytes]:
@@ -93,7 +93,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split with the facts of the registry; checked when made."""
+    """A training and a test split with the facts of the registry; raises RunError if they do not match."""
 
     name: str
     info: DatasetInfo
@@ -119,12 +119,15 @@ class Dataset:
                 )
 
     def train_rows(self) -> dict[int, Tensor]:
-        """Label -> row numbers of its training images, ascending; without reading any image."""
+        """Label -> row numbers of its training images, ascending; reads no image."""
         return rows_by_class(self.train.labels)
 
 
 def transformed(data: Dataset, dataset: DatasetHparams) -> Dataset:
-    """The data set with its training split subsampled, then relabelled, as asked for; test images stay as they are."""
+    """The data set with its training split subsampled and then relabelled, if the flags ask for it.
+
+    The test images do not change.
+    """
     train = data.train
     if dataset.subsample_fraction < 1:
         size = max(1, round(dataset.subsample_fraction * len(train)))
@@ -138,7 +141,10 @@ def transformed(data: Dataset, dataset: DatasetHparams) -> Dataset:
 
 
 def check_published(data: Dataset) -> None:
-    """Refuse a set that has not the size or the statistics of the published one."""
+    """Raise RunError if a data set does not have the size or the statistics of the published one.
+
+    The statistics are checked only if the training images are in memory.
+    """
     info = data.info
     for which, split, expected in (("training", data.train, info.num_train), ("test", data.test, info.num_test)):
         if expected and len(split) != expected:

@@ -1,4 +1,4 @@
-"""Names of classes by label. Torch-free."""
+"""Names of classes by label. Does not import torch."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ CIFAR100 = tuple(_CIFAR100.split())
 
 @functools.cache
 def imagenet_ids() -> tuple[str, ...]:
-    """The 1,000 WordNet ids of ILSVRC2012 in class order, which is their own order."""
+    """The 1,000 WordNet ids of ILSVRC2012 in the order of the labels, which is the sorted order of the ids."""
     return tuple(_timm_file("imagenet_synsets.txt").read_text().split())
 
 
 @functools.cache
 def wordnet_titles() -> dict[str, str]:
-    """WordNet id -> its words, as in 'tench, Tinca tinca'."""
+    """WordNet id -> its words, such as 'tench, Tinca tinca'."""
     lines = _timm_file("imagenet_synset_to_lemma.txt").read_text().splitlines()
     return dict(line.split("\t", 1) for line in lines)
 
 
 def _timm_file(name: str) -> Path:
-    """A list that timm brings, without importing it."""
+    """The path of a list in the package timm, found without importing timm; raises RunError if it is not installed."""
     found = importlib.util.find_spec("timm")
     if found is None or not found.submodule_search_locations:
         raise RunError(

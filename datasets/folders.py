@@ -1,4 +1,4 @@
-"""Sets of image files in a folder for each class, read when they are asked for."""
+"""Data sets of image files in one folder for each class; images are read from disk when needed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from datasets.info import DatasetInfo
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
 
-READERS = 4  # threads that decode what is asked for at one time
+READERS = 4  # threads that decode the images of one call of `read`
 TINY_URL, TINY_MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """Files with labels. An image is resized until its shorter side is `shorter`, and its centre is cut out.
+    """Image files with labels. An image is resized to a shorter side of `shorter` pixels, then cropped at its centre.
 
-    paths   [N], below no root: as they are opened
-    labels  [N] int64
-    side    of the images that come out, 3 x side x side
+    paths    [N] complete paths of the files
+    labels   [N] int64
+    side     height and width of the resulting images, 3 x side x side
     """
 
     dataset: DatasetHparams
@@ -44,7 +44,7 @@ class FolderSplit:
         return len(self.labels)
 
     def decode(self, row: int) -> Tensor:
-        """One image, [3, side, side] uint8."""
+        """Read one image, [3, side, side] uint8; raises RunError for a damaged file."""
         path = self.paths[row]
         try:
             image = default_loader(path)
@@ -77,7 +77,10 @@ class FolderSplit:
 
 
 def load_image_folder(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """DIR/train/<class>/* and DIR/test/<class>/*; labels follow the sorted names of the training folders."""
+    """Load a user's own images in DIR/train/<class>/* and DIR/test/<class>/*.
+
+    The labels are numbered by the sorted names of the training folders.
+    """
     folder = find_folder(dataset, data_dir, ["image_folder"], ["train", "test"])
     classes = _folders(folder / "train")
     if not classes:
@@ -87,9 +90,10 @@ def load_image_folder(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
 
 
 def load_imagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """DIR/train/<WordNet id>/* and DIR/val/<WordNet id>/*; labels are places among the 1,000 sorted ids.
+    """Load ImageNet from DIR/train/<WordNet id>/* and DIR/val/<WordNet id>/*.
 
-    With --own_files some classes may be missing; the labels of the others stay what they are.
+    A label is the position of the id among all 1,000 sorted ids. With --own_files some classes may be missing, which
+    does not change the labels of the others.
     """
     folder = find_folder(dataset, data_dir, ["imagenet", "ILSVRC2012"], ["train", "val"])
     _check_ids(dataset, info, folder / "train")
@@ -100,7 +104,10 @@ def load_imagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | N
 
 
 def load_tinyimagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """As in its archive: train/<WordNet id>/images/*, val/images/* with val_annotations.txt, ids in wnids.txt."""
+    """Load Tiny ImageNet from its archive's layout, or with val/<WordNet id>/* if val_annotations.txt is missing.
+
+    The archive has train/<WordNet id>/images/*, val/images/* with val/val_annotations.txt, and the ids in wnids.txt.
+    """
     from torchvision.datasets.utils import download_and_extract_archive
 
     files = ["train", "val", "wnids.txt"]
@@ -126,7 +133,7 @@ def load_tinyimagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
 
 
 def _annotated(dataset: DatasetHparams, info: DatasetInfo, annotations: Path) -> FolderSplit:
-    """The images beside a file of lines `name <tab> WordNet id <tab> ...`, in its order."""
+    """The images in images/ that a file beside it lists in lines `name <tab> WordNet id <tab> ...`, in its order."""
     numbers = {name: label for label, name in enumerate(info.classes)}
     paths, labels = [], []
     for count, line in enumerate(annotations.read_text().splitlines(), 1):
@@ -140,7 +147,7 @@ def _annotated(dataset: DatasetHparams, info: DatasetInfo, annotations: Path) ->
 
 
 def _split(dataset: DatasetHparams, info: DatasetInfo, folder: Path) -> FolderSplit:
-    """All images below a folder's class folders, by torchvision's reader of folders."""
+    """All images in the class folders of a folder, found by torchvision; raises RunError for an unknown class."""
     strangers = sorted(set(_folders(folder)) - set(info.classes))
     if strangers:
         raise RunError(f"{dataset.dataset_name}: {folder / strangers[0]} is no class of the set; remove the folder")
@@ -165,7 +172,7 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 
 def _check_ids(dataset: DatasetHparams, info: DatasetInfo, folder: Path) -> None:
-    """Refuse folders that are not one for each class."""
+    """Raise RunError unless there is a folder for each class; with --own_files one class is enough."""
     present = set(_folders(folder))
     if not present & set(info.classes):
         raise RunError(

@@ -1,4 +1,4 @@
-"""Facts about a data set that need no pixels. Torch-free."""
+"""Facts about a data set that are known without reading its images. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from foundations.hparams import DatasetHparams
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """Facts about a data set that need no pixels.
+    """Facts about a data set that are known without reading its images.
 
-    loader     "module:function", called with the hyperparameters, these facts, and the folder to look in (or None)
+    loader     "module:function", called with the hyperparameters, these facts, and the data folder (or None)
     shape      (C, H, W)
-    classes    names by label, or ids where that is how the set names them; () where only its folders tell
-    titles     what people call the classes, where that differs
-    mean, std  per channel over the training images, in pixels of [0, 1]
-    num_train, num_test   of the published set; 0 where there is none
-    resized    how much larger than `shape` images of folders are made before the centre is cut out
-    defaults   flags whose default is another on this data set
+    classes    names by label, or WordNet ids if the data set uses them; () if they are only known from its folders
+    titles     names of the classes for people, if they differ from `classes`
+    mean, std  per channel over the training images, for pixels in [0, 1]
+    num_train, num_test   numbers of images in the published data set; 0 if there is no published one
+    resized    for image files: shorter side after resizing, before the centre crop, relative to the side of `shape`
+    defaults   defaults of flags that are different for this data set
     adapt      hyperparameters -> the facts that they change
     """
 
@@ -42,5 +42,5 @@ class DatasetInfo:
         return len(self.classes)
 
     def title(self, label: int) -> str:
-        """A class as people call it."""
+        """The name of a class for people."""
         return (self.titles or self.classes)[label]

@@ -1,4 +1,4 @@
-"""Shuffled batches of a split, shared out over processes."""
+"""A data loader: shuffled batches of a split, distributed over processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from datasets.base import Examples, Split
 class LoadedBatch:
     """This process's part of one global batch.
 
-    images    [b,C,H,W] float32 in [0, 1]; labels [b]; index [b] rows of the split
-    partners  [b] rows of the split: another image of the global batch for each
+    images    [b,C,H,W] float32 in [0, 1]
+    labels    [b]
+    index     [b] rows of the split
+    partners  [b] rows of the split, the one before each image in the global batch (cyclically)
     share     b / global batch size
     """
 
@@ -43,13 +45,13 @@ class LoadedBatch:
         return self.split.labels[self.partners]
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """All rows that it needs, each once, and where among them its images, then their partners, stand."""
+        """All rows needed, each once, [m]; and the positions in them of the images, then of the partners, [2b]."""
         return torch.cat([self.index, self.partners]).unique(return_inverse=True)
 
 
 @dataclass(frozen=True)
 class ReadBatch(LoadedBatch):
-    """A batch whose images were read ahead: `read` [m,C,H,W] uint8 holds those of `rows()`."""
+    """A batch with images read in advance: `read` [m,C,H,W] uint8, in the order of `rows()`."""
 
     read: Tensor
 
@@ -64,12 +66,12 @@ class ReadBatch(LoadedBatch):
 
 @dataclass(frozen=True)
 class ShuffledBatches:
-    """Global batches in an order that depends on seed and epoch alone; each process takes its slice of every one.
+    """Global batches in an order that depends only on seed and epoch; each process takes its slice of every batch.
 
-    An incomplete last batch is dropped (the next epoch shuffles anew), unless it is the only one.
+    An incomplete last batch is dropped, unless it is the only one. Every epoch is shuffled differently.
 
-    rows         of the split to train on (None: all)
-    num_workers  processes that decode images in files
+    rows         rows of the split to train on (None: all)
+    num_workers  worker processes that decode image files
     """
 
     split: Examples
@@ -81,11 +83,11 @@ class ShuffledBatches:
     num_workers: int = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return max(1, self._count() // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[LoadedBatch]:
-        """The batches of one epoch, counted from 0, from the one numbered `start` on."""
+        """The batches of epoch `number`, from batch `start` on; both are counted from 0."""
         if isinstance(self.split, Split):
             return self._planned(number, start)
         return self._read(list(self._planned(number, start)))

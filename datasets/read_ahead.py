@@ -1,4 +1,4 @@
-"""Batches of images in files, decoded by workers while earlier batches are in use."""
+"""Reading of image files in advance: workers decode batches while earlier batches are in use."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class _Rows(torch.utils.data.Dataset):
 
 
 def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) -> Iterator[Tensor]:
-    """Images [n,C,H,W] uint8 for each tensor of row numbers, on the split's device.
+    """Images [n,C,H,W] uint8 on the split's device, for each tensor of row numbers.
 
-    num_workers   processes that decode; 0: this one, when it is asked
+    num_workers   worker processes that decode; 0: this process decodes each batch when it is needed
     """
     on_gpu = split.device.type == "cuda"
     options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": on_gpu}
-    # A generator of its own: workers draw a seed, which must not move the global one.
+    # A separate generator, since the loader draws a seed for the workers, which must not advance the global generator.
     loader = torch.utils.data.DataLoader(
         _Rows(split),
         batch_sampler=_Plans([plan.tolist() for plan in plans]),
@@ -42,12 +42,15 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
     try:
         for images in loader:
             yield images.to(split.device, non_blocking=on_gpu)
-    except RunError as error:  # a worker's comes with its traceback before the message
+    except RunError as error:  # the message of an error from a worker starts with a traceback, which is removed
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from error
 
 
 def leave_to_the_main_process(worker: int) -> None:
-    """A scheduler asks all processes of a job to end: while the main one finishes its step, it needs its workers."""
+    """Ignore signals in a worker.
+
+    A scheduler signals all processes of a job to end. The main process still needs its workers to finish its step.
+    """
     ignore_signals()
 
 

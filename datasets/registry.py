@@ -1,7 +1,7 @@
-"""What a data set's name on the command line turns into. Torch-free: names, shapes and defaults only.
+"""Data sets by their names on the command line. Does not import torch: names, shapes and defaults only.
 
-To add a data set: write a function `load(dataset, info, data_dir) -> Dataset` in a file of this folder, and an entry
-here.
+To add a data set, write a function `load(dataset, info, data_dir) -> Dataset` in a file of this folder, and add an
+entry to DATASETS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets.base import Dataset
 
 
-# Strokes on a black ground: the usual radii of the field for such images.
+# Radii that are usual in the literature for MNIST-like images: bright objects on a black background.
 MNIST_LIKE: dict[str, Any] = {
     "adv_train_attack_power_Linf": 0.2,
     "adv_train_attack_power_L2": 1.5,
@@ -34,7 +34,7 @@ MNIST_LIKE: dict[str, Any] = {
     "N_radius": 0.3,
     "gaussian_aug_std": 0.3,
 }
-# RobustBench's radii.
+# Radii for ImageNet; in l-inf the one that RobustBench uses.
 IMAGENET_LIKE: dict[str, Any] = {
     "adv_train_attack_power_Linf": 4 / 255,
     "adv_train_attack_power_L2": 3.0,
@@ -201,7 +201,7 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def dataset_info(dataset: str | DatasetHparams) -> DatasetInfo:
-    """The entry of a data set, as its hyperparameters change it; an unknown name is answered with the known ones."""
+    """The entry of a data set, adapted to its hyperparameters; raises UsageError for an unknown name."""
     if isinstance(dataset, str):
         dataset = DatasetHparams(dataset_name=dataset)
     info = look_up(DATASETS, dataset.dataset_name, "data set")
@@ -209,9 +209,9 @@ def dataset_info(dataset: str | DatasetHparams) -> DatasetInfo:
 
 
 def load_dataset(dataset: str | DatasetHparams, data_dir: Path | None = None) -> Dataset:
-    """Open a data set: small ones are read into memory, images in folders when they are asked for.
+    """Open a data set. Image folders are read from disk when needed; all other data sets are read into memory.
 
-    data_dir   where to look for it, and to put it with --download
+    data_dir   the folder that contains the data set, or receives it with --download
     """
     from datasets.base import check_published, transformed
 

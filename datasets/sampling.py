@@ -1,4 +1,4 @@
-"""Seeded, class-stratified choices of rows."""
+"""Selection of rows of a data set: by class, stratified subsets, held-out images; random labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foundations.errors import UsageError
 
 
 def rows_by_class(labels: Tensor) -> dict[int, Tensor]:
-    """Label -> its row numbers, ascending, by one sort of the labels; negative labels are left out."""
+    """Label -> its row numbers, ascending; negative labels are left out. The labels are sorted only once."""
     order = labels.cpu().argsort(stable=True)
     counts = torch.bincount(labels[labels >= 0].cpu())
     parts = order[len(labels) - int(counts.sum()) :].split(counts.tolist())
@@ -18,13 +18,16 @@ def rows_by_class(labels: Tensor) -> dict[int, Tensor]:
 
 
 def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """`size` row numbers, ascending, in which every class has its share to within one (largest remainders)."""
+    """`size` random row numbers, ascending; every class keeps its share, up to one image (largest remainder method).
+
+    Raises UsageError if there are fewer than `size` labels.
+    """
     if not 0 < size <= len(labels):
         raise UsageError(f"expected a subset of 1 to {len(labels)} examples, got {size}")
     counts = torch.bincount(labels)
     exact = counts.double() * size / len(labels)
     quota = exact.floor().long()
-    # Stable, so that equal remainders go to the smaller label on every machine.
+    # A stable sort, so that among equal remainders the smaller label comes first on every machine.
     by_remainder = torch.argsort(exact - quota, descending=True, stable=True)
     quota[by_remainder[: size - int(quota.sum())]] += 1
     generator = torch.Generator().manual_seed(seed)
@@ -35,8 +38,10 @@ def stratified_subset(labels: Tensor, size: int, seed: int) -> Tensor:
 
 
 def held_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """The rows of training images that a run with `--validation_fraction` does not train on, ascending: the same ones
-    for every replicate; none for a fraction of 0."""
+    """The rows of training images that a run with `--validation_fraction` does not train on, ascending.
+
+    They are the same for every replicate; empty for a fraction of 0.
+    """
     if not fraction:
         return torch.arange(0)
     return stratified_subset(labels, max(1, round(fraction * len(labels))), derive_seed(seed, 0, "validation"))
@@ -50,7 +55,7 @@ def complement(rows: Tensor, size: int) -> Tensor:
 
 
 def with_random_labels(labels: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
-    """The labels, a share of them drawn anew from all classes (Zhang et al. 2017, arXiv 1611.03530)."""
+    """The labels, with a random share of them replaced by random classes (Zhang et al. 2017, arXiv 1611.03530)."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
     changed = labels.clone()

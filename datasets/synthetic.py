@@ -1,4 +1,4 @@
-"""Images made from a seed: a coloured pattern for each class, under noise."""
+"""Synthetic images, generated from a seed: one coloured pattern for each class, plus noise."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from datasets.info import DatasetInfo
 from foundations.desc import derive_seed
 from foundations.hparams import DatasetHparams
 
-CELLS = 4  # a pattern is this many cells wide and high
-NOISE = 0.15
-PART = 1000  # images made at a time
+CELLS = 4  # width and height of a pattern in cells
+NOISE = 0.15  # standard deviation
+PART = 1000  # images generated at a time
 
 
 def load_synthetic(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """Every class has a pattern of CELLS x CELLS colours; an image is that pattern, smooth, with Gaussian noise."""
+    """Generate the data set. An image is the pattern of its class, with Gaussian noise.
+
+    A pattern has CELLS x CELLS random colours, interpolated bilinearly to the shape of the images.
+    """
     generator = torch.Generator().manual_seed(derive_seed(dataset.data_seed, 1, "synthetic"))
     patterns = torch.nn.functional.interpolate(
         torch.rand(info.num_classes, info.shape[0], CELLS, CELLS, generator=generator), info.shape[1:], mode="bilinear"

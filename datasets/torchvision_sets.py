@@ -1,4 +1,4 @@
-"""Sets that torchvision knows: its file names, checksums, downloads and readers; images in memory as uint8."""
+"""Data sets of torchvision, with its file names, checksums, downloads and readers; images in memory as uint8."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CLASSES: dict[str, Any] = {
     "cifar100": torchvision.datasets.CIFAR100,
     "stl10": torchvision.datasets.STL10,
 }
-# Debian's package dataset-fashion-mnist holds the published files without the names in their gzip headers.
+# MD5 of the files in Debian's package dataset-fashion-mnist: the published ones without file names in the gzip headers.
 RECOMPRESSED = (
     "cf8536b0aa1a6ac5fa3f23001093305c",
     "f78720b4224f21cce2f2ccf2d7a94c9a",
     "0d30e22e447f3c33dab9ed536400ac01",
     "10bea18fdb374794d4bb42e356e600c9",
 )
-# What readers answer to a damaged file with.
+# Exceptions that the readers raise for a damaged file.
 FAILURES = (
     OSError,
     ValueError,
@@ -49,7 +49,7 @@ FAILURES = (
 
 
 def load_mnist(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """The idx files of MNIST and its successors, compressed or not."""
+    """Load the idx files of MNIST, Fashion-MNIST or KMNIST, compressed or not; only compressed ones have an MD5."""
     source = CLASSES[dataset.dataset_name]
     checksums = {name.removesuffix(".gz"): md5 for name, md5 in source.resources}
     below = [f"{source.__name__}/raw", "raw", dataset.dataset_name, dataset.dataset_name.replace("_", "-")]
@@ -76,18 +76,18 @@ def load_mnist(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Pickles can run code; the batches of CIFAR need no more than NumPy arrays."""
+    """An unpickler that loads only NumPy arrays, as in CIFAR's files, since a pickle can otherwise run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-        # Python 3 writes bytes for Python 2 as text that is to be encoded.
+        # Python 3 pickles bytes for Python 2 as text with a call of _codecs.encode.
         if (module.split(".")[0] == "numpy" and name in allowed) or (module, name) == ("_codecs", "encode"):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of images needs")
 
 
 def load_cifar(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """The Python version of CIFAR-10 and CIFAR-100 (fine labels)."""
+    """Load the Python version of CIFAR-10 or CIFAR-100 (fine labels)."""
     source = CLASSES[dataset.dataset_name]
     listed = {"train": source.train_list, "test": source.test_list}
     files = [name for part in listed.values() for name, _ in part]
@@ -118,7 +118,7 @@ def load_cifar(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None
 
 
 def load_svhn(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """The cropped digits, without the extra ones; the label 10 of their files is the digit 0."""
+    """Load the cropped digits of SVHN, without the extra training images; the files' label 10 is the digit 0."""
     source = CLASSES["svhn"]
     listed = {kind: source.split_list[kind] for kind in ("train", "test")}
 
@@ -144,7 +144,7 @@ def load_svhn(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None)
 
 
 def load_stl10(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """The labelled images."""
+    """Load the labelled images of STL-10."""
     source = CLASSES["stl10"]
     listed = {"train": source.train_list[:2], "test": source.test_list}
     files = [name for part in listed.values() for name, _ in part]

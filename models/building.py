@@ -1,4 +1,4 @@
-"""Models as described by `ModelHparams` (resolved by models/sources.py): built, or read with pretrained weights."""
+"""Construction of the model that `ModelHparams` describe (resolved by models/sources.py), random or pretrained."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from models.sources import zoo_entry
 def initial_model(
     model: ModelHparams, dataset_name: str, spec: ImageSpec, models_dir: Path, new_head: bool = True
 ) -> Classifier:
-    """With the weights that training starts from: random ones, or pretrained.
+    """The model with its initial weights: random or pretrained.
 
-    new_head   whether a last layer for another number of classes may be put, at random, in the place of a library's
+    new_head   if a library's weights are for another number of classes, True replaces the last layer by a random one,
+               and False raises RunError
     """
     if model.model_type == "scratch":
         return build_model(model.model_name, spec)
@@ -42,13 +43,16 @@ def initial_model(
 
 
 def architecture(model: ModelHparams, dataset_name: str, spec: ImageSpec) -> Classifier:
-    """The same network, for weights that are read afterwards; nothing pretrained is looked for."""
+    """The same network without pretrained weights, for weights that are loaded afterwards."""
     entry = zoo_entry(model, dataset_name)
     return build_model(model.model_name, spec) if entry is None else build_zoo_architecture(entry, spec)
 
 
 def _from_file(model: ModelHparams, spec: ImageSpec) -> Classifier:
-    """A checkpoint of ours (with its normalisation), or of the bare network behind the pixels' mean and deviation."""
+    """Load a checkpoint: one of this project with its normalisation, or one of the network alone.
+
+    For the latter, pixels are normalised by --pixel_mean and --pixel_std if given, else by the data set's statistics.
+    """
     path = Path(model.path).expanduser()
     tensors = read_state_dict(path)
     classifier = build_model(model.model_name, spec)

@@ -1,4 +1,4 @@
-"""Checkpoints from anywhere: reading without running code in them, and fitting their names to a network."""
+"""Checkpoints from any source: safe reading, which runs no code from the file, and loading into a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIXES = ("module.", "model.", "network.", "_orig_mod.")
 
 
 def what_is_wrong(path: Path) -> str | None:
-    """Why a file cannot be a checkpoint, from its first and last bytes; None when nothing speaks against it."""
+    """The reason why a file cannot be a checkpoint, from its first and last bytes; None if there is none."""
     import zipfile
 
     if not path.is_file():
@@ -34,7 +34,10 @@ def what_is_wrong(path: Path) -> str | None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a .safetensors file or a checkpoint of PyTorch; no code in it is run."""
+    """Name -> tensor of a .safetensors file or a checkpoint of PyTorch; runs no code from the file.
+
+    Raises RunError if it cannot be read.
+    """
     problem = what_is_wrong(path)
     if problem is None:
         try:
@@ -43,7 +46,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
                 return load_file(path)
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # each format fails in ways of its own
+        except Exception as error:  # each format raises different exceptions
             problem = " ".join(str(error).split())[:200]
     if problem is not None:
         raise RunError(f"cannot read the checkpoint {path}: {problem}")
@@ -63,7 +66,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, model_name: str) -> None:
-    """Load weights into a network, leaving out prefixes that wrappers put before all names."""
+    """Load weights into a network; prefixes that wrappers add to all names are removed.
+
+    Raises RunError if names or shapes differ from those of the network.
+    """
     own = network.state_dict()
     for prefix in PREFIXES:
         if not own.keys() & tensors.keys() and all(name.startswith(prefix) for name in tensors):

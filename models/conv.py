@@ -1,4 +1,4 @@
-"""A small plain network without batch normalisation: the same function of an image whatever the batch."""
+"""A small plain network without batch normalisation, so that its output for an image never depends on the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching files of weights: resumed, checked, and moved into place only when whole."""
+"""Download of weight files: resumable, checked, and moved to the final name only when complete."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from models.checkpoints import what_is_wrong
 
 BLOCK = 1 << 18
 TRIES = 3
-TIMEOUT = (10, 60)  # seconds to connect, and between blocks
+TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next block
 CHECKSUMS = "checksums.json"  # beside the weights: file name -> 12 hex digits of sha256
 
 
 class Bar(Protocol):
-    """What a progress bar must take."""
+    """The part of a progress bar's interface that is needed here."""
 
     def update(self, amount: int) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file.
+    """A file to download.
 
-    path      where it belongs
-    fetch     (unfinished file, bar): goes on with the file where it ends, and leaves it whole
-    by_hand   how a person gets it
+    path      final path of the file
+    fetch     (unfinished file, bar): completes the file, and continues an earlier download if it can
+    by_hand   instructions for a download by hand
     """
 
     path: Path
@@ -43,7 +43,10 @@ class Wanted:
 
 
 def obtain(wanted: Wanted, bar: Bar) -> str:
-    """ "there already" or "fetched"; a file that is no checkpoint is removed, and the error says what it was."""
+    """Download a file if it is missing; returns "there already" or "fetched".
+
+    A file that is not a checkpoint or does not have the recorded checksum is removed; a RunError gives the reason.
+    """
     path = wanted.path
     if path.is_file():
         if problem := what_is_wrong(path) or _differs(path):
@@ -70,7 +73,7 @@ def obtain(wanted: Wanted, bar: Bar) -> str:
 
 
 def from_url(url: str) -> Callable[[Path, Bar], None]:
-    """Over HTTP, going on where an earlier try ended."""
+    """A download over HTTP, which continues an earlier one and is tried up to TRIES times."""
 
     def fetch(part: Path, bar: Bar) -> None:
         for attempt in range(1, TRIES + 1):
@@ -84,14 +87,14 @@ def from_url(url: str) -> Callable[[Path, Bar], None]:
 
 
 def from_drive(identifier: str) -> Callable[[Path, Bar], None]:
-    """From Google Drive, by the package gdown, which knows its detours."""
+    """A download from Google Drive by the package gdown, which handles its confirmation pages."""
 
     def fetch(part: Path, bar: Bar) -> None:
         import gdown
 
         try:
             found = gdown.download(id=identifier, output=str(part), quiet=True, resume=part.is_file())
-        except Exception as error:  # gdown's own, those of requests, and of the file system
+        except Exception as error:  # exceptions of gdown, of requests and of the file system
             raise RunError(f"Google Drive ({identifier}): {_reason(error)}") from error
         if not found:
             raise RunError(f"Google Drive ({identifier}) gave no file")
@@ -101,7 +104,7 @@ def from_drive(identifier: str) -> Callable[[Path, Bar], None]:
 
 
 def from_folder(folder: Path, names: list[str]) -> Callable[[Path, Bar], None]:
-    """A copy of a file that is there already, by the first of some names below a folder."""
+    """A copy of an existing file: the first of some names that exists below a folder."""
 
     def fetch(part: Path, bar: Bar) -> None:
         source = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -114,7 +117,7 @@ def from_folder(folder: Path, names: list[str]) -> Callable[[Path, Bar], None]:
 
 
 def record(path: Path) -> None:
-    """Keep the checksum of a file, unless there is one."""
+    """Record the checksum of a file, unless one is recorded already."""
     known = _recorded(path.parent)
     if path.name not in known:
         with _locked(path.parent / f".{CHECKSUMS}.lock"):
@@ -122,13 +125,16 @@ def record(path: Path) -> None:
 
 
 def verify(path: Path) -> str | None:
-    """What is wrong with a file that should be there; None when nothing is."""
+    """The problem with a file that should exist and have a recorded checksum; None if there is no problem."""
     return what_is_wrong(path) or _differs(path) or (None if _recorded(path.parent).get(path.name) else "no checksum")
 
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Keep a second process from fetching into the same folder; the lock ends with the process that has it."""
+    """Hold the lock of a folder for the duration of a block; raises RunError if another process downloads into it.
+
+    The lock is released at the latest when its process ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".download.lock", "w") as file:
         try:
@@ -140,7 +146,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Wait for the other threads of ours that write a file."""
+    """Hold an exclusive lock for the duration of a block; waits for other threads and processes that hold it."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -159,23 +165,26 @@ def _differs(path: Path) -> str | None:
 
 
 def _cannot_be_read(path: Path) -> str | None:
-    """A whole read of a checkpoint, so that one that was cut short in the middle is found now."""
+    """Read a whole checkpoint, to detect an incomplete file at once; returns the problem, or None."""
     import torch
 
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:  # torch, pickle and zip all have their own
+    except Exception as error:  # torch, pickle and zip raise different exceptions
         reason = _reason(error)
-        # A whole file that holds more than tensors: whether it can be used is seen when it is.
+        # A file with other objects than tensors is complete; whether they are allowed is checked when it is loaded.
         return None if "Unsupported global" in reason else "it is no whole checkpoint of PyTorch"
     return None
 
 
 def _request(url: str, part: Path, bar: Bar) -> str | None:
-    """One try; what went wrong in a way that may be over in a moment."""
+    """Try to download once; returns None on success, else a problem that may be temporary.
+
+    Raises RunError for a problem that is permanent.
+    """
     try:
         return _stream(url, part, bar)
-    except OSError as error:  # those of requests too
+    except OSError as error:  # includes all exceptions of requests
         return _reason(error)
 
 
@@ -185,13 +194,15 @@ def _stream(url: str, part: Path, bar: Bar) -> str | None:
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Range": f"bytes={start}-"} if start else {}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing is left: the unfinished file was whole
+        if answer.status_code == 416:  # the range is empty: the unfinished file is complete
             return None
         if answer.status_code in (403, 404, 410):
             raise RunError(f"{url}: the server answers {answer.status_code} {answer.reason}")
         answer.raise_for_status()
         goes_on = answer.status_code == 206
-        answer.raw.enforce_content_length = False  # what came before the connection ended is kept; we count ourselves
+        # A connection that ends early must not raise an error, so that the received part is kept; its length is checked
+        # below.
+        answer.raw.enforce_content_length = False
         bar.update(start if goes_on else 0)
         expected = int(answer.headers.get("Content-Length", 0)) + (start if goes_on else 0)
         with open(part, "ab" if goes_on else "wb") as file:

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998), with the ReLU and max-pooling of today."""
+"""LeNet-5 (LeCun et al. 1998), with ReLU and max-pooling as is usual today."""
 
 from __future__ import annotations
 

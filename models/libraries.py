@@ -32,14 +32,18 @@ def build_timm(spec: ImageSpec, name: str) -> nn.Module:
     options: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.shape[0]}
     try:
         return timm.create_model(name, img_size=spec.shape[1:], **options)
-    except TypeError:  # most networks take images of any size, and no such argument
+    except TypeError:  # most networks have no argument `img_size`, since they take images of any size
         return timm.create_model(name, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(f"model 'timm:{name}' does not take images of {spec.shape}: {error}") from error
 
 
 def pretrained_torchvision(spec: ImageSpec, name: str) -> Classifier:
-    """With torchvision's best weights and their own normalisation; another number of classes gets a new last layer."""
+    """A network with torchvision's best weights and their normalisation.
+
+    If the data set does not have 1,000 classes, the last layer is replaced by a random one. Raises RunError if the
+    weights cannot be fetched.
+    """
     import torchvision
 
     _known(name, _torchvision_names(), "torchvision")
@@ -55,7 +59,11 @@ def pretrained_torchvision(spec: ImageSpec, name: str) -> Classifier:
 
 
 def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
-    """With timm's weights and their own normalisation; another number of classes gets a new last layer."""
+    """A network with timm's weights and their normalisation.
+
+    If the number of classes differs from that of the weights, the last layer is a new, random one. Raises RunError if
+    the weights cannot be fetched.
+    """
     import timm
 
     _known(name.split(".")[0], timm.list_models(), "timm")
@@ -94,7 +102,7 @@ def _known(name: str, names: list[str], library: str) -> str:
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """A fresh last linear layer, which is the last one registered in all of torchvision's classifiers."""
+    """Replace the last linear layer by a random one; in all of torchvision's classifiers it is registered last."""
     path, head = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, attribute = path.rpartition(".")
     owner: Any = network.get_submodule(parent)

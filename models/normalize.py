@@ -1,4 +1,7 @@
-"""The first layer of every model, so that pixels are in [0, 1] everywhere else and an epsilon means one thing."""
+"""Normalisation as the first layer of every model.
+
+Everywhere else pixels are in [0, 1], so that the size of a perturbation always has the same unit.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from foundations.images import ImageSpec
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel."""
+    """A layer that computes (x - mean) / std per channel."""
 
     mean: Tensor
     std: Tensor
@@ -25,9 +28,9 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Normalisation, then a network: [B,C,H,W] pixels in [0, 1] -> [B,K] logits.
+    """A model [B,C,H,W] pixels in [0, 1] -> [B,K] logits, made of a normalisation layer and a network.
 
-    `normalize` is the first layer; `check` is for the start of an evaluation, a forward pass checks nothing.
+    A forward pass does not check its input: call `check` once at the start of an evaluation.
     """
 
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
@@ -40,7 +43,11 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def check(self, images: Tensor, num_classes: int) -> None:
-        """Refuse, once, what the model cannot be meant for: pixels outside [0, 1], or another number of classes."""
+        """Raise an error if the model does not fit a data set, on at most two of the given images.
+
+        UsageError: pixels outside [0, 1]. RunError: another number of channels or classes, or a shape of images that
+        the network cannot take. The mode of every module is restored.
+        """
         if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
             raise UsageError(
                 f"the model takes pixels in [0, 1], got {images.dtype} from {images.min():g} to {images.max():g}; "
@@ -64,5 +71,5 @@ class Classifier(nn.Module):
 
 
 def with_normalization(network: nn.Module, spec: ImageSpec) -> Classifier:
-    """A classifier on pixels in [0, 1] with the statistics of a data set."""
+    """A classifier for pixels in [0, 1] that normalises with the statistics of a data set."""
     return Classifier(Normalize(spec.mean, spec.std), network)

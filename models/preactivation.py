@@ -1,6 +1,6 @@
 """Residual networks with normalisation before each convolution (He et al. 2016, arXiv 1603.05027).
 
-Wide residual networks (Zagoruyko and Komodakis 2016) and the PreActResNet-18 of adversarial training.
+Wide residual networks (Zagoruyko and Komodakis 2016), and PreActResNet-18, a usual network of adversarial training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from models.initialize import he_normal
 
 
 class Block(nn.Module):
-    """Twice normalisation, ReLU, 3x3 convolution; a 1x1 convolution as shortcut where the shape changes."""
+    """A residual block: normalisation, ReLU and 3x3 convolution, twice.
+
+    If the shape changes, the shortcut is a 1x1 convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -31,12 +34,12 @@ class Block(nn.Module):
 
 
 def build_wide(spec: ImageSpec, depth: int, factor: int) -> nn.Module:
-    """WideResNet-depth-factor, depth = 6n + 4."""
+    """Build WideResNet-depth-factor, with depth = 6n + 4."""
     return _stages(spec, 16, [16 * factor, 32 * factor, 64 * factor], (depth - 4) // 6)
 
 
 def build_preactresnet(spec: ImageSpec, depth: int) -> nn.Module:
-    """PreActResNet-18: four stages of two blocks."""
+    """Build PreActResNet-18: four stages of two blocks."""
     return _stages(spec, 64, [64, 128, 256, 512], 2)
 
 

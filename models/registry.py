@@ -1,7 +1,8 @@
-"""What a model's name on the command line turns into. Torch-free.
+"""Models by their names on the command line. Does not import torch.
 
 A name is an architecture, with or without a data set's prefix: lenet, mnist_lenet, cifar10_resnet_20_64.
-To add a model: write a function `build(spec, *parts) -> nn.Module` in a file of this folder and an entry here.
+To add a model, write a function `build(spec, *parts) -> nn.Module` in a file of this folder, and add an entry to
+ARCHITECTURES.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ if TYPE_CHECKING:
 
 
 def any_parts(*parts: int | str) -> str | None:
-    """Accept whatever the pattern let through."""
+    """Accept all parts that match the pattern."""
     return None
 
 
 def resnet_numbers(depth: int, width: int = 16) -> str | None:
-    """A depth of 6n+2 and a positive width; what was expected otherwise."""
+    """Check for a depth of 6n+2 and a positive width; returns None, or a description of the expected numbers."""
     return None if depth >= 8 and depth % 6 == 2 and width else "a depth of 6n+2 (8, 14, 20, ...) and a width >= 1"
 
 
 def wideresnet_numbers(depth: int, factor: int) -> str | None:
-    """A depth of 6n+4 and a positive factor; what was expected otherwise."""
+    """Check for a depth of 6n+4 and a positive factor; returns None, or a description of the expected numbers."""
     return None if depth >= 10 and depth % 6 == 4 and factor else "a depth of 6n+4 (10, 16, 28, ...) and a factor >= 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One family of networks.
+    """A family of networks.
 
-    pattern   full match of its names; groups are handed to the builder, digits as whole numbers
-    builder   "module:function", called with the image spec and those parts
-    min_side  smallest height and width it takes
-    check     returns what was expected when the parts make no network
-    library   whose network it is, where it is not ours; it has pretrained weights for it
-    implied   last numbers that may be left out of a name
+    pattern   regular expression that matches the whole name; its groups are the parts, digits as integers
+    builder   "module:function", called with the image spec and the parts
+    min_side  smallest height and width of images
+    check     (parts) -> None, or a description of the expected parts if there is no such network
+    library   library that the network is from, which also has pretrained weights; "" for this project's own
+    implied   default numbers at the end of a name, which may be left out
     """
 
     usage: str
@@ -144,13 +145,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-# Prefixes of published names beside the data sets of this registry.
+# Data sets whose names are always accepted as a prefix of a model's name.
 FAMILIES = ("mnist", "cifar10", "cifar100")
 LIBRARIES = ("torchvision", "timm")
 
 
 def canonical_name(model_name: str, dataset_names: Iterable[str] = ()) -> str:
-    """The one name of a network: mnist_lenet -> lenet, cifar10_resnet_20_16 -> resnet_20."""
+    """The canonical name of a network: mnist_lenet -> lenet, cifar10_resnet_20_16 -> resnet_20."""
     family, parts = parse(model_name, dataset_names)
     implied = ARCHITECTURES[family].implied
     if implied and len(parts) > len(implied) and tuple(parts[-len(implied) :]) == implied:
@@ -161,7 +162,7 @@ def canonical_name(model_name: str, dataset_names: Iterable[str] = ()) -> str:
 
 
 def check_fit(model_name: str, spec: ImageSpec) -> None:
-    """Refuse images that are too small for the model."""
+    """Raise UsageError for images that are too small for the model."""
     side = ARCHITECTURES[parse(model_name)[0]].min_side
     if min(spec.shape[1:]) < side:
         raise UsageError(
@@ -179,7 +180,7 @@ def build_model(model_name: str, spec: ImageSpec) -> Classifier:
 
 
 def parse(model_name: str, dataset_names: Iterable[str] = ()) -> tuple[str, list[int | str]]:
-    """Family and parts of a name, with or without a prefix."""
+    """Family and parts of a name, with or without a prefix; raises UsageError for an unknown name."""
     prefixes = [f"{name}_" for name in (*dataset_names, *FAMILIES)]
     for bare in (model_name, *(model_name.removeprefix(p) for p in prefixes if model_name.startswith(p))):
         for family, architecture in ARCHITECTURES.items():

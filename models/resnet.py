@@ -10,7 +10,7 @@ from models.initialize import he_normal
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """A residual block: two 3x3 convolutions with normalisation, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models of RobustBench's zoo, by the library itself, from files that are there already: nothing is fetched here."""
+"""Models of RobustBench's zoo, loaded by the library itself from downloaded files; nothing is downloaded here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMPORT_PROBLEMS = {
 
 
 def zoo_library() -> Any:
-    """The module robustbench.utils; what commonly keeps it from being imported is explained."""
+    """Import robustbench.utils; if that fails, raises RunError with the usual remedy."""
     install_aliases()
     try:
         with warnings.catch_warnings():
@@ -41,13 +41,13 @@ def zoo_library() -> Any:
 
 
 def harmless_globals() -> list[Any]:
-    """What checkpoints of the zoo hold beside tensors; none of it can run code."""
+    """The types in the zoo's checkpoints besides tensors; loading them cannot run code."""
     types = [type(numpy.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")]
     return [argparse.Namespace, numpy.dtype, numpy._core.multiarray.scalar, *types]  # type: ignore[attr-defined]
 
 
 def missing_files(model: ZooModel, models_dir: Path) -> list[tuple[Path, str]]:
-    """Files of a model that cannot be used, each with the reason."""
+    """The files of a model that are missing or unusable, each with the reason."""
     if not model.files:
         return []
     found = [(path, what_is_wrong(path)) for path in model.paths(models_dir)]
@@ -55,7 +55,10 @@ def missing_files(model: ZooModel, models_dir: Path) -> list[tuple[Path, str]]:
 
 
 def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classifier:
-    """The published model on pixels in [0, 1]; it brings its own normalisation."""
+    """Load a published model, which takes pixels in [0, 1] and contains its own normalisation.
+
+    Raises RunError if a file is missing or unusable.
+    """
     for path, problem in missing_files(model, models_dir):
         raise RunError(
             f"RobustBench's {model.name} is not in {path}: {problem}; first run: python nonisotropic.py "
@@ -68,14 +71,14 @@ def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classi
             warnings.simplefilter("ignore")
             with torch.serialization.safe_globals(harmless_globals()):
                 network = library.load_model(model.name, models_dir, model.dataset_name, model.threat_model)
-    except Exception as error:  # as many kinds as there are authors of models
+    except Exception as error:  # models of different authors raise different exceptions
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(f"RobustBench cannot load {model.name}: {reason}") from error
     return _on_pixels(network, spec)
 
 
 def build_zoo_architecture(model: ZooModel, spec: ImageSpec) -> Classifier:
-    """The same network, for weights that are read afterwards."""
+    """The network of a published model without its weights, which are loaded afterwards."""
     library = zoo_library()
     datasets, threats = library.BenchmarkDataset, library.ThreatModel
     entry = library.all_models[datasets(model.dataset_name)][threats(model.threat_model)][model.name]

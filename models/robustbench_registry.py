@@ -1,7 +1,7 @@
-"""The names of RobustBench's zoo (Croce et al. 2021, arXiv 2010.09670) with its published accuracies. Torch-free.
+"""Names and published accuracies of the models in RobustBench's zoo (Croce et al. 2021, arXiv 2010.09670).
 
-Both are read from the installed library: the names from the source of its registries, the accuracies from the tables of
-the README in its metadata. Importing it takes seconds.
+Both are read from the files of the installed library: the names from the source code of its registries, the accuracies
+from the tables of the README in its metadata. Neither torch nor the library is imported, since that takes seconds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from foundations.errors import RunError, UsageError, nearest
 
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 HEADINGS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
-PUBLISHED_POWER = {  # of the attack behind the published accuracy
+PUBLISHED_POWER = {  # radius of the attack in the published evaluation
     ("cifar10", "Linf"): 8 / 255,
     ("cifar10", "L2"): 0.5,
     ("cifar100", "Linf"): 8 / 255,
     ("imagenet", "Linf"): 4 / 255,
 }
-# Where download_pretrained starts, beside the LEADING ones of the leaderboard.
+# Small models that download_pretrained selects by default, besides the LEADING ones of the leaderboard.
 SMALL = {
     ("cifar10", "Linf"): ("Wong2020Fast", "Rade2021Helper_R18_ddpm"),
     ("cifar10", "L2"): ("Rebuffi2021Fixing_R18_cutmix_ddpm", "Rade2021Helper_R18_ddpm"),
@@ -40,12 +40,12 @@ _VARIABLES = {"linf": "Linf", "l2": "L2", "common_corruptions": "corruptions"}
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One model of the zoo.
+    """A model of the zoo.
 
-    files          identifiers at Google Drive of its weights, a file each; () where timm or torchvision has them
-    is_ensemble    whether the files are numbered: {name}.pt_m{i}.pt instead of {name}.pt
-    clean, robust  published accuracies in [0, 1]; None where the library's tables are silent
-    preprocessing  of the images behind them, where RobustBench names one
+    files          Google Drive identifiers of its weight files; () if the weights come from timm or torchvision
+    is_ensemble    True if the files are numbered: {name}.pt_m{i}.pt instead of {name}.pt
+    clean, robust  published accuracies in [0, 1]; None if they are not in the library's tables
+    preprocessing  preprocessing of the images in the published evaluation; None if RobustBench names none
     """
 
     dataset_name: str
@@ -58,19 +58,19 @@ class ZooModel:
     preprocessing: str | None
 
     def paths(self, models_dir: Path) -> list[Path]:
-        """Where RobustBench, and we, keep its weights."""
+        """The paths of its weight files, in the layout of RobustBench."""
         path = models_dir / self.dataset_name / self.threat_model / f"{self.name}.pt"
         return [Path(f"{path}_m{i}.pt") for i in range(len(self.files))] if self.is_ensemble else [path]
 
 
 def zoo_datasets() -> tuple[str, ...]:
-    """The data sets that the zoo has models for."""
+    """The data sets for which the zoo has models."""
     return tuple(HEADINGS.values())
 
 
 @functools.cache
 def zoo(dataset_name: str, threat_model: str) -> dict[str, ZooModel]:
-    """Name -> model, in the library's order; {} for a data set that the zoo does not know."""
+    """Name -> model, in the library's order; {} if the zoo has none for the data set and threat model."""
     if dataset_name not in zoo_datasets():
         return {}
     published = _published()
@@ -86,7 +86,7 @@ def zoo(dataset_name: str, threat_model: str) -> dict[str, ZooModel]:
 
 
 def zoo_model(dataset_name: str, threat_model: str, name: str) -> ZooModel:
-    """One model; an unknown name is answered with the nearest one."""
+    """The model of a name; raises UsageError for an unknown name, with the nearest name or the right threat model."""
     known = zoo(dataset_name, threat_model)
     if name in known:
         return known[name]
@@ -102,7 +102,7 @@ def zoo_model(dataset_name: str, threat_model: str, name: str) -> ZooModel:
 
 
 def selection(dataset_name: str, threat_model: str) -> list[str]:
-    """The short default: the leading models by published robust accuracy, and small cheap ones."""
+    """The default selection: the LEADING models by published robust accuracy, then the SMALL ones."""
     known = zoo(dataset_name, threat_model)
     ranked = sorted((m for m in known.values() if m.robust is not None), key=lambda m: -(m.robust or 0))
     leading = [model.name for model in ranked[:LEADING]]
@@ -111,7 +111,7 @@ def selection(dataset_name: str, threat_model: str) -> list[str]:
 
 @functools.cache
 def _entries(dataset_name: str) -> dict[str, dict[str, dict]]:
-    """Threat model -> name -> what the library's registry says as literals."""
+    """Threat model -> name -> `gdrive_id` and `preprocessing`, parsed from the source of the library's registry."""
     found = importlib.util.find_spec("robustbench")
     if found is None or not found.submodule_search_locations:
         raise RunError("the package robustbench is not installed: pip install 'robustbench>=1.1.1,<1.2'")

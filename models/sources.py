@@ -1,4 +1,4 @@
-"""From the flags of a model to one canonical description of it: whose it is, and by which name. Torch-free."""
+"""Canonical descriptions of models, from their flags: the source of a model and its name. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SOURCES = (OURS, ROBUSTBENCH, *LIBRARIES)
 
 
 def resolved(model: ModelHparams, dataset_name: str, dataset_names: Iterable[str] = ()) -> ModelHparams:
-    """The same model with a canonical name, so that two ways to say it are one run.
+    """The same model with a canonical name and source, so that different flags for the same model give the same run.
 
-    `--model_source=timm:NAME` and `--model_source=timm --model_name=NAME` are `--model_name=timm:NAME`. Its source
-    stays said only where the name does not imply it: "robustbench" and "file:PATH".
+    `--model_source=timm:NAME` and `--model_source=timm --model_name=NAME` become `--model_name=timm:NAME`. The source
+    is kept only if the name does not imply it: "robustbench" and "file:PATH". Raises UsageError for flags that name no
+    model, or contradict each other.
     """
     model = _split_source(model)
     if not model.model_name:
@@ -41,7 +42,7 @@ def resolved(model: ModelHparams, dataset_name: str, dataset_names: Iterable[str
 
 
 def written_name(model_name: str, model_source: str) -> str:
-    """A model's name with a library's prefix where only the source says it; "" for names of no architecture of ours."""
+    """A model's name, with a library's prefix if only the source gives the library; "" for a model of RobustBench."""
     kind, _, name = model_source.partition(":")
     if kind in LIBRARIES:
         return (name and model_source) or (model_name if _fits_registry(model_name, ()) else f"{kind}:{model_name}")
@@ -49,14 +50,14 @@ def written_name(model_name: str, model_source: str) -> str:
 
 
 def zoo_entry(model: ModelHparams, dataset_name: str) -> ZooModel | None:
-    """The zoo's model that a resolved description names, if any."""
+    """The model of RobustBench's zoo that a resolved description names; None for other sources."""
     if model.model_source != ROBUSTBENCH:
         return None
     return zoo_model(dataset_name, model.threat_model, model.model_name)
 
 
 def label(model: ModelHparams) -> str:
-    """A resolved model in the name of a directory."""
+    """The part of a directory's name that names a resolved model."""
     name = model.model_name.replace(":", "-").replace("/", "-")
     if model.model_source == ROBUSTBENCH:
         return f"{name}_{model.threat_model}"
@@ -90,7 +91,7 @@ def _implied_source(model: ModelHparams, dataset_name: str, dataset_names: Itera
         library = ARCHITECTURES[parse(model.model_name, dataset_names)[0]].library
         return library or OURS
     if model.model_type != "scratch":
-        return ROBUSTBENCH  # which says what it has
+        return ROBUSTBENCH  # its error for an unknown name names the models that exist
     return OURS
 
 
@@ -103,7 +104,7 @@ def _fits_registry(name: str, dataset_names: Iterable[str]) -> bool:
 
 
 def _check_weights(model: ModelHparams, source: str, name: str) -> None:
-    """Refuse pretrained weights that nobody has."""
+    """Raise UsageError for pretrained weights of this project's own networks, since there are none."""
     if model.model_type != "scratch" and source == OURS:
         raise UsageError(
             f"there are no pretrained weights for '{name}'; name a model of RobustBench's zoo, timm:<name> or "

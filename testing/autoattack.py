@@ -1,4 +1,7 @@
-"""Members of AutoAttack (Croce and Hein 2020, arXiv 2003.01690) as attacks, by the library that RobustBench brings."""
+"""Members of AutoAttack (Croce and Hein 2020, arXiv 2003.01690) as attacks.
+
+They are run by the library `pyautoattack`, which is installed with RobustBench.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,15 @@ from threat_specification.attacks.base import Attack, AttackResult, Task, input_
 from threat_specification.attacks.losses import LOSSES
 
 GRADIENT_FREE = "square"
-NORMS = ("Linf", "L2")  # of the balls that the library knows
-STANDARD = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", GRADIENT_FREE)  # names that members can have
+NORMS = ("Linf", "L2")  # norms of the balls that the library supports
+STANDARD = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", GRADIENT_FREE)  # all names of members
 
 
 def members_for(attack_type: str, num_classes: int) -> list[str]:
-    """The members that a number of classes allows, of `auto` (the standard version, in its order) or `apgd`
-    (cross-entropy alone). Targeted DLR needs 4 classes; untargeted DLR takes its place with 3."""
+    """Names of the members for an attack type: `auto` (the standard version, in its order) or `apgd` (cross-entropy).
+
+    Targeted DLR needs at least 4 classes. With 3 classes untargeted DLR replaces it; with 2 neither is run.
+    """
     if attack_type == "apgd":
         return ["apgd-ce"]
     targeted = {2: [], 3: ["apgd-dlr"]}.get(num_classes, ["apgd-t"])
@@ -31,15 +36,19 @@ def members_for(attack_type: str, num_classes: int) -> list[str]:
 
 
 def autoattack(norm: str, power: float, names: list[str], num_classes: int) -> dict[str, Attack]:
-    """Name -> attack in the ball of a norm and a radius."""
+    """Attacks by name, in the ball of radius `power` in a norm; raises UsageError for an unsupported norm."""
     if norm not in NORMS:
         raise UsageError(f"--adv_test_attack_type: AutoAttack knows {' and '.join(NORMS)}, got {norm}; use pgd")
     return {name: partial(_run_member, name, norm, power, num_classes) for name in names}
 
 
 def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task) -> AttackResult:
-    """Seeded by (seed, first index, member), whatever ran before; the global generators are left alone. The ball is the
-    library's own, of `power`; the set of the task is where its points are checked."""
+    """Run one member on a task.
+
+    The seed depends only on (seed, first index, member); the state of the global random number generators is restored.
+    The search is in the library's own ball of radius `power`; the set of the task is not used. The caller checks the
+    points found.
+    """
     from pyautoattack import AutoAttack
 
     images, robust, device = task.examples, task.robust, task.examples.device
@@ -59,13 +68,13 @@ def _run_member(name: str, norm: str, power: float, num_classes: int, task: Task
 
 
 def findings(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[str]:
-    """The findings of the library's own checks of a model on a few images, a sentence each."""
+    """The warnings of the library's own checks of a model on a few images, one string each."""
     from pyautoattack import checks
 
     inputs = images.clone().requires_grad_(True)
     with torch.enable_grad():
         gradient = input_gradient(LOSSES["ce"](model(inputs), labels, None).sum(), inputs)
-    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # counts since the program began otherwise
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # else its counts include earlier calls in this process
     with _findings() as logger:
         checks.check_randomized(model, images, labels, logger=logger)
         checks.check_range_output(model, images, logger=logger)
@@ -75,7 +84,7 @@ def findings(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> li
 
 
 class _Messages(logging.Handler):
-    """Keeps what is logged; stands in for a logger where only `warning` is called."""
+    """A log handler that keeps all warnings; also usable in place of a logger of which only `warning` is called."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -90,8 +99,10 @@ class _Messages(logging.Handler):
 
 @contextmanager
 def _findings() -> Iterator[_Messages]:
-    """The library's logger tells us instead of the terminal; a debugger or a coverage tool keeps its trace, which the
-    library would end."""
+    """Collect the warnings of the library's logger for the duration of a block, instead of printing them.
+
+    Afterwards restore the trace function of a debugger or a coverage tool, which the library removes.
+    """
     logger, trace, messages = logging.getLogger("auto-attack"), sys.gettrace(), _Messages()
     propagate, level = logger.propagate, logger.level
     logger.propagate = False

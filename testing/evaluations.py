@@ -1,8 +1,7 @@
-"""Evaluations, which measure every example for `test`: clean predictions, and what attacks find in l_p balls and
-nonisotropic sets.
+"""Evaluations of every example for `test`: clean predictions, and attacks in l_p balls and nonisotropic sets.
 
-broken_by columns: -1 wrong without any attack, 0 still right after all of them, i > 0 broken by attack number i;
-no_answer: the model gave NaN there.
+Values of the broken_by columns: -1 misclassified without any attack; 0 robust to all attacks; i > 0 attack number i
+was the first to succeed. no_answer: the model returned NaN for the image or for a perturbed image.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ COLUMNS: dict[str, str | tuple[str, int]] = {
     "forwards": "int64",
     "backwards": "int64",
 }
-CELLS = "cells"  # whether an example stands, for each cell
-# A library's attacks tell neither loss nor passes, and know one ball alone.
+CELLS = "cells"  # for each cell, True if the example is robust in it
+# Columns for the attacks of a library, which report neither loss nor passes, and support only a single ball.
 BALL_COLUMNS = ("correct", "broken_by", "Linf", "L2", "rounded", "no_answer")
 
 
 @dataclass
 class CleanEvaluation:
-    """The prediction without attack; -1 where the model answers NaN."""
+    """An evaluation of the prediction without attack; -1 if the model returns NaN."""
 
     model: nn.Module
     columns: ClassVar[dict[str, str | tuple[str, int]]] = {
@@ -57,11 +56,12 @@ class CleanEvaluation:
 
 @dataclass
 class AttackEvaluation:
-    """The headline cell, then the grid, each by all attacks in turn.
+    """An evaluation under attack: all attacks in order, in the headline cell first, then in each cell of the grid.
 
     attacks   name -> attack, in order
-    measures  further threats to measure what was found by: name -> (shard, perturbed) -> [n]
-    prefix    of the columns;  kept: names of COLUMNS, and CELLS, that are written
+    measures  further threats of the perturbed images, one column each: name -> (shard, perturbed) -> [n]
+    prefix    prefix of the column names
+    kept      names from COLUMNS, and CELLS, of the columns to write
     """
 
     model: nn.Module
@@ -81,7 +81,7 @@ class AttackEvaluation:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, small ones first: what breaks there need not be attacked again."""
+        """All cells, small ones first: an example that is not robust there need not be attacked in larger cells."""
         return sorted({self.headline, *self.grid})
 
     @property
@@ -91,21 +91,22 @@ class AttackEvaluation:
         return {f"{self.prefix}_{name}": kind for name, kind in columns.items()}
 
     def bind(self, shard: Shard) -> BoundThreat:
-        """The threat at the examples of a shard."""
+        """Bind the threat to the examples of a shard."""
         context = {"indices": shard.index} if self.threat.segmented else {}
         return self.threat.bind(shard.images, shard.labels, **context)
 
     def search(self, shard: Shard) -> Search:
-        """A search on a shard that has found nothing yet."""
+        """A new search on a shard, without any attack so far."""
         bound = self.bind(shard)
-        # Where the background may become anything, the radius bounds the object alone.
+        # If the background may change freely, the radius bounds only the pixels of the object.
         free = getattr(self.threat, "background", "") == "free"
         counted = getattr(bound, "mask", None) if free else None
         return Search(self.model, bound, shard.labels, shard.index, self.headline, self.steps, self.seed, counted)
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         search = self.search(shard)
-        # The headline first, so that broken_by says which attack broke it there, not which one came by from elsewhere.
+        # The headline cell first, so that broken_by gives the attack that succeeded when run in that cell, not one that
+        # was run in another cell and whose adversarial example also lies in the headline cell.
         for cell in [self.headline, *(cell for cell in self.cells if cell != self.headline)]:
             search.attack(cell, self.attacks)
         return self._rows(search, shard)

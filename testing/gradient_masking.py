@@ -1,4 +1,7 @@
-"""Signs that a robustness figure should not be believed: probes of a model on a few examples, and what they say."""
+"""Signs of gradient masking and other faults that make a robustness figure too high.
+
+A model is probed on a few examples; the findings become warnings.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,23 @@ from threat_specification.attacks.pgd import momentum_pgd, targeted_pgd
 from threat_specification.attacks.random_search import random_search
 from threat_specification.norms import BoundLinf
 
-BOX_ACCURACY = 0.05  # what an attack that may paint any image can leave of a model with gradients to follow
-KIND_SHARE = 0.1  # of the examples
-GRADIENT_FREE_SHARE = 0.05  # of the broken examples
-ELSEWHERE_SHARE = 0.02  # of the examples
+# Limits above which a warning is given.
+BOX_ACCURACY = 0.05  # accuracy under an attack bounded only by the pixel box; near 0 for a model with useful gradients
+KIND_SHARE = 0.1  # share of the examples of a Probe whose gradient has one kind of fault
+GRADIENT_FREE_SHARE = 0.05  # share of all adversarial examples that an attack without gradients was the first to find
+ELSEWHERE_SHARE = 0.02  # share of the examples of a Probe on which only the attacks of ELSEWHERE succeed
+
 GRADIENT_FREE = ("random_search", autoattack.GRADIENT_FREE)
-DRAWS = 2_000_000  # of random numbers: none that the ensemble draws
-SMOOTH_PASSES, SMOOTH_NOISE = 4, 1 / 3  # of the smoothed copy; the noise in units of how far a pixel may move
+DRAWS = 2_000_000  # first draw number of the probes' random numbers; larger than all that the ensemble uses
+# Forward passes of the smoothed copy; standard deviation of its noise, relative to the largest change of a pixel.
+SMOOTH_PASSES, SMOOTH_NOISE = 4, 1 / 3
 
 
 class Smoothed(nn.Module):
-    """A copy of a model whose answer is the mean over the same few noisy images: what oscillates is averaged away."""
+    """A smoothed copy of a model: the mean of its logits over a few fixed noise images, which removes oscillations."""
 
     def __init__(self, model: Classifier, noise: Tensor) -> None:
-        """noise: [P, C, H, W], with both signs."""
+        """Keep a model and the noise [P,C,H,W], which is added to every image; it includes both signs."""
         super().__init__()
         self.model, self.noise = model, noise
 
@@ -41,7 +47,7 @@ class Smoothed(nn.Module):
 
 
 def _transfer(task: Task, draw: int) -> AttackResult:
-    """Descent on the smoothed copy, judged by the model."""
+    """A transfer attack: gradient descent on the smoothed copy; success is determined by the model itself."""
     generator = torch.Generator().manual_seed(draw)
     half = torch.randn(SMOOTH_PASSES // 2, *task.examples.shape[1:], generator=generator).to(task.examples.device)
     noise = SMOOTH_NOISE * float(task.allowed.reach.amax()) * half
@@ -51,7 +57,7 @@ def _transfer(task: Task, draw: int) -> AttackResult:
     return memory.result
 
 
-# What to say of an attack that begins elsewhere -> that attack, for examples that the ensemble left.
+# Description in the warning -> attack that starts elsewhere, for examples that are robust to the ensemble.
 ELSEWHERE: dict[str, Attack] = {
     "twice the steps from another corner": lambda task: momentum_pgd(
         replace(task, steps=2 * task.steps), DRAWS, starts=("corner",)
@@ -73,10 +79,13 @@ CAUSES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Probe:
-    """A look at a model on a few examples; shares are of the examples it gets right.
+    """The findings about a model on a few examples; all shares are of the correctly classified examples.
 
-    kinds      of gradients that cannot be followed
-    elsewhere  of what attacks that begin elsewhere break besides, by an entry of ELSEWHERE
+    box_accuracy        share that is robust to an attack bounded only by the pixel box
+    like_probabilities  True if the answers lie in [0, 1] and sum to 1
+    answers_differ      True if two passes over the same images give different answers
+    kinds               share of the examples whose gradient has a fault, by kind
+    elsewhere           share on which an attack of ELSEWHERE is the first to succeed, by its description
     """
 
     box_accuracy: float = 0.0
@@ -87,7 +96,7 @@ class Probe:
 
 
 def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
-    """Look at a model on one shard. robust: [n] bool, what the evaluation's attacks left of it."""
+    """Probe a model on one shard. robust: [n] bool, the examples robust to the evaluation's attacks."""
     model = evaluation.model
     right = count_correct(model, shard.images, shard.labels)
     count = max(1, int(right.sum()))
@@ -115,9 +124,9 @@ def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
 
 
 def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list[str]:
-    """What a reader of the figure should know, a sentence each; broken_by as in examples.npz."""
+    """The warnings about a figure, one string each; broken_by as in examples.npz."""
     broken = int((broken_by > 0).sum())
-    # Alone it has nothing to be compared with.
+    # Attacks without gradients; not the first attack of all, since no attack with gradients ran before it.
     numbers = [number for number, name in enumerate(attacks, start=1) if name in GRADIENT_FREE and number > 1]
     free = int(numpy.isin(broken_by, numbers).sum())
     besides = sum(found.elsewhere.values())
@@ -146,9 +155,10 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
 def masking_warnings(
     evaluation: AttackEvaluation, shard: Shard, robust: Tensor, broken_by: numpy.ndarray, no_answer: numpy.ndarray
 ) -> list[str]:
-    """Why the figure of an evaluation may be too high, a sentence each; nothing where there is no reason to doubt it.
+    """The reasons why the figure of an evaluation may be too high, one string each; empty if there are none.
 
-    shard      a few of the examples;  robust  [n] bool of those, what the attacks left
+    shard                 a few of the examples
+    robust                [n] bool, those examples of the shard that are robust to the attacks
     broken_by, no_answer  of all examples, as in examples.npz
     """
     told = warnings(probe(evaluation, shard, robust), broken_by, list(evaluation.attacks))

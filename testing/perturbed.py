@@ -1,4 +1,4 @@
-"""What `evaluate_threat` measures of every example: the threats of many perturbations of it."""
+"""The measurement of `evaluate_threat`: for every example, the threats of many of its perturbations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from testing.shards import Shard
 from threat_specification.base import Measure, Threat
 
-# Images [n,C,H,W] in [0, 1]; and which of them are meant, [n] bool (None: all).
+# Perturbed images [n,C,H,W] in [0, 1]; and a mask [n] bool, True if the perturbation exists for the image (None: all).
 Perturbed = tuple[Tensor, "Tensor | None"]
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One column of the measurement.
+    """A perturbation, one column of the measurement.
 
-    group   safe | unsafe (the headline) | dose (unsafe, weaker) | morph (unsafe, of another source) | adversarial
-    suite   where it comes from
+    group   safe | unsafe (the headline) | dose (unsafe, weaker) | morph (unsafe, from another source) | adversarial
+    suite   the source of the perturbation
     """
 
     name: str
@@ -34,9 +34,9 @@ class Perturbation:
 
 @dataclass
 class PerturbationEvaluation:
-    """The threat of every perturbation by every measure; NaN where a perturbation does not exist for an example.
+    """An evaluation of every perturbation by every measure; NaN if a perturbation does not exist for an example.
 
-    seconds   spent in this process on "perturbations" and on each measure
+    seconds   time spent in this process, in seconds, on "perturbations" and on each measure
     """
 
     perturbations: Sequence[Perturbation]
@@ -64,7 +64,7 @@ class PerturbationEvaluation:
         return {name: torch.stack(columns, dim=1) for name, columns in found.items()}
 
     def _bound(self, name: str, measure: Measure, shard: Shard) -> Callable[[Tensor], Tensor]:
-        """The measure at the examples of a shard; what depends on those alone is done once."""
+        """The measure as a function of perturbed images; work that depends only on the shard is done once."""
         started = time.perf_counter()
         if not isinstance(measure, Threat):
             return lambda images: measure.evaluate(shard.images, shard.labels, images)

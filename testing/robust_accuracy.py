@@ -21,23 +21,26 @@ from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
 from threat_specification.norms import L2, Linf
 
-RADIUS = 32 / 255  # second bound of a threat that is not a norm: such a set may be unbounded
-PROBED = 50  # examples that are looked at for signs that the figure should not be believed
+RADIUS = 32 / 255  # default l-inf radius for a threat that is not a norm, whose set may be unbounded
+PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 
 
 class RobustnessWarning(UserWarning):
-    """A figure of robustness may be too high."""
+    """A warning that a robust accuracy may be too high."""
 
 
 @dataclass(frozen=True)
 class RobustAccuracy:
-    """Everything that `robust_accuracy` found.
+    """The full result of `robust_accuracy`.
 
-    accuracy   share of the examples that stand;  low, high  its 95 % interval (Wilson 1927)
-    correct    [n] bool which they are
-    broken_by  of each example, the attack that broke it, "" where it stands, "clean" where it was wrong without any
-    perturbed  [n,C,H,W] the images that broke the model, else the strongest that were tried
-    warnings   why the figure may be too high, a sentence each
+    accuracy   share of the examples that are robust
+    low, high  95 % confidence interval of the accuracy (Wilson 1927)
+    correct    [n] bool, True for robust examples
+    broken_by  for each example, the first attack that succeeded; "" if it is robust, "clean" if it was misclassified
+               without any attack
+    perturbed  [n,C,H,W] the adversarial example found, else the perturbed image of largest loss that was tried; the
+               image itself if it was misclassified without any attack
+    warnings   reasons why the figure may be too high, one string each
     """
 
     accuracy: float
@@ -62,15 +65,17 @@ def robust_accuracy(
     shard_size: int = 250,
     details: bool = False,
 ) -> float | RobustAccuracy:
-    """The share of examples that the model gets right everywhere attacks look in {threat <= threshold}.
+    """The share of examples that are classified correctly and for which no attack succeeds in {threat <= threshold}.
 
-    Warns (`RobustnessWarning`) where it may be too high: models whose gradients mislead, attacks that would find more.
+    Issues a `RobustnessWarning` if the share may be too high: because the model's gradients mislead the attacks, or
+    because further attacks succeed.
 
-    model    images [B,C,H,W] in [0, 1] -> logits [B,K]; left in the mode it is in
-    images   [n,C,H,W] in [0, 1];  labels [n]
-    radius   second, l-inf bound (default: none for L2 and Linf, 32/255 for other threats)
-    attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble that the classes allow)
-    details  return all that was found, not the share alone
+    model    images [B,C,H,W] in [0, 1] -> logits [B,K]; evaluated in eval mode, and its own mode is restored
+    images   [n,C,H,W] in [0, 1]
+    labels   [n]
+    radius   second bound, in l-inf (default: none for L2 and Linf, 32/255 for other threats)
+    attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes)
+    details  return a RobustAccuracy, not only the share
     """
     check_images(images, labels)
     check_threshold(threshold)

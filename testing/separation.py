@@ -1,11 +1,11 @@
-"""How well a threat tells unsafe from safe perturbations.
+"""Statistics of how well a threat separates unsafe from safe perturbations.
 
 The AUROC is the probability that an unsafe perturbation of one image has a larger threat than a safe one of another
-(or the same), ties counting half. It is the mean of placements (DeLong, DeLong, Clarke-Pearson 1988): of a safe value,
-the share of unsafe values above it; of an unsafe value, the share of safe values below it. Averages over types of
-perturbations are averages of placements. Intervals come from a bootstrap over images, each with all its
-perturbations: a resample's AUROC is, to first order, mean of its images' safe placements + mean of their unsafe
-placements - AUROC. So n images cost n log n, not n^2.
+(or the same), ties counting half. It is the mean of placements (DeLong, DeLong, Clarke-Pearson 1988). The placement of
+a safe value is the share of unsafe values above it; that of an unsafe value is the share of safe values below it.
+Averages over types of perturbations are averages of placements. Intervals come from a bootstrap over images, each with
+all its perturbations: the AUROC of a resample is, to first order, the mean of its images' safe placements + the mean of
+their unsafe placements - AUROC. So n images cost O(n log n), not O(n^2).
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ MATCHED = 0.1  # relative difference of l2 norms up to which two perturbations o
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval."""
+    """An estimate with its 95 % confidence interval."""
 
     auroc: float
     low: float
     high: float
 
     def describe(self) -> dict[str, float]:
-        """For result.json."""
+        """The fields for result.json, rounded to 6 decimal places."""
         return {name: round(float(value), 6) for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often each of n images is drawn in each of R resamples, [R, n]."""
+    """The bootstrap over images: counts [R, n], how often each of n images is drawn in each of R resamples."""
 
     counts: Array
 
     @classmethod
     def over(cls, images: int, resamples: int, seed: int) -> Bootstrap:
-        """Multinomial draws of as many images as there are."""
+        """Draw `resamples` bootstrap resamples, each of as many images as there are, with replacement."""
         generator = numpy.random.default_rng(seed)
         counts = generator.multinomial(images, numpy.full(images, 1 / images), size=resamples)
         return cls(counts.astype(numpy.float64))
 
     def interval(self, estimate: float, resampled: Array) -> Interval:
-        """Percentiles of the resampled estimates."""
+        """An estimate with the 2.5 % and 97.5 % quantiles of the resampled estimates; NaN are left out."""
         usable = resampled[~numpy.isnan(resampled)]
         low, high = numpy.quantile(usable, [0.025, 0.975]) if len(usable) else (estimate, estimate)
         return Interval(estimate, low, high)
@@ -65,7 +65,7 @@ class Placements:
 
     @classmethod
     def of(cls, safe: Array, unsafe: Array) -> Placements:
-        """From the threats of a safe perturbation [n] and of the unsafe ones [n, U], NaN where there is none."""
+        """Compute placements from threats of a safe perturbation [n] and of U unsafe ones [n, U], NaN if missing."""
         ordered_safe = numpy.sort(safe)
         above, below = numpy.full(unsafe.shape, numpy.nan), numpy.full(unsafe.shape, numpy.nan)
         for column, values in enumerate(unsafe.T):
@@ -77,16 +77,16 @@ class Placements:
 
     @classmethod
     def mean(cls, parts: Sequence[Placements]) -> Placements:
-        """Every part weighs the same."""
+        """The mean of several placements, all with equal weight."""
         return cls(*(numpy.mean([getattr(part, name) for part in parts], axis=0) for name in ("safe", "unsafe")))
 
     @property
     def auroc(self) -> float:
-        """The mean over unsafe columns."""
+        """The AUROC, a mean over the unsafe columns."""
         return float(numpy.nanmean(self.safe))
 
     def interval(self, bootstrap: Bootstrap) -> Interval:
-        """With the bootstrap over images."""
+        """The AUROC with its confidence interval from a bootstrap over images."""
         counts, there = bootstrap.counts, ~numpy.isnan(self.unsafe)
         columns = there.any(0)
         safe, unsafe, there = self.safe[:, columns], numpy.nan_to_num(self.unsafe[:, columns]), there[:, columns]
@@ -105,10 +105,14 @@ def _rank(ordered: Array, values: Array) -> Array:
 def matched_pairs(
     threats: dict[str, Array], lengths: Array, safe: Sequence[int], unsafe: Sequence[int], bootstrap: Bootstrap
 ) -> tuple[dict[str, Interval], int]:
-    """Over all pairs of a safe and an unsafe perturbation of the same image whose l2 norms differ by at most 10 %: how
-    often the unsafe one has the larger threat, ties counting half; and the number of pairs.
+    """The share of matched pairs in which the unsafe perturbation has the larger threat, and the number of pairs.
 
-    threats   name -> [n, P];  lengths [n, P] the l2 norms;  safe, unsafe columns of both
+    A matched pair is a safe and an unsafe perturbation of the same image whose l2 norms differ by at most 10 %. Ties
+    count half.
+
+    threats        name -> [n, P]
+    lengths        [n, P] the l2 norms of the perturbations
+    safe, unsafe   column numbers in both arrays
     """
     first, second = lengths[:, safe, None], lengths[:, None, unsafe]
     larger = numpy.maximum(first, second)
@@ -126,7 +130,11 @@ def matched_pairs(
 
 
 def rising(severities: Sequence[float], values: Array) -> dict[str, float | bool]:
-    """Whether a threat [n, S] rises with severity: of the means, and the mean rank correlation within an image."""
+    """Measures of whether a threat [n, S] increases with severity.
+
+    means_rise         True if the mean over the images never decreases from one column to the next
+    rank_correlation   correlation of the ranks within an image, averaged over the images
+    """
     from scipy.stats import rankdata
 
     means = numpy.nanmean(values, axis=0)

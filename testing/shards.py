@@ -1,7 +1,7 @@
-"""Evaluation in fixed shards of consecutive examples, shared out over processes and kept on disk one by one.
+"""Evaluation in fixed shards of consecutive examples, distributed over processes and saved to disk one by one.
 
-The size of a shard does not depend on the number of processes: rank r of W takes shards r, r + W, ..., every
-example counts once, and 1, 2 or 3 processes, interrupted or not, give the same bits.
+The size of a shard does not depend on the number of processes: rank r of W takes shards r, r + W, ... Every example
+counts once, and the results are bit-identical for any number of processes, interrupted or not.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Shard:
 
 
 class Evaluation(Protocol):
-    """Something measured of every example.
+    """A measurement of every example.
 
-    columns   name -> NumPy type, or (type, length) of a row, of each array it fills
-    pictures  names of the images [n,C,H,W] that it gives beside them
+    columns   name -> NumPy type, or (type, length) of a row, of each array that it returns
+    pictures  names of the images [n,C,H,W] that it returns in addition
     """
 
     @property
@@ -48,21 +48,21 @@ class Evaluation(Protocol):
     def pictures(self) -> Sequence[str]: ...
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
-        """Rows of those arrays and images for one shard."""
+        """The rows of those arrays, and the images, for one shard."""
 
 
 @dataclass
 class ShardStore:
-    """What finished shards gave, a file each: an interrupted run goes on with the next one.
+    """The arrays of finished shards, one file each, so that an interrupted run continues with the next shard.
 
-    pictures_of   how many shards keep their pictures, from the first on
+    pictures_of   number of shards, from the first, whose pictures are kept
     """
 
     path: Path
     pictures_of: float = 1
 
     def read(self, number: int, wanted: Sequence[str], pictures: Sequence[str]) -> Arrays | None:
-        """The arrays of a shard, None when it is to be done (again)."""
+        """The arrays of a shard; None if it must be evaluated (again)."""
         try:
             with numpy.load(self._file(number), allow_pickle=False) as file:
                 arrays = dict(file)
@@ -72,12 +72,12 @@ class ShardStore:
         return arrays if set(wanted) <= arrays.keys() else None
 
     def write(self, number: int, arrays: Arrays, pictures: Sequence[str]) -> None:
-        """Keep a shard."""
+        """Save the arrays of a shard, with its pictures for the first `pictures_of` shards only."""
         left_out = () if number < self.pictures_of else pictures
         write_npz(self._file(number), {name: rows for name, rows in arrays.items() if name not in left_out})
 
     def pictures(self, number: int) -> Arrays:
-        """Everything kept of a shard."""
+        """All saved arrays of a shard, pictures included."""
         with numpy.load(self._file(number), allow_pickle=False) as file:
             return dict(file)
 
@@ -87,23 +87,26 @@ class ShardStore:
 
 @dataclass
 class Memory:
-    """Evaluates shards in parts that fit into a GPU's memory: where one did not, halves are tried from then on.
+    """Evaluation of shards in parts that fit into GPU memory: after an out-of-memory error the size of parts is halved.
 
-    Every example counts as before, and its random numbers are its own; sums over a smaller batch may differ in
-    their last bits, and an attack of a library draws anew for each part.
+    Every example is still evaluated once, with the same random numbers. But sums over a smaller batch may differ in
+    their last bits, and an attack from a library draws new random numbers for each part.
+
+    size          number of examples in a part, at most
+    in_lockstep   all processes take part in every pass; the others would not repeat one that failed here
     """
 
     environment: Environment
     size: int
-    in_lockstep: bool = False  # other processes take part in every pass, and would not know of a second result
+    in_lockstep: bool = False
 
     def run(self, evaluation: Evaluation, shard: Shard) -> dict[str, Tensor]:
-        """What the evaluation says of the shard."""
+        """Evaluate a shard, in parts where necessary; raises RunError if memory cannot suffice."""
         try:
             parts = [evaluation(part) for part in self._parts(shard)]
         except torch.OutOfMemoryError:
             parts = []
-        if not parts:  # outside the handler, whose traceback keeps the tensors of the result
+        if not parts:  # outside the `except` block, in which the traceback keeps the failed tensors in memory
             self._halve()
             return self.run(evaluation, shard)
         return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -139,8 +142,10 @@ def evaluate_in_shards(
 ) -> Arrays:
     """Arrays of every evaluation, one row per example in the order of `index`, on every process.
 
-    pixels       row numbers -> images in [0, 1];  labels [N] of the whole split;  index [M] the rows to evaluate
-    in_lockstep  all processes evaluate every shard together, because a threat is spread over them
+    pixels       row numbers -> images in [0, 1]
+    labels       [N] of the whole split
+    index        [M] the rows to evaluate
+    in_lockstep  all processes evaluate every shard together, because a threat is distributed over them
     """
     count = len(index)
     columns = {name: kind for evaluation in evaluations for name, kind in evaluation.columns.items()}
@@ -153,7 +158,7 @@ def evaluate_in_shards(
     for number in bar:
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
-        # In lockstep the primary's answer counts: another process may see a file that was written a moment ago.
+        # In lockstep all processes follow the primary: another process might see a file that it has just written.
         if not (environment.broadcast(found is not None) if in_lockstep else found is not None):
             shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])
             found = {
@@ -176,6 +181,6 @@ def _empty(count: int, kind: str | tuple[str, int]) -> numpy.ndarray:
 
 
 def count_correct(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """[n] bool: which examples the model gets right; none to which it answers NaN."""
+    """Mask [n] bool of the correctly classified examples; False if the model returns NaN."""
     with torch.no_grad():
         return predicted(model(images)) == labels

@@ -1,4 +1,4 @@
-"""Adversaries of training: images perturbed inside a set."""
+"""Adversaries for training, which perturb images inside a set."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from training.batch import Batch
 from training.objectives import Part
 from training.starts import RandomStarts, Starts
 
-STEP = 2.5  # times the size of the set: all steps together (Madry et al. 2018)
-SINGLE_STEP = 1.25  # times the size, alone: longer ones make the network see them coming (Wong et al. 2020)
-LOSS_SCALE = 1024.0  # a power of two, which changes no digit: gradients in 16 bits do not vanish
+STEP = 2.5  # total length of several steps, relative to the size of the set (Madry et al. 2018)
+SINGLE_STEP = 1.25  # length of a single step; longer ones cause catastrophic overfitting (Wong et al. 2020)
+LOSS_SCALE = 1024.0  # against underflow of 16-bit gradients; a power of two, so that scaling is exact
 
-Inner = Callable[[nn.Module, Batch], Callable[[Tensor], Tensor]]  # -> logits -> what the adversary maximises
+Inner = Callable[[nn.Module, Batch], Callable[[Tensor], Tensor]]  # (model, batch) -> logits -> loss to maximise
 
 
 def cross_entropy_from_labels(model: nn.Module, batch: Batch) -> Callable[[Tensor], Tensor]:
-    """The cross-entropy, summed over the batch."""
+    """Cross-entropy, summed over the batch."""
     return lambda logits: functional.cross_entropy(logits, batch.labels, reduction="sum")
 
 
@@ -40,7 +40,7 @@ def divergence_from_clean(model: nn.Module, batch: Batch) -> Callable[[Tensor], 
 
 INNER_LOSSES: dict[str, Inner] = {"ce": cross_entropy_from_labels, "trades": divergence_from_clean}
 
-# (step, number of steps) -> factor of its length; 1 on average, so that a schedule changes no total.
+# (step, number of steps) -> factor of the step's length; 1 on average, so that the total length stays the same.
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": constant,
     "linear": falling,
@@ -49,11 +49,12 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 
 @dataclass(frozen=True)
 class Growth:
-    """The set shrunk around the image at first, by a factor that reaches 1 in equal parts: networks that learn nothing
-    from adversaries of full size may learn from small ones before.
+    """A factor of the perturbation that increases linearly to 1 over the first adversarial epochs.
 
-    first    adversarial epoch
-    epochs   with a smaller set (0: none)
+    Networks that do not learn from perturbations of full size from the start may learn if smaller ones come first.
+
+    first    first adversarial epoch
+    epochs   number of epochs with a factor below 1 (0: none)
     """
 
     first: int = 0
@@ -65,20 +66,20 @@ class Growth:
 
 @dataclass(frozen=True)
 class PGD:
-    """PGD inside {threat <= threshold} and a radius, projected in every step.
+    """PGD inside {threat <= threshold, l-inf norm <= radius}, with a projection in every step.
 
-    The model is in evaluation mode meanwhile: an attack neither uses nor moves the statistics of its batch. Every image
-    takes all steps: training wants the largest loss, not the first mistake. One step is fast adversarial training
-    (Wong, Rice and Kolter 2020, arXiv 2001.03994).
+    During the attack the model is in evaluation mode, so that batch normalisation neither uses nor updates the
+    statistics of the perturbed batch. Every image takes all steps, since training needs the largest loss, not the first
+    misclassification. With one step this is fast adversarial training (Wong, Rice and Kolter 2020, arXiv 2001.03994).
 
-    name   of the part
-    size   of the set by the pixel
-    loss   an entry of INNER_LOSSES
-    reach      of all steps together, times the size (0: STEP, and SINGLE_STEP for one alone)
+    name       name of the part
+    size       size of the set, as a change of each pixel
+    loss       an entry of INNER_LOSSES
+    reach      total length of all steps, relative to the size (0: STEP, or SINGLE_STEP for one step)
     schedule   an entry of SCHEDULES
-    momentum   of the direction, which sums up those before, each times this factor (Dong et al. 2018, arXiv 1710.06081)
-    starts     where it begins, told where it ended
-    growth     by epoch, a factor of the perturbation: the whole set is smaller, and so are the steps
+    momentum   factor of the previous direction in the next one (Dong et al. 2018, arXiv 1710.06081)
+    starts     starting points
+    growth     epoch -> factor of the perturbation, which shrinks the whole set and all steps alike
     """
 
     name: str
@@ -114,12 +115,12 @@ class PGD:
 
     @property
     def step_size(self) -> float:
-        """By the pixel, on average over the steps."""
+        """Length of a step as a change of each pixel, averaged over the steps."""
         usual = STEP if self.steps > 1 else SINGLE_STEP
         return (self.reach or usual) / self.steps * self.size
 
 
 def _input_gradient(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The direction of the gradient in the images alone: the weights get none."""
+    """The gradient with respect to the images, times LOSS_SCALE; the weights get no gradient."""
     inputs = images.clamp(0, 1).detach().requires_grad_(True)
     return input_gradient(LOSS_SCALE * loss(model(inputs)), inputs)

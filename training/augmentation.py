@@ -1,11 +1,12 @@
-"""Everything that changes the images of a batch: crop, flip, cutout; Mixup and CutMix; nonisotropic augmentation.
+"""Augmentation of the images of a batch: crop, flip, cutout; Mixup and CutMix; nonisotropic augmentation.
 
-    Transform   (images [B,C,H,W], index [B], draw) -> images; those that move pixels can be taken back (`undo`)
-    Clean       (batch, step) -> the part that takes the place of the clean one: two images in one, with both labels
+    Transform   (images [B,C,H,W], index [B], draw) -> images; those that move pixels can be reversed (`undo`)
+    Clean       (batch, step) -> a part that replaces the clean one: two images mixed into one, with both labels
     Additions   (batch, step) -> further parts
 
-What an image gets depends on seed, data set index and step alone. torchvision's Mixup and CutMix draw from the global
-generator and roll the part of each process, which the number of processes would change.
+The augmentation of an image depends only on seed, data set index and step. torchvision's Mixup and CutMix are not used:
+they draw from the global generator and pair images by a roll within each process, so that their result depends on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from training.objectives import Clean, Part
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Shift each image by up to `padding` pixels in either direction; zeros come in from outside."""
+    """Shift each image by up to `padding` pixels in every direction; pixels from outside the image are 0."""
 
     padding: int
     seed: int
@@ -39,13 +40,13 @@ class RandomCrop:
         return shifted(images, 2 * self.padding - top, 2 * self.padding - left, self.padding)
 
     def _windows(self, index: Tensor, draw: int) -> tuple[Tensor, Tensor]:
-        """Upper left corners in the padded images, [B] each."""
+        """Top and left edges of the windows in the padded images, [B] each."""
         shift = (uniform(self.seed, index, draw, (2,)) * (2 * self.padding + 1)).long()
         return shift[:, 0], shift[:, 1]
 
 
 def shifted(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
-    """The windows of the padded images at (top, left), [B] each in [0, 2 padding]."""
+    """Windows of the padded images, of the size of the images; top, left: [B] each, in [0, 2 padding]."""
     height, width = images.shape[2:]
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view, [B, C, 2p+1, 2p+1, H, W]
@@ -54,7 +55,7 @@ def shifted(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirror every other image, left to right."""
+    """Flip each image horizontally with probability 1/2."""
 
     seed: int
 
@@ -67,8 +68,10 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Zeros in a square of side `size` around a random pixel, clipped at the border (DeVries and Taylor 2017,
-    arXiv 1708.04552)."""
+    """Set a square of side `size` around a random pixel to 0, clipped at the border.
+
+    DeVries and Taylor 2017, arXiv 1708.04552.
+    """
 
     size: int
     seed: int
@@ -79,7 +82,7 @@ class Cutout:
         return images.masked_fill((inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1), 0.0)
 
     def _covers(self, length: int, place: Tensor) -> Tensor:
-        """Which of `length` pixels the square covers, [B, length]."""
+        """Mask [B, length] of the pixels along one axis that the square covers; place: [B,1] in [0, 1)."""
         first = (place * length).long() - self.size // 2
         pixels = torch.arange(length, device=place.device)
         return (pixels >= first) & (pixels < first + self.size)
@@ -87,7 +90,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Chain:
-    """One transform after the other."""
+    """Several transforms, applied in order."""
 
     transforms: Sequence[Transform]
 
@@ -99,7 +102,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Movements(Chain):
-    """One movement after the other."""
+    """Several movements, applied in order; `undo` reverses them in the opposite order."""
 
     transforms: Sequence[Movement]
 
@@ -111,7 +114,7 @@ class Movements(Chain):
 
 @dataclass(frozen=True)
 class Mixup:
-    """Each image blended with another of the batch, as are their labels (Zhang et al. 2018, arXiv 1710.09412)."""
+    """Blend each image with another of the batch, and their labels likewise (Zhang et al. 2018, arXiv 1710.09412)."""
 
     alpha: float
     num_classes: int
@@ -125,7 +128,10 @@ class Mixup:
 
 @dataclass(frozen=True)
 class CutMix:
-    """A rectangle of each image replaced by that of another; labels by area (Yun et al. 2019, arXiv 1905.04899)."""
+    """Replace a rectangle of each image by that of another image of the batch; labels are weighted by area.
+
+    Yun et al. 2019, arXiv 1905.04899.
+    """
 
     alpha: float
     num_classes: int
@@ -145,7 +151,7 @@ class CutMix:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of several, at random for each batch."""
+    """One of several choices, drawn at random for each batch."""
 
     choices: Sequence[Clean]
     seed: int
@@ -155,7 +161,7 @@ class OneOf:
 
 
 def blended(batch: Batch, share: float, num_classes: int) -> Tensor:
-    """Probabilities [b,K]: `share` for the label of each image, the rest for its partner's."""
+    """Target probabilities [b,K]: `share` for the label of each image, 1 - `share` for the label of its partner."""
     one_hot = [torch.nn.functional.one_hot(y, num_classes) for y in (batch.labels, batch.partner_labels)]
     return share * one_hot[0] + (1 - share) * one_hot[1]
 
@@ -165,15 +171,21 @@ def _generator(seed: int, step: Step) -> numpy.random.Generator:
 
 
 def _side(length: int, share: float, middle: int) -> tuple[int, int]:
-    """Where the rectangle begins and ends along one axis; its area is 1 - share unless the border cuts it."""
+    """First and last (exclusive) pixel of the rectangle along one axis, clipped at the border.
+
+    Without clipping its share of the area is 1 - share, up to rounding.
+    """
     half = int(length * (1 - share) ** 0.5) // 2
     return max(0, middle - half), min(length, middle + half)
 
 
 @dataclass(frozen=True)
 class NonisotropicAugmentation:
-    """On a random share of the batches: another image of the batch, and Gaussian noise, each projected (as the threat
-    is set to) into {PD <= threshold} and the pixel box around the image, whose label they keep."""
+    """Two further parts for a random 1/`frequency` of the batches, each with the labels of the original images.
+
+    The parts are another image of the batch, and the image with Gaussian noise. Each is projected into the set
+    {PD <= threshold} and the pixel box around the original image, by the projection that the threat is configured with.
+    """
 
     threat: Threat
     threshold: float
@@ -189,7 +201,7 @@ class NonisotropicAugmentation:
         return self.parts(batch, step.iteration)
 
     def parts(self, batch: Batch, draw: int) -> list[Part]:
-        """Both, for any batch: the other image, then the noise."""
+        """Both parts for any batch: the other image, then the noise."""
         bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
         noise = self.mean + self.std * _normal(self.seed, batch.index, draw, tuple(batch.images.shape[1:]))
         changes = (difference(batch.partner_images, batch.images), noise)
@@ -200,6 +212,6 @@ class NonisotropicAugmentation:
 
 
 def _normal(seed: int, index: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers that depend on (seed, index, draw) alone, by the inverse of their distribution."""
-    # Away from 0 and 1, where the inverse is infinite.
+    """Standard normal numbers that depend only on (seed, index, draw), by the inverse of the distribution function."""
+    # The inverse is infinite at 0 and 1.
     return torch.special.ndtri(uniform(seed, index, draw, shape).clamp(2**-25, 1 - 2**-24))

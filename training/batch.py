@@ -1,4 +1,4 @@
-"""A batch as training sees it: a part of a global batch, its images moved at random on the device."""
+"""Batches of training: parts of a global batch, with images augmented at random on the device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 
 class Source(Protocol):
-    """What a loader gives: this process's part of a global batch.
+    """This process's part of a global batch, as a data loader returns it. Every image has a partner in the batch.
 
-    images, partner_images   [b,C,H,W] float32 in [0, 1]; a partner is another image of the global batch for each
-    labels, partner_labels   [b];  index, partners  [b] their rows in the data set
+    images, partner_images   [b,C,H,W] float32 in [0, 1]; the partner of an image is another one of the global batch
+    labels, partner_labels   [b]
+    index, partners          [b] rows in the data set
     share                    b / global batch size
     """
 
@@ -45,17 +46,17 @@ Transform = Callable[[Tensor, Tensor, int], Tensor]  # (images [b,C,H,W], index 
 
 
 class Movement(Protocol):
-    """A transform that can be taken back."""
+    """A transform that moves pixels, and can be reversed."""
 
     def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor: ...
 
     def undo(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
-        """What lies in the moved frame, back in that of the images before; zeros where it does not reach."""
+        """Move pixels back to their places before the movement; zeros for pixels that it had moved out of the image."""
         ...
 
 
 class Unmoved:
-    """Images as they are."""
+    """The movement that changes nothing."""
 
     def __call__(self, images: Tensor, index: Tensor, draw: int) -> Tensor:
         return images
@@ -68,11 +69,11 @@ unmoved = Unmoved()
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows of a source.
+    """Consecutive rows of a source, augmented.
 
-    move     where pixels go (crop, flip); masks of objects go the same way
-    erase    what is blackened afterwards
-    draw     number of the optimizer step: what is random depends on it, a seed and the data set index alone
+    move     movement of pixels (crop, flip), also applied to the masks of objects
+    erase    transform that is applied afterwards, to images only (cutout)
+    draw     number of the optimizer step; random numbers depend only on it, a seed and the data set index
     """
 
     source: Source
@@ -95,7 +96,7 @@ class Batch:
 
     @cached_property
     def partner_images(self) -> Tensor:
-        """As their own process sees them."""
+        """The partner of each image, [b,C,H,W], augmented in the same way as in the batch that contains it."""
         return self._augmented(self.source.partner_images[self.rows], self.source.partners[self.rows])
 
     @property
@@ -104,16 +105,19 @@ class Batch:
 
     @property
     def share(self) -> float:
-        """Of the global batch."""
+        """Size of this batch / global batch size."""
         return self.source.share * len(self.index) / len(self.source.index)
 
     def masks(self, mask_source: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Masks [b,1|C,H,W] of the images before they were moved, moved with them; False where zeros came in."""
+        """Masks [b,1|C,H,W] of the objects, moved like the images; False for pixels from outside the image.
+
+        mask_source   (images before any augmentation, index) -> masks
+        """
         masks = mask_source(self.source.images[self.rows], self.index)
         return self.move(masks.float(), self.index, self.draw) > 0.5
 
     def context(self, threat: Any) -> dict[str, Tensor]:
-        """What a segmented threat asks for besides images and labels."""
+        """The arguments that `bind` of a segmented threat needs besides images and labels; empty for other threats."""
         return {"masks": self.masks(threat.mask_source)} if threat.segmented else {}
 
     def _augmented(self, images: Tensor, index: Tensor) -> Tensor:
@@ -121,7 +125,7 @@ class Batch:
 
 
 def pieces(source: Source, count: int, move: Movement, erase: Transform, draw: int) -> Iterator[Batch]:
-    """A source in `count` parts of nearly equal size, without empty ones."""
+    """Split a source into `count` parts of nearly equal size; empty parts are left out."""
     for rows in torch.arange(len(source.index)).tensor_split(count):
         if len(rows):
             yield Batch(source, slice(int(rows[0]), int(rows[-1]) + 1), move, erase, draw)

@@ -1,7 +1,10 @@
-"""Snapshots of a training run: folders checkpoints/step_<n>/ that are there as a whole or not at all.
+"""Snapshots of a training run in folders checkpoints/step_<n>/, each written atomically.
 
-model.safetensors   the weights;  average.safetensors, best.safetensors   where there are such
-state.pt            everything else: optimizer, loss scaler, position, random states, history (weights_only)
+model.safetensors    the weights
+average.safetensors, best.safetensors, last_*.safetensors   weights of the moving average and of the best epoch, and
+                     stored perturbations of an adversary (`LastPerturbations`), if there are any
+state.pt             everything else: optimizer, loss scaler, position, random states, history; readable by torch.load
+                     with weights_only=True
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def weights_of(network: nn.Module) -> Weights:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where training was: named sets of weights, and a state of plain values and tensors."""
+    """A checkpoint of training: named sets of weights, and a state of plain values and tensors."""
 
     weights: dict[str, Weights]
     state: dict[str, Any]
@@ -42,7 +45,7 @@ class Snapshots:
     keep: int
 
     def write(self, step: int, snapshot: Snapshot) -> None:
-        """Keep a snapshot, and forget the oldest beyond `keep`."""
+        """Write a snapshot, then delete all but the newest `keep`."""
         buffer = io.BytesIO()
         torch.save(snapshot.state, buffer)
         files = {f"{name}.safetensors": save(weights) for name, weights in snapshot.weights.items()}
@@ -51,11 +54,11 @@ class Snapshots:
             shutil.rmtree(old, ignore_errors=True)
 
     def paths(self) -> list[Path]:
-        """Newest first."""
+        """The folders of all snapshots, newest first."""
         return sorted(self.folder.glob("step_*"), reverse=True)
 
     def newest(self) -> tuple[Snapshot | None, list[Path]]:
-        """The newest snapshot that can be read, and the newer ones that cannot."""
+        """The newest readable snapshot (None if there is none), and the folders of newer ones that are damaged."""
         damaged: list[Path] = []
         for path in self.paths():
             if (snapshot := _read(path)) is not None:
@@ -65,9 +68,9 @@ class Snapshots:
 
 
 def _read(path: Path) -> Snapshot | None:
-    """A snapshot, None where it is damaged."""
+    """Read a snapshot; None if it is damaged."""
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return Snapshot({file.stem: load_file(file) for file in path.glob("*.safetensors")}, state)
-    except Exception:  # a damaged file can make torch, pickle and zip raise anything
+    except Exception:  # torch, pickle and zip can raise any exception for a damaged file
         return None

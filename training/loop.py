@@ -1,4 +1,4 @@
-"""The training loop: batches, objective, optimizer, schedule; everything else is a callback."""
+"""The training loop over batches, with objective, optimizer and schedule; everything else is done by callbacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.weight_perturbation import as_they_are
 
 
 class Batches(Protocol):
-    """Global batches of one epoch at a time, from one of them on; an order that depends on the epoch alone."""
+    """Global batches of one epoch, from number `start` on; their order depends only on the epoch."""
 
     def __len__(self) -> int: ...
 
@@ -29,10 +29,11 @@ class Batches(Protocol):
 
 @dataclass
 class Totals:
-    """Sums over this process's part of an epoch, kept on the device so that no step waits for them.
+    """Sums over this process's part of an epoch, kept on the device so that no step waits for a transfer.
 
-    sums   "loss", and the fraction right of each named part
-    seen   share of the global batches in which there was such a part
+    sums   of "loss" and of the accuracy of each named part, each weighted by its share of a global batch
+    seen   sum of these shares, by the same names
+    batches   number of global batches so far
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Totals:
     batches: int = 0
 
     def add(self, scores: Scores, share: float) -> None:
-        """The scores of a `share` of a global batch."""
+        """Add the scores of a Batch that is `share` of a global batch."""
         for name, value in {"loss": scores.loss.detach(), **scores.correct}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * share
             self.seen[name] = self.seen.get(name, 0.0) + share
@@ -48,7 +49,12 @@ class Totals:
 
 @dataclass
 class Progress:
-    """Where training is; what callbacks see."""
+    """The state of training after an optimizer step, as passed to callbacks.
+
+    step     number of steps done so far, and the epoch of the last one
+    lr       learning rate of the last step
+    totals   sums of its epoch so far
+    """
 
     step: Step
     lr: float
@@ -63,17 +69,17 @@ Perturbation = Callable[[nn.Module, Parts, Any], AbstractContextManager[None]]
 
 @dataclass
 class Trainer:
-    """Model, optimizer and data of one training run, and how far it is.
+    """Model, optimizer and data of one training run, with its current position.
 
-    model          wrapped in DistributedDataParallel where there are several processes
-    world_size     their number; gradients are averaged over it, so that a loss is weighted by share * world_size
-    accumulation   parts that a batch is worked through in; a step is a whole batch
+    model          wrapped in DistributedDataParallel if there are several processes
+    world_size     number of processes; gradients are averaged over them, so a loss is weighted by share * world_size
+    accumulation   number of parts of a batch, for gradient accumulation; one optimizer step is a whole batch
     move, erase    augmentation (training/batch.py)
-    perturbation   of the weights, while a batch is scored
-    clip_grad      largest l2 norm of the gradient, 0 for any
-    scaler         of the loss, for fp16
-    notice         tells people something
-    iteration, totals   optimizer steps done, and sums of the epoch so far: where a resumed run goes on
+    perturbation   perturbation of the weights while the loss of a batch is computed
+    clip_grad      largest l2 norm of the gradient; 0 for no limit
+    scaler         loss scaler for fp16
+    notice         prints a message for the user
+    iteration, totals   optimizer steps done, and sums of the epoch so far, from which a resumed run continues
     """
 
     model: nn.Module
@@ -95,7 +101,7 @@ class Trainer:
     totals: Totals = field(default_factory=Totals)
 
     def run(self) -> None:
-        """Train up to the schedule's last step. Zero steps leave the weights bit-equal."""
+        """Train up to the last step of the schedule. With zero steps the weights stay bit-identical."""
         self.model.train()
         while self.iteration < self.schedule.total:
             epoch, start = divmod(self.iteration, len(self.batches))
@@ -109,7 +115,7 @@ class Trainer:
                     break
 
     def _step(self, source: Source, epoch: int) -> Progress:
-        """One optimizer step, on one global batch."""
+        """Take one optimizer step, on one global batch."""
         lr = self.peak_lr * self.schedule.factor(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -123,7 +129,7 @@ class Trainer:
         return Progress(Step(self.iteration, epoch), lr, is_epoch_end, is_end, self.totals)
 
     def _take_gradient(self, source: Source, step: Step) -> bool:
-        """The gradient of one global batch, part by part; False where a GPU's memory did not suffice."""
+        """Accumulate the gradient of one global batch, part by part; returns False if GPU memory did not suffice."""
         before = Totals(dict(self.totals.sums), dict(self.totals.seen), self.totals.batches)
         self.optimizer.zero_grad(set_to_none=True)
         try:
@@ -137,7 +143,11 @@ class Trainer:
         return True
 
     def _use_smaller_parts(self, size: int) -> None:
-        """After a batch that did not fit. Other processes may be waiting inside theirs: there it ends the run."""
+        """Double the number of parts after a batch of `size` images did not fit into memory.
+
+        Raises RunError if a part is a single image already. Also with several processes: the others may be waiting in a
+        collective operation of the same batch, so that it cannot be repeated.
+        """
         advice = f"out of memory; use --accumulation={2 * self.accumulation} or a smaller --batch_size"
         if self.world_size > 1 or self.accumulation >= size:
             raise RunError(advice)
@@ -146,7 +156,7 @@ class Trainer:
         self.notice(f"{advice}: going on with parts of {-(-size // self.accumulation)} images")
 
     def _add_gradient(self, batch: Batch, step: Step) -> None:
-        inner = plain(self.model)  # attacks are no part of the step
+        inner = plain(self.model)  # passes of attacks and perturbations do not communicate
         parts = self.objective.make(inner, batch, step)
         with self.perturbation(inner, self.objective, parts):
             scores = self.objective.score(self.model, parts)
@@ -165,5 +175,5 @@ class Trainer:
 
 
 def every_epoch(callback: Callback) -> Callback:
-    """Call it at the end of each epoch, and of training."""
+    """A callback that is called only at the end of each epoch and at the end of training."""
     return lambda progress: callback(progress) if progress.is_epoch_end or progress.is_end else None

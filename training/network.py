@@ -1,4 +1,4 @@
-"""How the network is run in training: precision and memory layout of its passes, moving averages, optimizers."""
+"""Tools to run a network in training: mixed precision, memory layout, distributed training, moving averages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloa
 
 
 class MixedPrecision(nn.Module):
-    """A network whose passes alone are in 16 bits or channels last: losses, attacks and threats stay in float32.
+    """A network [B,C,H,W] float32 -> [B,K] float32 with passes in 16 bits or in the channels-last memory layout.
 
-    [B,C,H,W] float32 -> [B,K] float32
+    Only the passes through the network are in 16 bits; losses, attacks and threats stay in float32.
     """
 
     def __init__(self, network: nn.Module, precision: str = "fp32", channels_last: bool = False) -> None:
@@ -30,9 +30,9 @@ class MixedPrecision(nn.Module):
 
 
 def distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model in DistributedDataParallel, which leaves buffers to `broadcast_buffers`."""
+    """Wrap the model in DistributedDataParallel, which does not synchronise buffers: `broadcast_buffers` does."""
     wrapper: Any = nn.parallel.DistributedDataParallel
-    # The option has two names, by version of torch.
+    # The name of the option depends on the version of torch.
     names = inspect.signature(wrapper).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     ids = [device] if device.type == "cuda" else None
@@ -40,19 +40,20 @@ def distributed(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The model without DistributedDataParallel: its passes communicate nothing."""
+    """The model without DistributedDataParallel, whose passes do not communicate."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """Weights and buffers averaged with decay, starting from the first update."""
+    """An exponential moving average of weights and buffers, which starts with the values at the first update."""
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def broadcast_buffers(network: nn.Module) -> None:
-    """Give every process the statistics of the first: what is evaluated, attacked and kept is then one network.
+    """Copy the floating-point buffers of the first process to all others, such as batch normalisation statistics.
 
-    A collective: one broadcast for all of them together.
+    Then all processes evaluate, attack and save the same network. A collective operation: one broadcast for all
+    buffers together.
     """
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if not buffers:
@@ -64,5 +65,5 @@ def broadcast_buffers(network: nn.Module) -> None:
 
 
 def size_of(network: nn.Module) -> float:
-    """l2 norm of all weights; not finite where one of them is not."""
+    """l2 norm of all weights together; not finite if any weight is not finite."""
     return float(torch.stack([weight.detach().float().norm() for weight in network.parameters()]).norm())

@@ -1,15 +1,15 @@
-"""What a batch is trained on: parts, each a set of images with targets, and the average of their losses.
+"""Training objectives: a batch becomes parts, each a set of images with targets; their losses are combined.
 
-    clean         the batch, or its mixup
+    clean         the batch itself, or its images mixed by Mixup or CutMix
     adversaries   the batch, perturbed inside a set
-    additions     further images on a share of the batches
+    additions     further images, for a share of the batches
 
-The loss of a batch is the mean over [main, *additions]. `Averaged` or `Trades` make main of the clean part and the
-adversaries; averaged, it is w clean + (1 - w) mean(adversaries): switching parts on does not change the size of the
-loss. All parts go through the model in one pass, so that batch normalisation sees them together and
-DistributedDataParallel one forward for each backward.
+The loss of a batch is the mean over [main, *additions]. `Averaged` or `Trades` combine the clean part and the
+adversaries into main. For `Averaged` it is w clean + (1 - w) mean(adversaries), so that further parts do not change the
+scale of the loss. All parts go through the model in one pass, so that batch normalisation uses the statistics of all of
+them, and DistributedDataParallel has one forward pass for each backward pass.
 
-Random numbers depend on seed, step and data set index alone, whatever the number of processes.
+Random numbers depend only on seed, step and data set index, not on the number of processes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from foundations.step import Step
 from threat_specification.attacks.base import predicted
 from training.batch import Batch
 
-# (logits, targets, logits of the plain clean images, label smoothing) -> mean over the batch
+# (logits, targets, logits of the clean images without mixing, label smoothing) -> mean over the batch
 PartLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, reference: Tensor, smoothing: float) -> Tensor:
-    """Against labels or probabilities."""
+    """Cross-entropy with labels [b] or probabilities [b,K] as targets."""
     return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
@@ -41,10 +41,10 @@ def divergence(logits: Tensor, targets: Tensor, reference: Tensor, smoothing: fl
 
 @dataclass(frozen=True)
 class Part:
-    """Images [b,C,H,W] in [0, 1] and what they should be seen as: labels [b], or probabilities [b,K].
+    """Images [b,C,H,W] in [0, 1] and their targets: labels [b], or probabilities [b,K].
 
-    name     in the history of the run: accuracies are kept by name
-    weight   of its loss in that of the batch
+    name     name of the part; accuracies in the history of a run are stored by name
+    weight   weight of the part's loss in the loss of the batch
     """
 
     name: str
@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Scores:
-    """The loss of a batch, and the fraction of each named part that the model gets right."""
+    """The loss of a batch, and the model's accuracy on its parts, by name."""
 
     loss: Tensor
     correct: dict[str, Tensor]
@@ -65,11 +65,11 @@ class Scores:
 Clean = Callable[[Batch, Step], Part]
 Adversary = Callable[[nn.Module, Batch, Step], Part]
 Additions = Callable[[Batch, Step], Sequence[Part]]
-Combine = Callable[[Batch, Part, Sequence[Part]], list[Part]]  # main, with weights
+Combine = Callable[[Batch, Part, Sequence[Part]], list[Part]]  # (batch, clean, adversaries) -> parts of main, weighted
 
 
 def clean(batch: Batch, step: Step) -> Part:
-    """The batch as it is."""
+    """The batch itself, without mixing."""
     return Part("clean", batch.images, batch.labels)
 
 
@@ -89,14 +89,14 @@ class Averaged:
 
 @dataclass(frozen=True)
 class Trades:
-    """clean + beta mean over adversaries of KL(clean || perturbed), as published: not an average."""
+    """clean + beta * mean over adversaries of KL(clean || perturbed): a sum as published, not an average."""
 
     beta: float = 6.0
 
     def __call__(self, batch: Batch, clean: Part, adversaries: Sequence[Part]) -> list[Part]:
         if not adversaries:
             return [clean]
-        # Mixed images cannot be what perturbed ones are held against.
+        # If the clean part is mixed, the images without mixing are needed as well, as the reference of the divergence.
         reference = [] if clean.images is batch.images else [Part("reference", batch.images, batch.labels, weight=0.0)]
         weight = self.beta / len(adversaries)
         return [clean, *reference, *(replace(part, weight=weight, loss=divergence) for part in adversaries)]
@@ -104,17 +104,17 @@ class Trades:
 
 @dataclass(frozen=True)
 class Parts:
-    """An objective made of parts; see the top of this file."""
+    """An objective made of parts; see the docstring of this module."""
 
     clean: Clean = clean
     adversaries: Sequence[Adversary] = ()
     additions: Additions = lambda batch, step: ()
     combine: Combine = Averaged()
-    adversaries_from: int = 0  # epoch
+    adversaries_from: int = 0  # first epoch with adversaries
     label_smoothing: float = 0.0
 
     def make(self, model: nn.Module, batch: Batch, step: Step) -> list[Part]:
-        """The parts of this batch that count, with their weights. Attacks ask the model, which is left as it was."""
+        """The parts of this batch, with their weights. Attacks call the model but leave it unchanged."""
         adversaries = self.adversaries if step.epoch >= self.adversaries_from else ()
         perturbed = [adversary(model, batch, step) for adversary in adversaries]
         main = self.combine(batch, self.clean(batch, step), perturbed)
@@ -122,7 +122,7 @@ class Parts:
         return [replace(part, weight=part.weight / (1 + len(additions))) for part in (*main, *additions)]
 
     def score(self, model: nn.Module, parts: Sequence[Part]) -> Scores:
-        """One pass of all parts through the model, and their weighted losses."""
+        """Pass all parts through the model at once; returns the sum of their weighted losses, and accuracies."""
         logits = model(torch.cat([part.images for part in parts]) if len(parts) > 1 else parts[0].images)
         rows = logits.split([len(part.images) for part in parts])
         names = [part.name for part in parts]
@@ -135,7 +135,7 @@ class Parts:
         return Scores(torch.stack(losses).sum(), {part.name: _correct(answers, part) for part, answers in scored})
 
 
-COUNTED = ("clean", "adv", "N_adv")  # parts whose accuracy goes into the history
+COUNTED = ("clean", "adv", "N_adv")  # names of the parts whose accuracy is stored in the history
 
 
 def _correct(logits: Tensor, part: Part) -> Tensor:

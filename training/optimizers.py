@@ -1,6 +1,6 @@
-"""Optimizers by name. Torch-free until one is made.
+"""Optimizers by name. Imports torch only when an optimizer is made.
 
-To add one: a function here, and its entry.
+To add an optimizer, write a function here and add it to OPTIMIZERS.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 def sgd(
     weights: Iterable[torch.nn.Parameter], lr: float, weight_decay: float, momentum: float, nesterov: bool
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent; the decay is a part of the gradient."""
+    """Stochastic gradient descent; the weight decay is added to the gradient."""
     from torch.optim import SGD
 
     return SGD(weights, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
 def adamw(weights: Iterable[torch.nn.Parameter], lr: float, weight_decay: float, **_: Any) -> torch.optim.Optimizer:
-    """Adam with decoupled decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
     from torch.optim import AdamW
 
     return AdamW(weights, lr, weight_decay=weight_decay)
 
 
-# Name -> function of the weights, and of the options by name; what it does not know it ignores.
+# Name -> function of the weights and of all options as keyword arguments; it ignores options that it does not use.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}

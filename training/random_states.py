@@ -1,7 +1,7 @@
-"""The states of the global random generators of all processes, as plain values and tensors.
+"""States of the global random number generators of all processes, as plain values and tensors.
 
-Training's own random numbers depend on (seed, step, data set index) alone and need none of this; dropout and what
-others write does.
+The random numbers of this project's own training code depend only on (seed, step, data set index) and do not need
+them. Dropout and third-party code do.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from foundations.environment import Environment
 
 
 def seed_everything(seed: int) -> None:
-    """Start the generators of Python, NumPy and torch; the same on every process."""
+    """Seed the generators of Python, NumPy and torch with the same seed on every process."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
 
 
 def gather_states(environment: Environment) -> dict[str, Any]:
-    """The states of Python and NumPy of this process, and [W, n] those of torch on each process. A collective."""
+    """The generator states: of Python and NumPy on this process, of torch [W, n] on all W processes.
+
+    A collective operation.
+    """
     kind, keys, *rest = numpy.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),
@@ -36,7 +39,7 @@ def gather_states(environment: Environment) -> dict[str, Any]:
 
 
 def restore_states(states: dict[str, Any], environment: Environment) -> None:
-    """Put them back. A process beyond those that were there takes the state of one of them."""
+    """Restore the states from `gather_states`. With more processes than then, rank r takes torch's state of r % W."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     kind, numbers, *rest = states["numpy"]
@@ -47,10 +50,10 @@ def restore_states(states: dict[str, Any], environment: Environment) -> None:
 
 
 def _gathered(state: torch.Tensor, environment: Environment) -> torch.Tensor:
-    """[n] bytes of each process as [W, n]."""
+    """Gather a state of [n] bytes from each of W processes, as [W, n]."""
     return torch.from_numpy(environment.all_gather(state.cpu().numpy().astype(numpy.int64))).byte()
 
 
 def _own(states: torch.Tensor, environment: Environment) -> torch.Tensor:
-    # A copy: torch reads a state from the start of its storage, and crashes on a row further on.
+    # A copy, since torch reads a state from the start of the tensor's storage, and crashes on a view of a later row.
     return states[environment.rank % len(states)].cpu().clone()

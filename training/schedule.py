@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """`factor(i)` in [0, 1] multiplies the peak learning rate at optimizer step i, counted from 0."""
+    """A learning rate schedule: `factor(i)` in [0, 1] times the peak rate is used at optimizer step i, from 0."""
 
     total: int
     warmup: int
@@ -30,16 +30,16 @@ def cosine(schedule: Schedule, iteration: int) -> float:
 
 
 def milestones(schedule: Schedule, iteration: int) -> float:
-    """gamma to the number of milestones passed."""
+    """gamma to the power of the number of milestones passed."""
     return schedule.gamma ** sum(iteration >= milestone for milestone in schedule.milestones)
 
 
 RISE = 0.3  # share of one cycle in which the learning rate rises
-LOW, LOWEST = 1 / 25, 1 / 25e4  # of the peak, at the beginning and at the end
+LOW, LOWEST = 1 / 25, 1 / 25e4  # factors at the beginning and at the end of the cycle
 
 
 def onecycle(schedule: Schedule, iteration: int) -> float:
-    """Half a cosine up, half a cosine down (Smith and Topin 2018, arXiv 1708.07120; phases as in PyTorch)."""
+    """Half a cosine up, then half a cosine down (Smith and Topin 2018, arXiv 1708.07120; phases as in PyTorch)."""
     position, last = iteration - schedule.warmup, schedule.total - schedule.warmup - 1
     peak = max(RISE * (last + 1) - 1, 0.0)
     if position <= peak:
@@ -52,7 +52,7 @@ def _half_cosine(start: float, end: float, progress: float) -> float:
 
 
 def constant(schedule: Schedule, iteration: int) -> float:
-    """1 throughout."""
+    """The constant 1."""
     return 1.0
 
 

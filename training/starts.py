@@ -1,7 +1,7 @@
-"""Where the adversary of training starts: at a random point of its set, or where it ended on the image an epoch before.
+"""Starting points of the adversary in training: a random point of its set, or its last perturbation of the image.
 
-Going on from the last perturbation adds up the steps of all epochs: few steps in each make a strong adversary (Zheng et
-al. 2020, arXiv 1912.11969).
+Starting from the perturbation of the epoch before accumulates the steps of all epochs, so that few steps in each epoch
+make a strong adversary (Zheng et al. 2020, arXiv 1912.11969).
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from torch import Tensor, nn
 from foundations.errors import UsageError
 from training.batch import Batch
 
-BYTES = 2  # of a value
-SHARED = 2**26  # bytes that are brought to the other processes at a time
+BYTES = 2  # bytes of a value (float16)
+SHARED = 2**26  # bytes in one all-reduce, at most
 
 
 class Starts(Protocol):
-    """The memory that an adversary asks before its first step, and tells after its last one.
+    """Starting points of one adversary, which calls `begin` before its first step and `end` after its last step.
 
-    fresh   an entry of the attacks' STARTS: where it begins on an image that it has not seen
+    fresh   an entry of the attacks' STARTS: the starting point for images without a stored perturbation
     """
 
     @property
     def fresh(self) -> str: ...
 
     def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
-        """The perturbations to start from, [b,C,H,W]; fresh: random points of the set."""
+        """The perturbations to start from, [b,C,H,W]; fresh: new starting points, made by the entry `fresh`."""
         ...
 
     def end(self, batch: Batch, delta: Tensor) -> None:
-        """Where they ended. It counts from the next step on."""
+        """Store the final perturbations, which `begin` returns only after the current optimizer step."""
         ...
 
 
 @dataclass(frozen=True)
 class RandomStarts:
-    """At a random point, always."""
+    """Starts that are always new points of the set; nothing is stored."""
 
     fresh: str = "scaled_noise"
 
@@ -55,12 +55,12 @@ class RandomStarts:
 
 
 class LastPerturbations(nn.Module):
-    """Where the adversary ended on the image an epoch before; at a random point in the first one.
+    """Starts at the adversary's last perturbation of each image; at a random point if there is none yet.
 
-    A module for its buffers: what a checkpoint holds of it.
+    It is a module so that its buffers can be saved in a checkpoint.
 
-    values   [N,C,H,W] by row of the data set, float16, in the frame of the image before crop and flip
-    known    [N] bool
+    values   [N,C,H,W] float16, one perturbation for each row of the data set, in the frame before crop and flip
+    known    [N] bool, True for rows with a stored perturbation
     """
 
     fresh = "scaled_noise"
@@ -71,8 +71,8 @@ class LastPerturbations(nn.Module):
         super().__init__()
         self.register_buffer("values", torch.zeros(num_images, *shape, dtype=torch.float16, device=device))
         self.register_buffer("known", torch.zeros(num_images, dtype=torch.bool, device=device))
-        self._own = torch.zeros_like(self.known)  # by this process, since all shared
-        self._ended: list[tuple[Tensor, Tensor]] = []  # since the last commit
+        self._own = torch.zeros_like(self.known)  # rows changed by this process since the last `share`
+        self._ended: list[tuple[Tensor, Tensor]] = []  # index and perturbations since the last `commit`
 
     def begin(self, batch: Batch, fresh: Tensor) -> Tensor:
         last = batch.move(self.values[batch.index].float(), batch.index, batch.draw)
@@ -82,17 +82,20 @@ class LastPerturbations(nn.Module):
         self._ended.append((batch.index, batch.move.undo(delta, batch.index, batch.draw).half()))
 
     def commit(self) -> None:
-        """Keep where adversaries ended. After the step: one that ran out of memory is tried again, from the start."""
+        """Store the final perturbations. Call it after the optimizer step.
+
+        If a step runs out of memory, its retry then starts from the same perturbations as the first attempt.
+        """
         for index, delta in self._ended:
             self.values[index] = delta
             self.known[index] = self._own[index] = True
         self._ended.clear()
 
     def share(self) -> None:
-        """Bring all processes to the same state. A collective.
+        """Give all processes the same state. A collective operation.
 
-        An image belongs to one process in each epoch, to another one in the next. Sums are exact: where one process
-        has a value, the others add zeros.
+        It is needed because an image belongs to one process in one epoch, and may belong to another in the next. The
+        sums of the all-reduce are exact: if one process has a value, the others add zeros.
         """
         if not torch.distributed.is_initialized():
             return
@@ -111,7 +114,7 @@ class LastPerturbations(nn.Module):
 def last_perturbations(
     count: int, num_images: int, shape: tuple[int, ...], device: torch.device
 ) -> list[LastPerturbations]:
-    """For so many adversaries; refuses what the device could not hold."""
+    """One LastPerturbations for each of `count` adversaries; raises UsageError if they exceed the device's memory."""
     needed = BYTES * count * num_images * math.prod(shape)
     if needed > _memory(device):
         size = f"{needed / 2**30:.3g} GiB, more than the device has"
@@ -124,11 +127,11 @@ def last_perturbations(
 def random_starts(
     count: int, num_images: int, shape: tuple[int, ...], device: torch.device, fresh: str = "scaled_noise"
 ) -> list[RandomStarts]:
-    """For so many adversaries."""
+    """One RandomStarts for each of `count` adversaries."""
     return [RandomStarts(fresh) for _ in range(count)]
 
 
-# --adv_start -> (number of adversaries, number of training images, their shape, device) -> where each one starts
+# --adv_start -> (number of adversaries, number of training images, their shape, device) -> a Starts for each adversary
 STARTS: dict[str, Callable[[int, int, tuple[int, ...], torch.device], Sequence[Starts]]] = {
     "random": random_starts,
     "corner": partial(random_starts, fresh="corner"),
@@ -137,7 +140,7 @@ STARTS: dict[str, Callable[[int, int, tuple[int, ...], torch.device], Sequence[S
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of memory that a device has in all, for each of the processes that share it."""
+    """Total memory of a GPU in bytes; for the CPU, total memory divided by the number of processes on the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

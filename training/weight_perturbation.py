@@ -15,24 +15,25 @@ from training.objectives import Part, Scores
 
 
 class Objective(Protocol):
-    """As much of an objective as is needed here."""
+    """The part of an objective's interface that is needed here."""
 
     def score(self, model: nn.Module, parts: Sequence[Part]) -> Scores: ...
 
 
 @contextmanager
 def as_they_are(model: nn.Module, objective: Objective, parts: Sequence[Part]) -> Iterator[None]:
-    """The weights as they are."""
+    """A block without any perturbation of the weights."""
     yield
 
 
 @dataclass(frozen=True)
 class AdversarialWeights:
-    """For the duration of a block every weight w of two or more dimensions is w + gamma ||w|| g / ||g||, with g the
-    gradient of the batch's loss; afterwards the weights are bit-equal to what they were.
+    """A perturbation for the duration of a block: weights w become w + gamma ||w|| g / ||g||.
 
-    Each process perturbs by its own part of the batch, without communication. Buffers do not move, and no gradient is
-    left on the weights. Batches without an adversary are left alone.
+    It is applied to every weight tensor w of two or more dimensions; g is the gradient of the batch's loss with respect
+    to w. After the block the weights are bit-identical to those before. Each process uses its own part of the batch,
+    without communication. Buffers do not change, and the perturbation itself leaves no gradient on the weights. For
+    batches without an adversary nothing is perturbed.
     """
 
     gamma: float
