@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foundations.errors import RunError
+from foundations.errors import RunError, UsageError
 from foundations.hparams import ModelHparams
 from foundations.images import ImageSpec
 from models.checkpoints import fit, read_state_dict
@@ -39,6 +39,8 @@ def initial_model(
     family, parts = parse(model.model_name)
     if family == "timm":
         return pretrained_timm(spec, str(parts[0]))
+    if family == "imagenet_resnet" and len(parts) > 1:
+        raise UsageError(f"there are no pretrained weights for '{model.model_name}': torchvision's have width 64")
     return pretrained_torchvision(spec, f"resnet{parts[0]}" if family == "imagenet_resnet" else str(parts[0]))
 
 

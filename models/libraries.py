@@ -13,10 +13,6 @@ from models.normalize import Classifier, Normalize
 IMAGENET_CLASSES = 1000
 
 
-def build_imagenet_resnet(spec: ImageSpec, depth: int) -> nn.Module:
-    return build_torchvision(spec, f"resnet{depth}")
-
-
 def build_torchvision(spec: ImageSpec, name: str) -> nn.Module:
     """A classification network of torchvision with random weights."""
     import torchvision

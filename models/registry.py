@@ -30,9 +30,24 @@ def resnet_numbers(depth: int, width: int = 16) -> str | None:
     return None if depth >= 8 and depth % 6 == 2 and width else "a depth of 6n+2 (8, 14, 20, ...) and a width >= 1"
 
 
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152, 200, 269)
+
+
 def wideresnet_numbers(depth: int, factor: int) -> str | None:
     """Check for a depth of 6n+4 and a positive factor; returns None, or a description of the expected numbers."""
     return None if depth >= 10 and depth % 6 == 4 and factor else "a depth of 6n+4 (10, 16, 28, ...) and a factor >= 1"
+
+
+def imagenet_resnet_numbers(depth: int, width: int = 64) -> str | None:
+    """Accept a published depth and a width of at least 1; otherwise return the expected form."""
+    fits = depth in IMAGENET_DEPTHS and width >= 1
+    return None if fits else f"a depth of {', '.join(map(str, IMAGENET_DEPTHS))} and a width >= 1"
+
+
+def positive_sizes(name: str) -> str | None:
+    """Accept a name whose layers all have at least one unit; otherwise return the expected form."""
+    fits = all(int(part) for part in name.split("_")[1:])
+    return None if fits else "layers of at least one unit, such as lenet_300_100"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +87,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         builder="models.conv:build",
         min_side=8,
     ),
+    "lenet_by_layers": Architecture(
+        usage="lenet_<units>_<units>...",
+        summary="perceptron with ReLU and hidden layers of these sizes: lenet_300_100",
+        pattern=r"(lenet(?:_\d+)+)",
+        builder="models.by_layers:build_perceptron",
+        min_side=1,
+        check=positive_sizes,
+    ),
+    "conv_by_layers": Architecture(
+        usage="conv_<filters>_<filters>...",
+        summary="3x3 convolutions with these numbers of filters, the mean over the image, a linear layer: conv_8_8",
+        pattern=r"(conv(?:_\d+)+)",
+        builder="models.by_layers:build_convolutions",
+        min_side=1,
+        check=positive_sizes,
+    ),
     "resnet": Architecture(
         usage="resnet_<6n+2>[_<width>]",
         summary="residual network for small images (He et al. 2016), width 16 unless given, from 8x8 up",
@@ -104,11 +135,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         min_side=8,
     ),
     "imagenet_resnet": Architecture(
-        usage="imagenet_resnet_<18|34|50|101|152>",
-        summary="residual network for large images, torchvision's, from 32x32 up",
-        pattern=r"imagenet_resnet_(18|34|50|101|152)",
-        builder="models.libraries:build_imagenet_resnet",
+        usage="imagenet_resnet_<18|34|50|101|152|200|269>[_<width>]",
+        summary="residual network for large images, torchvision's with width 64 (unless given), from 32x32 up",
+        pattern=r"imagenet_resnet_(\d+)(?:_(\d+))?",
+        builder="models.imagenet_resnet:build",
         min_side=32,
+        check=imagenet_resnet_numbers,
+        implied=(64,),
         library="torchvision",
     ),
     "vit": Architecture(
@@ -146,7 +179,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 # Data sets whose names are always accepted as a prefix of a model's name.
-FAMILIES = ("mnist", "cifar10", "cifar100")
+FAMILIES = ("mnist", "cifar", "cifar10", "cifar100")
+OF_LARGE_IMAGES = ("imagenet_",)  # prefixes that no network for small images may have
 LIBRARIES = ("torchvision", "timm")
 
 
@@ -182,12 +216,18 @@ def build_model(model_name: str, spec: ImageSpec) -> Classifier:
 def parse(model_name: str, dataset_names: Iterable[str] = ()) -> tuple[str, list[int | str]]:
     """Family and parts of a name, with or without a prefix; raises UsageError for an unknown name."""
     prefixes = [f"{name}_" for name in (*dataset_names, *FAMILIES)]
-    for bare in (model_name, *(model_name.removeprefix(p) for p in prefixes if model_name.startswith(p))):
+    for prefix in ("", *(prefix for prefix in prefixes if model_name.startswith(prefix))):
+        bare = model_name.removeprefix(prefix)
         for family, architecture in ARCHITECTURES.items():
             if found := re.fullmatch(architecture.pattern, bare):
                 parts = [int(part) if part.isdecimal() else part for part in found.groups() if part is not None]
                 if expected := architecture.check(*parts):
                     raise UsageError(f"model '{model_name}': expected {expected}")
+                if prefix in OF_LARGE_IMAGES and not architecture.library:
+                    raise UsageError(
+                        f"model '{model_name}': '{bare}' is a network for small images; name it without {prefix}, or "
+                        "one of torchvision's, such as torchvision:vgg16"
+                    )
                 return family, parts
     known = [architecture.usage for architecture in ARCHITECTURES.values()]
     raise UsageError(f"unknown model '{model_name}'{nearest(model_name, known)}; known: {', '.join(known)}")

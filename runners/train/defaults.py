@@ -19,6 +19,8 @@ RESIDUAL: dict[str, Any] = {"lr": 0.1, "weight_decay": 5e-4, "training_steps": "
 # (canonical name of the model, kind of images) -> defaults
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("conv", "*"): {"lr": 0.02, "training_steps": "20ep"},
+    ("conv_*", "*"): {"lr": 0.02, "training_steps": "20ep"},
+    ("lenet_*", "*"): {"lr": 0.1, "momentum": 0.0, "batch_size": 32, "training_steps": "40ep"},
     ("resnet_*", "*"): RESIDUAL,
     ("wideresnet_*", "*"): RESIDUAL,
     ("preactresnet_*", "*"): RESIDUAL,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 
 from datasets.registry import DATASETS
 from foundations.errors import UsageError
@@ -56,13 +57,50 @@ def test_resnet_has_as_many_weighted_layers_as_its_name_says(depth: int) -> None
         ("cifar10_resnet_20_16", "resnet_20"),
         ("resnet_020_064", "resnet_20_64"),
         ("digits_resnet_8", "resnet_8"),
+        ("cifar_resnet_50", "resnet_50"),
+        ("mnist_lenet_300_100", "lenet_300_100"),
+        ("mnist_conv_8_8", "conv_8_8"),
+        ("imagenet_resnet_50", "imagenet_resnet_50"),
+        ("imagenet_resnet_50_64", "imagenet_resnet_50"),
+        ("imagenet_resnet_200_32", "imagenet_resnet_200_32"),
     ],
 )
 def test_names_resolve(alias: str, name: str) -> None:
     assert canonical_name(alias, DATASETS) == name
 
 
-@pytest.mark.parametrize("name", ["", "resnet", "resnet_7", "resnet_8_0", "lenet_5", "cub_lenet", "mnist_"])
+@pytest.mark.parametrize("name", ["", "resnet", "resnet_7", "resnet_8_0", "lenet_5_0", "cub_lenet", "mnist_"])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"known: lenet, conv, resnet|expected a depth"):
+    with pytest.raises(UsageError, match=r"known: lenet, conv, lenet_|expected a depth|expected layers"):
         canonical_name(name, DATASETS)
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet_20", "imagenet_resnet_20_64", "imagenet_vgg_16", "imagenet_lenet"])
+def test_a_prefix_of_large_images_never_leads_to_a_network_for_small_ones(name: str) -> None:
+    with pytest.raises(UsageError, match=r"expected a depth of 18, 34|is a network for small images"):
+        canonical_name(name, DATASETS)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(18, 64), (18, 16), (50, 16), (200, 8)])
+def test_residual_networks_for_large_images(depth: int, width: int) -> None:
+    """As many weighted layers as the name says, as many filters in the first; with width 64 torchvision's network."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(f"imagenet_resnet_{depth}_{width}", Spec(3, 32, 32)).eval()
+        assert model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+        assert len([name for name, _ in layers if "downsample" not in name]) == depth
+        assert layers[0][1].weight.shape[0] == width
+        if width == 64:
+            torch.manual_seed(0)
+            theirs = torchvision.models.resnet18(num_classes=7).state_dict()
+            torch.manual_seed(0)
+            ours = build_model("imagenet_resnet_18", Spec(3, 32, 32)).network.state_dict()
+            assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("lenet_300_100", [300, 100, 7]), ("conv_8_4", [8, 4, 7])])
+def test_networks_named_by_their_layers(name: str, sizes: list[int]) -> None:
+    model = build_model(name, Spec(1, 9, 9))
+    assert model(torch.rand(2, 1, 9, 9)).shape == (2, 7)
+    layers = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert [len(layer.weight) for layer in layers] == sizes

@@ -57,8 +57,19 @@ def test_recipes_are_of_flags_that_there_are() -> None:
 @pytest.mark.parametrize(("models", "kinds"), RECIPES)
 def test_every_recipe_takes_effect(models: str, kinds: str) -> None:
     """A change of any number of the table changes the defaults of some model on some images."""
-    names = {"*": "pretrained", "torchvision:*": "torchvision:alexnet", "timm:*": "timm:resnet18"}
-    model = names.get(models, models.replace("*", {"vit_*": "b_16", "convnext_*": "tiny"}.get(models, "18")))
+    examples = {
+        "*": "pretrained",
+        "torchvision:*": "torchvision:alexnet",
+        "timm:*": "timm:resnet18",
+        "vit_*": "vit_b_16",
+        "convnext_*": "convnext_tiny",
+        "lenet_*": "lenet_300",
+        "conv_*": "conv_8",
+    }
+    model = examples.get(models, models.replace("*", "18"))
+        models,
+        models.replace("*", {"vit_*": "b_16", "convnext_*": "tiny", "lenet_*": "300", "conv_*": "8"}.get(models, "18")),
+    )
     info = images(*{"*": (1, 28), "small_colour": (3, 32), "large_colour": (3, 224)}[kinds])
     entry = RECIPES[models, kinds]
     assert {name: recipe(model, info)[name] for name in entry} == entry
