@@ -67,9 +67,6 @@ def test_every_recipe_takes_effect(models: str, kinds: str) -> None:
         "conv_*": "conv_8",
     }
     model = examples.get(models, models.replace("*", "18"))
-        models,
-        models.replace("*", {"vit_*": "b_16", "convnext_*": "tiny", "lenet_*": "300", "conv_*": "8"}.get(models, "18")),
-    )
     info = images(*{"*": (1, 28), "small_colour": (3, 32), "large_colour": (3, 224)}[kinds])
     entry = RECIPES[models, kinds]
     assert {name: recipe(model, info)[name] for name in entry} == entry
