@@ -124,7 +124,7 @@ class Task:
 
     @property
     def examples(self) -> Tensor:
-        """[B,C,H,W]."""
+        """The clean images, [B,C,H,W]."""
         return self.allowed.bound.examples
 
     def best_so_far(self) -> BestSoFar:

@@ -42,7 +42,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         self.fallbacks = 0
 
     def evaluate(self, delta: Tensor) -> Tensor:
-        """PD of each perturbation, [B] float32; 0 where no anchor counts."""
+        """PD of each perturbation, [B] float32; 0 if no anchor counts."""
         check_delta(delta, self.examples)
         return self.displacements(delta.flatten(1)).amax(1).clamp_min(0)
 

@@ -48,7 +48,7 @@ from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskS
 class Binding:
     """An anchor that a perturbation moves towards."""
 
-    anchor: int  # its number in the set
+    anchor: int  # its number in the set of anchors
     label: int
     index: int | None  # its index in the training set, if known
     threat: float  # <d, v_j>
