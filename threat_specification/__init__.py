@@ -1,6 +1,6 @@
-"""Threats: how far a perturbation goes, sets of bounded threat, projections onto them, attacks inside them.
+"""Threats: sizes of perturbations, sets of bounded threat, projections onto these sets, attacks inside them.
 
-Takes tensors and callables; knows neither data sets nor models.
+The package works on tensors and callables; it imports neither data sets nor models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["L2", "AnchorSet", "BoundThreat", "Intersection", "Linf", "Measure", "ProjectedDisplacement", "Threat"]
 
-# Loaded when they are asked for: the registry of this package is read where there is no torch.
+# Loaded on first access, so that the registry of this package can be imported without torch.
 _MODULES = {
     "AnchorSet": "projected_displacement.anchors",
     "BoundThreat": "base",

@@ -1,6 +1,6 @@
-"""What a threat is.
+"""Base classes of threats, and checks of their inputs.
 
-Shapes used in this package: B batch, C channels, H, W, D = C*H*W, N anchors, K classes.
+Shapes in this package: B batch, C channels, H height, W width, D = C*H*W, N anchors, K classes.
 Images lie in [0, 1]; a perturbation is `delta` = perturbed - example, [B, C, H, W].
 """
 
@@ -16,28 +16,28 @@ from typing_extensions import Self
 
 from foundations.errors import UsageError
 
-CONTEXT = ("masks", "indices")  # what some threats want to know about examples besides their labels
-ROUNDING_SHRINKS = (1e-6, 1e-5, 1e-4)
+CONTEXT = ("masks", "indices")  # arguments that some threats take for each example besides its label
+ROUNDING_SHRINKS = (1e-6, 1e-5, 1e-4)  # relative shrinks of delta, tried in this order
 
 
 class Measure(ABC):
-    """How far a perturbation goes, by some distance that can only be evaluated (SSIM, LPIPS, ...)."""
+    """A size of perturbations that can be evaluated, but not projected onto (SSIM, LPIPS, ...)."""
 
     name: str = "measure"
 
     @abstractmethod
     def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
-        """Threat of each perturbed example, [B] float32, at least 0."""
+        """Size of the perturbation of each perturbed example, [B] float32, at least 0."""
 
 
 class BoundThreat(ABC):
-    """A threat at fixed (examples, labels), with all cached that depends on those alone; made for attack loops.
+    """A threat at fixed (examples, labels), for attack loops; caches everything that depends on these alone.
 
-    The threat of `delta` must be convex and positively homogeneous, so that its sublevel sets are
-    convex and shrinking a perturbation towards 0 never leaves one.
+    The threat must be convex and positively homogeneous in `delta`: then its sublevel sets are convex, and
+    a perturbation that is shrunk towards 0 stays inside them.
     """
 
-    steepest = "l2"  # the norm in which attacks take the steepest direction: an entry of attacks.base.DIRECTIONS
+    steepest = "l2"  # norm for the steepest direction in attacks: a key of attacks.base.DIRECTIONS
 
     def __init__(self, examples: Tensor) -> None:
         self.examples = examples
@@ -50,17 +50,17 @@ class BoundThreat(ABC):
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
-        """A point of {threat <= threshold} and lower <= delta <= upper (default: the pixel box) near delta.
+        """A point near delta with threat <= threshold and lower <= point <= upper (default: the pixel box).
 
-        Bounds are [B, C, H, W] with lower <= 0 <= upper. A feasible delta comes back bit-identical.
+        Bounds are [B, C, H, W] with lower <= 0 <= upper. A feasible delta is returned bit-identical.
         """
 
     def inscribed_radius(self) -> Tensor | None:
-        """Radius of the l2 ball around 0 inside {threat <= 1}, [B], where it is known."""
+        """Radius of the l2 ball around 0 that lies inside {threat <= 1}, [B]; None if it is not known."""
         return None
 
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The bounds given, or those that keep every pixel in [0, 1]."""
+        """The given bounds; each one that is None is replaced by the bound that keeps pixels in [0, 1]."""
         return (-self.examples if lower is None else lower, 1 - self.examples if upper is None else upper)
 
     def scale(
@@ -68,29 +68,29 @@ class BoundThreat(ABC):
     ) -> Tensor:
         """Clip to the bounds, then shrink towards 0 until the threat is at most the threshold.
 
-        Reaches the set in one evaluation; is not the nearest point.
+        Needs one evaluation. The result is in the set, but in general not its nearest point.
         """
         lower, upper = self.bounds(lower, upper)
         clipped = torch.minimum(torch.maximum(delta, lower), upper)
         threat = self.evaluate(clipped)
-        # A hair below 1 makes up for the rounding of the product; only ever shrinks.
+        # The factor 1 - 5e-7 compensates for rounding in the product; it can only shrink.
         factor = torch.where(threat > threshold, threshold / threat.clamp_min(1e-38) * (1 - 5e-7), 1.0)
         return clipped * factor.view(-1, *[1] * (delta.dim() - 1))
 
 
 class Threat(Measure):
-    """A measure with sublevel sets that can be projected onto. Subclasses implement `bind`; see the README."""
+    """A measure with sublevel sets that can be projected onto. Subclasses implement `bind`; see docs/extending.md."""
 
     name: str = "threat"
-    segmented: bool = False  # whether `bind` takes what CONTEXT names
+    segmented: bool = False  # whether `bind` takes the arguments in CONTEXT
 
     def prepare(self, num_devices: int = 1) -> Self:
-        """Load what the threat needs and place it on devices; returns self."""
+        """Load the data that the threat needs and place it on the devices; returns self."""
         return self
 
     @abstractmethod
     def bind(self, examples: Tensor, labels: Tensor) -> BoundThreat:
-        """Fix (examples [B,C,H,W] in [0, 1], labels [B]) and cache all that depends on them alone."""
+        """Fix (examples [B,C,H,W] in [0, 1], labels [B]) and cache everything that depends on these alone."""
 
     def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, **context: Any) -> Tensor:
         """Threat of each perturbed example (any finite values), [B] float32; `context` goes to `bind`."""
@@ -100,9 +100,10 @@ class Threat(Measure):
     def project(
         self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, threshold: float = 0.1, **options: Any
     ) -> Tensor:
-        """Perturbed examples brought into {threat <= threshold} and the pixel box, [B,C,H,W] in [0, 1].
+        """Project perturbed examples onto {threat <= threshold} and the pixel box; [B,C,H,W] in [0, 1].
 
-        Rows that are feasible already come back bit-identical. Of the options, `CONTEXT` goes to `bind`.
+        Rows that are already feasible are returned bit-identical. Options named in `CONTEXT` go to `bind`, all others
+        to `BoundThreat.project`.
         """
         check_images(examples, labels, perturbed_examples)
         check_threshold(threshold)
@@ -116,9 +117,9 @@ class Threat(Measure):
 
 
 def _into_pixels(bound: BoundThreat, delta: Tensor, threshold: float) -> Tensor:
-    """x + delta in [0, 1]; where rounding that to float32 left the set, delta is shrunk by a hair.
+    """x + delta in [0, 1]; if rounding this sum to float32 moved it out of the set, delta is shrunk slightly.
 
-    At threshold 0 shrinking does not help: a threat of about 1e-8 may stay.
+    At threshold 0 shrinking does not help: a threat of about 1e-8 may remain.
     """
     moved = (bound.examples + delta).clamp(0, 1)
     for shrink in ROUNDING_SHRINKS:
@@ -131,25 +132,25 @@ def _into_pixels(bound: BoundThreat, delta: Tensor, threshold: float) -> Tensor:
 
 
 def difference(perturbed_examples: Tensor, examples: Tensor) -> Tensor:
-    """perturbed - example in float32; 16-bit numbers are widened before, not after."""
+    """perturbed - example in float32; 16-bit numbers are converted before the subtraction, not after."""
     wide = torch.promote_types(torch.promote_types(perturbed_examples.dtype, examples.dtype), torch.float32)
     return (perturbed_examples.to(wide) - examples.to(wide)).float()
 
 
 def check_delta(delta: Tensor, examples: Tensor) -> None:
-    """Refuse a perturbation that does not fit the examples: it would be broadcast."""
+    """Raise UsageError for a perturbation of another shape than the examples, which would be broadcast."""
     if delta.shape != examples.shape:
         raise UsageError(f"delta: expected shape {list(examples.shape)}, got {list(delta.shape)}")
 
 
 def refuse_non_finite(name: str, values: Tensor) -> None:
-    """Refuse NaN and infinity: what they would be compared with could let them pass for a threat of 0."""
+    """Raise UsageError for NaN and infinity, which later comparisons could turn into a threat of 0."""
     if not math.isfinite(values.detach().sum().item()):
         raise UsageError(f"{name}: expected finite values, got NaN or infinity, or numbers too large for float32")
 
 
 def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | None = None) -> None:
-    """Refuse wrong shapes, values outside [0, 1], NaN and infinity."""
+    """Raise UsageError for wrong shapes, examples outside [0, 1], NaN and infinity."""
     if examples.dim() != 4 or not examples.is_floating_point():
         raise UsageError(
             f"examples: expected floats [B,C,H,W] in [0, 1], got {examples.dtype} of shape {list(examples.shape)}"
@@ -169,6 +170,6 @@ def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | 
 
 
 def check_threshold(threshold: float) -> None:
-    """Refuse a threshold that is negative or not finite."""
+    """Raise UsageError for a threshold that is negative or not finite."""
     if not 0 <= threshold < float("inf"):
         raise UsageError(f"threshold: expected a finite number >= 0, got {threshold}")

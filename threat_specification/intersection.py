@@ -1,4 +1,4 @@
-"""Several threats at once, each with its own level."""
+"""Intersection of the sets of several threats, each with its own level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threat_specification.base import BoundThreat, Threat, check_delta, check_th
 from threat_specification.norms import BoundLinf
 
 DYKSTRA_ROUNDS = 100
-DYKSTRA_TOLERANCE = 1e-6  # in pixels: the last round moved no pixel by more
+DYKSTRA_TOLERANCE = 1e-6  # in pixel values: stop after a round in which no projection moved a pixel by more
 
 
 class BoundIntersection(BoundThreat):
@@ -29,7 +29,7 @@ class BoundIntersection(BoundThreat):
         return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)
 
     def inscribed_radius(self) -> Tensor | None:
-        """The smallest of the members' balls."""
+        """The smallest of the members' radii, scaled by their levels; None if one is not known."""
         radii = [(member.inscribed_radius(), level) for member, level in self.members]
         known = [radius * level for radius, level in radii if radius is not None]
         return torch.stack(known).amin(0) if len(known) == len(radii) else None
@@ -37,9 +37,10 @@ class BoundIntersection(BoundThreat):
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
-        """Into {threat_i <= threshold * level_i for all i} and the bounds.
+        """Project onto {threat_i <= threshold * level_i for all i} and the bounds.
 
-        l-inf balls only tighten the bounds; what remains is one projection, or Dykstra's between several.
+        l-inf balls only tighten the bounds. The other members need one projection if there is one, and Dykstra's
+        algorithm if there are several.
         """
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
@@ -58,9 +59,10 @@ class BoundIntersection(BoundThreat):
 
 
 def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
-    """Nearest point of an intersection of convex sets (Boyle and Dykstra 1986), each taken with the bounds.
+    """Nearest point of an intersection of convex sets (Boyle and Dykstra 1986), each of them cut by the bounds.
 
-    The point may rest for rounds while corrections still grow, so that both must have settled (Birgin and Raydan 2005).
+    The point can stay still for some rounds while the corrections still grow, so both must have converged (Birgin and
+    Raydan 2005). `change` measures both: a projection changes the point and its correction by the same amount.
     """
     point = delta
     corrections = [torch.zeros_like(delta) for _ in members]
@@ -73,14 +75,14 @@ def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Ten
             corrections[i] = shifted - point
         if bool((change <= DYKSTRA_TOLERANCE).all()):
             break
-    # Dykstra only converges to the set; shrinking, which leaves none of the members, makes sure of it.
+    # Dykstra's iterates only converge to the set. Shrinking puts the point inside it: no member's set is left by that.
     for member, level in members:
         point = member.scale(point, level, lower, upper)
     return point
 
 
 class Intersection(Threat):
-    """Intersection([(threat, level), ...]): its value 1 is the border of {threat_i <= level_i for all i}."""
+    """Intersection([(threat, level), ...]): value 1 is the boundary of {threat_i <= level_i for all i}."""
 
     def __init__(self, members: Sequence[tuple[Threat, float]]) -> None:
         if not members:
@@ -99,7 +101,7 @@ class Intersection(Threat):
         return self
 
     def bind(self, examples: Tensor, labels: Tensor, **context: Any) -> BoundIntersection:
-        """Masks and data set indices go to the members that have masks."""
+        """Bind all members; masks and data set indices go to the segmented ones."""
         members = [
             (threat.bind(examples, labels, **(context if threat.segmented else {})), level)
             for threat, level in self.members

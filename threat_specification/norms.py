@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threat_specification.base import BoundThreat, Threat, check_delta, check_images, refuse_non_finite
 
-BISECTIONS = 60  # halves the interval of the multiplier until float64 has no more digits to give
+BISECTIONS = 60  # steps that halve the interval of the factor s; float64 gains nothing from more
 
 
 class BoundNorm(BoundThreat):
@@ -37,7 +37,7 @@ class BoundLinf(BoundNorm):
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
-        """Nearest point, in closed form: the ball is a box."""
+        """Nearest point, in closed form, since the ball is a box."""
         refuse_non_finite("delta", delta)
         lower, upper = self.bounds(lower, upper)
         return torch.minimum(torch.maximum(delta, lower.clamp_min(-threshold)), upper.clamp_max(threshold))
@@ -51,7 +51,10 @@ class BoundL2(BoundNorm):
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
-        """Nearest point of ball and box: clip(delta * s, lower, upper) for the largest s <= 1 that fits (KKT)."""
+        """Nearest point of the ball and the bounds.
+
+        By the KKT conditions it is clip(delta * s, lower, upper) with the largest s <= 1 that lies in the ball.
+        """
         refuse_non_finite("delta", delta)
         lower, upper = self.bounds(lower, upper)
 
@@ -72,15 +75,15 @@ class BoundL2(BoundNorm):
 
 
 class Norm(Threat):
-    """A norm of the perturbation: its sets are balls."""
+    """A norm of the perturbation; its sublevel sets are balls."""
 
     def radius(self, power: float) -> float:
-        """How far a ball of this power lets a single pixel move, as a bound beside the ball's own."""
+        """Radius per pixel for attacks in a ball of this power, as a second bound; infinite for none."""
         return math.inf
 
     @abstractmethod
     def usual_change(self, power: float, num_pixels: int) -> float:
-        """Change of each pixel of a perturbation on the border that changes all alike."""
+        """Change of each pixel in a perturbation on the boundary of the ball that changes all pixels equally."""
 
 
 class Linf(Norm):
@@ -100,7 +103,7 @@ class Linf(Norm):
 
 
 class L2(Norm):
-    """Euclidean length of the change."""
+    """Euclidean norm of the change."""
 
     name = "L2"
 

@@ -1,4 +1,4 @@
-"""Distances that a network sees: in the features of a given model, LPIPS and DreamSim. Evaluate only."""
+"""Distances computed by networks: between features of a given model, LPIPS and DreamSim. For evaluation only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from foundations.errors import RunError, UsageError
 from threat_specification.base import Measure, check_images
 
-LPIPS_SIDE = 64  # pixels of the shorter side below which its trunk has no features left
+LPIPS_SIDE = 64  # pixels; if the shorter side is smaller, the last layers of AlexNet have no outputs
 DREAMSIM_SIDE = 224
 
 
@@ -41,7 +41,7 @@ class FeatureDistance(Measure):
 
 
 class PackageDistance(Measure):
-    """A distance of another package: (images, images) in colour, of a size it takes, -> [B]."""
+    """A distance from another package: a function of two batches of colour images, of a size it takes, to [B]."""
 
     def __init__(self, name: str, distance: Callable[[Tensor, Tensor], Tensor], side: int, exact: bool) -> None:
         self.name, self.distance, self.side, self.exact = name, distance, side, exact
@@ -60,7 +60,7 @@ class PackageDistance(Measure):
 
 
 def lpips(device: torch.device) -> Measure:
-    """LPIPS (Zhang et al. 2018) with AlexNet; small images are enlarged to 64 x 64. Not tested with real weights."""
+    """LPIPS (Zhang et al. 2018) with AlexNet; smaller images are resized to 64 x 64. Not tested with real weights."""
     try:
         import lpips as package
     except ImportError as error:
@@ -83,7 +83,7 @@ PACKAGES: dict[str, Callable[[torch.device], Measure]] = {"lpips": lpips, "dream
 
 
 def _loaded(make: Callable[[], nn.Module], name: str):
-    """What a package loads; its weights are downloaded at first use."""
+    """Load a package's network, whose weights are downloaded at first use; raises RunError if that fails."""
     try:
         return make()
     except (OSError, ValueError, RuntimeError) as error:

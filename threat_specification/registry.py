@@ -1,6 +1,6 @@
-"""Threats by name. Torch-free: a name costs no import.
+"""Threats by name. Does not import torch; a threat is imported when it is used.
 
-To add a threat: a class in a file of this folder, and an entry here.
+To add a threat, write its class in a file of this folder and add an entry here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ NEED_ANCHORS = ("PD",)
 
 
 def check_norm(flag: str, name: str) -> None:
-    """Refuse what a flag cannot name: an unknown threat, or one that needs more than an image."""
+    """Raise UsageError unless a flag names a known threat that needs no anchors."""
     check_choice(flag, name, [known for known in THREATS if known not in NEED_ANCHORS])
 
 
 def norm(name: str) -> Norm:
-    """An entry of THREATS that needs nothing but an image."""
+    """Make the threat of an entry of THREATS that needs no anchors."""
     return load_object(THREATS[name])()

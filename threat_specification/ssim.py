@@ -13,8 +13,10 @@ C1, C2 = 0.01**2, 0.03**2  # for pixels in [0, 1]
 
 
 class SSIMDistance(Measure):
-    """1 - SSIM, from 0 to 2: mean over channels and over all places where the Gaussian window of 11 x 11 fits; on
-    smaller images the window is the largest odd one that does."""
+    """1 - SSIM, from 0 to 2: the mean over channels and over all positions of an 11 x 11 Gaussian window.
+
+    The window lies entirely inside the image; for smaller images it is the largest odd window that fits.
+    """
 
     name = "SSIM"
 
@@ -33,7 +35,7 @@ class SSIMDistance(Measure):
 
         of_x, of_y = mean(x), mean(y)
         covariance = mean(x * y) - of_x * of_y
-        # Rounding can leave a variance below 0.
+        # Rounding can make a variance negative.
         variances = (mean(x * x) - of_x.square()).clamp_min(0) + (mean(y * y) - of_y.square()).clamp_min(0)
         similarity = (2 * of_x * of_y + C1) * (2 * covariance + C2)
         similarity = similarity / ((of_x.square() + of_y.square() + C1) * (variances + C2))

@@ -14,14 +14,14 @@ from threat_specification.attacks.starts import begin
 
 MOMENTUM = 0.75  # alpha
 MOST_TARGETS = 9
-RISES = 0.75  # rho: the share of steps that must raise the loss for the step size to stay
-# Times the size of the set. An l2 direction moves most pixels by less than the average, and oblique faces of the set
-# take back much of a step: shorter ones stop early and leave more examples robust.
+RISES = 0.75  # rho: the step size is kept only if at least this share of steps raised the loss
+# First step size in units of the set's size. In l2 most pixels move by less than the root mean square, and oblique
+# faces of the set undo much of a step: with shorter steps the attack stalls early and succeeds on fewer examples.
 FIRST_STEP = {"sign": 2.0, "l2": 6.0}
 
 
 def checkpoints(steps: int) -> set[int]:
-    """Steps after which the step size is reconsidered: p_1 = 0.22, then each interval 0.03 shorter, at least 0.06."""
+    """Steps after which the step size may change: p_1 = 0.22, then each interval is 0.03 shorter, but at least 0.06."""
     places, previous, place = set(), 0.0, 0.22
     while place < 1:
         places.add(math.ceil(place * steps - 1e-9))
@@ -30,13 +30,15 @@ def checkpoints(steps: int) -> set[int]:
 
 
 def apgd(task: Task, draw: int, loss: str = "ce", start: str = "noise") -> AttackResult:
-    """From one start, an entry of STARTS with the random numbers of a draw."""
+    """Run Auto-PGD from one start, a key of STARTS, with the random numbers of a draw."""
     return ascend_from(begin(task, start, draw), task, loss)
 
 
 def apgd_over_targets(task: Task, draw: int, start: str = "noise") -> AttackResult:
-    """Targeted DLR towards the likeliest other classes of the clean images, one after the other, each from a start of
-    its own."""
+    """Run Auto-PGD with targeted DLR towards the most likely other classes of the clean images.
+
+    The targets are taken one after the other, each from its own start.
+    """
     result = replace(AttackResult.none(task.examples), forwards=task.robust.long())
     for rank, targets in enumerate(task.likeliest_others(MOST_TARGETS).unbind(1)):
         left = task.after(result)
@@ -49,12 +51,12 @@ def apgd_over_targets(task: Task, draw: int, start: str = "noise") -> AttackResu
 def ascend_from(
     start: Tensor, task: Task, loss: str, targets: Tensor | None = None, size: Tensor | None = None
 ) -> AttackResult:
-    """As many projected steps with momentum as the task says from `start`, a point of the set.
+    """Take `task.steps` projected steps with momentum from `start`, a point of the set.
 
-    The step size begins at a multiple of `size` and halves, going back to the best point, where a stretch between
-    checkpoints brought too little (conditions 1 and 2 of the paper).
+    The step size starts at FIRST_STEP times `size`. At a checkpoint it is halved, and the example returns to its best
+    point, if the steps since the last checkpoint improved too little (conditions 1 and 2 of the paper).
 
-    size      [B,1,1,1] of the set, by the pixel (default: how far a pixel may move)
+    size      [B,1,1,1] size of the set per pixel (default: the largest change of a pixel that the bounds allow)
     """
     allowed, steps, memory = task.allowed, task.steps, task.best_so_far()
     step = FIRST_STEP[allowed.steepest] * (allowed.reach if size is None else size)
@@ -88,7 +90,7 @@ def ascend_from(
 
 
 def _move(allowed: AttackSet, delta: Tensor, before: Tensor, change: Tensor, active: Tensor, is_first: bool) -> Tensor:
-    """The next point: a projected step, then momentum, projected again. Others than `active` stay where they are."""
+    """The next point: a projected step, then momentum, projected again. Only `active` examples move."""
     moved = allowed.project(torch.where(per_image(active), delta + change, delta))
     if is_first:
         return moved

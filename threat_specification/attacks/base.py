@@ -1,7 +1,7 @@
-"""What all attacks share: where they may go, how they ask the model, and what they give back.
+"""Classes that all attacks share: the allowed set, the queries of the model, and the result.
 
-Shapes: B examples, C, H, W, K classes. Every attack keeps the shape of its batch: examples that are broken, or were
-not to be attacked, stay where they are, so that neither batching nor interruption changes a result.
+Shapes: B examples, C, H, W, K classes. Every attack keeps the shape of its batch: examples that it need not attack, or
+on which it has already succeeded, keep their points. So neither batching nor interruption changes a result.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from threat_specification.base import BoundThreat
 
 Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
 
-NO_CLASS = -1  # predicted where the model gives NaN: no label equals it
-SLACK = (1e-5, 1e-7)  # relative and absolute: float32 can tell no better whether a point is in a set
+NO_CLASS = -1  # the prediction if the model returns NaN: it differs from every label
+SLACK = (1e-5, 1e-7)  # relative and absolute tolerance: float32 cannot decide more exactly if a point is in a set
 
 
 def at_most(values: Tensor, limit: float | Tensor) -> Tensor:
-    """values <= limit as far as float32 can tell: the one statement of what is inside a bound."""
+    """values <= limit up to the tolerance of float32; the only place that decides if a point satisfies a bound."""
     relative, absolute = SLACK
     return values <= limit * (1 + relative) + absolute
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """The class of the largest logit, [B] of [B,K]; NO_CLASS where one is NaN, of which argmax would make an answer."""
+    """The class of the largest logit, [B,K] to [B]; NO_CLASS if a logit is NaN, for which argmax returns a class."""
     return torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))
 
 
 def sign(gradient: Tensor) -> Tensor:
-    """Steepest ascent in l-inf; length 1 in every pixel."""
+    """Direction of steepest ascent in l-inf: 1 or -1 in every pixel, or 0 if the gradient is 0 there."""
     return gradient.sign()
 
 
 def normalised(gradient: Tensor) -> Tensor:
-    """Steepest ascent in l2; length 1 in a pixel on average, as with signs.
+    """Direction of steepest ascent in l2, with root mean square 1 over the pixels, as for signs.
 
-    Inside a set with oblique faces signs lead to the point of the set that is farthest along the signs, which is not
-    the one farthest along the gradient.
+    In a set with oblique faces, sign steps lead to the point that is farthest in the direction of the signs. This is
+    not the point that is farthest in the direction of the gradient.
     """
-    # The gradient of a confident model is too small to be squared.
+    # Divide by the largest entry first: a confident model's gradient is so small that its square would underflow.
     largest = per_image(gradient.flatten(1).abs().amax(1))
     scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
     return scaled * per_image(gradient[0].numel() ** 0.5 / scaled.flatten(1).norm(dim=1).clamp_min(1e-12))
@@ -54,9 +54,9 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"sign": sign, "l2": normali
 
 @dataclass(frozen=True)
 class AttackSet:
-    """The points an attack may try: {threat <= threshold} and lower <= delta <= upper, which keeps pixels in [0, 1].
+    """The allowed points of an attack: {threat <= threshold} and lower <= delta <= upper, with pixels in [0, 1].
 
-    direction   an entry of DIRECTIONS in which it goes ("": the one that suits the threat)
+    direction   a key of DIRECTIONS: the direction of the attack's steps ("": the default of the threat)
     """
 
     bound: BoundThreat
@@ -67,28 +67,31 @@ class AttackSet:
 
     @classmethod
     def within(cls, bound: BoundThreat, threshold: float, radius: float) -> AttackSet:
-        """The set with an l-inf radius as its second bound (inf: the pixel box alone)."""
+        """The set with an l-inf radius as its second bound (inf: only the pixel box)."""
         examples = bound.examples
         lower, upper = bound.bounds((-examples).clamp_min(-radius), (1 - examples).clamp_max(radius))
         return cls(bound, threshold, lower, upper)
 
     @property
     def reach(self) -> Tensor:
-        """The farthest that a pixel of each example may move, [B,1,1,1]. Steps scale with it: the set has no size."""
+        """The largest change of a pixel that the bounds allow, for each example, [B,1,1,1].
+
+        It is the unit of step sizes, since {threat <= threshold} alone may be unbounded.
+        """
         return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
 
     @property
     def fixed(self) -> Tensor:
-        """[B,C,H,W]: pixels that may not move at all, as in a frozen background."""
+        """[B,C,H,W] bool: pixels that must not change, as in a frozen background."""
         return (self.lower == 0) & (self.upper == 0)
 
     @property
     def steepest(self) -> str:
-        """The entry of DIRECTIONS in which attacks go."""
+        """The key of DIRECTIONS that attacks use."""
         return self.direction or self.bound.steepest
 
     def ascend(self, gradient: Tensor) -> Tensor:
-        """The direction of steepest ascent that suits the set, a change of 1 for each pixel on average."""
+        """The direction of steepest ascent for this set, with root mean square 1 over the pixels."""
         return DIRECTIONS[self.steepest](gradient)
 
     def project(self, delta: Tensor) -> Tensor:
@@ -96,18 +99,19 @@ class AttackSet:
         return self.bound.project(delta, self.threshold, self.lower, self.upper)
 
     def holds(self, delta: Tensor) -> Tensor:
-        """[B]: which points are in the set."""
+        """[B] bool: the points that are in the set."""
         in_box = at_most(delta, self.upper) & at_most(-delta, -self.lower)
         return in_box.flatten(1).all(1) & at_most(self.bound.evaluate(delta), self.threshold)
 
 
 @dataclass(frozen=True)
 class Task:
-    """The input of every attack: whom to attack, where, and what its random numbers may depend on.
+    """The input of every attack.
 
-    allowed   the set, at examples [B,C,H,W]      labels    [B]
-    robust  [B] the examples to attack          steps     of gradient descent, in one run
-    seed, index   random numbers depend on seed and index [B] in the data set alone
+    allowed       the set of allowed points around examples [B,C,H,W], with labels [B]
+    robust        [B] bool: the examples to attack
+    seed, index   the only inputs of the random numbers, beside an attack's own draw; index [B] is that in the data set
+    steps         number of gradient steps in one run
     """
 
     model: Classifier
@@ -120,19 +124,19 @@ class Task:
 
     @property
     def examples(self) -> Tensor:
-        """[B,C,H,W]."""
+        """The clean images, [B,C,H,W]."""
         return self.allowed.bound.examples
 
     def best_so_far(self) -> BestSoFar:
-        """Asks the model about the examples to attack."""
+        """A new record of the model's answers for the examples to attack."""
         return BestSoFar(self.model, self.labels, self.examples, self.robust)
 
     def after(self, result: AttackResult) -> Task:
-        """The same task for what a result left robust."""
+        """The same task, for the examples on which a result has no success."""
         return replace(self, robust=self.robust & ~result.success)
 
     def likeliest_others(self, count: int) -> Tensor:
-        """The classes that the model holds likeliest on the clean images beside the label, [B, count]."""
+        """The classes, except the label, that the model finds most likely on the clean images, [B, at most count]."""
         with torch.no_grad():
             logits = self.model(self.examples)
         others = logits.scatter(1, self.labels.view(-1, 1), -torch.inf)
@@ -141,12 +145,12 @@ class Task:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack found.
+    """The result of an attack.
 
-    success    [B] the model fails at the point
-    delta      [B,C,H,W] a point of the set: where the model failed first, else where the loss was largest
-    loss       [B] margin there: largest other logit minus that of the label, above 0 on success
-    forwards, backwards   [B] passes spent on an example while it was attacked
+    success    [B] bool: the model misclassifies the point
+    delta      [B,C,H,W] a point of the set: the first one with success, else the one of largest loss
+    loss       [B] margin at delta: largest other logit minus the label's logit, above 0 on success
+    forwards, backwards   [B] passes of each example while it was under attack
     """
 
     success: Tensor
@@ -157,13 +161,13 @@ class AttackResult:
 
     @classmethod
     def none(cls, examples: Tensor) -> AttackResult:
-        """Nothing tried."""
+        """The result before any query: no success, zero perturbations, no passes."""
         count = torch.zeros(len(examples), dtype=torch.long, device=examples.device)
         loss = torch.full((len(examples),), -torch.inf, device=examples.device)
         return cls(count.bool(), torch.zeros_like(examples), loss, count, count.clone())
 
     def then(self, other: AttackResult) -> AttackResult:
-        """This result and a later one on what it left robust: the better point of each example, passes added."""
+        """Combine this result with a later one for its robust examples: keep the better points, add the passes."""
         better = ~self.success & (other.success | (other.loss > self.loss))
         return AttackResult(
             self.success | other.success,
@@ -175,7 +179,7 @@ class AttackResult:
 
 
 class BestSoFar:
-    """Asks the model at points of the set, and keeps the best of what it answered."""
+    """Queries of the model at points of the set, and the best point of each example so far."""
 
     def __init__(self, model: Classifier, labels: Tensor, examples: Tensor, robust: Tensor) -> None:
         self.model, self.labels, self.examples, self.robust = model, labels, examples, robust
@@ -184,7 +188,7 @@ class BestSoFar:
 
     @property
     def active(self) -> Tensor:
-        """[B]: examples still under attack."""
+        """[B] bool: the examples still under attack."""
         return self.robust & ~self.result.success
 
     def ask(self, delta: Tensor, loss: Loss = LOSSES["margin"], targets: Tensor | None = None) -> Tensor:
@@ -193,7 +197,7 @@ class BestSoFar:
             return self._note(delta, self.model((self.examples + delta).clamp(0, 1)), loss, targets)
 
     def ask_gradient(self, delta: Tensor, loss: Loss, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss at delta, [B], and its gradient in the input alone: the weights get none."""
+        """The loss at delta, [B], and its gradient for the input only; the weights get no gradients."""
         inputs = (self.examples + delta).clamp(0, 1).detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(inputs)
@@ -205,7 +209,7 @@ class BestSoFar:
 
     def _note(self, delta: Tensor, logits: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
         answers = predicted(logits)
-        lost = answers == NO_CLASS  # no loss is larger than that of an answer which is none
+        lost = answers == NO_CLASS  # NaN answers count as errors of infinite loss
         value = loss(logits, self.labels, targets).detach().masked_fill(lost, torch.inf)
         margin = LOSSES["margin"](logits, self.labels, None).masked_fill(lost, torch.inf)
         active, result = self.active, self.result
@@ -223,7 +227,10 @@ class BestSoFar:
 
 
 def input_gradient(value: Tensor, inputs: Tensor, keep: bool = False) -> Tensor:
-    """The gradient of a sum; 0 where the model gives none, or none that is finite: other attacks must do without."""
+    """The gradient of a sum for the inputs; missing gradients and entries that are not finite become 0.
+
+    Such examples are left to the attacks that need no gradients.
+    """
     if not value.requires_grad:
         return torch.zeros_like(inputs)
     (gradient,) = torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=keep)
@@ -231,7 +238,7 @@ def input_gradient(value: Tensor, inputs: Tensor, keep: bool = False) -> Tensor:
 
 
 def per_image(values: Tensor) -> Tensor:
-    """[B] as [B,1,1,1]."""
+    """Reshape [B] to [B,1,1,1]."""
     return values.view(-1, 1, 1, 1)
 
 

@@ -1,8 +1,8 @@
-"""Descent along gradients that are estimated from answers alone, for models whose own lead nowhere.
+"""PGD with gradients estimated from the model's answers alone, for models whose own gradients are useless.
 
-The difference of the margin between opposite random moves, times the move, has the gradient of the margin, smoothed
-over such moves, as its mean (Nesterov and Spokoiny 2017; Ilyas et al. 2018, arXiv 1804.08598). Momentum adds up what
-the steps estimate, each roughly. Rounding and oscillations that are shorter than a move are smoothed away.
+Take the difference of the margin between two opposite random moves, times the move. Its mean is, up to a factor, the
+gradient of the margin smoothed over such moves (Nesterov and Spokoiny 2017; Ilyas et al. 2018, arXiv 1804.08598).
+Momentum adds up the rough estimates of the steps. Smoothing removes rounding and oscillations shorter than a move.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from threat_specification.attacks.pgd import FIRST_STEP, MOMENTUM, cosine, desce
 from threat_specification.attacks.random_numbers import uniform
 from threat_specification.attacks.starts import begin
 
-PAIRS = 128  # of opposite moves for each step
-MOVE = 1 / 3  # of how far a pixel may move
+PAIRS = 128  # pairs of opposite moves per step
+MOVE = 1 / 3  # change of each pixel in a move, in units of `AttackSet.reach`
 
 
 def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResult:
-    """From a projected corner, for those robust examples whose gradients lead nowhere (`gradients.kinds`).
+    """Run PGD from a projected corner, for those robust examples whose gradients are useless (`gradients.kinds`).
 
-    It asks the model 2 `pairs` times in every step, 10,000 times in 40; nothing where gradients can be followed.
+    Every step takes 2 `pairs` forward passes for the estimate, about 10,000 in 40 steps. Examples with useful gradients
+    only take the passes of `kinds`, which are not counted.
 
-    draw   of the first random numbers; later ones come after it
+    draw   number of the first random field; later ones use the numbers after it
     """
     useless = task.robust & is_useless(kinds(task, draw))
     left = replace(task, robust=useless)
@@ -50,7 +51,7 @@ def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResul
 
 
 def _estimate(task: Task, delta: Tensor, draws: range) -> Tensor:
-    """The margin's smoothed gradient at delta, up to its length, [B,C,H,W]."""
+    """The margin's smoothed gradient at delta, up to a positive factor for each example, [B,C,H,W]."""
     images, move = (task.examples + delta).clamp(0, 1), MOVE * task.allowed.reach
     total = torch.zeros_like(images)
     for draw in draws:

@@ -1,9 +1,9 @@
-"""A check that a model's gradients can be followed: they are held against what the loss does.
+"""Diagnosis of gradient masking: a comparison of gradients with actual changes of the margin.
 
-At a few points of the set the margin's gradient g predicts how the margin changes on a short random move e: by <g, e>.
-The model is asked there. Over many moves the correlation of the true changes with the predicted ones is about 1 for a
-gradient that can be followed, -1 for one of the wrong sign, 0 for one that belongs to something else. Where it is that
-of the shortest moves alone, longer ones change much less than it says.
+At a few points of the set, the margin's gradient g predicts the change <g, e> of the margin for a short random move e.
+The model gives the true change. Over many moves, the correlation of true and predicted changes is about 1 for a useful
+gradient, -1 for a gradient of the wrong sign, and 0 for a gradient of another function than the loss. A shattered
+gradient is right for very short moves only: longer moves change the margin much less than it predicts.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from threat_specification.attacks.random_numbers import uniform
 from threat_specification.attacks.starts import begin
 
 POINTS = ("corner", "scaled_noise")
-MOVES = 8  # from each point
-SHORT, LONG = 3e-5, 1e-2  # what every pixel moves by, up or down; an 8-bit level is 4e-3
-FOLLOWS = 0.5  # a correlation from here on up means that the gradient can be followed
-LASTS = 0.25  # of what short moves change by the gradient, what long ones must
-RESOLUTION = 1e-6  # of float32 logits, relative: smaller changes cannot be told from rounding
-DISTINCT = 0.5  # of all logits: with fewer distinct values the answers are rounded
-DRAWS = len(POINTS) * (MOVES + 1)  # of random numbers that a look takes
+MOVES = 8  # moves from each point
+SHORT, LONG = 3e-5, 1e-2  # change of every pixel in a move, up or down; an 8-bit level is 4e-3
+FOLLOWS = 0.5  # smallest correlation of a useful gradient
+LASTS = 0.25  # smallest ratio of the long moves' `slope` to that of the short moves for a useful gradient
+RESOLUTION = 1e-6  # relative resolution of float32 logits: smaller changes may be rounding
+DISTINCT = 0.5  # smallest share of distinct values among logits that are not quantised
+DRAWS = len(POINTS) * (MOVES + 1)  # numbers of random fields that one diagnosis uses
 
 
 class Kind(IntEnum):
-    """Faults that the gradient at an example can have."""
+    """Kind of the gradient at an example: FINE, or a fault."""
 
     FINE = 0
     VANISHING = 1
@@ -41,14 +41,18 @@ class Kind(IntEnum):
     RANDOM = 6
 
 
-# Where following the gradient leads nowhere. Random answers are no such case: their mean has a gradient.
+# Kinds for which gradient steps are useless. RANDOM is not one of them: the mean of random answers has a gradient.
 USELESS = (Kind.VANISHING, Kind.WRONG_SIGN, Kind.NOT_OF_THE_LOSS, Kind.SHATTERED, Kind.QUANTISED)
 
 
 @dataclass
 class _Products:
-    """Sums over moves, [B] each, of predicted and true changes of the margin: squares, products, and how many changed
-    nothing although the gradient says otherwise, or says nothing."""
+    """Sums over moves, [B] each, for predicted and true changes of the margin.
+
+    predicted, true, both   sums of the squares of each and of their products
+    unchanged               number of moves that left the margin unchanged although the gradient is 0 or predicts a
+                            change above rounding
+    """
 
     predicted: Tensor
     true: Tensor
@@ -73,14 +77,14 @@ class _Products:
 
     @property
     def slope(self) -> Tensor:
-        """Of the true changes over the predicted ones."""
+        """Least-squares slope of the true changes as a multiple of the predicted ones."""
         return self.both / self.predicted.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def kinds(task: Task, draw: int) -> Tensor:
-    """A `Kind` for each example, [B]; FINE for those that are not robust. 36 passes.
+    """A `Kind` for each example, [B]; FINE for those that are not robust. Takes 36 forward and 2 backward passes.
 
-    draw   of the first random numbers; it takes DRAWS
+    draw   number of the first random field; DRAWS numbers are used
     """
     short, long = _Products.none(task.examples), _Products.none(task.examples)
     rounding, difference = (torch.zeros(len(task.labels), device=task.labels.device) for _ in range(2))
@@ -114,12 +118,12 @@ def kinds(task: Task, draw: int) -> Tensor:
 
 
 def is_useless(found: Tensor) -> Tensor:
-    """[B]: where gradients lead nowhere."""
+    """[B] bool: examples for which gradient steps are useless."""
     return torch.isin(found, torch.tensor(USELESS, device=found.device))
 
 
 def _ask(task: Task, point: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits [B,K] at images, and the margin's gradient [B,C,H,W]."""
+    """The logits [B,K] at a point, and the margin's gradient [B,C,H,W]."""
     inputs = point.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = task.model(inputs)
@@ -133,8 +137,10 @@ def _margin(task: Task, images: Tensor) -> Tensor:
 
 
 def _is_rounded(logits: Tensor) -> bool:
-    """True when few of the logits differ from each other. A value that is common for another reason (0 after a ReLU)
-    counts once."""
+    """Return True if too few of the logits are distinct.
+
+    The most common value is left out: it may be common for another reason (0 after a ReLU).
+    """
     values, counts = logits.flatten().unique(return_counts=True)
     others = logits.numel() - int(counts.max())
     return len(values) - 1 < DISTINCT * others

@@ -1,4 +1,4 @@
-"""APGD in the l2 ball that fits into the set: each of its points is in the set, whatever the projection does."""
+"""APGD in the l2 ball inscribed in the set: all its points are in the set, whatever the threat's projection does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from threat_specification.norms import BoundL2, BoundLinf
 
 
 def _radius_beside_bounds(bound: BoundThreat) -> Tensor | None:
-    """The inscribed radius of what is not an l-inf ball already: those are part of the bounds."""
+    """The inscribed radius of all members except l-inf balls, which are already part of the bounds."""
     if not isinstance(bound, BoundIntersection):
         return bound.inscribed_radius()
     others = [(member, level) for member, level in bound.members if not isinstance(member, BoundLinf)]
@@ -24,20 +24,20 @@ def _radius_beside_bounds(bound: BoundThreat) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Ball(AttackSet):
-    """{||delta||_2 <= length} and the bounds of a set, each example with a length of its own, [B,1,1,1]."""
+    """The set {||delta||_2 <= length} with the bounds of another set; `length` is [B,1,1,1], one for each example."""
 
     length: Tensor
 
     def project(self, delta: Tensor) -> Tensor:
-        # The ball's projection takes one threshold for all; everything is measured in units of the length instead.
+        # The projection onto a ball takes one threshold for all examples, so divide everything by the length.
         unit = self.bound.project(delta / self.length, 1.0, self.lower / self.length, self.upper / self.length)
         return torch.minimum(torch.maximum(unit * self.length, self.lower), self.upper)
 
 
 def l2_inscribed(task: Task) -> AttackResult:
-    """l2-APGD in the largest ball inside {threat <= threshold}, with the bounds of the set.
+    """Run l2-APGD in the largest known ball inside {threat <= threshold}, with the bounds of the set.
 
-    Threats that do not know that ball (their `inscribed_radius` is None) are left alone.
+    Does nothing if the threat does not know this ball (its `inscribed_radius` is None) or if the threshold is 0.
     """
     allowed, examples = task.allowed, task.examples
     radius = _radius_beside_bounds(allowed.bound)

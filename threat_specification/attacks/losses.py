@@ -1,4 +1,4 @@
-"""Losses that attacks make large: functions of (logits [B,K], labels [B], targets [B] or None) to [B]."""
+"""Losses that attacks maximise: functions of (logits [B,K], labels [B], targets [B] or None) to [B]."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ Loss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """-log of the probability of the label."""
+    """Negative log-probability of the label."""
     return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Largest other logit minus that of the label; above 0 exactly where the model is wrong (ties aside)."""
+    """Largest other logit minus the label's logit; above 0 exactly if the model is wrong (except for ties)."""
     label = labels.view(-1, 1)
     others = logits.scatter(1, label, -torch.inf).amax(1)
     return others - logits.gather(1, label).squeeze(1)
 
 
 def margin_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Logit of the target minus that of the label; above 0 only where the model is wrong."""
+    """Logit of the target minus the label's logit; above 0 only if the model is wrong."""
     return (logits.gather(1, _given(targets).view(-1, 1)) - logits.gather(1, labels.view(-1, 1))).squeeze(1)
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6); does not change with logits' scale."""
+    """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6); invariant to the logits' scale."""
     _check_classes(logits, 3, "dlr")
     ordered = logits.sort(1, descending=True).values
     return margin(logits, labels, None) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """The same towards one class (eq. 7 there)."""
+    """Difference of logits ratio towards a target class (eq. 7 of the same paper)."""
     _check_classes(logits, 4, "dlr_targeted")
     ordered = logits.sort(1, descending=True).values
     return margin_targeted(logits, labels, targets) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)

@@ -1,8 +1,8 @@
-"""For each example the smallest set of one shape in which it breaks: a whole curve in one run.
+"""Smallest set of a given shape that contains an adversarial example: a whole robustness curve in one run.
 
-The sets are {threat <= t * threshold} for a threat whose bounds are part of it (an `Intersection` with a norm); t is
-the gauge. The method alternates as FMN does (Pintor et al. 2021, arXiv 2102.12827): a step that raises the margin, and
-a set that shrinks where the model is wrong and grows where it is right, both ever more slowly.
+The sets are {threat <= t * threshold}, for a threat that includes its bounds (an `Intersection` with a norm); t is the
+gauge. Like FMN (Pintor et al. 2021, arXiv 2102.12827), the method alternates between a step that raises the margin and
+a change of the set: it shrinks if the model is wrong, and grows if the model is right. Both get smaller over time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from threat_specification.attacks.losses import LOSSES
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
 
-LARGEST = 4.0  # the gauge to start from: wide enough that most examples break at once
-SHRINK = (0.3, 0.002)  # by how much the set changes, first and last
-STEP = (4.0, 0.1)  # of a step by the pixel, first and last, in units of the set's own size
-BISECTIONS = 6  # along the ray to what was found, at the end
-CLOSE = 0.9  # where on that ray they begin
-SMALLEST = 1e-6
-MOST = 9  # classes that may be the nearest
+LARGEST = 4.0  # first and largest gauge: so large that attacks on most examples succeed at once
+SHRINK = (0.3, 0.002)  # relative change of the set, at the first and the last step
+STEP = (4.0, 0.1)  # step size per pixel, at the first and the last step, in units of the set's current size
+BISECTIONS = 6  # bisections along the ray to the adversarial example, at the end
+CLOSE = 0.9  # lower end of the bisection, as a fraction of that ray
+SMALLEST = 1e-6  # smallest gauge
+MOST = 9  # other classes that `nearest_class` compares
 
 
 def minimal_gauge(task: Task) -> AttackResult:
-    """The point of smallest gauge at which each example breaks; it may lie outside `allowed`, whose gauge is 1.
+    """Find each example's adversarial example of smallest gauge; it may lie outside `allowed`, whose gauge is 1.
 
-    Two runs of all steps each: towards whichever other class leads, and towards the class that looks nearest from the
-    clean image, since the run towards the leading one may end at a border that is not the nearest.
+    There are two runs, each with all steps: one towards the other class with the largest logit at each step, and one
+    towards the class that seems nearest at the clean image. The first may end at a decision boundary that is not the
+    nearest.
     """
     allowed, robust = task.allowed, task.robust
     nearest, looked_at = nearest_class(task.model, task.labels, task.examples)
@@ -56,9 +57,10 @@ def minimal_gauge(task: Task) -> AttackResult:
 
 
 def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[Tensor, int]:
-    """The class whose border is nearest by the logits' slopes at the image (DeepFool: arXiv 1511.04599, eq. 8), [B].
+    """The class of the nearest decision boundary if logits are linearised at the image, [B].
 
-    Looks at the MOST likeliest other classes; also returns how many those are.
+    This is DeepFool's estimate (arXiv 1511.04599, eq. 8), over at most the MOST most likely other classes. Also returns
+    the number of these classes.
     """
     inputs = examples.detach().clone().requires_grad_(True)
     with torch.enable_grad():
@@ -74,7 +76,7 @@ def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[
 
 
 def _alternate(task: Task, loss: str, targets: Tensor) -> AttackResult:
-    """One run of steps and of sets that shrink and grow."""
+    """Make one run: alternate steps and changes of the set, then shorten the result."""
     allowed, robust, steps, memory = task.allowed, task.robust, task.steps, task.best_so_far()
     lower, upper = _whole_box(allowed)
     size = allowed.reach
@@ -106,7 +108,7 @@ def _alternate(task: Task, loss: str, targets: Tensor) -> AttackResult:
 
 
 def _keep(allowed, delta, margin, robust, smallest, found, margin_found) -> tuple[Tensor, Tensor, Tensor]:
-    """The smaller of what was found before and now."""
+    """Keep the adversarial point of smaller gauge: the one found before or `delta`."""
     gauge = (allowed.bound.evaluate(delta) / allowed.threshold).clamp_min(0)
     better = robust & (margin > 0) & (gauge < smallest)
     return (
@@ -117,7 +119,7 @@ def _keep(allowed, delta, margin, robust, smallest, found, margin_found) -> tupl
 
 
 def _shorten(memory: BestSoFar, found: Tensor, margin: Tensor, broken: Tensor) -> tuple[Tensor, Tensor]:
-    """Bisection along the ray to what was found: the threat falls with the length."""
+    """Shorten the found perturbation by bisection along its ray; a shorter one has a smaller threat."""
     low, high = torch.full_like(margin, CLOSE), torch.ones_like(margin)
     best, best_margin = found, margin
     for _ in range(BISECTIONS):
@@ -132,9 +134,9 @@ def _shorten(memory: BestSoFar, found: Tensor, margin: Tensor, broken: Tensor) -
 
 
 def _project(allowed: AttackSet, delta: Tensor, level: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Into {threat <= level * threshold} and the box, each example with a level of its own.
+    """Project onto {threat <= level * threshold} and the box, with a separate level for each example.
 
-    The threat is homogeneous: measured in units of the level there is one threshold for all.
+    The threat is homogeneous: after division by the levels, all examples have the same threshold.
     """
     t = per_image(level)
     unit = allowed.bound.project(delta / t, allowed.threshold, lower / t, upper / t)
@@ -142,9 +144,9 @@ def _project(allowed: AttackSet, delta: Tensor, level: Tensor, lower: Tensor, up
 
 
 def _whole_box(allowed: AttackSet) -> tuple[Tensor, Tensor]:
-    """The pixel box without a radius that is a member of the threat too; pixels that may not move stay fixed.
+    """The bounds without a radius that is also a member of the threat: the pixel box, with fixed pixels still fixed.
 
-    A radius that is in the bounds alone is no part of the gauge, and stays.
+    A radius that is in the bounds only is not part of the gauge, so it is kept.
     """
     members = allowed.bound.members if isinstance(allowed.bound, BoundIntersection) else [(allowed.bound, 1.0)]
     if not any(isinstance(member, BoundLinf) for member, _ in members):
@@ -154,6 +156,6 @@ def _whole_box(allowed: AttackSet) -> tuple[Tensor, Tensor]:
 
 
 def _annealed(ends: tuple[float, float], k: int, steps: int) -> float:
-    """From the first of two numbers to the second, by half a cosine."""
+    """Value at step k of a path from the first to the second of two numbers, along half a cosine."""
     first, last = ends
     return last + (first - last) * (1 + math.cos(math.pi * k / max(1, steps - 1))) / 2

@@ -1,7 +1,7 @@
-"""Projected gradient descent inside a set (Madry et al. 2018): the one descent of the ensemble, of training and of the
-post-hoc baseline.
+"""Projected gradient descent (PGD, Madry et al. 2018) inside a set.
 
-Projected in every step: what the model sees is inside the set throughout.
+The ensemble, training and the post-hoc baseline all use `descend`. It projects after every step, so that the model
+only sees points of the set.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.starts import begin
 from threat_specification.norms import BoundLinf
 
-ENLARGED = 4.0  # times the radius: where the post-hoc attack looks before it scales
+ENLARGED = 4.0  # radius of the post-hoc attack's l-inf ball before scaling, in units of `AttackSet.reach`
 MOMENTUM = 0.9
-FIRST_STEP = 2.0  # times what a pixel may move: length of the first step of the descent with momentum, by the pixel
+FIRST_STEP = 2.0  # first step size per pixel of PGD with momentum, in units of `AttackSet.reach`
 
 
 def constant(step: int, steps: int) -> float:
-    """Factor of the length of a step: all alike."""
+    """Step size factor that is 1 at every step."""
     return 1.0
 
 
 def falling(step: int, steps: int) -> float:
-    """Falls linearly over the steps, counted from 0; 1 on average."""
+    """Step size factor that falls linearly over the steps, which count from 0; its mean is 1."""
     return 2 * (steps - step) / (steps + 1)
 
 
 def cosine(step: int, steps: int) -> float:
-    """Falls from 1 by half a cosine, and would reach 0 at the step after the last one."""
+    """Step size factor that falls from 1 along half a cosine; it would be 0 at the step after the last one."""
     return (1 + math.cos(math.pi * step / steps)) / 2
 
 
-# Gradient at delta [B,C,H,W], and which examples go on, [B] (None: all of them).
+# delta [B,C,H,W] -> gradient [B,C,H,W], and a mask [B] of the examples that continue (None: all of them).
 Gradient = Callable[[Tensor], "tuple[Tensor, Tensor | None]"]
 
 
@@ -51,13 +51,13 @@ def descend(
     momentum: float = 0.0,
     schedule: Callable[[int, int], float] = constant,
 ) -> Tensor:
-    """The last of `steps` projected steps that raise a loss, from `start`, a point of the set.
+    """Take `steps` projected steps that raise a loss, from `start`, a point of the set; returns the last point.
 
-    size       of a step by the pixel, a number or [B,1,1,1]
-    momentum   steps go along the sum of all directions so far, each times this factor once more at every step (Dong et
-               al. 2018, arXiv 1710.06081). Where oblique faces of the set throw a step back, single gradients go to
-               and fro; their sum does not.
-    schedule   (step, steps) -> factor of its size
+    size       step size per pixel, a number or [B,1,1,1]
+    momentum   a step goes along the sum of all directions so far; each step multiplies the earlier ones by this factor
+               (Dong et al. 2018, arXiv 1710.06081). Where oblique faces of the set undo a step, single gradients
+               oscillate; their sum does not.
+    schedule   (step, steps) -> factor of the step size
     """
     delta, direction = start, torch.zeros_like(start)
     for step in range(steps):
@@ -71,7 +71,7 @@ def descend(
 
 
 def _asking(memory: BestSoFar, loss: str, targets: Tensor | None = None) -> Gradient:
-    """The gradient of a loss, for the examples that still stand."""
+    """The gradient of a loss, for the examples still under attack."""
 
     def gradient_at(delta: Tensor) -> tuple[Tensor, Tensor]:
         return memory.ask_gradient(delta, LOSSES[loss], targets)[1], memory.active
@@ -80,7 +80,7 @@ def _asking(memory: BestSoFar, loss: str, targets: Tensor | None = None) -> Grad
 
 
 def pgd(task: Task, draw: int) -> AttackResult:
-    """From scaled noise, at two step sizes, as one cannot know which suits."""
+    """Run PGD from scaled noise with two step sizes, since the better one is not known in advance."""
     result = AttackResult.none(task.examples)
     for number, size in enumerate((task.allowed.reach / 4, 2 * task.allowed.reach)):
         left = task.after(result)
@@ -94,10 +94,10 @@ def pgd(task: Task, draw: int) -> AttackResult:
 def momentum_pgd(
     task: Task, draw: int, loss: str = "ce", starts: Sequence[str] = ("corner",), share: float = 1.0
 ) -> AttackResult:
-    """Descent with momentum and falling steps, once from each of several starts.
+    """Run PGD with momentum and decreasing step sizes, once from each of several starts.
 
-    draw    of the first start's random numbers; the others take those after it
-    share   of the task's steps that each of these runs takes
+    draw    number of the first start's random field; each later start uses the next number
+    share   steps of each run, as a multiple of the task's steps
     """
     result = AttackResult.none(task.examples)
     for number, start in enumerate(starts):
@@ -108,11 +108,11 @@ def momentum_pgd(
 def targeted_pgd(
     task: Task, draw: int, starts: Mapping[str, int], share: float = 0.5, direction: str = ""
 ) -> AttackResult:
-    """The same towards the likeliest other classes.
+    """Run PGD with momentum towards each of the most likely other classes.
 
-    starts      where it begins -> towards how many of them
-    direction   of its steps: an entry of DIRECTIONS ("": the one that suits the threat). Where the radius is what
-                binds, signs get there in fewer steps.
+    starts      name of a start -> number of target classes
+    direction   a key of DIRECTIONS ("": the default of the threat). If the radius is the active constraint, sign steps
+                reach the same points in fewer steps.
     """
     task = replace(task, allowed=replace(task.allowed, direction=direction))
     result = replace(AttackResult.none(task.examples), forwards=task.robust.long())
@@ -124,7 +124,7 @@ def targeted_pgd(
 
 
 def _run(task: Task, start: str, draw: int, share: float, loss: str, targets: Tensor | None = None) -> AttackResult:
-    """One descent with momentum. It costs nothing where nothing stands."""
+    """Make one run of PGD with momentum; it costs nothing if no example is left to attack."""
     if not bool(task.robust.any()):
         return AttackResult.none(task.examples)
     allowed, memory = task.allowed, task.best_so_far()
@@ -135,8 +135,11 @@ def _run(task: Task, start: str, draw: int, share: float, loss: str, targets: Te
 
 
 def post_hoc(task: Task, draw: int) -> AttackResult:
-    """The baseline of research code, for comparison only: all steps of an l-inf attack in a ball ENLARGED times as
-    large, its last point scaled into the set. It does not look inside the set, and overstates robustness."""
+    """Post-hoc scaling, a baseline from research code, for comparison only.
+
+    All steps of an l-inf attack are taken in a ball that is ENLARGED times as large; then the last point is scaled into
+    the set. The steps do not search the set itself, so this attack overstates robustness.
+    """
     allowed, examples = task.allowed, task.examples
     radius = ENLARGED * allowed.reach
     ball = AttackSet(BoundLinf(examples), 1.0, torch.maximum(-examples, -radius), torch.minimum(1 - examples, radius))

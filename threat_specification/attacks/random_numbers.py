@@ -1,6 +1,6 @@
-"""Random numbers that depend on (seed, data set index, draw) alone: not on batch, rank or what was drawn before.
+"""Random numbers that depend only on (seed, data set index, draw), not on the batch, the rank or earlier draws.
 
-A counter-based generator: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) applied to a counter, vectorised.
+The generator is counter-based: it applies the finaliser of SplitMix64 (Steele, Lea, Flood 2014) to a counter.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser; int64 arithmetic wraps, which is what it wants."""
+    """Finaliser of SplitMix64; int64 arithmetic wraps around, as the finaliser requires."""
     x = (x ^ _shift(x, 30)) * _MIX1
     x = (x ^ _shift(x, 27)) * _MIX2
     return x ^ _shift(x, 31)
 
 
 def uniform(seed: int, index: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """[B, *shape] float32 in [0, 1): row b belongs to data set index[b], whatever else is in the batch."""
+    """[B, *shape] float32 in [0, 1): row b depends on data set index[b], not on the rest of the batch."""
     size = 1
     for length in shape:
         size *= length

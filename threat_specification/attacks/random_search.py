@@ -1,7 +1,7 @@
-"""Random search inside a set, without gradients, in the spirit of Square Attack (Andriushchenko et al. 2020).
+"""Random search inside a set, without gradients, similar to Square Attack (Andriushchenko et al. 2020).
 
-For models whose gradients mislead: windows of the image are pushed to their bounds, brought back into the set, and
-kept where the margin rises.
+It is meant for models with gradient masking. A window of the image is set to its bounds, and the result is projected
+onto the set; it is kept if the margin rises.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 from threat_specification.attacks.base import AttackResult, Task, per_image
 from threat_specification.attacks.random_numbers import uniform
 
-LARGEST_WINDOW = 0.8  # of the image
-HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of all queries: where the window's area halves
-QUERIES_PER_STEP = 5  # forward passes for each step of attacks with gradients
+LARGEST_WINDOW = 0.8  # first window's share of the image area
+HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of all queries at which the area is halved
+QUERIES_PER_STEP = 5  # forward passes in place of one step of an attack with gradients
 
 
 def window_side(query: int, queries: int, height: int, width: int) -> int:
@@ -24,9 +24,9 @@ def window_side(query: int, queries: int, height: int, width: int) -> int:
 
 
 def random_search(task: Task, draw: int) -> AttackResult:
-    """QUERIES_PER_STEP forward passes for each step: one for vertical stripes, then one for each window.
+    """Run the search with QUERIES_PER_STEP forward passes per step: one for vertical stripes, then one per window.
 
-    draw   of the stripes; the windows take those after it
+    draw   number of the stripes' random field; the windows use the numbers after it
     """
     allowed, examples, queries = task.allowed, task.examples, QUERIES_PER_STEP * task.steps
     _, channels, height, width = examples.shape
@@ -50,7 +50,7 @@ def random_search(task: Task, draw: int) -> AttackResult:
 
 
 def _window(draw: Tensor, length: int, side: int, dimension: int) -> Tensor:
-    """[B,1,length,1] or [B,1,1,length] bool: `side` pixels from a random place on."""
+    """[B,1,length,1] or [B,1,1,length] bool: an interval of `side` pixels at a random position."""
     first = (draw * (length - side + 1)).long().view(-1, 1)
     places = torch.arange(length, device=draw.device).view(1, -1)
     inside = (places >= first) & (places < first + side)

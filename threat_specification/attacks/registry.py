@@ -1,4 +1,4 @@
-"""Attacks by name, and the ensemble that a figure is based on."""
+"""Attacks by name, and the ensemble behind a reported robust accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threat_specification.attacks.minimal_gauge import minimal_gauge
 from threat_specification.attacks.pgd import momentum_pgd, pgd, post_hoc, targeted_pgd
 from threat_specification.attacks.random_search import random_search
 
-# Draws are numbers of random fields: attacks that share none are independent of each other.
+# `draw` is the number of an attack's first random field; attacks without common numbers have independent randomness.
 ATTACKS: dict[str, Attack] = {
     "momentum_ce": partial(momentum_pgd, draw=1000, loss="ce", starts=("bright", "corner"), share=2.0),
     "momentum_dlr": partial(momentum_pgd, draw=1100, loss="dlr", starts=("corner", "smooth_corner")),
@@ -35,12 +35,12 @@ ATTACKS: dict[str, Attack] = {
 
 
 def pd_auto(num_classes: int) -> list[str]:
-    """The ensemble: DLR needs 3 classes. What breaks much and costs little comes first."""
+    """Names of the ensemble's attacks; cheap attacks that often succeed come first. DLR needs 3 classes."""
     second = "momentum_dlr" if num_classes > 2 else "momentum_margin"
     with_gradients = ["momentum_ce", second, "momentum_targeted", "sign_targeted", "apgd_ce", "minimal_gauge"]
     return [*with_gradients, "random_search", "estimated_gradient"]
 
 
 def attacks_named(names: Sequence[str], num_classes: int) -> dict[str, Attack]:
-    """Those attacks, in that order; without names the ensemble. An unknown name is refused."""
+    """The attacks of these names, in this order; without names the ensemble. Raises UsageError for unknown names."""
     return {name: look_up(ATTACKS, name, "attack") for name in names or pd_auto(num_classes)}

@@ -1,8 +1,8 @@
-"""The loop of every evaluation under attack: attacks in turn, each on what the earlier ones left robust.
+"""The loop of every evaluation under attack: each attack runs on the examples that the earlier ones left robust.
 
-A set is a `Cell`, {threat <= threshold, ||delta||_inf <= radius} and the pixel box. What an attack says does not count:
-each of its points is measured again, by the model and by the threat itself, and breaks the example in every cell that
-it lies in.
+A set is a `Cell`: {threat <= threshold, ||delta||_inf <= radius} and the pixel box. An attack's own report of success
+does not count: the model and the threat evaluate its points again. An adversarial point then counts in every cell that
+contains it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from threat_specification.base import BoundThreat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
 
-STANDING, WRONG_WITHOUT = 0, -1  # broken_by: still right after all attacks, wrong without any
-SMALLEST = 1e-9  # a level of 0 leaves a gauge no unit
-WHOLE_CURVE = "minimal_gauge"  # the attack that finds the smallest set each example breaks in, not only whether
+STANDING, WRONG_WITHOUT = 0, -1  # values of broken_by: correct after all attacks; misclassified without attack
+SMALLEST = 1e-9  # smallest level: the gauge divides by levels, so 0 is not possible
+WHOLE_CURVE = "minimal_gauge"  # this attack also finds the smallest set with an adversarial example for each example
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """{threat <= threshold, ||delta||_inf <= radius}; infinity where a bound is left out."""
+    """The set {threat <= threshold, ||delta||_inf <= radius}; a bound that is left out is infinite."""
 
     threshold: float
     radius: float
@@ -45,33 +45,33 @@ class Cell:
         return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
     def holds(self, threat: Tensor, length: Tensor) -> Tensor:
-        """[B]: which points lie in it, by their threats and l-inf norms [B]."""
+        """[B] bool: the points inside the cell, given their threats and l-inf norms [B]."""
         return at_most(threat, self.threshold) & at_most(length, self.radius)
 
 
 def attack_set(bound: BoundThreat, cell: Cell) -> AttackSet:
-    """A cell as a set that attacks can project onto: value 1 of the intersection's gauge is its border."""
+    """A cell as a set that attacks can project onto; its boundary is at gauge 1 of the intersection."""
     x = bound.examples
     lower, upper = bound.bounds((-x).clamp_min(-cell.radius), (1 - x).clamp_max(cell.radius))
     members: list[tuple[BoundThreat, float]] = []
     if math.isfinite(cell.threshold):
         members.append((bound, max(cell.threshold, SMALLEST)))
-    # Without any bound the pixel box is left, a radius of 1.
+    # Without any bound only the pixel box remains, which is a radius of 1.
     if math.isfinite(cell.radius) or not members:
         members.append((BoundLinf(x), min(max(cell.radius, SMALLEST), 1.0)))
     return AttackSet(BoundIntersection(x, members), 1.0, lower, upper)
 
 
 class Search:
-    """A record of all that is found for a batch of examples [B,C,H,W].
+    """A record of all attacks on a batch of examples [B,C,H,W].
 
-    right       [B] the model sees the label without any attack
-    broken_by   [B] number of the attack, from 1 on, that broke the example in the headline cell; else STANDING or
+    right       [B] bool: the model predicts the label of the clean image
+    broken_by   [B] number, from 1, of the first attack that succeeded in the headline cell; else STANDING or
                 WRONG_WITHOUT
-    worst       [B,C,H,W] the perturbation that did, else the one of largest loss that was tried in that cell
-    loss        [B] the margin there
-    no_answer   [B] the model answered NaN, to the image or to what an attack found: wrong, whatever the label
-    forwards, backwards  [B] passes spent on each example
+    worst       [B,C,H,W] the perturbation of that success, else the one of largest loss returned in the headline cell
+    loss        [B] margin at `worst`
+    no_answer   [B] bool: the model returned NaN for the clean image or an attack's point, which counts as an error
+    forwards, backwards  [B] passes of each example
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Search:
         seed: int,
         counted: Tensor | None = None,
     ) -> None:
-        """counted: [B, D] 0/1, the pixels whose change the radius bounds (default: all)."""
+        """Predict the clean images. `counted`: [B, D] 0/1, the pixels whose change the radius bounds (default: all)."""
         self.model, self.bound, self.labels, self.index = model, bound, labels, index
         self.headline, self.steps, self.seed, self.counted = headline, steps, seed, counted
         self.images = bound.examples
@@ -97,15 +97,18 @@ class Search:
         self.worst = torch.zeros_like(self.images)
         self.loss = torch.full((len(labels),), -torch.inf, device=labels.device)
         self.forwards, self.backwards = (torch.zeros_like(labels) for _ in range(2))
-        self._found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of what broke, infinite elsewhere
+        self._found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of adversarial examples, else infinite
 
     def task(self, cell: Cell, robust: Tensor) -> Task:
-        """Attacking those examples in a cell."""
+        """The task to attack the `robust` examples in a cell."""
         allowed = attack_set(self.bound, cell)
         return Task(self.model, self.labels, allowed, robust, self.seed, self.index, self.steps)
 
     def attack(self, cell: Cell, attacks: Mapping[str, Attack]) -> None:
-        """All attacks, one after the other, on what is left robust in a cell."""
+        """Run the attacks one after the other, each on the examples that are still robust in the cell.
+
+        In the headline cell the attack WHOLE_CURVE runs on all examples that are right without attack.
+        """
         for number, (name, attack) in enumerate(attacks.items(), start=1):
             robust = self.robust(cell)
             if name == WHOLE_CURVE and cell == self.headline:
@@ -116,7 +119,7 @@ class Search:
             self.record(attack(task), number, task.allowed.fixed)
 
     def record(self, result: AttackResult, number: int, fixed: Tensor) -> None:
-        """Count what an attack found, after measuring it again; fixed: pixels that may not move (`AttackSet.fixed`)."""
+        """Evaluate an attack's points again and record them; `fixed` (`AttackSet.fixed`) are pixels not to change."""
         self.forwards += result.forwards
         self.backwards += result.backwards
         perturbed = (self.images + result.delta).clamp(0, 1)
@@ -137,21 +140,22 @@ class Search:
         self.broken_by = torch.where(new, number, self.broken_by)
 
     def length(self, delta: Tensor) -> Tensor:
-        """l-inf norm of what the radius bounds, [B]."""
+        """l-inf norm of delta over the pixels that the radius bounds, [B]."""
         flat = delta.flatten(1) if self.counted is None else delta.flatten(1) * self.counted
         return flat.abs().amax(1)
 
     def robust(self, cell: Cell) -> Tensor:
-        """[B]: which examples are right without attack, and not broken by anything found so far in a cell."""
+        """[B] bool: examples that are right without attack and have no adversarial example in the cell so far."""
         robust = self.right
         for threat, length in self._found:
             robust = robust & ~(cell.holds(threat, length) & threat.isfinite())
         return robust
 
     def gauge(self) -> Tensor:
-        """[B] smallest t for which the headline cell, t times as large in both bounds, holds an adversarial; else inf.
+        """[B] smallest t such that the headline cell, with both bounds times t, contains an adversarial example.
 
-        At most 1 exactly where the example is broken in the headline cell.
+        It is at most 1 exactly for examples that are not robust in the headline cell; 0 for those that are wrong
+        without attack; inf if no adversarial example was found.
         """
         smallest = torch.where(self.right, torch.inf, 0.0)
         for threat, length in self._found:

@@ -1,4 +1,5 @@
-"""Changes of images: safe corruptions with severities, unsafe moves towards another class. Tensors in, tensors out.
+"""Changes of images: safe corruptions with severities, and unsafe moves towards another class.
 
-To add a corruption: a function in a file of this folder, and an entry of `SAFE` in registry.py.
+The functions take and return tensors. To add a corruption, write a function in a file of this folder and add an entry
+to `SAFE` in registry.py.
 """

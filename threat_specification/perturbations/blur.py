@@ -11,16 +11,16 @@ from torch import Tensor
 from threat_specification.perturbations import filters
 from threat_specification.perturbations.draws import Draws
 
-DISK = 8  # half the side of a disk's kernel, unless its radius is larger
+DISK = 8  # minimum of half the side of a disk's kernel
 
 
 def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
-    """A Gaussian of this standard deviation, in pixels."""
+    """Blur with a Gaussian of standard deviation `sigma` in pixels."""
     return filters.gaussian_blur(x, sigma)
 
 
 def defocus_blur(x: Tensor, draws: Draws, radius: float, alias: float) -> Tensor:
-    """A disk of this radius, its edge softened by a small Gaussian."""
+    """Blur with a disk of this radius, whose edge is smoothed by a Gaussian of standard deviation `alias`."""
     side = max(DISK, math.ceil(radius))
     along = torch.arange(-side, side + 1, dtype=torch.float32)
     disk = (along.view(-1, 1).square() + along.view(1, -1).square() <= radius**2).float()
@@ -29,20 +29,21 @@ def defocus_blur(x: Tensor, draws: Draws, radius: float, alias: float) -> Tensor
 
 
 def motion_blur(x: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
-    """A streak at an angle within 45 degrees of the horizontal."""
+    """Blur along a random direction within 45 degrees of the horizontal."""
     return filters.motion_blur(x, radius, sigma, draws.uniform(low=-math.pi / 4, high=math.pi / 4))
 
 
 def zoom_blur(x: Tensor, draws: Draws, largest: float, step: float) -> Tensor:
-    """The mean of the image and of enlargements from 1 to `largest` (left out) in steps."""
+    """Mean of the image and its enlargements by factors from 1 to `largest` (excluded) at intervals of `step`."""
     factors = numpy.arange(1, largest, step).tolist()
     return (x + sum(filters.zoom(x, factor) for factor in factors)) / (len(factors) + 1)
 
 
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
-    """Blur, swap every pixel with one at most `reach` away, from the last to the first, and blur again.
+    """Blur, swap every pixel inside the border with one at most `reach` away, and blur again.
 
-    A swap depends on those before it, so pixels go one by one; the images of a batch go together.
+    Swaps go from the last pixel to the first. Each depends on the earlier ones, so the pixels are processed one by one,
+    but for all images of the batch together.
     """
     batch, channels, height, width = x.shape
     place = numpy.tile(numpy.arange(height * width), (batch, 1)).T.copy()

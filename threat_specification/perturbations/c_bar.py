@@ -1,5 +1,7 @@
-"""The ten noises of ImageNet-C-bar (Mintun, Kirillov, Xie 2021), from the published definitions; lengths scale with
-the image. `level` is the published severity, of a scale that ends at 10."""
+"""The ten noises of ImageNet-C-bar (Mintun, Kirillov, Xie 2021), by the published definitions.
+
+Lengths scale with the image. `level` is the published severity, on a scale up to 10.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ MOST_RAYS = 200
 
 
 def blue_noise_sample(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Pixels go black where a noise of high frequencies is below a threshold."""
+    """Make pixels black where high-frequency noise is below a threshold."""
     noise = filters.spectral_noise(x, draws, lambda frequency: frequency, fields=1)
     return x * (noise > 0.3 * level - 2.5)
 
 
 def brownish_noise(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Noise whose amplitude falls with the square of the frequency, in each channel."""
+    """Noise in each channel, with an amplitude that falls with the square of the frequency."""
     noise = filters.spectral_noise(x, draws, lambda frequency: 1 / (frequency.square() + 1), fields=x.shape[1])
     return x + 6.4 * level / 255 * noise
 
 
 def single_frequency_greyscale(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """One plane wave, the same in all channels."""
+    """Add one plane wave, the same in all channels."""
     larger = draws.uniform(low=-math.pi, high=math.pi)
     smaller = draws.uniform(low=-1.0) * larger.abs()
     swap = draws.integers(2).bool()
@@ -40,7 +42,7 @@ def single_frequency_greyscale(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def cocentric_sine_waves(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Rings with a wavy edge."""
+    """Add concentric rings with a wavy edge."""
     rows, columns = filters.pixel_grid(x)
     side = min(x.shape[2:])
     right = columns - _field(draws.uniform(high=side))
@@ -53,7 +55,7 @@ def cocentric_sine_waves(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def plasma_noise(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Swirls of colour mixed in."""
+    """Mix in swirls of colour."""
     rows, columns = filters.pixel_grid(x)
     time, sharpness = _field(draws.uniform(high=6 * math.pi)), _field(draws.uniform(low=0.5))
     scale = _field(draws.uniform(low=0.075, high=0.2)) * min(x.shape[2:])
@@ -75,7 +77,7 @@ def plasma_noise(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def perlin_noise(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Turbulence (Perlin 1985) of five octaves mixed in, seven cells across the image in the first."""
+    """Mix in turbulence (Perlin 1985) of five octaves; the first has seven cells along the image's shorter side."""
     side = min(x.shape[2:])
     turbulence = sum(_gradient_noise(x, draws, side / 7 / 2**octave).abs() / 2**octave for octave in range(5))
     amount = 0.05 * level
@@ -83,14 +85,14 @@ def perlin_noise(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def checkerboard_cutout(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Some fields of a turned chess board become grey."""
+    """Make random squares of a rotated checkerboard grey, all of them on its black fields."""
     rows, columns = filters.pixel_grid(x)
     angle = _field(draws.uniform(high=2 * math.pi))
     scale = (_field(draws.uniform(low=0.1, high=0.25)) * min(x.shape[2:])).clamp_min(1)
     first = (angle.cos() * rows + angle.sin() * columns) / scale
     second = (-angle.sin() * rows + angle.cos() * columns) / scale
     black = (first % 2).long() == (second % 2).long()
-    fields = 40  # more than the largest board has
+    fields = 40  # along each axis: more than any board has
     chosen = draws.uniform(fields, fields) < level / 10
     number = (first.long() % fields) * fields + second.long() % fields
     cut = black & chosen.flatten(1).gather(1, number.flatten(1)).view_as(black)
@@ -98,7 +100,7 @@ def checkerboard_cutout(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def sparkles(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Five white stars."""
+    """Add five white stars."""
     side = min(x.shape[2:])
     for _ in range(SPARKLES):
         centre = draws.uniform(2, high=side)
@@ -108,7 +110,7 @@ def sparkles(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def inverse_sparkles(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """The image seen through one star, white elsewhere."""
+    """Make the image white outside one star."""
     side = min(x.shape[2:])
     centre = draws.uniform(2, low=0.25, high=0.75) * side
     star = _star(x, draws, centre, 0.25 * side, shortest=-math.inf, sharpness=6.5 * level / 50)
@@ -116,7 +118,7 @@ def inverse_sparkles(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def caustic_refraction(x: Tensor, draws: Draws, level: float) -> Tensor:
-    """Seen through moving water: refracted and lit by its caustics."""
+    """The image seen through moving water: refracted, and lit by caustics."""
     side = min(x.shape[2:])
     rows, columns = filters.pixel_grid(x)
     time = _field(draws.uniform(low=0.5, high=2.0))
@@ -135,12 +137,12 @@ def caustic_refraction(x: Tensor, draws: Draws, level: float) -> Tensor:
 
 
 def _field(values: Tensor) -> Tensor:
-    """[B] as [B,1,1]."""
+    """Reshape [B] to [B,1,1]."""
     return values.view(-1, 1, 1)
 
 
 def _star(x: Tensor, draws: Draws, centre: Tensor, radius: float, shortest: float, sharpness: float) -> Tensor:
-    """[B,1,H,W] in [0, 1]: rays of random length around a centre [B,2], bright where near."""
+    """A star [B,1,H,W] in [0, 1]: rays of random length around a centre [B,2], brightest near the centre."""
     rows, columns = filters.pixel_grid(x)
     down, right = rows - _field(centre[:, 0]), columns - _field(centre[:, 1])
     rays = _field(50 + draws.integers(150))
@@ -155,7 +157,7 @@ def _star(x: Tensor, draws: Draws, centre: Tensor, radius: float, shortest: floa
 
 
 def _gradient_noise(x: Tensor, draws: Draws, cell: float) -> Tensor:
-    """[B,H,W] Perlin noise on a lattice with cells of this many pixels."""
+    """Perlin noise [B,H,W] on a lattice with cells of `cell` pixels."""
     rows, columns = (axis / cell for axis in filters.pixel_grid(x))
     points = (int(rows.max()) + 2, int(columns.max()) + 2)
     angles = draws.uniform(*points, high=2 * math.pi).flatten(1)
@@ -177,7 +179,7 @@ def _smooth(part: Tensor) -> Tensor:
 
 
 def _caustics(rows: Tensor, columns: Tensor, time: Tensor) -> Tensor:
-    """[B,H,W] in [0, 1]: light on the ground of water, by five rounds of a feedback of sines."""
+    """Light [B,H,W] in [0, 1] on the ground under water, from five rounds of a feedback of sines."""
     down, right = rows % 1 * 2 * math.pi - 250, columns % 1 * 2 * math.pi - 250
     first, second, light = down, right, torch.ones_like(down)
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Everyday augmentations of torchvision v2; it has no severities, so the strengths in registry.py are ours."""
+"""Common augmentations of torchvision v2, which has no severities: the strengths in registry.py are our own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ BILINEAR = InterpolationMode.BILINEAR
 
 
 def color_jitter(x: Tensor, draws: Draws, strength: float) -> Tensor:
-    """Brightness, contrast and saturation by up to +-strength, hue by up to a quarter of that; other images than
-    colour ones have brightness and contrast alone."""
+    """Change brightness, contrast and saturation by up to +-strength, and hue by up to a quarter of that.
+
+    In images without three channels only brightness and contrast change.
+    """
     factors = 1 + strength * draws.uniform(3, low=-1.0)
     hue = strength / 4 * draws.uniform(low=-1.0)
 
@@ -33,7 +35,10 @@ def color_jitter(x: Tensor, draws: Draws, strength: float) -> Tensor:
 
 
 def affine(x: Tensor, draws: Draws, degrees: float, shift: float) -> Tensor:
-    """Turned, moved (a fraction of the side), scaled and sheared by up to these; black where nothing is known."""
+    """Rotate by up to `degrees`, shear by up to half of that, translate and scale by up to the fraction `shift`.
+
+    Pixels from outside the image are black.
+    """
     amounts = draws.uniform(5, low=-1.0)
     height, width = x.shape[2:]
 
@@ -47,7 +52,7 @@ def affine(x: Tensor, draws: Draws, degrees: float, shift: float) -> Tensor:
 
 
 def perspective(x: Tensor, draws: Draws, distortion: float) -> Tensor:
-    """Corners moved inwards by up to this fraction of half the side."""
+    """Move the corners inwards by up to the fraction `distortion` of half the side."""
     height, width = x.shape[2:]
     inwards = draws.uniform(4, 2) * distortion / 2
     corners = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
@@ -61,7 +66,7 @@ def perspective(x: Tensor, draws: Draws, distortion: float) -> Tensor:
 
 
 def elastic(x: Tensor, draws: Draws, strength: float, sigma: float) -> Tensor:
-    """A displacement of smoothed noise: `strength` pixels of noise on a side of 32, as ElasticTransform's alpha."""
+    """Displace pixels by smoothed noise; `strength` is ElasticTransform's alpha, in pixels for a side of 32."""
     height, width = x.shape[2:]
     noise = filters.gaussian_blur(draws.uniform(2, height, width, low=-1.0), sigma)
     offsets = strength * min(height, width) / 32 * noise.permute(0, 2, 3, 1) * 2 / x.new_tensor([width, height])
@@ -73,27 +78,27 @@ def elastic(x: Tensor, draws: Draws, strength: float, sigma: float) -> Tensor:
 
 
 def posterize(x: Tensor, draws: Draws, bits: int) -> Tensor:
-    """This many bits for each value."""
+    """Keep the highest `bits` bits of each 8-bit value."""
     return functional.posterize((x * 255).round().byte(), bits).to(x) / 255
 
 
 def autocontrast(x: Tensor, draws: Draws) -> Tensor:
-    """Each channel stretched to fill [0, 1]."""
+    """Stretch each channel to the range [0, 1]."""
     return _planes(functional.autocontrast, x)
 
 
 def sharpness(x: Tensor, draws: Draws, factor: float) -> Tensor:
-    """Unsharp masking; torchvision does it for one or three channels."""
+    """Sharpen by unsharp masking, which torchvision supports for one or three channels."""
     return _planes(lambda planes: functional.adjust_sharpness(planes, factor), x)
 
 
 def grayscale(x: Tensor, draws: Draws, amount: float) -> Tensor:
-    """Towards the luminance."""
+    """Move each pixel towards its luminance by the fraction `amount`."""
     return torch.lerp(x, filters.luminance(x).expand_as(x), amount)
 
 
 def _each(change: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
-    """A change with parameters of its own for each image: the library takes them one at a time."""
+    """Apply a change with separate parameters to each image; torchvision takes one set of parameters per call."""
     return torch.stack([change(image, row) for row, image in enumerate(x)])
 
 

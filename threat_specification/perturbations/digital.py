@@ -15,14 +15,14 @@ from threat_specification.perturbations.draws import Draws
 
 
 def brightness(x: Tensor, draws: Draws, amount: float) -> Tensor:
-    """More of the value of HSV (the largest channel), hue and saturation kept; black turns grey."""
+    """Raise the value of HSV (the largest channel), with the same hue and saturation; black becomes grey."""
     value = x.amax(1, keepdim=True)
     target = (value + amount).clamp(0, 1)
     return torch.where(value > 0, x * target / value.clamp_min(1e-12), target)
 
 
 def saturate(x: Tensor, draws: Draws, factor: float, offset: float) -> Tensor:
-    """Saturation of HSV times a factor plus an offset; grey has the hue red."""
+    """Multiply the saturation of HSV by a factor and add an offset; the hue of grey is red."""
 
     def change(rgb: Tensor) -> Tensor:
         value, lowest = rgb.amax(1, keepdim=True), rgb.amin(1, keepdim=True)
@@ -36,20 +36,20 @@ def saturate(x: Tensor, draws: Draws, factor: float, offset: float) -> Tensor:
 
 
 def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
-    """Towards the mean of each channel."""
+    """Multiply the deviation from the mean of each channel by a factor."""
     mean = x.mean((2, 3), keepdim=True)
     return mean + factor * (x - mean)
 
 
 def pixelate(x: Tensor, draws: Draws, factor: float) -> Tensor:
-    """Fewer pixels, by areas, and back."""
+    """Reduce the resolution by area averaging, then enlarge again to the same size."""
     height, width = x.shape[2:]
     small = F.interpolate(x, size=(max(1, int(height * factor)), max(1, int(width * factor))), mode="area")
     return F.interpolate(small, size=(height, width), mode="nearest-exact")
 
 
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
-    """JPEG and back, by Pillow; three channels as colour, others one by one."""
+    """Compress as JPEG and decode, with Pillow: three channels as colour, otherwise each channel separately."""
     planes = x if x.shape[1] == 3 else x.flatten(0, 1).unsqueeze(1)
     pixels = (planes * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     decoded = numpy.stack([_through_jpeg(image.squeeze(2) if len(x[0]) != 3 else image, quality) for image in pixels])
@@ -59,21 +59,24 @@ def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
 
 
 def _through_jpeg(image: numpy.ndarray, quality: int) -> numpy.ndarray:
-    """[H,W] or [H,W,3] uint8."""
+    """Encode and decode [H,W] or [H,W,3] uint8."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return numpy.asarray(Image.open(buffer))
 
 
 def elastic_transform(x: Tensor, draws: Draws, strength: float, smoothness: float, shift: float) -> Tensor:
-    """A random affine map of three points, then a smooth random displacement; all as fractions of the side."""
+    """Apply an affine map that moves three points at random, then a smooth random displacement.
+
+    All parameters are fractions of the shorter side.
+    """
     height, width = x.shape[2:]
     side = min(height, width)
     middle = x.new_tensor([width // 2, height // 2])
     arm = side // 3
     corners = middle + arm * x.new_tensor([[1, 1], [1, -1], [-1, -1]])
     moved = corners + draws.uniform(3, 2, low=-shift * side, high=shift * side)
-    # Where a pixel of the result comes from: the map that takes the moved points back to the corners.
+    # The inverse map, from a pixel of the result to its source: it maps the moved points back to the corners.
     homogeneous = torch.cat((moved, torch.ones_like(moved[..., :1])), dim=2)
     back = torch.linalg.lstsq(homogeneous, corners.expand_as(moved)).solution
     rows, columns = filters.pixel_grid(x)

@@ -1,4 +1,4 @@
-"""What several perturbations need: blurs, warps, noise fields. Shapes: images [B,C,H,W] float, fields [B,H,W]."""
+"""Blurs, warps and noise fields that several perturbations use. Shapes: images [B,C,H,W] float, fields [B,H,W]."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def gaussian_kernel(sigma: float, radius: int) -> Tensor:
-    """[2 radius + 1], of sum 1."""
+    """A Gaussian kernel [2 radius + 1] with sum 1."""
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return kernel / kernel.sum()
 
 
 def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Separable Gaussian with replicated borders, cut after `truncate` standard deviations."""
+    """Separable Gaussian blur with replicated borders; the kernel is cut after `truncate` standard deviations."""
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return x
@@ -34,7 +34,7 @@ def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
 
 
 def convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """Correlation of every channel with one kernel [k,k], k odd, replicated borders."""
+    """Correlation of every channel with one kernel [k,k], k odd, with replicated borders."""
     side = kernel.shape[0] // 2
     padded = F.pad(x, (side, side, side, side), mode="replicate")
     return F.conv2d(padded.flatten(0, 1).unsqueeze(1), kernel.to(x)[None, None]).view_as(x)
@@ -49,14 +49,14 @@ def pixel_grid(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample(x: Tensor, rows: Tensor, columns: Tensor, padding: str = "border") -> Tensor:
-    """The image read at real coordinates [B,H,W], bilinear; padding as of `grid_sample`."""
+    """The image sampled at real coordinates [B,H,W] with bilinear interpolation; `padding` is that of `grid_sample`."""
     height, width = x.shape[-2:]
     grid = torch.stack(((2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1), dim=-1)
     return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode=padding, align_corners=False)
 
 
 def zoom(x: Tensor, factor: float) -> Tensor:
-    """Enlarged around its centre, same size."""
+    """The image enlarged around its centre and cut to the same size."""
     rows, columns = pixel_grid(x)
     height, width = x.shape[-2:]
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
@@ -64,7 +64,7 @@ def zoom(x: Tensor, factor: float) -> Tensor:
 
 
 def motion_blur(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
-    """One-sided Gaussian streak of 2 radius + 1 pixels along an angle [B] in radians, as ImageMagick draws it."""
+    """Blur with a one-sided Gaussian of 2 radius + 1 pixels along an angle [B] in radians, like ImageMagick."""
     batch, channels, height, width = x.shape
     weights = torch.exp(-0.5 * (torch.arange(2 * radius + 1) / sigma) ** 2)
     weights = weights / weights.sum()
@@ -81,14 +81,17 @@ def motion_blur(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
 
 
 def luminance(x: Tensor) -> Tensor:
-    """[B,1,H,W]: weighted mean of three channels, plain mean of another number."""
+    """[B,1,H,W]: weighted mean of three channels, or plain mean of any other number of channels."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     return (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def in_colour(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A change that is made for three channels; a grey image is seen as a colour one, and what comes out as grey."""
+    """Apply a change for three channels; a grey image is converted to colour before and back to grey after.
+
+    Images with another number of channels are returned unchanged.
+    """
     if x.shape[1] == 3:
         return change(x)
     if x.shape[1] == 1:
@@ -97,7 +100,7 @@ def in_colour(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def fractal(x: Tensor, draws: Draws, decay: float) -> Tensor:
-    """A field [B,H,W] from 0 to 1: diamond-square, its amplitude falling by decay squared with each halving."""
+    """A diamond-square field [B,H,W] from 0 to 1; with each halving the amplitude is divided by decay squared."""
     side = 1 << max(1, (max(x.shape[-2:]) - 1).bit_length())
     field = torch.zeros(len(x), side, side, device=x.device)
     step, wibble = side, 100.0
@@ -123,8 +126,10 @@ def fractal(x: Tensor, draws: Draws, decay: float) -> Tensor:
 
 
 def spectral_noise(x: Tensor, draws: Draws, power: Callable[[Tensor], Tensor], fields: int) -> Tensor:
-    """[B, fields, H, W] of standard deviation 1: random phases under an amplitude that depends on the distance from
-    frequency 0, in cycles per image."""
+    """Noise [B, fields, H, W] with standard deviation 1, random phases and a given amplitude spectrum.
+
+    `power` maps the distance from frequency 0, in cycles per image, to the amplitude.
+    """
     height, width = x.shape[-2:]
     down = torch.fft.fftfreq(height, 1 / height, device=x.device).view(-1, 1)
     right = torch.fft.fftfreq(width, 1 / width, device=x.device).view(1, -1)

@@ -1,5 +1,8 @@
-"""Strong changes towards another class by the gradient of a robust model, which people see as that class
-(Tsipras et al. 2019): a source of unsafe changes that knows nothing of anchors."""
+"""Morphs: strong changes towards another class along the gradient of a robust model.
+
+People see them as that class (Tsipras et al. 2019). They are a source of unsafe changes that does not depend on
+anchors.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,16 @@ from torch import Tensor
 
 from threat_specification.attacks.base import Classifier, input_gradient, normalised, per_image
 
-STEP = 0.02  # change of a pixel on average in a step
+STEP = 0.02  # root mean square change of a pixel in a step
 STEPS = 60
-SURE = 0.99  # probability of the target at which an image is left as it is
+SURE = 0.99  # an image stops at this probability of the target
 
 
 def morph(model: Classifier, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Images [B,C,H,W] moved within the pixel box by steps of steepest l2 descent of the target's cross-entropy; and
-    [B] bool, whether the model is sure of the target there."""
+    """Move images [B,C,H,W] in the pixel box by steepest l2 descent on the target's cross-entropy.
+
+    Returns the images, and [B] bool: the model's probability of the target is at least SURE there.
+    """
     images = x
     for number in range(STEPS + 1):
         inputs = images.detach().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The noises of Hendrycks and Dietterich (2019). x [B,C,H,W] in [0, 1]; results are clipped by the caller."""
+"""The noises of Hendrycks and Dietterich (2019) for x [B,C,H,W] in [0, 1]; the caller clips the results."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from threat_specification.perturbations.draws import Draws
 
 
 def gaussian_noise(x: Tensor, draws: Draws, scale: float) -> Tensor:
-    """Normal noise of this standard deviation."""
+    """Normal noise with standard deviation `scale`."""
     return x + scale * draws.normal(*x.shape[1:])
 
 
 def speckle_noise(x: Tensor, draws: Draws, scale: float) -> Tensor:
-    """Normal noise in proportion to the pixel."""
+    """Normal noise with standard deviation `scale` times the pixel."""
     return x + scale * x * draws.normal(*x.shape[1:])
 
 
 def impulse_noise(x: Tensor, draws: Draws, amount: float) -> Tensor:
-    """This share of the values becomes 0 or 1."""
+    """Set a random share `amount` of the values to 0 or 1."""
     hit, high = draws.uniform(*x.shape[1:]) < amount, draws.uniform(*x.shape[1:]) < 0.5
     return torch.where(hit, high.to(x), x)
 
 
 def shot_noise(x: Tensor, draws: Draws, photons: float) -> Tensor:
-    """A Poisson count of x * photons, over photons: the smallest k whose distribution function reaches a uniform."""
+    """A Poisson count with mean x * photons, divided by photons.
+
+    The count is the smallest k at which the distribution function is at least a uniform random number.
+    """
     import numpy
     from scipy.special import pdtr, pdtrik
 

@@ -1,10 +1,10 @@
 """The safe perturbations by name: suite, function, and parameters for severities 1 to 5.
 
-C            the 19 common corruptions of Hendrycks and Dietterich (2019): parameters of CIFAR-10-C for small images, of
-             ImageNet-C for large ones
-C-bar        the noises of ImageNet-C-bar (Mintun et al. 2021): levels of CIFAR-10-C-bar for small images, where it has
-             the noise, and of ImageNet-C-bar
-torchvision  everyday augmentations of torchvision v2; the strengths are ours
+C            the 19 common corruptions of Hendrycks and Dietterich (2019), with the parameters of CIFAR-10-C for small
+             images and of ImageNet-C for large ones
+C-bar        the noises of ImageNet-C-bar (Mintun et al. 2021), with the levels of CIFAR-10-C-bar for small images if it
+             has the noise, and else those of ImageNet-C-bar
+torchvision  common augmentations of torchvision v2; their strengths were chosen for this project
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from foundations.lazy import load_object
 from threat_specification.perturbations.draws import Draws
 
-LARGE = 96  # pixels of the shorter side from which the parameters for large images hold
+LARGE = 96  # images whose shorter side has at least this many pixels get the parameters for large images
 
 Parameters = tuple[tuple[Any, ...], ...]
 
@@ -33,16 +33,16 @@ class Safe:
     large: Parameters = ()
 
     def parameters(self, shape: tuple[int, ...]) -> Parameters:
-        """One tuple for each severity, for images [..., H, W]."""
+        """Parameters for images [..., H, W]: one tuple for each severity."""
         return self.large if self.large and min(shape[-2:]) >= LARGE else self.small
 
     @property
     def severities(self) -> tuple[int, ...]:
-        """Those it has: 1 to 5, or 1 alone where it cannot be graded."""
+        """The available severities: 1 to 5, or only 1 for a corruption without a strength."""
         return tuple(range(1, len(self.small) + 1))
 
     def __call__(self, x: Tensor, draws: Draws, severity: int) -> Tensor:
-        """The images [B,C,H,W] at a severity, in [0, 1]."""
+        """The corrupted images [B,C,H,W] at a severity, in [0, 1]."""
         change: Callable[..., Tensor] = load_object(f"{__package__}.{self.function}")
         return change(x, draws, *self.parameters(tuple(x.shape))[severity - 1]).clamp(0, 1)
 
@@ -52,7 +52,7 @@ def _graded(*levels: Any) -> Parameters:
 
 
 def _elastic(*fractions: tuple[float, float, float]) -> Parameters:
-    """ImageNet-C takes fractions of 244 pixels where the image has 224."""
+    """Convert ImageNet-C's fractions of 244 pixels into fractions of the 224 pixels that its images have."""
     return tuple(tuple(244 / 224 * fraction for fraction in row) for row in fractions)
 
 

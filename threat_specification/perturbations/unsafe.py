@@ -1,4 +1,4 @@
-"""Changes that lead to another meaning: blends with an image of another class, and patches of it."""
+"""Changes towards another meaning: blends with an image of another class, and patches of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from threat_specification.perturbations.draws import Draws
 
 
 def blend(x: Tensor, other: Tensor, amount: float) -> Tensor:
-    """x at 0, the other image at 1. PD of this is at least 2 * amount where the other image is an anchor."""
+    """Blend x (amount 0) with the other image (amount 1); PD is at least 2 * amount if that image is an anchor."""
     return torch.lerp(x, other, amount)
 
 
 def patch(x: Tensor, other: Tensor, area: float, draws: Draws) -> Tensor:
-    """A square of this share of the area is taken from the other image, at a random place."""
+    """Replace a rectangle at a random position, with this share of the area and the image's aspect ratio."""
     height, width = x.shape[2:]
     tall, wide = (max(1, round(side * area**0.5)) for side in (height, width))
     top = draws.integers(height - tall + 1).view(-1, 1, 1)
@@ -26,14 +26,14 @@ def patch(x: Tensor, other: Tensor, area: float, draws: Draws) -> Tensor:
 
 
 def partners(labels: Tensor, mine: Tensor, draws: Draws) -> Tensor:
-    """For each of `mine` (labels [B]) a row of `labels` [N] with another label, uniformly; [B].
+    """Draw, for each label of `mine` [B], a row of `labels` [N] with another label, uniformly; returns rows [B].
 
-    Needs at least two labels.
+    `labels` must contain at least two classes.
     """
     order = labels.argsort(stable=True)
     counts = torch.bincount(labels, minlength=int(mine.max()) + 1)
     first = counts.cumsum(0) - counts
     others = len(labels) - counts[mine]
-    # float64: float32 cannot name every row of a large set.
+    # Use float64, since float32 cannot represent every row number of a large set.
     place = (draws.uniform().double() * others).long().clamp_max(others - 1)
     return order[place + (place >= first[mine]) * counts[mine]]

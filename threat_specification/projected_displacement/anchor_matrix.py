@@ -1,14 +1,14 @@
-"""Products of vectors with all anchors, <v, a_j - centre> for v [B, D] and N anchors, at any size.
+"""Products of vectors with all anchors, <v, a_j - centre> for v [B, D] and N anchors, for sets of any size.
 
 Shapes: B vectors, D pixels, N anchors, n anchors of one tile, d pixels of one tile.
 
-The centre takes out what images share, so that little cancels in ||a||^2 - 2<a, x> + ||x||^2. How the
-anchors of one device are held:
+Subtracting the centre removes what images have in common, which reduces cancellation in ||a||^2 - 2<a, x> + ||x||^2.
+The anchors of one device are stored in one of two ways:
 
-    DensePart   one float32 matrix of a - mean, up to 1 GiB
-    TiledPart   as they came (uint8 stays uint8); converted tile by tile into one reused buffer
+    DensePart   one float32 matrix of a - centre, up to 1 GiB
+    TiledPart   in their own dtype (uint8 stays uint8); converted tile by tile into one reused buffer
 
-Products are float32 throughout: TF32, bf16 and autocast are switched off around them.
+All products are float32: TF32, bf16 and autocast are switched off for them.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from torch.autograd.function import once_differentiable
 
 from threat_specification.projected_displacement.buffers import Buffers
 
-DENSE_BYTES = 1 << 30  # above this the float32 matrix is not kept
-TILE_ROWS, TILE_COLUMNS = 256, 4096  # 4 MiB of float32: the tile is still in cache when it is multiplied
-GRAM_BYTES, GRAM_PRODUCTS = 1 << 28, 1 << 37  # up to 8,192 anchors; a few seconds of one processor
+DENSE_BYTES = 1 << 30  # largest float32 matrix that is stored
+TILE_ROWS, TILE_COLUMNS = 256, 4096  # 4 MiB of float32, so that a tile is still in cache when it is multiplied
+GRAM_BYTES, GRAM_PRODUCTS = 1 << 28, 1 << 37  # limits: 8,192 anchors, and a few seconds of one processor
 MIDDLE = 128  # uint8 - 128 is an int8
 
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """float32 products in float32: no TF32, no bf16, no autocast; restores what it found."""
+    """Compute float32 products in float32, without TF32, bf16 or autocast; restores the settings afterwards."""
     backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     lowered = [(backend, backend.fp32_precision) for backend in backends if backend.fp32_precision in ("tf32", "bf16")]
-    # Entering contexts that change nothing would cost 3 % of a small product.
+    # Contexts that change nothing are not entered: they would cost 3 % of the time of a small product.
     autocast = torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
     try:
         for backend, _ in lowered:
@@ -49,11 +49,11 @@ def full_precision(device_type: str) -> Iterator[None]:
 
 
 class TiledPart:
-    """The anchors of one device as they came; also the base of the other holders.
+    """The anchors of one device in their own dtype; also the base class of DensePart.
 
     images   [N, D] uint8, or floats in [0, 1]
     centre   [D] float32
-    unit     what a tile's values count in: 1 / 255 for uint8, else 1
+    unit     unit of a tile's values: 1 / 255 for uint8, else 1
     """
 
     def __init__(self, images: Tensor, centre: Tensor, rows_per_tile: int) -> None:
@@ -62,7 +62,7 @@ class TiledPart:
         self._buffers = Buffers()
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(anchors, pixels, (a - centre) / unit as float32 [n, d]); a tile lives until the next one."""
+        """Yield (anchors, pixels, (a - centre) / unit as float32 [n, d]); a tile is valid until the next one."""
         for rows, columns in self._cuts(self.rows_per_tile, TILE_COLUMNS):
             part = self.images[rows, columns]
             tile = self._buffer(part.shape, torch.float32)
@@ -116,7 +116,7 @@ class TiledPart:
 
 
 class DensePart(TiledPart):
-    """One float32 matrix: nothing to convert, one product."""
+    """One float32 matrix of all anchors, which needs no conversion and few products."""
 
     def __init__(self, images: Tensor, centre: Tensor, rows_per_tile: int) -> None:
         super().__init__(images, centre, rows_per_tile)
@@ -128,7 +128,7 @@ class DensePart(TiledPart):
             yield rows, columns, self.matrix[rows, columns]
 
     def products(self, vectors: Tensor) -> Tensor:
-        # Long float32 sums lose digits: they are cut in pieces, as the other holders' are.
+        # Long float32 sums lose digits, so sum over pieces of pixels, as TiledPart does.
         out = vectors[:, :TILE_COLUMNS] @ self.matrix[:, :TILE_COLUMNS].T
         for column in range(TILE_COLUMNS, self.matrix.shape[1], TILE_COLUMNS):
             piece = slice(column, column + TILE_COLUMNS)
@@ -137,18 +137,18 @@ class DensePart(TiledPart):
 
 
 def as_floats(images: Tensor) -> Tensor:
-    """float32 in [0, 1]; a byte k means the float32 nearest to k / 255."""
+    """Convert images to float32 in [0, 1]; a byte k becomes the float32 nearest to k / 255."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
 class _Products(torch.autograd.Function):
-    """Lets gradients pass through buffers that are reused."""
+    """Products as an autograd function, since autograd cannot record operations on reused buffers."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, origins: Tensor | None, matrix: AnchorMatrix) -> Tensor:
         ctx.matrix, ctx.origins = matrix, origins
         with full_precision(matrix.device.type):
-            # First, while the vectors are in cache.
+            # Computed first, while the vectors are in cache.
             dots = None if origins is None else torch.linalg.vecdot(vectors, origins).unsqueeze(1)
             products = matrix.over_parts("products", vectors)
         return products if dots is None else products.sub_(dots)
@@ -163,12 +163,13 @@ class _Products(torch.autograd.Function):
 
 
 class AnchorMatrix:
-    """N anchors on one or several devices; results are on the first. Buffers are reused: not for several threads.
+    """N anchors on one or several devices; results are on the first. Not thread-safe, since buffers are reused.
 
-    images      [N, ...] uint8, or floats in [0, 1] (16-bit ones too)
-    num_chunks  True: by size, one float32 matrix up to 1 GiB, else tiles; 1: one matrix;
-                n > 1: only N / n anchors are ever held as float32
-    centre      [D] float32 to use in place of the mean of these anchors, where they are a part of more
+    images      [N, ...] uint8, or floats in [0, 1] (also 16-bit)
+    num_chunks  True: one float32 matrix up to 1 GiB, else tiles; 1: one matrix;
+                n > 1: at most N / n anchors are float32 at a time
+    centre      [D] float32 in place of the mean of these anchors, if they are a part of a larger set; uint8 tiles
+                always have the centre 128 / 255
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class AnchorMatrix:
         self.squared_norms = torch.cat([part.squared_norms().to(self.device) for part in self.parts])
 
     def over_parts(self, method: str, vectors: Tensor) -> Tensor:
-        """[B, N] of a method of the parts."""
+        """Call a method of all parts and join the results to [B, N]."""
         products = [getattr(part, method)(vectors.to(part.images.device)) for part in self.parts]
         return products[0] if len(products) == 1 else torch.cat([each.to(self.device) for each in products], 1)
 
@@ -219,19 +220,19 @@ class AnchorMatrix:
 
     @property
     def has_gram(self) -> bool:
-        """Whether products between all anchors are worth their memory and their time, which are spent once."""
+        """True if the Gram matrix is small enough to be computed once and kept."""
         count, width = self.shape
         return 4 * count**2 <= GRAM_BYTES and count**2 * width <= GRAM_PRODUCTS
 
     @cached_property
     def gram(self) -> Tensor:
-        """<a_i - centre, a_j - centre>, [N, N] float32; made when it is first asked for."""
+        """The Gram matrix <a_i - centre, a_j - centre>, [N, N] float32; computed at first use."""
         numbers = torch.arange(self.shape[0], device=self.device)
         with torch.no_grad():
             return torch.cat([self.products(self.rows(part) - self.centre) for part in numbers.split(TILE_ROWS)])
 
     def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
-        """Anchors by number, uncentred, from the raw images: [P, D] float32 in [0, 1], in the buffers if given."""
+        """Anchors by number from the raw images, not centred: [P, D] float32 in [0, 1], in the buffers if given."""
         if len(self.parts) == 1:
             return _rows_in(self.parts[0].images, numbers, buffers or Buffers())
         out = torch.empty(len(numbers), self.shape[1], device=self.device)
@@ -242,7 +243,7 @@ class AnchorMatrix:
 
 
 def _rows_in(images: Tensor, numbers: Tensor, buffers: Buffers) -> Tensor:
-    """`as_floats` of chosen images [N, D], in buffers."""
+    """`as_floats` of chosen rows of images [N, D], in buffers."""
     shape = (len(numbers), images.shape[1])
     raw = buffers.get("raw", shape, images.dtype, images.device)
     torch.index_select(images, 0, numbers, out=raw)
@@ -253,7 +254,7 @@ def _rows_in(images: Tensor, numbers: Tensor, buffers: Buffers) -> Tensor:
 
 
 def _mean(flat: Tensor) -> Tensor:
-    """Mean image, [D] float32, without a float copy of all."""
+    """Mean image, [D] float32, without a float copy of all images."""
     total = torch.zeros(flat.shape[1], dtype=torch.float64, device=flat.device)
     for part in flat.split(TILE_ROWS):
         total += part.sum(0, dtype=torch.float64)
@@ -261,7 +262,7 @@ def _mean(flat: Tensor) -> Tensor:
 
 
 def devices_from(home: torch.device, count: int) -> list[torch.device]:
-    """`count` devices, the home first: other GPUs as far as there are, else the home several times."""
+    """For a GPU, up to `count` different GPUs, beginning with `home`; for another device, `count` times `home`."""
     if home.type != "cuda" or count == 1:
         return [home] * count
     first = home.index or 0

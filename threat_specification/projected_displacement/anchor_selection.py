@@ -1,6 +1,6 @@
-"""Choosing anchors: a registry of functions from the rows of one class to the chosen rows.
+"""Selection of anchors: a registry of functions from the rows of one class to the chosen rows.
 
-Images are read through a callable, and only those that a method looks at, so that a data set need not fit in memory.
+A callable reads only the images that a method needs, so that a data set need not fit in memory.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch import Tensor
 from foundations.errors import UsageError
 
 Load = Callable[[Tensor], Tensor]  # row numbers [n] -> images [n,C,H,W], uint8 or floats in [0, 1]
-PART = 8 << 20  # bytes of features measured at a time, as floats
-COVERED = 256  # images read at a time, as floats
-REFRESH = 64  # rows brought up to date at a time
+PART = 8 << 20  # bytes of float features whose lengths are computed at a time
+COVERED = 256  # images that `coverage` reads at a time
+REFRESH = 64  # most rows whose similarity is updated at a time
 
 
 def unit_features(images: Tensor) -> Tensor:
-    """[n, D] float32 of length 1."""
+    """Flatten images and normalise them to length 1, [n, D] float32."""
     return torch.nn.functional.normalize(images.flatten(1).float(), dim=1)
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:
     """Greedy subset by cosine similarity: each pick is the row least similar to its most similar earlier pick.
 
-    features [n, D] of any type; the first row is the first pick; ties go to the smaller row number. Returns [count]
-    row numbers. At most O(n count D): the similarity to the picks only ever grows, so that a row's last known value is
-    a lower bound, and only rows whose bound is below the least value known are looked at again.
+    features [n, D] of any dtype; the first row is the first pick; ties go to the smaller row number. Returns [count]
+    row numbers. The cost is at most O(n count D). A row's similarity to its most similar pick can only grow, so its
+    last computed value is a lower bound. Only rows whose bound does not exceed the smallest known value are updated.
     """
     parts = features.split(max(1, PART // (4 * features.shape[1])))
     lengths = torch.cat([part.float().norm(dim=1) for part in parts]).clamp_min(1e-12)
@@ -46,7 +46,10 @@ def farthest_first(features: Tensor, count: int) -> Tensor:
 
 
 def _least_similar(features: Tensor, lengths: Tensor, picked: Tensor, nearest: Tensor, seen: Tensor) -> Tensor:
-    """The row of the least `nearest`, after bringing up to date whatever could be it: all of `seen` picks are in it."""
+    """The row with the smallest similarity to its most similar pick.
+
+    `nearest` has a row's similarity over its first `seen` picks. Rows that could be the smallest are updated first.
+    """
     least = nearest.new_tensor(torch.inf)
     while True:
         stale = ((nearest <= least) & (seen < len(picked))).nonzero().flatten()
@@ -64,8 +67,8 @@ def _least_similar(features: Tensor, lengths: Tensor, picked: Tensor, nearest: T
 def greedy_subsets(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:
     """Two half-sets, each picked farthest-first from its own half of the shuffled rows (arXiv 2501.18098).
 
-    Each half is first cut to `expansion` candidates for every pick. The first count - count // 2 rows that come
-    back are the first half-set.
+    Each half is first cut to `expansion` candidates for every pick. The first count - count // 2 rows of the result are
+    the first half-set.
     """
     order = rows[_shuffled(len(rows), seed)]
     picks = []
@@ -82,7 +85,7 @@ def random(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> T
 
 
 def kmeans(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:
-    """The image nearest to each of `count` cluster centres (scikit-learn), among `expansion` candidates for each."""
+    """The images nearest to `count` cluster centres (scikit-learn), among `expansion` candidates for each centre."""
     from sklearn.cluster import KMeans
 
     candidates = rows[_shuffled(len(rows), seed)[: max(1, expansion) * count]]
@@ -90,7 +93,7 @@ def kmeans(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> T
     centres = KMeans(count, n_init=1, random_state=seed % 2**32).fit(features.cpu().numpy()).cluster_centers_
     distances = torch.cdist(torch.from_numpy(centres).to(features), features)
     chosen: list[int] = []
-    for row in distances:  # an image that is nearest to two centres stands for the first; the other takes its next one
+    for row in distances:  # if an image is nearest to two centres, the second centre takes its next nearest image
         row[chosen] = torch.inf
         chosen.append(int(row.argmin()))
     return candidates[chosen]
@@ -104,29 +107,29 @@ SELECTIONS: dict[str, Callable[[Load, Tensor, int, int, int], Tensor]] = {
 
 
 def select_class(load: Load, rows: Tensor, label: int, method: str, count: int, expansion: int, seed: int) -> Tensor:
-    """`count` of the rows of one class. Each class has random numbers of its own, so that processes can share them."""
+    """Choose `count` rows of one class. Classes have separate random numbers, so processes can divide the classes."""
     if len(rows) < count:
         raise UsageError(f"--per_label: expected at most {len(rows)}, the images of class {label}, got {count}")
     return SELECTIONS[method](load, rows, count, expansion, (seed + label) % 2**63)
 
 
 def coverage(load: Load, rows: Tensor, anchors: Tensor) -> float:
-    """The lowest cosine similarity of an image of a class to its most similar anchor (1: all covered).
+    """The smallest cosine similarity of an image of a class to its most similar anchor (1: all images covered).
 
-    rows and anchors hold row numbers of one class.
+    rows and anchors are row numbers of one class.
     """
     mine = unit_features(load(anchors))
     return min(float((unit_features(load(part)) @ mine.T).amax(1).min()) for part in rows.split(COVERED))
 
 
 def fingerprints(contents: Iterable[bytes]) -> Tensor:
-    """63 bits of a hash of each image's bytes, [n] int64: equal ones have equal hashes, others practically never."""
+    """63-bit hashes of the images' bytes, [n] int64; different images practically never have equal hashes."""
     numbers = [int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "big") >> 1 for image in contents]
     return torch.tensor(numbers, dtype=torch.int64)
 
 
 def shared_between_classes(prints: Tensor, labels: Tensor) -> Tensor:
-    """[n] bool: rows whose image also occurs with another label. As anchors they leave PD no direction."""
+    """[n] bool: rows whose image also occurs with another label; PD has no direction between two such anchors."""
     _, group = prints.unique(return_inverse=True)
     lowest = torch.full((int(group.max()) + 1,), 2**62).scatter_reduce_(0, group, labels.cpu(), "amin")
     highest = torch.zeros_like(lowest).scatter_reduce_(0, group, labels.cpu(), "amax")

@@ -1,4 +1,4 @@
-"""Anchors: the few training images of each class that the Projected Displacement threat is measured against."""
+"""Anchors: the few training images of each class that define the Projected Displacement threat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foundations.files import write_bytes
 class AnchorSet:
     """N anchor images with labels.
 
-    images   [N,C,H,W] uint8, or float in [0, 1]; 8-bit images are kept as they are (exact, a quarter of the memory)
+    images   [N,C,H,W] uint8, or float in [0, 1]; 8-bit images stay uint8 (exact, a quarter of the memory)
     labels   [N] int64, at least 0
     indices  [N] int64, positions in the training set they come from; optional
     """
@@ -35,7 +35,7 @@ class AnchorSet:
         self.images = images.contiguous()
         self.labels = labels.long()
         self.indices = None if indices is None else indices.long()
-        self._digest_of_all: str | None = None  # of the set that these are a part of
+        self._digest_of_all: str | None = None  # digest of the whole set, if these anchors are a part of one
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,9 +53,9 @@ class AnchorSet:
         return flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
 
     def equal_with_another_label(self, images: Tensor, labels: Tensor) -> Tensor:
-        """[B] bool: which images [B,C,H,W] (of the anchors' type) are an anchor of another label, bit for bit.
+        """[B] bool: images [B,C,H,W] (of the anchors' dtype) that are bit-identical to an anchor of another label.
 
-        PD has no direction from such an image; evaluations leave it out.
+        PD is not defined at such an image, so evaluations leave it out.
         """
         if images.dtype != self.images.dtype:
             raise UsageError(f"images: expected {self.images.dtype} as the anchors are, got {images.dtype}")
@@ -70,7 +70,7 @@ class AnchorSet:
 
     @property
     def digest(self) -> str:
-        """12 hex digits over the content of images and labels; of the whole set where these are a part of one."""
+        """Hash of images and labels, 12 hex digits; that of the whole set if these anchors are a part of one."""
         if self._digest_of_all is not None:
             return self._digest_of_all
         state = hashlib.sha256(str((self.images.dtype, tuple(self.images.shape))).encode())
@@ -79,21 +79,22 @@ class AnchorSet:
         return state.hexdigest()[:12]
 
     def save(self, path: Path | str) -> None:
-        """Write safetensors, atomically; equal anchors give equal bytes."""
+        """Write a safetensors file atomically; equal anchors give equal bytes."""
         from safetensors.torch import save
 
         tensors = {"images": self.images.cpu(), "labels": self.labels.cpu()}
         if self.indices is not None:
             tensors["indices"] = self.indices.cpu()
-        # One metadata key: the order of several is random.
+        # Use a single metadata key, since the order of several is random.
         metadata = {"nonisotropic": json.dumps({"kind": "anchors", "version": 1, "digest": self.digest})}
         write_bytes(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path | str, part: tuple[int, int] = (0, 1)) -> AnchorSet:
-        """Read what `save` wrote; a file of another kind, or a damaged one, is named.
+        """Read a file written by `save`; raises RunError, which names the file, if it is of another kind or damaged.
 
-        part   (r, n): only the r-th of n parts, split as `torch.tensor_split` does; its checksum cannot be verified
+        part   (r, n): read only the r-th (from 0) of n parts, split like `torch.tensor_split`; the checksum of a part
+               cannot be verified
         """
         from safetensors import SafetensorError, safe_open
 
@@ -115,7 +116,7 @@ class AnchorSet:
 
 
 def _part_of(count: int, number: int, parts: int) -> slice:
-    """Rows of one of the parts that `torch.tensor_split` makes: the first count % parts have one more."""
+    """Rows of one part of a split like `torch.tensor_split`: the first count % parts parts have one row more."""
     size, longer = divmod(count, parts)
     start = number * size + min(number, longer)
     return slice(start, start + size + (number < longer))

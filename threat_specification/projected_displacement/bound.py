@@ -20,8 +20,8 @@ from threat_specification.projected_displacement.projection import WarmStart, pr
 class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
     """PD at fixed (x, y).
 
-    warm       what the last exact projection found
-    fallbacks  rows that the exact projection left to scaling
+    warm       warm start of the exact projection, from the last one
+    fallbacks  number of rows that the exact projection could not solve, so that they were scaled
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         background: str = "frozen",
         projection: str = "exact",
     ) -> None:
-        """anchor_labels [N], class_weights [K, K], masks bool [B,1|C,H,W]; background, projection: as of the threat."""
+        """Take anchor_labels [N], class_weights [K, K], masks bool [B,1|C,H,W], and the threat's two options."""
         super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks)
         self.background, self.projection = background, projection
         self.warm: WarmStart | None = None
         self.fallbacks = 0
 
     def evaluate(self, delta: Tensor) -> Tensor:
-        """PD of each perturbation, [B] float32; 0 where no anchor counts."""
+        """PD of each perturbation, [B] float32; 0 if no anchor counts."""
         check_delta(delta, self.examples)
         return self.displacements(delta.flatten(1)).amax(1).clamp_min(0)
 
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The bounds given, or the pixel box; outside the mask as `background` of the threat says."""
+        """The given bounds or the pixel box, changed outside the mask according to the threat's `background`."""
         lower, upper = super().bounds(lower, upper)
         if self.mask is None:
             return lower, upper
@@ -62,7 +62,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         upper: Tensor | None = None,
         method: str | None = None,
     ) -> Tensor:
-        """A point of {PD <= threshold} and the bounds, found by an entry of `PROJECTIONS` (else the threat's own)."""
+        """A point with PD <= threshold inside the bounds; `method` is a key of PROJECTIONS (default: the threat's)."""
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
         check_threshold(threshold)
@@ -71,7 +71,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
     def nearest(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
-        """The nearest point of the set; scaling answers where Newton gave up."""
+        """The nearest point of the set; rows that Newton's method does not solve are scaled instead."""
         lower, upper = self.bounds(lower, upper)
         if self.warm is None:
             self.warm = WarmStart.empty(self)

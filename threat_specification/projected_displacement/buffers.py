@@ -1,4 +1,4 @@
-"""Memory that is used again and again."""
+"""Reused memory for large temporary tensors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class Buffers:
-    """Tensors by name and type, enlarged when needed. Not for several threads.
+    """Tensors by name and dtype, enlarged when needed. Not thread-safe.
 
-    Large memory that is fresh every time costs a page fault for each 4 KiB, several times what is computed with it.
+    Newly allocated large memory costs a page fault for each 4 KiB, several times the cost of the computation itself.
     """
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Uninitialised memory; lives until the next call with this name and type."""
+        """Return uninitialised memory, which is valid until the next call with this name and dtype."""
         size = torch.Size(shape).numel()
         kept = self.kept.get((name, dtype))
         if kept is None or kept.numel() < size or kept.device != device:

@@ -1,4 +1,4 @@
-"""Class weights brought to the scale of the plain threat, and a look at what they call harmless."""
+"""Scaling of class weights to the plain threat, and a check for moves that the weights make too harmless."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BATCH = 128
 
 
 def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tensor, labels: Tensor) -> Tensor:
-    """The weights times one factor, so that PD-W's median equals PD's over pairs of images of different classes.
+    """The weights times one factor, so that PD-W and PD have equal medians over pairs of images of different classes.
 
     threat   the plain PD over the anchors that PD-W will use
     images   [n,C,H,W] training images, uint8 or floats in [0, 1], labels [n]; the perturbation is another image - x.
-             Pairs are the same at every call: image i with image i + s, for the first steps s that give
-             `PAIRS` pairs
+             Pairs are the same at every call: in a fixed random order, image i with image i + s, for s = 1, 2, ...
+             until there are PAIRS pairs
     """
     weights = check_class_weights(class_weights).to(labels.device)
     check_labels_covered(weights, labels, "images")
@@ -45,7 +45,7 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of images of different classes, at most about PAIRS pairs, spread over all images."""
+    """Pairs of numbers of images of different classes, at most PAIRS, spread over all images."""
     count = len(labels)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(labels.device)
     firsts, seconds, found = [], [], 0
@@ -63,10 +63,11 @@ def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> int:
-    """How many pairs of anchors (x, d = another class's anchor - x) have threat below 1; the caller warns if any.
+    """Number of pairs of anchors (x, d = another class's anchor - x) with threat below 1; the caller warns if any.
 
-    Plain PD gives 2 or more there, so a count above 0 says that weights call some other class's images harmless.
-    Looks at `limit` anchors evenly spread over the set, against all anchors; masks are left out.
+    Plain PD is at least 2 for such pairs, so a count above 0 means that the weights make images of another class count
+    as harmless. Pairs are taken from `limit` anchors evenly spread over the set; their threat is over all anchors.
+    Masks are ignored.
     """
     if not threat.weighted:
         return 0

@@ -1,8 +1,8 @@
 """Weights of the weighted Projected Displacement: w[y, c] > 0 for an image of class y and an anchor of class c.
 
-Direction: near classes get a large weight, which makes a step from one to the other a smaller threat
-(PD-W divides by w). Weights come from a file, or from how deep two classes meet in a hierarchy:
-1 + depth of their lowest common group. The diagonal never matters: anchors of the same class do not count.
+Similar classes get a large weight, which makes a step from one to the other a smaller threat (PD-W divides by w).
+Weights come from a file or from a hierarchy: 1 + depth of the lowest common group of two classes. The diagonal has no
+effect, since anchors of the same class do not count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from foundations.errors import UsageError, look_up
 
 
 def check_class_weights(class_weights: Tensor) -> Tensor:
-    """The weights as float32; refuses what is not square, or not positive and finite off the diagonal."""
+    """The weights as float32; raises UsageError unless square, and positive and finite off the diagonal."""
     weights = torch.as_tensor(class_weights).detach().float()
     if weights.dim() != 2 or weights.shape[0] != weights.shape[1] or not len(weights):
         raise UsageError(f"class weights: expected a square matrix [K, K], got shape {list(weights.shape)}")
@@ -31,7 +31,7 @@ def check_class_weights(class_weights: Tensor) -> Tensor:
 
 
 def check_labels_covered(class_weights: Tensor, labels: Tensor, kind: str) -> None:
-    """Refuse labels without a row in the weights."""
+    """Raise UsageError for labels without a row in the weights."""
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < len(class_weights)):
         raise UsageError(
             f"class weights: the {kind} have labels {int(labels.min())} to {int(labels.max())}, "
@@ -40,7 +40,7 @@ def check_labels_covered(class_weights: Tensor, labels: Tensor, kind: str) -> No
 
 
 def class_weights_from(source: str, class_names: Sequence[str]) -> Tensor:
-    """[K, K] float32 from "tree:FILE", "wordnet:DATA_NOUN" (class names are WordNet ids then) or a matrix file."""
+    """[K, K] float32 from "tree:FILE", "wordnet:DATA_NOUN" (class names must be WordNet ids) or a matrix file."""
     kind, colon, path = source.partition(":")
     if not colon:
         return load_class_weights(source, len(class_names))
@@ -48,14 +48,14 @@ def class_weights_from(source: str, class_names: Sequence[str]) -> Tensor:
 
 
 def load_class_weights(path: Path | str, num_classes: int | None = None) -> Tensor:
-    """[K, K] float32 from .safetensors (one tensor, or one called class_weights), .npy or .csv; checked."""
+    """[K, K] float32, checked, from .safetensors (one tensor, or one called class_weights), .npy or .csv."""
     path = Path(path)
     read = look_up(READERS, path.suffix, "kind of class weights file")
     try:
         weights = check_class_weights(read(path))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except Exception as error:  # each format fails in ways of its own
+    except Exception as error:  # each format raises its own errors
         raise UsageError(f"cannot read class weights from {path}: {error}") from error
     if num_classes is not None and len(weights) < num_classes:
         raise UsageError(f"{path}: expected weights for {num_classes} classes, got {len(weights)}")
@@ -74,7 +74,7 @@ def _read_safetensors(path: Path) -> Tensor:
 def _read_npy(path: Path) -> Tensor:
     import numpy as np
 
-    # Mapped, so that a header which promises more than the file holds is noticed before memory is taken.
+    # With a memory map, a header that claims more data than the file has fails before memory is allocated.
     return torch.from_numpy(np.load(path, mmap_mode="r", allow_pickle=False).astype(np.float32))
 
 
@@ -90,7 +90,7 @@ READERS = {".safetensors": _read_safetensors, ".npy": _read_npy, ".csv": _read_c
 def hierarchy_weights(path: Path | str, class_names: Sequence[str] | None = None) -> Tensor:
     """[K, K] from a tree file: 1 + the number of groups that two classes share, counted from the root.
 
-    A line reads `class: path/of/groups`; a class is one of class_names, or its label. `#` starts a comment.
+    A line is `class: path/of/groups`; a class is one of class_names, or its label. `#` starts a comment.
     With `cat: animal/pet`, `dog: animal/pet`, `cow: animal/farm`, `car: vehicle`: w[cat, dog] = 3, w[cat, cow] = 2,
     w[cat, car] = 1.
     """
@@ -100,7 +100,7 @@ def hierarchy_weights(path: Path | str, class_names: Sequence[str] | None = None
         line = line.partition("#")[0].strip()
         if not line:
             continue
-        # A class name may hold a colon, a path does not.
+        # A class name may contain a colon, a path does not.
         name, colon, tree_path = (part.strip() for part in line.rpartition(":"))
         label = numbers.get(name, int(name) if name.isdecimal() else -1)
         if not colon or label < 0:
@@ -116,7 +116,7 @@ def hierarchy_weights(path: Path | str, class_names: Sequence[str] | None = None
 
 
 def _shared(first: list[str], second: list[str]) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     for depth, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return depth
@@ -126,8 +126,8 @@ def _shared(first: list[str], second: list[str]) -> int:
 def wordnet_weights(ids: Sequence[str], folder: Path | str) -> Tensor:
     """[K, K]: 1 + depth of the lowest common hypernym in WordNet 3.0, for ids such as n01440764 in label order.
 
-    folder holds data.noun (Debian: wordnet-base). Depth counts the longest way down from the root (entity: 0), and
-    where classes share several hypernyms the deepest counts; a class is its own hypernym.
+    folder contains data.noun (Debian: wordnet-base). Depth is the length of the longest path from the root (entity: 0).
+    If classes share several hypernyms, the deepest counts; a class is its own hypernym.
     """
     hypernyms = read_hypernyms(Path(folder) / "data.noun")
     unknown = [name for name in ids if name[:1] != "n" or not name[1:].isdecimal() or int(name[1:]) not in hypernyms]
@@ -141,12 +141,12 @@ def wordnet_weights(ids: Sequence[str], folder: Path | str) -> Tensor:
     weights = torch.ones(len(ids), len(ids))
     for synset in sorted(classes_below, key=lambda s: _depth(s, hypernyms, depths)):
         below = torch.tensor(classes_below[synset])
-        weights[below.view(-1, 1), below] = 1.0 + depths[synset]  # the deepest comes last and stays
+        weights[below.view(-1, 1), below] = 1.0 + depths[synset]  # the deepest is written last
     return weights
 
 
 def read_hypernyms(path: Path) -> dict[int, list[int]]:
-    """Synset offset -> offsets of its hypernyms (also of instances), from a WordNet data file; see wndb(5WN)."""
+    """Read a WordNet data file: synset offset -> offsets of its hypernyms (also of instances); see wndb(5WN)."""
     if not path.is_file():
         raise UsageError(f"expected WordNet's data.noun at {path}; on Debian: apt-get install wordnet-base")
     hypernyms = {}
@@ -172,7 +172,7 @@ def _ancestors(synset: int, hypernyms: dict[int, list[int]]) -> set[int]:
 
 
 def _depth(synset: int, hypernyms: dict[int, list[int]], known: dict[int, int]) -> int:
-    """Longest way up to a root; `known` keeps what was found."""
+    """Length of the longest path up to a root; `known` caches the depths."""
     if synset not in known:
         known[synset] = max((1 + _depth(parent, hypernyms, known) for parent in hypernyms[synset]), default=0)
     return known[synset]

@@ -1,6 +1,6 @@
 """The unsafe directions v_j(x) at fixed images and labels, and products with them; `threat.py` defines them.
 
-Shapes: B batch, N anchors, D = C*H*W; R examples and K anchors of each, where some are meant.
+Shapes: B batch, N anchors, D = C*H*W; R chosen examples with K chosen anchors each; P pairs of example and anchor.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from threat_specification.projected_displacement.anchor_matrix import AnchorMatr
 from threat_specification.projected_displacement.buffers import Buffers
 
 BETA = 0.5
-SAME_IMAGE = 1e-6  # an anchor of another class nearer than this leaves no direction
+SAME_IMAGE = 1e-6  # an anchor of another class that is nearer than this (l2) equals the image: it has no direction
 
-# ||a||^2 - 2<a,x> + ||x||^2 loses digits in proportion to 1 / r, r = ||a - x||^2 / (||a||^2 + ||x||^2), and
-# <d, a> - <d, x> to 1 / sqrt(r). Below these values of r the difference a - x is formed instead:
-NEAR_DISTANCE = 0.3  # for the distance, once
-NEAR = 0.1  # for displacements, every time
-PIECE_BYTES = 1 << 26  # differences held at once; near pairs are kept between calls if they take no more
+# Let r = ||a - x||^2 / (||a||^2 + ||x||^2). The rounding error of ||a||^2 - 2<a,x> + ||x||^2 grows like 1 / r, that of
+# <d, a> - <d, x> like 1 / sqrt(r). If r is below these values, the difference a - x is computed instead:
+NEAR_DISTANCE = 0.3  # for distances, once
+NEAR = 0.1  # for displacements, at every call
+PIECE_BYTES = 1 << 26  # memory for differences; those of near pairs are kept between calls if they fit
 
 
 class UnsafeDirections:
     """v_j(x) for every anchor of another class.
 
     inverse  [B, N] 1 / (beta w ||u_j||^2); 0 where masked
-    masked   [B, N] True where an anchor does not count: it has the label of the example, or no direction
+    masked   [B, N] True if an anchor does not count: it has the label of the example, or no direction
     mask     [B, D] float 0/1 of the segmented form, else None
     weights  [B, N] w of the weighted form, else None
     """
@@ -60,7 +60,7 @@ class UnsafeDirections:
         self.inverse = (1 / (BETA * weighted)).float().masked_fill_(self.masked, 0)
 
     def _expanded_distances(self) -> tuple[Tensor, Tensor]:
-        """||u_j||^2 and the size of what cancels in it, [B, N] float64, from products alone."""
+        """||u_j||^2 computed from products alone, and the magnitude of the terms that cancel in it; [B, N] float64."""
         if self.mask is None:
             of_anchors = self.matrix.squared_norms.view(1, -1)
             inside = self.centred
@@ -71,7 +71,10 @@ class UnsafeDirections:
         return scale - 2 * self.matrix.products(inside).double(), scale
 
     def _recompute(self, squared: Tensor, near: Tensor) -> None:
-        """Replace squared distances of near pairs by those of the raw images. Empty masks have none, and 0 already."""
+        """Replace the squared distances of near pairs by those of the raw images.
+
+        Examples with an empty mask have no near pairs; their distances are 0 already.
+        """
         which, anchors = near.nonzero(as_tuple=True)
         for pair in self._pieces(len(which)):
             rows = self._differences(which[pair], anchors[pair])
@@ -96,7 +99,7 @@ class UnsafeDirections:
         return 4 * pairs * self.matrix.shape[1] <= PIECE_BYTES
 
     def _pieces(self, pairs: int) -> list[slice]:
-        """Slices of a list of pairs, each small enough for its differences to be held."""
+        """Slices of a list of pairs, each so small that its differences fit into PIECE_BYTES."""
         step = max(1, PIECE_BYTES // (4 * self.matrix.shape[1]))
         return [slice(start, min(start + step, pairs)) for start in range(0, pairs, step)]
 
@@ -109,13 +112,13 @@ class UnsafeDirections:
         return raw if self.mask is None else raw.mul_(self.mask[which])
 
     def directions(self, which: Tensor, anchors: Tensor) -> Tensor:
-        """v_j(x), [P, D], for P pairs of an example's and an anchor's number; 0 where masked."""
+        """v_j(x) for P pairs of an example number and an anchor number, [P, D]; 0 where masked."""
         return self._differences(which, anchors) * self.inverse[which, anchors].view(-1, 1)
 
     def working_rows(self, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
         """v_j(x) for K anchors [R, K] of each of R examples, [R, K, D], and ||v_j||, [R, K] float64; 0 where masked.
 
-        With buffers, the first lives until they are used again.
+        With buffers, the rows are valid until the buffers are used again.
         """
         rows = self.matrix.rows(anchors.reshape(-1), buffers).view(*anchors.shape, self.matrix.shape[1])
         rows.sub_(self.examples.flatten(1)[numbers].unsqueeze(1))
@@ -126,10 +129,10 @@ class UnsafeDirections:
         return rows.mul_(inverse.unsqueeze(2)), (scale.double() / BETA).sqrt()
 
     def displacements(self, flat: Tensor, rows: Tensor | None = None) -> Tensor:
-        """<d, v_j(x)> for every anchor, [B, N], of perturbations [B, D]; -inf where masked.
+        """<d, v_j(x)> of perturbations `flat` [B, D] for every anchor, [B, N]; -inf where masked.
 
-        With `rows` (distinct numbers of R examples), flat is [R, D] and belongs to those alone; the answer is [R, N].
-        NaN or infinity in flat raises.
+        With `rows` (distinct numbers of R examples), flat is [R, D] for these examples only, and the result is [R, N].
+        Raises UsageError if flat contains NaN or infinity.
         """
         if rows is None:
             mask, centred, inverse, masked = self.mask, self.centred, self.inverse, self.masked
@@ -138,13 +141,13 @@ class UnsafeDirections:
             centred, inverse, masked = self.centred[rows], self.inverse[rows], self.masked[rows]
         flat = flat.float() if mask is None else flat * mask
         along = self.matrix.products(flat, centred)
-        refuse_non_finite("delta", along[:, :1])  # what is not finite in d is not finite for any anchor
+        refuse_non_finite("delta", along[:, :1])  # NaN or infinity in d reaches the products with all anchors
         if len(self.near[0]):
             self._correct_near(along, flat, rows)
         return along.mul_(inverse).masked_fill_(masked, -math.inf)
 
     def _correct_near(self, along: Tensor, flat: Tensor, rows: Tensor | None) -> None:
-        """<d, u_j> of near pairs from the difference itself."""
+        """Replace <d, u_j> of near pairs by products with the difference itself."""
         which, anchors = self.near
         place = which
         if rows is not None:
@@ -160,33 +163,36 @@ class UnsafeDirections:
 
     @property
     def has_gram(self) -> bool:
-        """Whether <v_i, v_j> follows from products that do not depend on the examples."""
+        """True if `curvature` can use the anchors' Gram matrix, which does not depend on the examples."""
         return self.mask is None and self.matrix.has_gram
 
     @cached_property
     def origins(self) -> Tensor:
-        """<x, a_j>, both centred, [B, N]."""
+        """<x, a_j> of centred images, [B, N]."""
         return self.matrix.products(self.centred)
 
     @cached_property
     def squared_lengths(self) -> Tensor:
-        """<x, x>, centred, [B]."""
+        """<x, x> of centred images, [B]."""
         return self.centred.square().sum(1)
 
     def curvature(self, numbers: Tensor, anchors: Tensor) -> Tensor:
         """<v_i, v_j> of K anchors [R, K] of each of R examples, [R, K, K], from the Gram matrix; 0 where masked.
 
-        Symmetric to the last bit, as a factorisation that reads one triangle needs.
+        The result is exactly symmetric, since a Cholesky factorisation reads only one triangle.
         """
         gram, which = self.matrix.gram, numbers.unsqueeze(1)
         origins, inverse = self.origins[which, anchors], self.inverse[which, anchors]
         places = anchors.unsqueeze(2) * len(gram) + anchors.unsqueeze(1)
-        # Several times as fast as indexing with two tensors.
+        # This is several times as fast as indexing with two tensors.
         products = gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
         products.sub_(origins.unsqueeze(2) + origins.unsqueeze(1)).add_(self.squared_lengths[which].unsqueeze(2))
         return products.mul_(inverse.unsqueeze(2) * inverse.unsqueeze(1))
 
     def inscribed_radius(self) -> Tensor:
-        """Radius of the largest l2 ball inside {PD <= 1}: min_j beta w ||u_j|| = min_j 1 / ||v_j||, [B]; else inf."""
+        """Radius of the largest l2 ball inside {PD <= 1}: min_j beta w ||u_j|| = min_j 1 / ||v_j||, [B].
+
+        It is infinite if no anchor counts.
+        """
         squared = BETA / self.inverse if self.weights is None else BETA * self.weights / self.inverse
         return squared.masked_fill(self.masked, math.inf).amin(1).sqrt()

@@ -1,8 +1,8 @@
-"""Anchors spread over the processes of a group, for sets that no single device holds.
+"""Anchors distributed over the processes of a group, for sets that do not fit on one device.
 
-Invariant: all processes work on the same examples in lockstep. Each multiplies with its own part of the anchors, and
-after every product each has the whole [B, N]; whatever follows (projections, attacks) then takes the same course
-everywhere, and no process waits for another that went elsewhere.
+Invariant: all processes work on the same examples in lockstep. Each process multiplies with its own part of the
+anchors, and an all-gather after every product gives all of them the whole [B, N]. So all later steps (projections,
+attacks) are the same in all processes, and no process waits for a collective operation that another does not reach.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PIECE_ROWS = 64  # anchors sent at a time
 
 
 class DistributedAnchorMatrix(AnchorMatrix):
-    """`AnchorMatrix` over the anchors of all processes, of which this one holds `images`; parts are in rank order."""
+    """`AnchorMatrix` over the anchors of all processes, in rank order; `images` are those of this process."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class DistributedAnchorMatrix(AnchorMatrix):
         self.squared_norms = gather(self.squared_norms)
 
     def over_parts(self, method: str, vectors: Tensor) -> Tensor:
-        """[B, N] of a method of the parts of all processes."""
+        """Call a method of the parts of all processes and gather the results to [B, N]."""
         return gather(super().over_parts(method, vectors).T.contiguous()).T.contiguous()
 
     @property
@@ -66,7 +66,7 @@ class DistributedAnchorMatrix(AnchorMatrix):
 
 
 def gather(part: Tensor) -> Tensor:
-    """The parts [n_r, ...] of all processes one below the other, [sum n_r, ...]; they may differ in length."""
+    """All-gather the parts [n_r, ...] of all processes, which may differ in length, to [sum n_r, ...]."""
     count = torch.tensor([len(part)], device=part.device)
     counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, count)
@@ -79,7 +79,7 @@ def gather(part: Tensor) -> Tensor:
 
 
 def any_of(flags: Tensor) -> Tensor:
-    """[n] bool: true where it is on any process."""
+    """[n] bool: True if the flag is True in any process."""
     numbers = flags.to(torch.uint8)
     distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
     return numbers.bool()

@@ -1,8 +1,9 @@
 """The dual of the projection onto {PD <= threshold} and per-pixel bounds, on a working set of anchors.
 
-Newton's step, its line search, and the last hair into the set. Knows rows v_j, not where they come from.
+It contains the Newton step, its line search, and the last small moves that make points feasible. It works on given rows
+v_j, whatever their origin.
 
-Shapes: R examples being worked on, K anchors in their working sets, D = C*H*W.
+Shapes: R examples in progress, K anchors in the working set of each, D = C*H*W.
 """
 
 from __future__ import annotations
@@ -15,27 +16,28 @@ from torch import Tensor
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.nnls import nnls
 
-MARGIN = 7e-8  # l2 distance kept from the half-spaces: four standard deviations of what rounding x + p to float32 moves
-VANISHED = 1e-5  # |p| / |d| below which p counts as 0; |d - p| of a cone's nearest point p then differs by 5e-11 of it
+# l2 distance to keep from a half-space's boundary: four standard deviations of the error of x + p rounded to float32.
+MARGIN = 7e-8
+VANISHED = 1e-5  # |p| / |d| below which p counts as 0; for a cone this changes |d - p| by a factor of only 1 + 5e-11
 ACCEPT = 1e-6  # relative excess over the threshold that counts as feasible
 NOISE = 1e-6  # float32 error of <d, v>, relative to |d| |v|
-KKT = 2e-6  # residual at which Newton stops, relative to the distance moved
+KKT = 2e-6  # residual of the KKT conditions at which Newton stops, relative to the distance moved
 RIDGE = (
-    2e-7  # of |v|^2, for each anchor in the working set: more than float32 can make a curvature's eigenvalues negative
+    2e-7  # times |v|^2 and the size of the working set: larger than the negative eigenvalues that float32 errors cause
 )
-REPAIRS = 8
-TILES = {"cpu": 1 << 20}  # bytes of float64 rows at a time: there they stay in the cache until they are multiplied
-TILE = 1 << 28  # on other devices
-WIDEN = 1.0  # times the residual per pixel
-FLAT = 0.25  # of the slope at the start: where a line search stops
-TRIES = 20
+REPAIRS = 8  # most moves of `settle`
+TILES = {"cpu": 1 << 20}  # bytes of float64 rows at a time, so that they are still in the cache when multiplied
+TILE = 1 << 28  # the same for other devices
+WIDEN = 1.0  # widening of the bounds in `newton_step`, in units of the residual per pixel
+FLAT = 0.25  # a line search stops at this fraction of the slope at its start
+TRIES = 20  # most points of a line search
 
 
 @dataclass
 class Work:
-    """Examples being projected: p = clip(target - l V), a maximiser of the dual over l >= 0 when it is done."""
+    """Examples being projected: p = clip(target - l V), where at the end l maximises the dual over l >= 0."""
 
-    numbers: Tensor  # [R] which examples of the bound threat
+    numbers: Tensor  # [R] numbers of the examples in the bound threat
     target: Tensor  # [R, D]
     lower: Tensor
     upper: Tensor
@@ -52,7 +54,7 @@ class Work:
 
 
 def inner(rows: Tensor, points: Tensor) -> Tensor:
-    """<v_k, p>, [R, K]. The points stand on the left: summing is then done in blocks, faster and with fewer errors."""
+    """<v_k, p>, [R, K]; with the points as left factor, sums are computed in blocks, which is faster and more exact."""
     return torch.bmm(points.unsqueeze(1), rows.transpose(1, 2)).squeeze(1)
 
 
@@ -69,12 +71,13 @@ def exact_inner(rows: Tensor, points: Tensor, buffers: Buffers) -> Tensor:
 
 
 def curvature(work: Work, reach: Tensor) -> Tensor:
-    """V diag(inside the bounds widened by reach) V^T plus a ridge, [R, K, K] float64."""
+    """V M V^T plus a ridge, [R, K, K] float64; M selects the pixels inside the bounds widened by `reach` [R]."""
     reach = reach.float().unsqueeze(1)
     inside = (work.shifted > work.lower - reach) & (work.shifted < work.upper + reach) & (work.lower < work.upper)
     masked = work.rows if bool(inside.all()) else work.rows * inside.unsqueeze(1)
     hessian = torch.bmm(masked, work.rows.transpose(1, 2)).double()
-    # Products with it and its Cholesky factor, made of one triangle, must agree to more digits than float32 has.
+    # Make it exactly symmetric: products with it must agree with its Cholesky factor, which is computed from one
+    # triangle, to more digits than float32 has.
     return (hessian + hessian.transpose(1, 2)).mul_(0.5) + ridge(work)
 
 
@@ -83,15 +86,15 @@ def ridge(work: Work) -> Tensor:
 
 
 def residual_of(work: Work) -> Tensor:
-    """Violation of the KKT conditions within the working set, as an l2 distance, [R]."""
+    """Largest violation of the KKT conditions within the working set, as an l2 distance, [R]."""
     distance = work.excess / work.norms
     return torch.where(work.l > 0, distance.abs(), distance.clamp_min(0)).amax(1)
 
 
 def newton_step(work: Work, residual: Tensor, threshold: float) -> None:
-    """One step uphill on the dual: towards the maximum of its quadratic model over l >= 0, as far as it rises."""
-    # Pixels that the step is going to free count as free already; without them the model sees no end to the slope.
-    # The widening vanishes with the residual, which leaves Newton's convergence as it is.
+    """Take one ascent step on the dual, with a line search towards the maximum of its quadratic model over l >= 0."""
+    # Pixels that the step will probably free already count as free; without them the model has too little curvature and
+    # its maximum is too far away. The widening vanishes with the residual, so Newton's rate of convergence is kept.
     hessian = curvature(work, WIDEN * residual / work.target.shape[1] ** 0.5)
     linear = work.excess + torch.bmm(hessian, work.l.unsqueeze(2)).squeeze(2)
     step = nnls(hessian, linear, work.l) - work.l
@@ -105,9 +108,9 @@ def newton_step(work: Work, residual: Tensor, threshold: float) -> None:
 
 
 def _line_search(work: Work, step: Tensor, along: Tensor, longest: Tensor, threshold: float) -> Tensor:
-    """Where the slope of the dual along the step has nearly vanished, [R] float64 in (0, longest].
+    """Step length at which the slope of the dual along the step is nearly 0, [R] float64 in (0, longest].
 
-    The slope is piecewise linear and falls; its zero is bracketed and approached by Newton's method. Costs O(D) a try.
+    The slope is piecewise linear and decreasing. Newton's method with a bracket finds its zero; each try costs O(D).
     """
     length = torch.ones_like(longest)
     start = (work.excess * step).sum(1)
@@ -138,23 +141,27 @@ def _line_search(work: Work, step: Tensor, along: Tensor, longest: Tensor, thres
 
 
 def is_converged(work: Work) -> Tensor:
-    """Whether the working set's own conditions hold, [R]."""
+    """True if the KKT conditions of the working set hold up to the tolerance, [R] bool."""
     moved = (work.point - work.target).norm(dim=1)
     return residual_of(work) <= KKT * moved + NOISE * work.point.norm(dim=1)
 
 
 def is_vanished(work: Work) -> Tensor:
-    """Points that count as 0, [R]: at threshold 0 all half-spaces meet there, and float32 cannot tell which bind."""
+    """True for points that count as 0, [R] bool.
+
+    At threshold 0 the boundaries of all half-spaces meet at 0, and float32 cannot decide which constraints are active.
+    """
     return work.point.norm(dim=1) <= VANISHED * work.target.norm(dim=1)
 
 
 def settle(work: Work, hessian: Tensor, threshold: float, buffers: Buffers) -> Tensor:
-    """Make the points feasible as float32 numbers, judged in float64; True where that worked, [R].
+    """Make the float32 points feasible, with feasibility computed in float64; returns True for success, [R] bool.
 
-    The binding half-spaces are moved inwards by a margin, more where that does not suffice, and Newton's step for
-    the rest is taken from the rounded point, so that rounding enters once. Pixels at their bounds stay there.
-    A step's effect is known to far more digits than its end: two points this near have an exact difference, and what
-    float32 loses in its products is 1e-7 of a displacement that is itself about 1e-6 of the threshold.
+    The half-spaces are moved inwards by a margin, which grows if it is too small, and a Newton step from the rounded
+    point removes the remaining violation, so that rounding errors do not add up. Pixels at their bounds stay there.
+    The violations are computed once in float64 and then updated with each step. The update is accurate: the difference
+    of two points so near to each other is exact, and its float32 products lose 1e-7 of a displacement that is itself
+    about 1e-6 of the threshold.
 
     hessian  [R, K, K] float64, the curvature at the points
     """
@@ -167,8 +174,8 @@ def settle(work: Work, hessian: Tensor, threshold: float, buffers: Buffers) -> T
     beyond = exact_inner(work.rows, work.point, buffers) - threshold
     for repair in range(REPAIRS):
         good = (beyond <= limit - threshold).all(1)
-        # The first step also takes back what Newton left. After it a part of the margin must be there, for which
-        # a degenerate corner may have no room.
+        # The first step also removes the error that Newton left. After it, a part of the margin must remain; later
+        # steps do not require this, since a degenerate corner may have no room for a margin.
         kept = (0.5 * margin - 0.5 * ACCEPT * threshold).clamp_min(0) if repair < 2 else 0
         done = good & (((beyond + kept <= 0.25 * ACCEPT * threshold).all(1) & bool(repair)) | at_zero)
         if bool(done.all()):
@@ -191,7 +198,10 @@ def settle(work: Work, hessian: Tensor, threshold: float, buffers: Buffers) -> T
 
 
 def _shrink(work: Work, threshold: float, limit: float, buffers: Buffers) -> Tensor:
-    """Shrink towards 0, where every threshold holds, the points that are outside; True where they are inside now."""
+    """Shrink infeasible points towards 0, which is always feasible.
+
+    Returns True for points that are feasible now and were shrunk by less than 0.1 %, [R] bool.
+    """
     value = exact_inner(work.rows, work.point, buffers)
     worst = value.amax(1)
     factor = torch.where(worst > limit, threshold / worst.clamp_min(1e-300), 1.0)

@@ -1,11 +1,11 @@
-"""The multipliers of the projection onto {PD <= threshold} alone, found without touching a pixel.
+"""Multipliers of the projection onto {PD <= threshold} without bounds, computed without access to the pixels.
 
-With the bounds left out, the dual of the projection,
+Without the bounds, the dual of the projection,
 
     min over l >= 0 of  1/2 l^T Q l - l^T (c - threshold),      Q_ij = <v_i, v_j>,  c = V d,
 
-knows the anchors through their Gram matrix G only: <a_i - x, a_j - x> = G_ij - g_i - g_j + <x, x> with g = A x. Where
-the point d - V^T l keeps the bounds it is the projection onto both, else a good place to start from.
+depends on the anchors only through their Gram matrix G: <a_i - x, a_j - x> = G_ij - g_i - g_j + <x, x> with g = A x.
+If the point d - V^T l satisfies the bounds, it is the projection onto both; if not, it is a good warm start.
 
 Shapes: R examples, N anchors, K anchors in the working set.
 """
@@ -21,17 +21,17 @@ from torch import Tensor
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.nnls import nnls
 
-ENTERING = 6  # anchors that join the working set at a time, at least: more of them would mostly leave again
-LOOKS = 60  # at all anchors; an example that needs more is left to what comes after
+ENTERING = 6  # minimum number of anchors that enter the working set at a time: most of a larger number would leave
+LOOKS = 60  # maximum number of checks of all anchors; an example that needs more gets no guess
 
 
 @dataclass
 class _Examples:
-    """What examples know of anchors, in quantities that need no pixels; centred.
+    """Products of examples and anchors that replace the pixels; images are centred.
 
-    numbers  [R] which examples of the bound threat   along    [R, N] <d, v_j>; -inf where masked
+    numbers  [R] numbers of the examples              along    [R, N] <d, v_j>; -inf where masked
     inverse  [R, N] 1 / (beta w ||u_j||^2), or 0      origins  [R, N] <a_j, x>
-    squared  [R, 1] <x, x>                            reach    [R, 1] threshold, and what a displacement may be wrong by
+    squared  [R, 1] <x, x>                            reach    [R, 1] threshold plus the error of displacements
     """
 
     numbers: Tensor
@@ -48,14 +48,14 @@ class _Examples:
 def halfspace_multipliers(
     bound: UnsafeDirections, numbers: Tensor, along: Tensor, noise: Tensor, threshold: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The projection p of d onto {<p, v_j> <= threshold for all j}, as far as anchors know it.
+    """Multipliers of the projection p of d onto {<p, v_j> <= threshold for all j}.
 
-    Yields examples, anchors [r, K], their multipliers [r, K] float64, and the largest <p, v_j> of all others, [r].
-    Examples come as they finish, the easy ones first, so that the hard ones hold up nobody.
+    Yields examples [r], anchors [r, K], their multipliers [r, K] float64, and the largest <p, v_j> of the anchors with
+    multiplier 0, [r]. Examples are yielded as soon as they are finished, so that hard ones do not delay easy ones.
 
     numbers  [R] examples of the bound threat, which must have a Gram matrix
     along    [R, N] <d, v_j>, -inf where masked
-    noise    [R] float32 error of displacements; what is beyond the threshold by less counts as inside
+    noise    [R] float32 error of displacements; a smaller violation of the threshold is ignored
     """
     work = _Examples(
         numbers,
@@ -82,7 +82,7 @@ def halfspace_multipliers(
         multipliers, kept = multipliers.topk(width, dim=1)
         anchors = anchors.gather(1, kept)
         count = min(int(missing.max()), max(ENTERING, width // 2), left.shape[1] - width)
-        # Masked anchors before those that are in the set already: these must not enter twice.
+        # Anchors in the set must not enter twice: they rank below masked anchors.
         left = left.clamp_min(torch.finfo(left.dtype).min).scatter_(1, anchors, -torch.inf)
         entering = left.topk(count, dim=1).indices
         anchors = torch.cat([anchors, entering], 1)
@@ -90,7 +90,7 @@ def halfspace_multipliers(
 
 
 def _minimum(bound, work: _Examples, anchors: Tensor, start: Tensor, threshold: float) -> Tensor:
-    """The multipliers at the minimum of the dual over a working set, [R, K]; masked anchors have none."""
+    """Multipliers at the minimum of the dual over a working set, [R, K]; 0 for masked anchors."""
     hessian = bound.curvature(work.numbers, anchors).double()
     masked = work.inverse.gather(1, anchors) == 0
     hessian.diagonal(dim1=1, dim2=2).masked_fill_(masked, 1)
@@ -99,11 +99,11 @@ def _minimum(bound, work: _Examples, anchors: Tensor, start: Tensor, threshold: 
 
 
 def _left(gram: Tensor, work: _Examples, anchors: Tensor, multipliers: Tensor) -> Tensor:
-    """<d - V^T l, v_j> for the anchors that do not bind, [R, N]; -inf for those that do, and where masked."""
+    """<d - V^T l, v_j> for the anchors with multiplier 0, [R, N]; -inf for the others and where masked."""
     weights = multipliers.float() * work.inverse.gather(1, anchors)
     total = weights.sum(1, keepdim=True)
     towards = (weights * work.origins.gather(1, anchors)).sum(1, keepdim=True)
-    # K rows of G for each example, not all of them.
+    # This reads only K rows of G for each example.
     pulled = torch.nn.functional.embedding_bag(anchors, gram, per_sample_weights=weights, mode="sum")
     pulled.sub_(total * work.origins).add_(total * work.squared - towards).mul_(work.inverse)
     left = work.along - pulled

@@ -1,8 +1,8 @@
-"""Masks of the segmented Projected Displacement: which pixels of an image belong to its object.
+"""Masks of the segmented Projected Displacement, which select the pixels of the object in an image.
 
-A mask is bool, [B,1,H,W] or [B,C,H,W]. Where masks come from is named "center", "grabcut", "sam:CHECKPOINT" or
-"file:PATH", or is a callable of images; whatever computes masks is asked once per image. Besides: what a projection
-lets the background do.
+A mask is bool, [B,1,H,W] or [B,C,H,W]. A mask source is "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a
+callable of images; sources that compute masks are called once per image. BACKGROUNDS lists the changes of the
+background that a projection can allow.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from foundations.errors import UsageError, look_up
 MaskSource = Callable[[Tensor], Tensor]  # images [B,C,H,W] in [0, 1] -> bool [B,1,H,W] or [B,C,H,W]
 
 ELLIPSE = 0.8  # axes of the central ellipse, as a fraction of height and width
-BORDER = 0.05  # GrabCut takes this margin, as a fraction of height and width, for background
+BORDER = 0.05  # margin that GrabCut takes as background, as a fraction of height and width
 GRABCUT_ROUNDS = 5
 
 
 def check_masks(masks: Tensor, examples: Tensor) -> Tensor:
-    """The masks; refuses other types than bool and shapes that do not fit the examples."""
+    """The masks; raises UsageError if they are not bool or their shape does not fit the examples."""
     batch, channels, height, width = examples.shape
     shapes = ((batch, 1, height, width), (batch, channels, height, width))
     if masks.dtype != torch.bool or tuple(masks.shape) not in shapes:
@@ -36,14 +36,14 @@ def check_masks(masks: Tensor, examples: Tensor) -> Tensor:
 
 
 class CachedMasks:
-    """Asks a source once per image, by content; keeps one bit a pixel, in memory."""
+    """A source that computes the mask of each image content once and keeps it in memory, one bit per mask value."""
 
     def __init__(self, source: MaskSource) -> None:
         self.source = source
         self._known: dict[bytes, tuple[torch.Size, Any]] = {}
 
     def __call__(self, examples: Tensor, indices: Tensor | None = None) -> Tensor:
-        """bool [B,1,H,W] or [B,C,H,W]; indices are not needed."""
+        """Masks, bool [B,1,H,W] or [B,C,H,W]; indices are ignored."""
         import numpy as np
 
         keys = [_content(image) for image in examples]
@@ -89,7 +89,7 @@ class FileMasks:
         self.path, self.masks = path, masks
 
     def __call__(self, examples: Tensor, indices: Tensor | None = None) -> Tensor:
-        """The rows of these data set indices."""
+        """Masks at these data set indices, bool [B,1|C,H,W]; raises UsageError without indices."""
         if indices is None:
             raise UsageError(f"masks from {self.path} go by data set index: pass indices=, or masks= themselves")
         rows = indices.cpu()
@@ -100,7 +100,7 @@ class FileMasks:
 
 
 def center_masks(argument: str) -> MaskSource:
-    """An ellipse in the middle of the image; half of the pixels."""
+    """An ellipse in the middle of the image, with half of the pixels."""
 
     def masks(examples: Tensor) -> Tensor:
         height, width = examples.shape[2:]
@@ -136,10 +136,11 @@ def grabcut_masks(argument: str) -> MaskSource:
 
 
 def sam_masks(checkpoint: str) -> MaskSource:
-    """Segment Anything, prompted with the middle of the image; its most confident mask.
+    """The most confident mask of Segment Anything for a prompt at the middle of the image.
 
-    checkpoint   "sam_vit_b_01ec64.pth", or "vit_b@PATH" where the file's name does not tell the model
-    Untested with real weights: the tests drive it with a stand-in for the package.
+    checkpoint   "sam_vit_b_01ec64.pth", or "vit_b@PATH" if the file name does not contain the model's name
+
+    Not tested with real weights: the tests use a stand-in for the package.
     """
     try:
         import segment_anything
@@ -175,7 +176,7 @@ MASK_SOURCES: dict[str, Callable[[str], MaskSource | FileMasks]] = {
 
 
 def mask_source_from(source: MaskSource | str) -> CachedMasks | FileMasks:
-    """A name, "name:argument", or a callable of images, made into a callable of (examples, indices)."""
+    """Make a callable of (examples, indices) from a name, "name:argument", or a callable of images."""
     if isinstance(source, str):
         name, _, argument = source.partition(":")
         made = look_up(MASK_SOURCES, name, "mask source")(argument)
@@ -188,17 +189,17 @@ Bounds = tuple[Tensor, Tensor]
 
 
 def frozen(lower: Tensor, upper: Tensor, inside: Tensor, examples: Tensor) -> Bounds:
-    """The background stays as it is."""
+    """The background must not change."""
     return lower * inside, upper * inside
 
 
 def radius(lower: Tensor, upper: Tensor, inside: Tensor, examples: Tensor) -> Bounds:
-    """The background keeps within the bounds, as the object does."""
+    """The background has the same bounds as the object."""
     return lower, upper
 
 
 def free(lower: Tensor, upper: Tensor, inside: Tensor, examples: Tensor) -> Bounds:
-    """The background may become any image: the pixel box alone."""
+    """The background may change freely within the pixel box."""
     return torch.where(inside, lower, -examples), torch.where(inside, upper, 1 - examples)
 
 

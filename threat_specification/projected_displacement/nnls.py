@@ -1,4 +1,4 @@
-"""Many small nonnegative least squares problems at once.
+"""Batched solution of many small nonnegative least squares problems.
 
 Shapes: R problems, K variables each.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SIGN = 1e-9  # of the largest entry: what counts as negative
-RIDGE = 1e-10  # of the diagonal: near-dependent rows keep a Cholesky factor
-EXCHANGES = 12  # of whole blocks; more are only needed where they would go on for ever
-CHANGES = 4  # times K: of single variables
+SIGN = 1e-9  # values below minus this fraction of the largest entry count as negative
+RIDGE = 1e-10  # relative to the diagonal, so that a Cholesky factor exists for nearly dependent rows
+EXCHANGES = 12  # most block exchanges; problems that need more usually cycle
+CHANGES = 4  # most changes of single variables, in units of K + 8
 
 
 def nnls(hessian: Tensor, linear: Tensor, start: Tensor) -> Tensor:
@@ -19,11 +19,11 @@ def nnls(hessian: Tensor, linear: Tensor, start: Tensor) -> Tensor:
 
     hessian  [R, K, K] positive semidefinite, with a positive diagonal
     linear   [R, K] b
-    start    [R, K] a guess, at least 0; a good one saves time, none changes the answer
+    start    [R, K] an initial guess, at least 0; it affects the time, not the solution
 
     Block principal pivoting (Judice and Pires 1994) usually ends after two or three exchanges, each O(K^3). It may
-    cycle where H is nearly singular; those problems are left to the active-set method of Lawson and Hanson (1974),
-    which starts from the guess, improves at every change, and ends.
+    cycle if H is nearly singular. Such problems are solved by the active-set method of Lawson and Hanson (1974), which
+    starts from the guess, decreases the objective at every change, and terminates.
     """
     scale = hessian.diagonal(dim1=1, dim2=2).rsqrt()
     eye = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
@@ -37,7 +37,10 @@ def nnls(hessian: Tensor, linear: Tensor, start: Tensor) -> Tensor:
 
 
 def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Exchange all variables of the wrong sign at once, until there are none; the solution and whether it is one."""
+    """Exchange all variables of the wrong sign at once, until there are none.
+
+    Returns the points [R, K], and [R] bool, True for those that are solutions.
+    """
     tolerance = SIGN * linear.abs().amax(1, keepdim=True)
     free = (start > 0) | (linear > _product(hessian, start))
     found, solved = torch.zeros_like(linear), torch.zeros_like(free[:, 0])
@@ -53,7 +56,7 @@ def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Ten
             solved[live] = ~wrong.any(1)
             if not len(going):
                 break
-            # The few that go on do not pay for the many that are done.
+            # Continue with the unsolved problems only.
             live, hessian, linear, tolerance, free, wrong = (
                 value[going] for value in (live, hessian, linear, tolerance, free, wrong)
             )
@@ -62,8 +65,11 @@ def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Ten
 
 
 def _active_set(hessian: Tensor, linear: Tensor, point: Tensor) -> Tensor:
-    """Lawson and Hanson: go to the minimum over the free variables, stopping where one reaches 0, which fixes it;
-    at such a minimum, free the variable along which the function falls most."""
+    """The active-set method of Lawson and Hanson.
+
+    Go towards the minimum over the free variables; if a variable reaches 0 on the way, stop there and fix it. At such a
+    minimum, free the variable along which the objective decreases most.
+    """
     tolerance = SIGN * linear.abs().amax(1)
     free = point > 0
     barred = torch.zeros_like(free)
@@ -76,7 +82,8 @@ def _active_set(hessian: Tensor, linear: Tensor, point: Tensor) -> Tensor:
         point = (point + fraction * (target - point)).clamp_min(0)
         stopped = blocked.any(1)
         leaving = blocked & (ratio <= fraction)
-        # Rounding may let a variable that was freed last be the first to stop: freed again, it would go on for ever.
+        # Rounding may stop a step at once at a variable that was just freed. It is then barred from being freed again
+        # until a step makes progress, since this could repeat without end.
         barred = torch.where((fraction > 1e-12), leaving & (fraction <= 1e-12), barred | leaving)
         slope = torch.where(free | barred, torch.inf, _product(hessian, point) - linear)
         steepest, which = slope.min(1)

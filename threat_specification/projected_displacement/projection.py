@@ -1,6 +1,6 @@
 """Euclidean projection onto {PD <= threshold} and per-pixel bounds, exact and batched.
 
-Shapes: B batch, N anchors, D = C*H*W; R examples still being worked on, K anchors in their working set.
+Shapes: B batch, N anchors, D = C*H*W; R examples in progress, K anchors in the working set of each.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from threat_specification.projected_displacement.dual_newton import (
 )
 from threat_specification.projected_displacement.halfspaces import halfspace_multipliers
 
-SETTLED = 8 * MARGIN  # by how much settling may move a point before all anchors are looked at again
-ROUNDS = 200  # Newton steps before giving up; the hardest case seen takes about 30
-SLACK = 1.0  # times the residual: how far inside its half-space a point is that an anchor may be forgotten
-CHUNK = 8 << 20  # bytes of rows worked on at a time: larger blocks leave the cache
+SETTLED = 8 * MARGIN  # l2 distance that `settle` may move a point before all anchors are checked again
+ROUNDS = 200  # maximum number of Newton steps; the hardest known case takes about 30
+SLACK = 1.0  # an anchor may be dropped if the point is this many residuals inside its half-space
+CHUNK = 8 << 20  # bytes of rows processed at a time: larger blocks do not fit in the cache
 FIRST = 4  # anchors in the first working set
 
 
 @dataclass
 class WarmStart:
-    """What the last projection of a bound threat found; a guess for the next, never trusted.
+    """Results of the last projection of a bound threat; an initial guess for the next one, which checks it.
 
-    anchors      [B, K] int64 working sets            multipliers  [B, K] float64, 0 where the anchor does not bind
-    longest      [B] float32 the largest |v|; sizes the float32 error of displacements
-    buffers      for the rows of the working sets
+    anchors      [B, K] int64 working sets
+    multipliers  [B, K] float64, 0 if the constraint of the anchor is not active
+    longest      [B] float32 the largest |v|, for estimates of the float32 error of displacements
+    buffers      memory for the rows of the working sets
     """
 
     longest: Tensor
@@ -52,7 +53,7 @@ class WarmStart:
 
     @classmethod
     def empty(cls, bound: UnsafeDirections) -> WarmStart:
-        """Nothing known."""
+        """A warm start without any guess."""
         none = torch.zeros(len(bound.examples), 0, device=bound.examples.device)
         return cls(1 / bound.inscribed_radius(), none.long(), none.double(), Buffers())
 
@@ -67,18 +68,18 @@ def project_exact(
 ) -> tuple[Tensor, Tensor]:
     """argmin_p ||p - delta||^2  subject to  <p, v_j> <= threshold for all anchors j,  lower <= p <= upper.
 
-    Semismooth Newton on the dual of the anchors' constraints alone, the bounds being solved in closed form:
+    The method is semismooth Newton on the dual of the anchors' constraints; the bounds are solved in closed form:
 
         p(l) = clip(delta - sum_j l_j v_j, lower, upper),      gradient of the dual  V p(l) - threshold,
-        curvature  V diag(lower < p < upper) V^T,              l >= 0 by a small NNLS problem for each step,
+        curvature  V diag(lower < p < upper) V^T,              l >= 0 by a small NNLS problem for each step.
 
-    on a working set of the anchors that bind or are violated most (Qi and Sun 1993; Li, Sun and Toh 2018 for
-    the same structure). Each round costs one B x D x N product and O(B K^2 D). The answer is checked in float64
-    and shrunk by a hair where rounding left it outside. Feasible rows come back bit-identical, rows that are feasible
-    once clipped are clipped.
+    It uses a working set of the anchors whose constraints are active or most violated (Qi and Sun 1993; Li, Sun and Toh
+    2018 for the same structure). Each round costs one B x D x N product and O(B K^2 D). `settle` makes the points
+    feasible in float32 and checks them in float64. Feasible rows are returned bit-identical; rows that clipping makes
+    feasible are only clipped.
 
-    Returns the points, and the numbers of the rows where Newton gave up. `warm` is where it starts; it is brought up to
-    date.
+    Returns the points, and the numbers of the rows that Newton's method did not solve. `warm` is the warm start; it is
+    updated.
     """
     clipped = torch.minimum(torch.maximum(delta, lower), upper)
     flat = clipped.flatten(1)
@@ -104,9 +105,9 @@ def project_exact(
 
 
 def _guess(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:
-    """Multipliers for examples whose perturbations keep the bounds: mostly the projection then keeps them too.
+    """Guess the multipliers of examples whose perturbations satisfy the bounds, since their projections mostly do too.
 
-    Returns the largest <p, v_j> of the anchors that do not bind, [B]; inf where there is no guess.
+    Writes them to `warm`. Returns the largest <p, v_j> of the anchors with multiplier 0, [B]; inf without a guess.
     """
     nearest = torch.full_like(flat[:, 0], torch.inf)
     if not len(numbers) or not bound.has_gram:
@@ -120,7 +121,7 @@ def _guess(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float
 
 
 def _parts(outside: Tensor, guessed: Tensor, warm: WarmStart, num_pixels: int) -> Iterator[tuple[Tensor, int]]:
-    """Examples with working sets of about a size, few enough for a chunk, and how many anchors to add to each."""
+    """Yield groups of examples with working sets of similar size that fit in CHUNK, and how many anchors to add."""
     spare = torch.where(guessed, 0, FIRST)
     size = (warm.multipliers > 0).sum(1) + spare
     rough = torch.exp2(size.float().clamp_min(1).log2().ceil()).long()
@@ -132,9 +133,9 @@ def _parts(outside: Tensor, guessed: Tensor, warm: WarmStart, num_pixels: int) -
 
 
 def _outside(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:
-    """Which of the points of the examples `numbers` are beyond the threshold, [R] bool.
+    """True for the points of the examples `numbers` that are beyond the threshold, [R] bool.
 
-    flat [R, D] and its displacements [R, N] are float32; where that cannot tell, float64 decides.
+    The points flat [R, D] and their displacements [R, N] are float32; float64 decides the cases within rounding error.
     """
     noise = NOISE * flat.norm(dim=1) * warm.longest[numbers]
     worst = along.amax(1)
@@ -149,7 +150,7 @@ def _outside(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: flo
 
 
 def _begin(bound, numbers, target, lower, upper, point, along, threshold: float, warm: WarmStart, spare: int) -> Work:
-    """Working sets: what the warm start says binds, then `spare` of the most violated."""
+    """Make working sets: the active anchors of the warm start, then `spare` of the most violated."""
     multipliers = warm.multipliers[numbers]
     which, slot = (multipliers > 0).nonzero(as_tuple=True)
     bound_to = warm.anchors[numbers][which, slot]
@@ -168,13 +169,13 @@ def _begin(bound, numbers, target, lower, upper, point, along, threshold: float,
 
 
 def _rows(bound, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
-    """v_j(x) of anchors [R, K], [R, K, D], and |v|; that is 1 for masked ones, which fill up sets and never bind."""
+    """v_j(x) of anchors [R, K], [R, K, D], and |v|; 1 for masked anchors, which pad the sets and are never active."""
     rows, norms = bound.working_rows(numbers, anchors, buffers)
     return rows, norms.masked_fill_(norms == 0, 1)
 
 
 def _accept(bound, work: Work, nearest: Tensor, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
-    """Write the guesses that are right into `result`, without a look at all anchors; True where that was done, [R]."""
+    """Write the correct guesses into `result` without a check of all anchors; returns True for them, [R] bool."""
     noise = (NOISE * work.point.norm(dim=1) + SETTLED) * warm.longest[work.numbers]
     free = ((work.point == work.shifted) & (work.point > work.lower) & (work.point < work.upper)).all(1)
     right = free & is_converged(work) & ~is_vanished(work) & (nearest <= threshold - noise)
@@ -222,7 +223,7 @@ def _others(bound, work: Work) -> Tensor:
 def _finish(
     bound, work: Work, hessian: Tensor, nearest: Tensor, threshold: float, result: Tensor, warm: WarmStart
 ) -> Tensor:
-    """Write feasible points into `result`; returns the numbers of the examples where there is none.
+    """Write feasible points into `result`; returns the numbers of the examples without a feasible point.
 
     hessian  [R, K, K] float64, the curvature at the points
     nearest  [R] largest <p, v> of the anchors outside the working sets, before settling
@@ -241,9 +242,10 @@ def _finish(
 
 
 def _drop(work: Work, noise: Tensor) -> None:
-    """Leave out slack anchors of multiplier 0 where that makes the working sets much smaller.
+    """Drop slack anchors with multiplier 0 if this makes the working sets much smaller.
 
-    noise [R] is the margin by which an anchor outside counts as missing: one within twice that would be back at once.
+    noise [R] is the tolerance for anchors outside the sets to count as missing. An anchor within twice this tolerance
+    is kept, since it would soon be added again.
     """
     slack = SLACK * residual_of(work).unsqueeze(1) * work.norms + 2 * noise.unsqueeze(1)
     idle = (work.l == 0) & (work.excess < -slack)
@@ -258,7 +260,7 @@ def _drop(work: Work, noise: Tensor) -> None:
 
 
 def _extend(bound, work: Work, along: Tensor, missing: Tensor, threshold: float) -> None:
-    """Add the most violated anchors that are missing to the working sets."""
+    """Add the most violated of the missing anchors to the working sets."""
     wanted = int(missing.sum(1).max())
     if not wanted:
         return
@@ -274,15 +276,15 @@ def _extend(bound, work: Work, along: Tensor, missing: Tensor, threshold: float)
 
 
 def _remember(warm: WarmStart, work: Work) -> None:
-    """Keep the binding anchors of finished examples for the next projection."""
+    """Keep the active anchors of finished examples for the next projection."""
     _store(warm, work.numbers, work.anchors, work.l)
 
 
 def _store(warm: WarmStart, numbers: Tensor, anchors: Tensor, multipliers: Tensor) -> None:
-    """Write which anchors of working sets [R, K] bind, and how much."""
+    """Write the active anchors of working sets [R, K] and their multipliers into the warm start."""
     width = int((multipliers > 0).sum(1).max())
     lack = max(0, width - warm.anchors.shape[1])
-    # Padding needs distinct anchors of multiplier 0; any will do, so the place itself.
+    # The padding is anchor 0 with multiplier 0; anchors with multiplier 0 are not read.
     warm.anchors = torch.nn.functional.pad(warm.anchors, (0, lack))
     warm.multipliers = torch.nn.functional.pad(warm.multipliers, (0, lack))
     largest, places = multipliers.topk(width, dim=1)

@@ -7,16 +7,16 @@ For an image x with label y, anchors a_j with labels c_j and a perturbation d:
 
     plain       w = 1: a step of d = t (a_j - x) has threat at least 2 t; {PD <= 1} is the Voronoi cell of x among the
                 anchors of other classes
-    weighted    w a positive K x K matrix, large for near classes: confusing those is less of a threat
-    segmented   u_j = m (a_j - x) with a 0/1 mask m of the object in x; says nothing about the background
+    weighted    w is a positive K x K matrix, large for similar classes, since confusing those is a smaller threat
+    segmented   u_j = m (a_j - x) with a 0/1 mask m of the object in x; changes of the background have no effect
 
-Convex and positively homogeneous in d, but not a norm.
+PD is convex and positively homogeneous in d, but not a norm.
 
 Edge cases
     no anchor of another class                  threat 0
-    an anchor of another class equal to x       `bind` and `evaluate` raise and name both
-    m (a_j - x) = 0, as where m is empty        that anchor does not count
-    NaN or infinity in d                        `evaluate` and `project` raise
+    an anchor of another class equal to x       `bind` and `evaluate` raise UsageError, which names both
+    m (a_j - x) = 0, e.g. if m is empty         that anchor does not count
+    NaN or infinity in d                        `evaluate` and `project` raise UsageError
 """
 
 from __future__ import annotations
@@ -48,20 +48,21 @@ from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskS
 class Binding:
     """An anchor that a perturbation moves towards."""
 
-    anchor: int  # its number in the set
+    anchor: int  # its number in the set of anchors
     label: int
-    index: int | None  # in the training set it came from, where that is known
+    index: int | None  # its index in the training set, if known
     threat: float  # <d, v_j>
 
 
 class ProjectedDisplacement(Threat):
-    """PD over a set of anchors, by matrix products: one B x D x N product for each evaluation of a bound threat.
+    """PD over a set of anchors. Each evaluation of a bound threat is one B x D x N matrix product.
 
-    class_weights   [K, K] of weighted=True; kept as they are used, in float32
-    mask_source     of segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
-                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W]; asked once per image. Or pass masks= per call
-    projection      that is used where none is named with the call: an entry of PROJECTIONS
-    background      what a projection lets pixels outside the mask do: an entry of masks.BACKGROUNDS
+    class_weights   [K, K] for weighted=True; stored as float32
+    mask_source     for segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
+                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W], which is called once per image. The alternative
+                    is to pass masks= with each call
+    projection      default method of projection: a key of PROJECTIONS
+    background      allowed changes of pixels outside the mask in projections: a key of masks.BACKGROUNDS
     """
 
     name = "PD"
@@ -101,10 +102,11 @@ class ProjectedDisplacement(Threat):
         self._is_prepared = False
 
     def prepare(self, num_devices: int = 1, device: torch.device | str | None = None, over_ranks: bool = False) -> Self:
-        """Load the anchors, place them, cache what depends on them alone; returns self.
+        """Load the anchors, place them on devices and cache what depends on them alone; returns self.
 
-        num_devices > 1 divides the anchors over that many GPUs, or as many as there are; on the CPU into so many parts.
-        over_ranks: the anchors given are this process's part of all, and all processes work on the same examples.
+        num_devices > 1 divides the anchors over that many GPUs, or all GPUs if there are fewer; on the CPU it divides
+        them into that many parts. With over_ranks, the given anchors are this process's part of the set, and all
+        processes work on the same examples.
         """
         if num_devices < 1:
             raise UsageError(f"num_devices: expected a number from 1 up, got {num_devices}")
@@ -127,7 +129,10 @@ class ProjectedDisplacement(Threat):
     def bind(
         self, examples: Tensor, labels: Tensor, masks: Tensor | None = None, indices: Tensor | None = None
     ) -> BoundProjectedDisplacement:
-        """Fix examples and labels. Segmented: masks, or what the mask source says (a file goes by data set indices)."""
+        """Fix examples and labels.
+
+        The segmented form uses `masks`, or else its mask source; masks from a file need the data set `indices`.
+        """
         check_images(examples, labels)
         if not self._is_prepared or self.labels.device != examples.device:
             self.prepare(self._num_devices, examples.device, self._over_ranks)
@@ -160,7 +165,7 @@ class ProjectedDisplacement(Threat):
     def explain(
         self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, top: int = 3, **context: Any
     ) -> list[list[Binding]]:
-        """For each example the anchors with the largest positive displacement, at most `top`, largest first."""
+        """List, for each example, at most `top` anchors with the largest positive displacements, largest first."""
         check_images(examples, labels, perturbed_examples)
         bound = self.bind(examples, labels, **context)
         along = bound.displacements(difference(perturbed_examples, examples).flatten(1))
@@ -175,7 +180,7 @@ class ProjectedDisplacement(Threat):
         return Binding(number, int(self.labels[number]), index, threat)
 
     def equals_other_anchor(self, images: Tensor, labels: Tensor) -> Tensor:
-        """[B] bool: which images, of the anchors' type, equal an anchor of another label; `bind` refuses those."""
+        """[B] bool: images, of the anchors' dtype, that equal an anchor of another label; `bind` raises for them."""
         if self.anchors is None:
             self.prepare(self._num_devices)
         assert self.anchors is not None
