@@ -80,6 +80,15 @@ def test_one_slack_for_every_bound(bound: str, excess: float, counts: bool) -> N
     assert bool((rows["N_adv_gauge"] <= 1).all()) is counts
 
 
+@pytest.mark.parametrize("headline", [Cell(1.3, math.inf), Cell(math.inf, 0.3)])
+def test_the_gauge_without_a_bound_is_a_number(headline: Cell) -> None:
+    """Two images of six are broken; nothing is found for the others."""
+    attacks = {"up": breaks([0, 1], 0.28, [])}
+    rows = AttackEvaluation(Two(), ProjectedDisplacement(anchors=ANCHORS), headline, attacks, 7, 11)(SHARD)
+    assert not rows["N_adv_gauge"].isnan().any()
+    assert rows["N_adv_gauge"].isfinite().tolist() == [True, True, False, False, False, False]
+
+
 class NotANumber(Brightness):
     """NaN in one logit for bright images, of which argmax would make class 0."""
 

@@ -162,7 +162,8 @@ class Search:
             levels = threat / max(self.headline.threshold, SMALLEST), length / max(self.headline.radius, SMALLEST)
             gauge = torch.maximum(*levels)
             gauge = torch.where(self.headline.holds(threat, length), gauge.clamp_max(1), gauge)
-            smallest = torch.minimum(smallest, gauge)
+            # inf / inf is NaN: nothing found, and a headline without one of its bounds.
+            smallest = torch.minimum(smallest, torch.where(threat.isfinite(), gauge, torch.inf))
         return smallest
 
 
