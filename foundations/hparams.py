@@ -336,6 +336,12 @@ class TrainingHparams(Hparams):
         path_in=path_after_kind,
         when="N_train_segmented",
     )
+    N_train_segmented_norm: str = setting(
+        "full",
+        "Norm in its segmented form: full or masked, as --segmented_norm of test.",
+        check=one_of("full", "masked"),
+        when="N_train_segmented",
+    )
     N_train_background: str = setting(
         "frozen",
         "What it may do outside the mask: nothing (frozen), as inside (radius) or anything (free).",
@@ -414,9 +420,21 @@ class ThreatHparams(Hparams):
     )
     class_weights: str = setting(
         "",
-        "Weights of the weighted form, calibrated and kept with the anchors: a K x K matrix (.safetensors, .npy, "
+        "Weights of the weighted form, kept with the anchors: a K x K matrix (.safetensors, .npy, "
         ".csv), tree:FILE with lines `class: path/of/groups`, or wordnet:DATA_NOUN for ImageNet.",
         path_in=whole_path,
+    )
+    class_weights_form: str = setting(
+        "distance",
+        "What they are: distance (relative class distances in [0, 1], as in the paper: near classes are more of a "
+        "threat), similarity (near classes have large weights, are less of one) or published_code (50 (W + 1e-4)^2).",
+        check=one_of("distance", "similarity", "published_code"),
+        when="class_weights",
+    )
+    class_weights_calibrate: bool = setting(
+        False,
+        "Scale them by one factor, so that the median threat stays that of the plain form.",
+        when="class_weights",
     )
     strict: bool = setting(False, "compute_threat refuses training images that occur with two labels.", hashed=False)
 
@@ -511,6 +529,13 @@ class TestingHparams(Hparams):
         "center",
         "Where masks of objects come from: center (an ellipse), grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
         path_in=path_after_kind,
+        when="segmented",
+    )
+    segmented_norm: str = setting(
+        "full",
+        "Norm in the segmented form: full, of all of the difference to an anchor (as the paper defines it), or "
+        "masked, of the part inside the mask (as its research code computes it).",
+        check=one_of("full", "masked"),
         when="segmented",
     )
     background: str = setting(

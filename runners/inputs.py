@@ -55,7 +55,8 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
     if not directory.is_complete:
         how = f"finish its training in {desc.relative}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
         kind = "anchors are" if isinstance(desc, ThreatDesc) else "model is"
-        raise RunError(f"the {kind} not there yet; first {how}")
+        earlier = desc.earlier_version(environment.root_dir) if isinstance(desc, ThreatDesc) else ""
+        raise RunError(f"the {kind} not there yet; first {how}{earlier}")
     directory.result()
     if not isinstance(desc, StoredRun):
         stored = StoredRun.read(directory.path, environment.root_dir, desc.runner)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from foundations.desc import Desc
+from foundations.desc import Desc, digest
 from foundations.hparams import DatasetHparams, ThreatHparams
 from runners.checks import check_dataset
+
+FORM_OF_WEIGHTS = ("class_weights_form", "class_weights_calibrate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,19 @@ class ThreatDesc(Desc):
     @property
     def name(self) -> str:
         return f"{self.threat.selection}_{self.threat.per_label}"
+
+    def earlier_version(self, root: Path) -> str:
+        """A sentence for the user if an earlier version kept these weights, which it used the other way round."""
+        if not self.threat.class_weights:
+            return ""
+        threat = {name: value for name, value in self.threat.hashed().items() if name not in FORM_OF_WEIGHTS}
+        folder = f"{self.name}_{digest({**self.hashed(), 'threat': threat})}"
+        if not (self.directory(root).parents[1] / folder).is_dir():
+            return ""
+        return (
+            " (an earlier version made anchors with these weights, but near classes were less of a threat; "
+            "--class_weights_form=similarity --class_weights_calibrate keeps that)"
+        )
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
         halves_missing = self.threat.halves and "halves" not in result

@@ -45,7 +45,10 @@ class ComputeThreat(Runner):
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "anchors")
         self.load = train.read
         if self.desc.threat.class_weights:
-            self.weights = class_weights_from(self.desc.threat.class_weights, self.data.info.classes)
+            threat, classes = self.desc.threat, self.data.info.classes
+            self.weights, notices = class_weights_from(threat.class_weights, classes, threat.class_weights_form)
+            for notice in notices:
+                self.environment.log(f"note: {notice}")
         self.ambiguous = shared_between_classes(self._fingerprints(), train.labels)
         if self.desc.threat.strict and bool(self.ambiguous.any()):
             raise RunError(
@@ -78,7 +81,7 @@ class ComputeThreat(Runner):
             "inscribed_radius": self._inscribed_radius(anchors),
         }
         if threat.class_weights:
-            result["class_weights"] = self._calibrate_weights(anchors)
+            result["class_weights"] = self._keep_weights(anchors)
         if threat.halves:
             result["halves"] = self._compare_halves(anchors)
         return result
@@ -114,21 +117,15 @@ class ComputeThreat(Runner):
     def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
         return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()
 
-    def _calibrate_weights(self, anchors: AnchorSet) -> dict[str, Any]:
-        """Write class_weights.safetensors, scaled so that PD-W and PD have the same median on training images."""
+    def _keep_weights(self, anchors: AnchorSet) -> dict[str, Any]:
+        """Write class_weights.safetensors; return how they were made, and how many moves they call harmless."""
         from safetensors.torch import save
 
-        train, device = self.data.train, self.environment.device
-        usable = (~self.ambiguous).nonzero().flatten()
-        generator = torch.Generator().manual_seed(derive_seed(self.desc.seed, self.desc.replicate, "calibration"))
-        rows = usable[torch.randperm(len(usable), generator=generator)[:CALIBRATION_IMAGES]]
-        images, labels = train.read(rows).to(device), train.labels[rows].to(device)
-        weights = calibrate(self.weights, self._threat(anchors), images, labels).cpu()
+        hparams, device = self.desc.threat, self.environment.device
+        weights = self._calibrated(anchors) if hparams.class_weights_calibrate else self.weights
         if self.environment.is_primary:
             write_bytes(self.directory / "class_weights.safetensors", save({"class_weights": weights}))
-        weighted = ProjectedDisplacement(
-            self.desc.threat, weighted=True, class_weights=weights, anchors=anchors.to(device)
-        )
+        weighted = ProjectedDisplacement(hparams, weighted=True, class_weights=weights, anchors=anchors.to(device))
         below = warn_below_one(weighted)
         if below:
             self.environment.log(
@@ -137,7 +134,16 @@ class ComputeThreat(Runner):
             )
         other = ~torch.eye(len(weights), dtype=torch.bool)
         factor = float((weights / self.weights)[other].median())
-        return {"factor": factor, "moves_below_one": below}
+        return {"form": hparams.class_weights_form, "factor": factor, "moves_below_one": below}
+
+    def _calibrated(self, anchors: AnchorSet) -> Tensor:
+        """The weights scaled such that PD-W and PD have equal medians on training images."""
+        train, device = self.data.train, self.environment.device
+        usable = (~self.ambiguous).nonzero().flatten()
+        generator = torch.Generator().manual_seed(derive_seed(self.desc.seed, self.desc.replicate, "calibration"))
+        rows = usable[torch.randperm(len(usable), generator=generator)[:CALIBRATION_IMAGES]]
+        images, labels = train.read(rows).to(device), train.labels[rows].to(device)
+        return calibrate(self.weights, self._threat(anchors), images, labels).cpu()
 
     def _inscribed_radius(self, anchors: AnchorSet) -> dict[str, float]:
         """Quantiles over test images of the radius of the l2 ball inside {PD <= 1}, which scales with the threshold."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.errors import UsageError, nearest
-from foundations.hparam_fields import Hparams, in_range, path_after_kind, setting, whole_path
+from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
 from foundations.hparams import DatasetHparams
 from foundations.results import markdown_table
 from runners.checks import check_dataset
@@ -107,6 +107,13 @@ class PerturbationHparams(Hparams):
         "PD-S too: masks from center, grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
         path_in=path_after_kind,
         alias="mask_source",
+    )
+    threat_segmented_norm: str = setting(
+        "full",
+        "Norm in PD-S: full or masked, as --segmented_norm of test.",
+        check=one_of("full", "masked"),
+        when="threat_masks",
+        alias="segmented_norm",
     )
     stability: bool = setting(
         False,

@@ -114,9 +114,11 @@ class EvaluateThreat(Runner):
         if desc.anchors.threat.class_weights:
             made.append(read_threat(desc.anchors, environment, weighted=True))
         if desc.perturbation.threat_masks:
-            made.append(
-                read_threat(desc.anchors, environment, segmented=True, mask_source=desc.perturbation.threat_masks)
-            )
+            form = {
+                "mask_source": desc.perturbation.threat_masks,
+                "segmented_norm": desc.perturbation.threat_segmented_norm,
+            }
+            made.append(read_threat(desc.anchors, environment, segmented=True, **form))
         made += [L2(), Linf(), SSIMDistance()]
         for name in split(desc.perturbation.perceptual):
             made.append(FeatureDistance(self.features, name) if ":" in name else PACKAGES[name](environment.device))

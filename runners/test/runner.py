@@ -171,7 +171,7 @@ class Test(Runner):
         testing = self.desc.testing
         form = {"weighted": testing.weighted, "segmented": testing.segmented, "background": testing.background}
         if testing.segmented:
-            form["mask_source"] = testing.mask_source
+            form |= {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
         return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:

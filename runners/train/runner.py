@@ -144,6 +144,7 @@ class Train(Runner):
         form["projection"] = training.N_adv_train_projection
         if training.N_train_segmented:
             form |= {"mask_source": training.N_train_mask_source, "background": training.N_train_background}
+            form["segmented_norm"] = training.N_train_segmented_norm
         return read_threat(self.desc.anchors, self.environment, **form)
 
     def _trainer(self) -> Trainer:

@@ -52,6 +52,9 @@ def other(field: dataclasses.Field) -> Any:
         "adv_start": "last",
         "N_train_mask_source": "grabcut",
         "N_train_background": "free",
+        "segmented_norm": "masked",
+        "N_train_segmented_norm": "masked",
+        "class_weights_form": "similarity",
     }
     if field.name in special:
         return special[field.name]
@@ -83,9 +86,13 @@ def test_each_setting_of_a_training_run_changes_its_hash_when_it_can_change_the_
     group: type[Hparams], field: dataclasses.Field
 ) -> None:
     base = NAMED | {"N_aug": group is ThreatHparams} | ancestors(group, field)
-    base |= {"select": {"validation_fraction": 0.1}, "N_train_weighted": {"class_weights": __file__}}.get(
-        field.name, {}
-    )
+    weighted = {"N_adv_train": True, "N_train_weighted": True, "class_weights": __file__}
+    base |= {
+        "select": {"validation_fraction": 0.1},
+        "N_train_weighted": {"class_weights": __file__},
+        "class_weights_form": weighted,
+        "class_weights_calibrate": weighted,
+    }.get(field.name, {})
     changed = TrainDesc.from_flags(base | {field.name: other(field)})
     same = TrainDesc.from_flags(base).hash == changed.hash
     assert same == (not field.metadata["hashed"])

@@ -9,11 +9,15 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 
+from cli.main import runner_parser
+from foundations.desc import digest
+from runners.compute_threat.desc import ThreatDesc
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
 ATTACKED = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=20", "--N_attack_iter=5"]
 ATTACKED += ["--N_radius=0.4", "--N_threshold=0.2"]
+SMALL = [*ATTACKED[:-2], "--N_radius=0.2", "--N_threshold=0.05"]
 TREE = "".join(f"{digit}: {'round' if digit in (0, 6, 8, 9) else 'straight/pointed'}\n" for digit in range(10))
 
 
@@ -22,7 +26,7 @@ def found_threats(directory: Path) -> numpy.ndarray:
     return arrays["N_adv_threat"]
 
 
-def test_weights_are_calibrated_and_kept_with_the_anchors(digits_root: Command, tmp_path: Path) -> None:
+def test_weights_are_kept_with_the_anchors(digits_root: Command, tmp_path: Path) -> None:
     tree = tmp_path / "tree.txt"
     tree.write_text(TREE)
     weights_flag = f"--class_weights=tree:{tree}"
@@ -33,9 +37,11 @@ def test_weights_are_calibrated_and_kept_with_the_anchors(digits_root: Command, 
     )
     anchors_at = digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights_flag)
     weights = load_file(anchors_at / "class_weights.safetensors")["class_weights"]
-    factor = json.loads((anchors_at / "result.json").read_text())["class_weights"]["factor"]
-    assert torch.allclose(weights[0, [6, 1]] / factor, torch.tensor([2.0, 1.0]))
-    assert torch.allclose(weights[1, [2, 6]] / factor, torch.tensor([3.0, 1.0]))
+    result = json.loads((anchors_at / "result.json").read_text())["class_weights"]
+    assert result == {"form": "distance", "factor": 1.0, "moves_below_one": 0}
+    # Depths 2 (round) and 3 (straight/pointed): 2 or 4 steps inside a group, 5 across.
+    assert torch.allclose(weights[0, [6, 1]], torch.tensor([0.4, 1.0]))
+    assert torch.allclose(weights[1, [2, 6]], torch.tensor([0.4, 1.0]))
     stored = (anchors_at / "hparams.json").read_text()
     assert str(tmp_path) not in stored and "tree:tree.txt" in stored
 
@@ -49,7 +55,29 @@ def test_weights_are_calibrated_and_kept_with_the_anchors(digits_root: Command, 
     )
     x = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(30) % 10
-    assert not torch.allclose(plain.evaluate(x, labels, 1 - x), weighted.evaluate(x, labels, 1 - x))
+    one, other = (threat.evaluate(x, labels, 1 - x) for threat in (plain, weighted))
+    assert bool((other >= one * (1 - 1e-6)).all()) and not torch.allclose(one, other)
+
+
+def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path: Path) -> None:
+    """Similarities, scaled to the median of the plain threat; where such a run is found, the other says so."""
+    tree = tmp_path / "earlier.txt"
+    tree.write_text(TREE + "# of its own\n")
+    words = ["compute_threat", "--dataset_name=digits", "--per_label=10", f"--class_weights=tree:{tree}"]
+    made = digits_root.ok(*words, "--class_weights_form=similarity", "--class_weights_calibrate")
+    weights = load_file(made / "class_weights.safetensors")["class_weights"]
+    result = json.loads((made / "result.json").read_text())["class_weights"]
+    assert result["form"] == "similarity" and result["factor"] != 1
+    assert torch.allclose(weights[0, [6, 1]] / result["factor"], torch.tensor([2.0, 1.0]))
+    desc = ThreatDesc.from_flags(runner_parser("compute_threat", words[1:]).parse(words[1:]))
+    assert desc.earlier_version(digits_root.root) == ""
+    content = desc.hashed()
+    content["threat"] = {name: value for name, value in content["threat"].items() if "weights_" not in name}
+    earlier = desc.directory(digits_root.root).parents[1] / f"{desc.name}_{digest(content)}"
+    earlier.mkdir()
+    missing = digits_root(*ATTACKED, "--weighted", f"--class_weights=tree:{tree}")
+    assert "--class_weights_form=similarity --class_weights_calibrate keeps that" in missing.stderr
+    earlier.rmdir()
 
 
 def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Path) -> None:
@@ -58,11 +86,13 @@ def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Pat
     everything = [*ATTACKED, "--segmented", f"--mask_source=file:{file}"]
     assert digits_root.result(*everything)["N_adv"]["norm"] == "PD-S"
     plain = found_threats(digits_root.ok(*ATTACKED))
-    # A mask of everything masks nothing.
+    # A mask of everything masks nothing, whichever norm.
     assert numpy.allclose(found_threats(digits_root.where(*everything)), plain, rtol=1e-6)
 
+    assert numpy.allclose(found_threats(digits_root.ok(*everything, "--segmented_norm=masked")), plain, rtol=1e-6)
+
     standing = {
-        background: digits_root.result(*ATTACKED, "--segmented", f"--background={background}")["N_adv"]["accuracy"]
+        background: digits_root.result(*SMALL, "--segmented", f"--background={background}")["N_adv"]["accuracy"]
         for background in ("frozen", "radius", "free")
     }
     assert standing["frozen"] > standing["radius"] >= standing["free"]

@@ -34,9 +34,10 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         masks: Tensor | None = None,
         background: str = "frozen",
         projection: str = "exact",
+        full_norms: bool = True,
     ) -> None:
         """Take anchor_labels [N], class_weights [K, K], masks bool [B,1|C,H,W], and the threat's two options."""
-        super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks)
+        super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks, full_norms)
         self.background, self.projection = background, projection
         self.warm: WarmStart | None = None
         self.fallbacks = 0
@@ -81,6 +82,9 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
             point[unsolved] = self.scale(delta, threshold, lower, upper)[unsolved]
         return point
 
+
+# segmented_norm -> whether the norm in the segmented form is that of all of a_j - x
+FULL_NORMS = {"full": True, "masked": False}
 
 PROJECTIONS: dict[str, Callable[..., Tensor]] = {
     "exact": BoundProjectedDisplacement.nearest,

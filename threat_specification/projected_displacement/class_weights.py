@@ -1,13 +1,15 @@
-"""Weights of the weighted Projected Displacement: w[y, c] > 0 for an image of class y and an anchor of class c.
+"""Weights of the weighted Projected Displacement: W[y, c] > 0 for an image of class y and an anchor of class c.
 
-Similar classes get a large weight, which makes a step from one to the other a smaller threat (PD-W divides by w).
-Weights come from a file or from a hierarchy: 1 + depth of the lowest common group of two classes. The diagonal has no
-effect, since anchors of the same class do not count.
+PD-W divides a displacement towards class c by W[y, c]. In the paper (Definition 9) W is a relative distance between
+classes in [0, 1]: a move to a near class is more of a threat, and {PD-W <= t} lies inside {PD <= t}. An entry of FORMS
+makes W from a matrix of distances, or from a hierarchy of classes. The diagonal has no effect, since anchors of the
+same class do not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,13 +17,17 @@ from torch import Tensor
 
 from foundations.errors import UsageError, look_up
 
+FLOOR = 0.05  # distance between two classes that have none, as synonyms
 
-def check_class_weights(class_weights: Tensor) -> Tensor:
-    """The weights as float32; raises UsageError unless square, and positive and finite off the diagonal."""
+
+def check_class_weights(class_weights: Tensor, zeros: bool = False) -> Tensor:
+    """The weights as float32; raises UsageError unless square, and positive (or zero) and finite off the diagonal."""
     weights = torch.as_tensor(class_weights).detach().float()
     if weights.dim() != 2 or weights.shape[0] != weights.shape[1] or not len(weights):
         raise UsageError(f"class weights: expected a square matrix [K, K], got shape {list(weights.shape)}")
-    fit = (weights > 0) & weights.isfinite() | torch.eye(len(weights), dtype=torch.bool, device=weights.device)
+    fit = ((weights > 0) | (zeros & (weights == 0))) & weights.isfinite() | torch.eye(
+        len(weights), dtype=torch.bool, device=weights.device
+    )
     if not bool(fit.all()):
         row, column = (~fit).nonzero()[0].tolist()
         raise UsageError(
@@ -39,27 +45,96 @@ def check_labels_covered(class_weights: Tensor, labels: Tensor, kind: str) -> No
         )
 
 
-def class_weights_from(source: str, class_names: Sequence[str]) -> Tensor:
-    """[K, K] float32 from "tree:FILE", "wordnet:DATA_NOUN" (class names must be WordNet ids) or a matrix file."""
+@dataclass(frozen=True)
+class Hierarchy:
+    """Depths in a tree of classes, counted from the root (0).
+
+    depth    [K] of each class            common   [K, K] of the lowest common ancestor of two classes
+    """
+
+    depth: Tensor
+    common: Tensor
+
+    def distances(self) -> Tensor:
+        """[K, K] steps from one class to the other through their lowest common ancestor, over the largest."""
+        steps = self.depth.view(-1, 1) + self.depth.view(1, -1) - 2 * self.common
+        return (steps / steps.max().clamp_min(1)).fill_diagonal_(0)
+
+
+def distance(given: Tensor | Hierarchy) -> tuple[Tensor, list[str]]:
+    """Relative distances, as in the paper: those of the hierarchy, or a matrix as it is. Zeros get FLOOR."""
+    weights = given.distances() if isinstance(given, Hierarchy) else given.clone()
+    other = ~torch.eye(len(weights), dtype=torch.bool)
+    notices = []
+    zeros = int((weights[other] == 0).sum())
+    if zeros:
+        weights[other & (weights == 0)] = FLOOR
+        notices.append(f"{zeros} distances between classes are 0 and were set to {FLOOR:g}")
+    if float(weights[other].max()) > 1:
+        notices.append(
+            f"distances between classes reach {float(weights[other].max()):.3g}: above 1 the set of the weighted "
+            "threat no longer lies inside that of the plain one"
+        )
+    return weights, notices
+
+
+def similarity(given: Tensor | Hierarchy) -> tuple[Tensor, list[str]]:
+    """Near classes have the larger weight, a move to them is less of a threat: 1 + depth of the common ancestor."""
+    return (1.0 + given.common, []) if isinstance(given, Hierarchy) else (given, [])
+
+
+def published_code(given: Tensor | Hierarchy) -> tuple[Tensor, list[str]]:
+    """50 (W + 0.0001)^2 of relative distances W, as in the research code of the paper."""
+    weights = given.distances() if isinstance(given, Hierarchy) else given
+    return 50 * (weights + 1e-4).square(), []
+
+
+# --class_weights_form -> (matrix or hierarchy) -> weights [K, K], and what people should know of them
+FORMS: dict[str, Callable[[Tensor | Hierarchy], tuple[Tensor, list[str]]]] = {
+    "distance": distance,
+    "similarity": similarity,
+    "published_code": published_code,
+}
+
+
+def class_weights_from(source: str, class_names: Sequence[str], form: str = "distance") -> tuple[Tensor, list[str]]:
+    """[K, K] float32 and notices, from "tree:FILE", "wordnet:DATA_NOUN" (names are WordNet ids) or a matrix file."""
     kind, colon, path = source.partition(":")
-    if not colon:
-        return load_class_weights(source, len(class_names))
-    return look_up(HIERARCHIES, kind, "kind of class weights")(path, class_names)
+    given: Tensor | Hierarchy
+    if colon:
+        given = look_up(HIERARCHIES, kind, "kind of class weights")(path, class_names)
+    else:
+        given = read_matrix(source, len(class_names))
+    weights, notices = look_up(FORMS, form, "form of class weights")(given)
+    try:
+        return check_class_weights(weights), notices
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
 
 
 def load_class_weights(path: Path | str, num_classes: int | None = None) -> Tensor:
-    """[K, K] float32, checked, from .safetensors (one tensor, or one called class_weights), .npy or .csv."""
+    """[K, K] float32 from .safetensors (one tensor, or one called class_weights), .npy or .csv; positive."""
+    weights = read_matrix(path, num_classes)
+    try:
+        return check_class_weights(weights)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def read_matrix(path: Path | str, num_classes: int | None = None) -> Tensor:
+    """[K, K] float32, with a row for each class; raises UsageError if it is not square or negative somewhere."""
     path = Path(path)
     read = look_up(READERS, path.suffix, "kind of class weights file")
     try:
-        weights = check_class_weights(read(path))
+        matrix = torch.as_tensor(read(path)).float()
+        check_class_weights(matrix, zeros=True)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except Exception as error:  # each format raises its own errors
         raise UsageError(f"cannot read class weights from {path}: {error}") from error
-    if num_classes is not None and len(weights) < num_classes:
-        raise UsageError(f"{path}: expected weights for {num_classes} classes, got {len(weights)}")
-    return weights
+    if num_classes is not None and len(matrix) != num_classes:
+        raise UsageError(f"{path}: expected weights for {num_classes} classes, got {len(matrix)}")
+    return matrix
 
 
 def _read_safetensors(path: Path) -> Tensor:
@@ -87,12 +162,12 @@ def _read_csv(path: Path) -> Tensor:
 READERS = {".safetensors": _read_safetensors, ".npy": _read_npy, ".csv": _read_csv}
 
 
-def hierarchy_weights(path: Path | str, class_names: Sequence[str] | None = None) -> Tensor:
-    """[K, K] from a tree file: 1 + the number of groups that two classes share, counted from the root.
+def read_tree(path: Path | str, class_names: Sequence[str] | None = None) -> Hierarchy:
+    """Read a tree file, in which classes hang below paths of groups.
 
     A line is `class: path/of/groups`; a class is one of class_names, or its label. `#` starts a comment.
-    With `cat: animal/pet`, `dog: animal/pet`, `cow: animal/farm`, `car: vehicle`: w[cat, dog] = 3, w[cat, cow] = 2,
-    w[cat, car] = 1.
+    With `cat: animal/pet`, `dog: animal/pet`, `cow: animal/farm`, `car: vehicle`: cat and dog have depth 3 and a common
+    ancestor of depth 2 (pet), cat and cow one of depth 1, cat and car one of depth 0.
     """
     groups: dict[int, list[str]] = {}
     numbers = {name: label for label, name in enumerate(class_names or ())}
@@ -112,7 +187,8 @@ def hierarchy_weights(path: Path | str, class_names: Sequence[str] | None = None
     missing = sorted(set(range(expected)) - set(groups))
     if missing or len(groups) != expected or not groups:
         raise UsageError(f"{path}: expected a line for every class from 0 to {expected - 1}, missing: {missing[:5]}")
-    return torch.tensor([[1.0 + _shared(groups[a], groups[b]) for b in range(expected)] for a in range(expected)])
+    common = [[float(_shared(groups[a], groups[b])) for b in range(expected)] for a in range(expected)]
+    return Hierarchy(torch.tensor([1.0 + len(groups[a]) for a in range(expected)]), torch.tensor(common))
 
 
 def _shared(first: list[str], second: list[str]) -> int:
@@ -123,8 +199,8 @@ def _shared(first: list[str], second: list[str]) -> int:
     return min(len(first), len(second))
 
 
-def wordnet_weights(ids: Sequence[str], folder: Path | str) -> Tensor:
-    """[K, K]: 1 + depth of the lowest common hypernym in WordNet 3.0, for ids such as n01440764 in label order.
+def read_wordnet(ids: Sequence[str], folder: Path | str) -> Hierarchy:
+    """Hypernyms of WordNet 3.0 as a hierarchy, for ids such as n01440764 in label order.
 
     folder contains data.noun (Debian: wordnet-base). Depth is the length of the longest path from the root (entity: 0).
     If classes share several hypernyms, the deepest counts; a class is its own hypernym.
@@ -138,11 +214,11 @@ def wordnet_weights(ids: Sequence[str], folder: Path | str) -> Tensor:
     for label, name in enumerate(ids):
         for synset in _ancestors(int(name[1:]), hypernyms):
             classes_below.setdefault(synset, []).append(label)
-    weights = torch.ones(len(ids), len(ids))
+    common = torch.zeros(len(ids), len(ids))
     for synset in sorted(classes_below, key=lambda s: _depth(s, hypernyms, depths)):
         below = torch.tensor(classes_below[synset])
-        weights[below.view(-1, 1), below] = 1.0 + depths[synset]  # the deepest is written last
-    return weights
+        common[below.view(-1, 1), below] = float(depths[synset])  # the deepest is written last
+    return Hierarchy(common.diagonal().clone(), common)
 
 
 def read_hypernyms(path: Path) -> dict[int, list[int]]:
@@ -178,7 +254,7 @@ def _depth(synset: int, hypernyms: dict[int, list[int]], known: dict[int, int]) 
     return known[synset]
 
 
-HIERARCHIES = {
-    "tree": hierarchy_weights,
-    "wordnet": lambda path, ids: wordnet_weights(ids, Path(path).parent),
+HIERARCHIES: dict[str, Callable[[str, Sequence[str]], Hierarchy]] = {
+    "tree": read_tree,
+    "wordnet": lambda path, ids: read_wordnet(ids, Path(path).parent),
 }

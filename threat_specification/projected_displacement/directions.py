@@ -29,7 +29,9 @@ PIECE_BYTES = 1 << 26  # memory for differences; those of near pairs are kept be
 class UnsafeDirections:
     """v_j(x) for every anchor of another class.
 
-    inverse  [B, N] 1 / (beta w ||u_j||^2); 0 where masked
+    inverse  [B, N] 1 / (beta w n_j), with n_j = ||u_j||^2, or ||a_j - x||^2 for a segmented form with full norms; 0
+             where masked
+    lengths  [B, N] ||u_j||^2 float64, kept only where it is not n_j
     masked   [B, N] True if an anchor does not count: it has the label of the example, or no direction
     mask     [B, D] float 0/1 of the segmented form, else None
     weights  [B, N] w of the weighted form, else None
@@ -43,42 +45,46 @@ class UnsafeDirections:
         anchor_labels: Tensor,
         class_weights: Tensor | None = None,
         masks: Tensor | None = None,
+        full_norms: bool = True,
     ) -> None:
+        """full_norms: the segmented form divides by the squared norm of all of a_j - x, not of its masked part."""
         self.examples, self.matrix = examples, matrix
         self.mask = None if masks is None else masks.expand_as(examples).flatten(1).float()
         self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)
         self.weights = None if class_weights is None else class_weights[labels][:, anchor_labels]
         self.centred = examples.flatten(1) - self.matrix.centre
-        squared, scale = self._expanded_distances()
-        self._recompute(squared, (squared < NEAR_DISTANCE * scale) & ~self.masked)
+        squared, scale = self._squared_lengths(self.mask)
         near = (squared < NEAR * scale) & ~self.masked
         self._refuse_equal_anchors(squared, anchor_labels)
         self.masked |= squared < SAME_IMAGE**2
         self.near = (near & ~self.masked).nonzero(as_tuple=True)
         self.near_rows = self._differences(*self.near) if self._fits_piece(len(self.near[0])) else None
+        self.lengths: Tensor | None = None
+        if self.mask is not None and full_norms:
+            self.lengths, squared = squared, self._squared_lengths(None)[0]
         weighted = squared if self.weights is None else squared * self.weights
         self.inverse = (1 / (BETA * weighted)).float().masked_fill_(self.masked, 0)
 
-    def _expanded_distances(self) -> tuple[Tensor, Tensor]:
-        """||u_j||^2 computed from products alone, and the magnitude of the terms that cancel in it; [B, N] float64."""
-        if self.mask is None:
+    def _squared_lengths(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """||m (a_j - x)||^2, and the magnitude of the terms that cancel in it; [B, N] float64.
+
+        From products alone, but for near pairs, whose digits would be lost: those come from the raw images. Examples
+        with an empty mask have no near pairs; their lengths are 0 already.
+        """
+        if mask is None:
             of_anchors = self.matrix.squared_norms.view(1, -1)
             inside = self.centred
         else:
-            of_anchors = self.matrix.square_products(self.mask).double()
-            inside = self.centred * self.mask
+            of_anchors = self.matrix.square_products(mask).double()
+            inside = self.centred * mask
         scale = of_anchors + inside.square().sum(1, dtype=torch.float64).view(-1, 1)
-        return scale - 2 * self.matrix.products(inside).double(), scale
-
-    def _recompute(self, squared: Tensor, near: Tensor) -> None:
-        """Replace the squared distances of near pairs by those of the raw images.
-
-        Examples with an empty mask have no near pairs; their distances are 0 already.
-        """
-        which, anchors = near.nonzero(as_tuple=True)
+        squared = scale - 2 * self.matrix.products(inside).double()
+        which, anchors = ((squared < NEAR_DISTANCE * scale) & ~self.masked).nonzero(as_tuple=True)
         for pair in self._pieces(len(which)):
-            rows = self._differences(which[pair], anchors[pair])
+            rows = self._raw(which[pair], anchors[pair])
+            rows = rows if mask is None else rows.mul_(mask[which[pair]])
             squared[which[pair], anchors[pair]] = rows.square_().sum(1, dtype=torch.float64)
+        return squared, scale
 
     def _refuse_equal_anchors(self, squared: Tensor, anchor_labels: Tensor) -> None:
         which, anchors = ((squared < SAME_IMAGE**2) & ~self.masked).nonzero(as_tuple=True)
@@ -125,8 +131,12 @@ class UnsafeDirections:
         if self.mask is not None:
             rows.mul_(self.mask[numbers].unsqueeze(1))
         inverse = self.inverse[numbers].gather(1, anchors)
-        scale = inverse if self.weights is None else inverse / self.weights[numbers].gather(1, anchors)
-        return rows.mul_(inverse.unsqueeze(2)), (scale.double() / BETA).sqrt()
+        if self.lengths is not None:
+            norms = self.lengths[numbers].gather(1, anchors).sqrt() * inverse.double()
+        else:
+            scale = inverse if self.weights is None else inverse / self.weights[numbers].gather(1, anchors)
+            norms = (scale.double() / BETA).sqrt()
+        return rows.mul_(inverse.unsqueeze(2)), norms
 
     def displacements(self, flat: Tensor, rows: Tensor | None = None) -> Tensor:
         """<d, v_j(x)> of perturbations `flat` [B, D] for every anchor, [B, N]; -inf where masked.
@@ -190,9 +200,9 @@ class UnsafeDirections:
         return products.mul_(inverse.unsqueeze(2) * inverse.unsqueeze(1))
 
     def inscribed_radius(self) -> Tensor:
-        """Radius of the largest l2 ball inside {PD <= 1}: min_j beta w ||u_j|| = min_j 1 / ||v_j||, [B].
-
-        It is infinite if no anchor counts.
-        """
-        squared = BETA / self.inverse if self.weights is None else BETA * self.weights / self.inverse
-        return squared.masked_fill(self.masked, math.inf).amin(1).sqrt()
+        """Radius of the largest l2 ball inside {PD <= 1}: min_j 1 / ||v_j||, [B]; inf if no anchor counts."""
+        if self.lengths is not None:
+            radii = 1 / (self.lengths.sqrt() * self.inverse).float()
+        else:
+            radii = (BETA / self.inverse if self.weights is None else BETA * self.weights / self.inverse).sqrt()
+        return radii.masked_fill(self.masked, math.inf).amin(1)

@@ -2,13 +2,15 @@
 
 For an image x with label y, anchors a_j with labels c_j and a perturbation d:
 
-    v_j(x) = u_j / (beta w[y, c_j] ||u_j||^2)    u_j = a_j - x, beta = 1/2, only j with c_j != y
+    v_j(x) = u_j / (beta w[y, c_j] ||a_j - x||^2)    u_j = a_j - x, beta = 1/2, only j with c_j != y
     PD(x, d) = max_j max(0, <d, v_j(x)>)
 
     plain       w = 1: a step of d = t (a_j - x) has threat at least 2 t; {PD <= 1} is the Voronoi cell of x among the
                 anchors of other classes
-    weighted    w is a positive K x K matrix, large for similar classes, since confusing those is a smaller threat
-    segmented   u_j = m (a_j - x) with a 0/1 mask m of the object in x; changes of the background have no effect
+    weighted    w is a positive K x K matrix of relative class distances (Definition 9): near classes are more of a
+                threat, and {PD-W <= t} lies inside {PD <= t} if w is at most 1 (see class_weights.FORMS)
+    segmented   u_j = m (a_j - x) with a 0/1 mask m of the object in x; changes of the background have no effect. The
+                norm is that of all of a_j - x (Definition 8), or with segmented_norm="masked" that of u_j
 
 PD is convex and positively homogeneous in d, but not a norm.
 
@@ -38,7 +40,7 @@ from threat_specification.base import (
 )
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from
 from threat_specification.projected_displacement.anchors import AnchorSet
-from threat_specification.projected_displacement.bound import PROJECTIONS, BoundProjectedDisplacement
+from threat_specification.projected_displacement.bound import FULL_NORMS, PROJECTIONS, BoundProjectedDisplacement
 from threat_specification.projected_displacement.class_weights import check_class_weights, check_labels_covered
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, any_of, gather
 from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
@@ -62,6 +64,7 @@ class ProjectedDisplacement(Threat):
                     [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W], which is called once per image. The alternative
                     is to pass masks= with each call
     projection      default method of projection: a key of PROJECTIONS
+    segmented_norm  of segmented=True: a key of FULL_NORMS
     background      allowed changes of pixels outside the mask in projections: a key of masks.BACKGROUNDS
     """
 
@@ -78,6 +81,7 @@ class ProjectedDisplacement(Threat):
         mask_source: MaskSource | str | None = None,
         background: str = "frozen",
         projection: str = "exact",
+        segmented_norm: str = "full",
     ) -> None:
         if anchors is None and source is None:
             raise UsageError("ProjectedDisplacement needs anchors=AnchorSet(...) or source=, a callable returning one")
@@ -90,10 +94,11 @@ class ProjectedDisplacement(Threat):
             raise UsageError("mask_source: only the segmented form has masks; use segmented=True or leave it out")
         look_up(BACKGROUNDS, background, "background")
         look_up(PROJECTIONS, projection, "projection")
+        look_up(FULL_NORMS, segmented_norm, "segmented norm")
         self.hparams = hparams or ThreatHparams()
         self.anchors, self.source = anchors, source
         self.weighted, self.segmented, self.background = weighted, segmented, background
-        self.projection = projection
+        self.projection, self.segmented_norm = projection, segmented_norm
         self.class_weights = None if class_weights is None else check_class_weights(class_weights)
         self.mask_source = None if mask_source is None else mask_source_from(mask_source)
         self.name = "PD" + (weighted or segmented) * "-" + weighted * "W" + segmented * "S"
@@ -145,7 +150,15 @@ class ProjectedDisplacement(Threat):
         examples = examples.detach().float()
         masks = self._masks(examples, masks, indices)
         return BoundProjectedDisplacement(
-            examples, labels, self.matrix, self.labels, self.class_weights, masks, self.background, self.projection
+            examples,
+            labels,
+            self.matrix,
+            self.labels,
+            self.class_weights,
+            masks,
+            self.background,
+            self.projection,
+            FULL_NORMS[self.segmented_norm],
         )
 
     def _masks(self, examples: Tensor, masks: Tensor | None, indices: Tensor | None) -> Tensor | None:

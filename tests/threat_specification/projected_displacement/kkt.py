@@ -8,10 +8,16 @@ import numpy as np
 from scipy.optimize import nnls
 
 
-def directions(image: np.ndarray, label: int, anchors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """v_j(x) of the anchors of other classes, [N', D] float64."""
-    difference = anchors[labels != label].astype(np.float64) - image.astype(np.float64)
-    return 2 * difference / (difference**2).sum(1, keepdims=True)
+def directions(
+    image: np.ndarray, label: int, anchors: np.ndarray, labels: np.ndarray, weights=None, mask=None, norm: str = "full"
+) -> np.ndarray:
+    """v_j(x) of the anchors of other classes, [N', D] float64; weights [K, K], mask [D] 0/1, norm full or masked."""
+    others = labels != label
+    difference = anchors[others].astype(np.float64) - image.astype(np.float64)
+    seen = difference if mask is None else difference * mask
+    squared = ((difference if norm == "full" else seen) ** 2).sum(1, keepdims=True)
+    divisors = 1.0 if weights is None else weights[label, labels[others]].astype(np.float64)[:, None]
+    return 2 * seen / squared / divisors
 
 
 SMALL = 100  # pixels, up to which one nnls can have a column for each

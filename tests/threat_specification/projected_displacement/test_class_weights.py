@@ -14,9 +14,12 @@ from foundations.errors import UsageError
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
 from threat_specification.projected_displacement.class_weights import (
-    hierarchy_weights,
+    FLOOR,
+    FORMS,
+    class_weights_from,
     load_class_weights,
-    wordnet_weights,
+    read_tree,
+    read_wordnet,
 )
 
 WEIGHTS = torch.tensor([[0.0, 2.0, 3.0], [4.0, 0.0, 5.0], [6.0, 7.0, 0.0]])
@@ -91,12 +94,41 @@ car: vehicle
 def test_hierarchy(tmp_path):
     path = tmp_path / "tree.txt"
     path.write_text(TREE)
-    weights = hierarchy_weights(path, ["car", "cat", "cow", "dog"])
-    assert torch.equal(weights, weights.T)
-    assert torch.equal(weights[0, 1:], torch.ones(3))
-    assert (weights[1, 3], weights[1, 2], weights[2, 3]) == (3, 2, 2)
+    found = read_tree(path, ["car", "cat", "cow", "dog"])
+    assert found.depth.tolist() == [2, 3, 3, 3]
+    assert torch.equal(found.common, found.common.T)
+    assert torch.equal(found.common[0, 1:], torch.zeros(3))
+    assert (found.common[1, 3], found.common[1, 2], found.common[2, 3]) == (2, 1, 1)
+    # Steps: cat to dog 2, to cow 4, to car 5 = 3 + 2 - 0, the largest.
+    assert torch.allclose(found.distances()[1], torch.tensor([1.0, 0.0, 0.8, 0.4]))
     path.write_text("0: a/b\n1: a/b/c\n2: a\n")
-    assert torch.equal(hierarchy_weights(path)[0, 1:], torch.tensor([3.0, 2.0]))
+    assert torch.equal(read_tree(path).common[0, 1:], torch.tensor([2.0, 1.0]))
+
+
+def test_forms(tmp_path):
+    """Distances are the paper's, similarities what earlier versions used, and the research code squares."""
+    path = tmp_path / "tree.txt"
+    path.write_text(TREE)
+    made = {form: class_weights_from(f"tree:{path}", ["car", "cat", "cow", "dog"], form)[0] for form in FORMS}
+    cat, others = 1, [0, 2, 3]  # car, cow, dog: nearer and nearer
+    assert torch.allclose(made["distance"][cat, others], torch.tensor([1.0, 0.8, 0.4]))
+    assert torch.equal(made["similarity"][cat, others], torch.tensor([1.0, 2.0, 3.0]))
+    assert torch.allclose(made["published_code"][cat, others], 50 * (torch.tensor([1.0, 0.8, 0.4]) + 1e-4) ** 2)
+
+
+def test_a_matrix_is_taken_as_it_is_and_what_is_odd_is_told(tmp_path):
+    path = write(tmp_path / "w.npy", torch.tensor([[0.0, 0.0, 0.3], [0.2, 0.0, 1.5], [0.6, 0.7, 0.0]]))
+    weights, notices = class_weights_from(str(path), ["a", "b", "c"])
+    assert torch.allclose(weights[0, 1:], torch.tensor([FLOOR, 0.3]))
+    assert [notice.split(":")[0] for notice in notices] == [
+        "1 distances between classes are 0 and were set to 0.05",
+        "distances between classes reach 1.5",
+    ]
+    with pytest.raises(UsageError, match=r"positive.*classes 0, 1"):
+        class_weights_from(str(path), ["a", "b", "c"], "similarity")
+    for names in (["a", "b"], ["a", "b", "c", "d"]):
+        with pytest.raises(UsageError, match=f"expected weights for {len(names)} classes, got 3"):
+            class_weights_from(str(path), names)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +145,7 @@ def test_unfit_trees(tmp_path, text, message):
     path = tmp_path / "tree.txt"
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
-        hierarchy_weights(path, ["cat", "dog"])
+        read_tree(path, ["cat", "dog"])
 
 
 def noun(offset, hypernyms, kind="@"):
@@ -133,15 +165,17 @@ def small_wordnet(tmp_path):
 
 def test_small_wordnet(small_wordnet):
     dog, cat, rex, car = "n00000005", "n00000006", "n00000007", "n00000008"
-    weights = wordnet_weights([dog, cat, rex, car], small_wordnet)
-    assert weights[0, 1] == 1 + 3  # pet, below entity, thing, animal
-    assert weights[0, 2] == 1 + 4  # dog itself, by the longest way: entity, thing, animal, pet, dog
-    assert weights[0, 3] == weights[1, 3] == 1 + 1  # thing
-    assert torch.equal(weights, weights.T)
+    found = read_wordnet([dog, cat, rex, car], small_wordnet)
+    assert found.depth.tolist() == [4, 4, 5, 2]  # by the longest way: entity, thing, animal, pet, dog
+    assert found.common[0, 1] == 3  # pet, below entity, thing, animal
+    assert found.common[0, 2] == 4  # dog itself
+    assert found.common[0, 3] == found.common[1, 3] == 1  # thing
+    assert torch.equal(found.common, found.common.T)
+    assert torch.allclose(found.distances()[0] * 5, torch.tensor([0.0, 2.0, 1.0, 4.0]))  # rex to car: 5 + 2 - 2
     with pytest.raises(UsageError, match="n00000042"):
-        wordnet_weights([dog, "n00000042"], small_wordnet)
+        read_wordnet([dog, "n00000042"], small_wordnet)
     with pytest.raises(UsageError, match=r"data\.noun"):
-        wordnet_weights([dog], small_wordnet / "nowhere")
+        read_wordnet([dog], small_wordnet / "nowhere")
 
 
 @pytest.mark.skipif(not (WORDNET / "data.noun").is_file(), reason="needs WordNet 3.0 (Debian: wordnet-base)")
@@ -149,12 +183,12 @@ def test_real_wordnet_knows_imagenet():
     timm = importlib.util.find_spec("timm")
     assert timm is not None and timm.origin is not None
     ids = (Path(timm.origin).parent / "data/_info/imagenet_synsets.txt").read_text().split()
-    weights = wordnet_weights(ids, WORDNET)
-    assert weights.shape == (1000, 1000) and torch.equal(weights, weights.T)
+    distances = read_wordnet(ids, WORDNET).distances()
+    assert distances.shape == (1000, 1000) and torch.equal(distances, distances.T)
     tench, goldfish, shark = 0, 1, 2
     beagle, basset, minivan = 162, 161, 656
-    assert weights[beagle, basset] > weights[beagle, tench] > weights[beagle, minivan] >= 1
-    assert weights[tench, goldfish] > weights[tench, shark]
+    assert 0 < distances[beagle, basset] < distances[beagle, tench] < distances[beagle, minivan] <= 1
+    assert distances[tench, goldfish] < distances[tench, shark]
 
 
 def test_threat_checks_its_weights():
@@ -175,15 +209,22 @@ def test_threat_checks_its_weights():
         threat.bind(images[:1], torch.tensor([3]))
 
 
-def test_near_classes_are_less_of_a_threat():
+def test_near_classes_are_more_of_a_threat_and_the_set_lies_inside_the_plain_one():
+    """In float64: PD-W is at least PD for every change, and a move to the near class is the larger threat."""
     generator = torch.Generator().manual_seed(0)
     anchors = AnchorSet(torch.rand(2, 1, 4, 4, generator=generator), torch.tensor([1, 2]))
     x, y = torch.rand(1, 1, 4, 4, generator=generator), torch.tensor([0])
-    weights = torch.tensor([[1.0, 3.0, 1.0]] * 3)  # class 1 is near
-    threat = ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=weights)
-    half = [float(threat.evaluate(x, y, x + 0.5 * (anchors.images[j : j + 1] - x))) for j in (0, 1)]
-    assert half[0] < half[1]
-    assert half[1] == pytest.approx(1.0, rel=1e-6)
+    weights = torch.tensor([[0.0, 0.2, 1.0], [0.2, 0.0, 1.0], [1.0, 1.0, 0.0]])  # 0 and 1 are near each other
+    plain = ProjectedDisplacement(anchors=anchors)
+    weighted = ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=weights)
+    bound = weighted.bind(x, y)
+    half = [float(bound.displacements((0.5 * (image - x)).flatten(1))[0, j]) for j, image in enumerate(anchors.images)]
+    assert half == pytest.approx([5.0, 1.0], rel=1e-6)
+    changes = torch.randn(50, 1, 4, 4, generator=generator)
+    one, other = (t.bind(x.expand(50, -1, -1, -1), y.expand(50)).evaluate(changes).double() for t in (plain, weighted))
+    assert bool((other >= one * (1 - 1e-6)).all()) and bool((other > 1.5 * one).any())
+    near = weighted.project(x, y, x + changes[:1], 0.1)
+    assert float(plain.evaluate(x, y, near)) <= 0.1 * (1 + 1e-6)
 
 
 def training_set(count=60):

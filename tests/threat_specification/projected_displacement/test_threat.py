@@ -30,8 +30,8 @@ def problem(seed=0, count=30, batch=7, byte=False, shape=SHAPE):
     return anchors, x, torch.arange(batch) % CLASSES, x + 0.1 * noise
 
 
-def reference(anchors, x, y, z, weights=None, masks=None):
-    """PD one pair at a time, in float64: max_j <d, u_j> / (w/2 ||u_j||^2)."""
+def reference(anchors, x, y, z, weights=None, masks=None, norm="full"):
+    """PD one pair at a time, in float64: max_j <d, u_j> / (w/2 ||a_j - x||^2), or ||u_j||^2 with norm="masked"."""
     values = []
     for i in range(len(x)):
         largest = 0.0
@@ -39,10 +39,11 @@ def reference(anchors, x, y, z, weights=None, masks=None):
             if label == y[i]:
                 continue
             u = image.double() - x[i].double().flatten()
+            squared = float(u @ u)
             if masks is not None:
                 u = u * masks[i].expand_as(x[i]).flatten().double()
-            squared = float(u @ u)
-            if squared == 0:
+                squared = squared if norm == "full" else float(u @ u)
+            if float(u @ u) == 0:
                 continue
             w = 1.0 if weights is None else float(weights[y[i], label])
             largest = max(largest, float((z[i].double() - x[i].double()).flatten() @ u) / (0.5 * w * squared))
@@ -64,16 +65,17 @@ def some_masks(batch, channels=1, seed=6):
 
 
 @pytest.mark.parametrize("byte", [False, True])
+@pytest.mark.parametrize("norm", ["full", "masked"])
 @pytest.mark.parametrize("form", ["plain", "weighted", "segmented", "segmented by channel", "weighted segmented"])
-def test_equals_float64_loops(form, byte):
+def test_equals_float64_loops(form, norm, byte):
     anchors, x, y, z = problem(byte=byte)
     weights = some_weights() if "weighted" in form else None
     masks = some_masks(len(x), 3 if "channel" in form else 1) if "segmented" in form else None
     threat = ProjectedDisplacement(
-        ThreatHparams(), "weighted" in form, "segmented" in form, anchors, class_weights=weights
+        ThreatHparams(), "weighted" in form, "segmented" in form, anchors, class_weights=weights, segmented_norm=norm
     )
     got = threat.evaluate(x, y, z, **({} if masks is None else {"masks": masks}))
-    expected = reference(anchors, x, y, z, weights, masks)
+    expected = reference(anchors, x, y, z, weights, masks, norm)
     assert int((expected > 0).sum()) >= 5
     close(got, expected)
 
