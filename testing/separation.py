@@ -47,10 +47,17 @@ class Bootstrap:
         return cls(counts.astype(numpy.float64))
 
     def interval(self, estimate: float, resampled: Array) -> Interval:
-        """An estimate with the 2.5 % and 97.5 % quantiles of the resampled estimates; NaN are left out."""
+        """The 2.5th and 97.5th percentiles of the resampled estimates, on the logit scale.
+
+        Resamples are first-order approximations, which may leave [0, 1]: they are taken as changes of the logit, to the
+        same order. An estimate of 0 or 1 has no such scale, and itself as its interval.
+        """
         usable = resampled[~numpy.isnan(resampled)]
-        low, high = numpy.quantile(usable, [0.025, 0.975]) if len(usable) else (estimate, estimate)
-        return Interval(estimate, low, high)
+        if not len(usable) or not 0 < estimate < 1:
+            return Interval(estimate, estimate, estimate)
+        changes = numpy.quantile(usable - estimate, [0.025, 0.975]) / (estimate * (1 - estimate))
+        low, high = 1 / (1 + (1 - estimate) / estimate * numpy.exp(-changes.clip(-500, 500)))
+        return Interval(estimate, float(low), float(high))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ GROUP_COLOURS = {
 }
 DRAWN = 2000  # quantiles that represent a distribution
 PANELS = 6  # panels in a row
+LEVELS = 12  # distances between classes that are shown one by one
 
 COMPARISONS = {
     "overall": "separation",
@@ -81,6 +82,36 @@ def separation(measurement: Measurement) -> Figure:
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     _legend(figure, styles)
+    return _open(figure)
+
+
+def class_distance(measurement: Measurement) -> Figure | None:
+    """PD-W over PD of moves to another class against the distance of the classes (the paper's Fig. 5)."""
+    distances = measurement.class_distances
+    if distances is None:
+        return None
+    column = next(c for c, p in enumerate(measurement.perturbations) if p.name == "other_class")
+    plain, weighted = (measurement.threats[name][:, column].astype(float) for name in ("PD", "PD-W"))
+    relative = weighted / numpy.maximum(plain, 1e-12)
+    levels = numpy.unique(distances.round(6))
+    if len(levels) > LEVELS:  # many classes: intervals of distance
+        edges = numpy.quantile(distances, numpy.linspace(0, 1, LEVELS + 1))
+        groups = numpy.clip(numpy.searchsorted(edges, distances, side="right") - 1, 0, LEVELS - 1)
+    else:
+        groups = numpy.searchsorted(levels, distances.round(6))
+    parts = [groups == group for group in numpy.unique(groups)]
+    figure = Figure(figsize=(WIDTH * 0.6, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(distances, relative, s=6, alpha=0.25, color=GROUP_COLOURS["safe"], linewidth=0)
+    centres = [distances[part].mean() for part in parts]
+    quartiles = numpy.array([numpy.quantile(relative[part], (0.25, 0.5, 0.75)) for part in parts])
+    axes.plot(centres, quartiles[:, 1], marker="o", markersize=4, color=GROUP_COLOURS["unsafe"], label="median")
+    axes.fill_between(centres, quartiles[:, 0], quartiles[:, 2], color=GROUP_COLOURS["unsafe"], alpha=0.2)
+    axes.set_xlabel("class weight W of the two classes (1: as far apart as any, in relative distances)", fontsize=8)
+    axes.set_ylabel("PD-W / PD of the other image", fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False)
     return _open(figure)
 
 

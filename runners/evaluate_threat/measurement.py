@@ -21,6 +21,8 @@ class Measurement:
     """Threats of perturbed images, and the result computed from them.
 
     threats   name -> [n, P]; one row for each entry of `index`, one column for each perturbation
+    class_distances   [n] class weight of each image and the image of another class that takes its place, if PD-W was
+              measured
     """
 
     data: Dataset
@@ -29,6 +31,7 @@ class Measurement:
     perturbations: Sequence[Perturbation]
     threats: dict[str, numpy.ndarray]
     result: dict[str, Any]
+    class_distances: numpy.ndarray | None = None
 
     @property
     def main(self) -> list[str]:

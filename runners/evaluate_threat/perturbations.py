@@ -43,6 +43,11 @@ class Partners:
             self._known = {shard.number: (images.to(device), labels.cpu()[rows].to(device))}
         return self._known[shard.number]
 
+    def labels(self, index: Tensor) -> Tensor:
+        """The labels of the partners of some rows of the test set, [n], without reading an image."""
+        labels = self.data.test.labels.cpu()
+        return labels[partners(labels, labels[index], Draws(self.seed, index, "partner"))]
+
 
 def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:
     """Safe perturbations: corruptions made on the fly."""

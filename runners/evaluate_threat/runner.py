@@ -36,7 +36,7 @@ from threat_specification.perceptual import PACKAGES, FeatureDistance
 from threat_specification.ssim import SSIMDistance
 
 # Figures by name; each is written as PNG and PDF.
-FIGURES: dict[str, Callable[[Measurement], Figure]] = {
+FIGURES: dict[str, Callable[[Measurement], Figure | None]] = {
     "separation": charts.separation,
     "distributions": charts.distributions,
     "gallery": image_plots.gallery,
@@ -44,6 +44,7 @@ FIGURES: dict[str, Callable[[Measurement], Figure]] = {
     "heatmap": charts.heatmap,
     "directions": image_plots.directions,
     "slice": image_plots.plane_slice,
+    "class_distance": charts.class_distance,
 }
 
 
@@ -182,10 +183,24 @@ class EvaluateThreat(Runner):
         write_text(self.directory / "table.csv", table_csv(result["table"]))
         write_text(self.directory / "separation.csv", separation_csv(result))
         measurement = Measurement(
-            self.data, self._threat_in_one_place(), self.index, self.perturbations, threats, result
+            self.data,
+            self._threat_in_one_place(),
+            self.index,
+            self.perturbations,
+            threats,
+            result,
+            self._class_distances(labels),
         )
         for name, draw in FIGURES.items():
-            _write_figure(self.directory / name, draw(measurement))
+            if (figure := draw(measurement)) is not None:
+                _write_figure(self.directory / name, figure)
+
+    def _class_distances(self, labels: torch.Tensor) -> numpy.ndarray | None:
+        """[n] class weights of the images and their partners of another class, if the weighted form is measured."""
+        weighted = self.measures.get("PD-W")
+        if not isinstance(weighted, ProjectedDisplacement) or weighted.class_weights is None:
+            return None
+        return weighted.class_weights.cpu()[labels, self.find.labels(self.index)].double().numpy()
 
 
 def _write_figure(path: Path, figure: Figure) -> None:

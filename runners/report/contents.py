@@ -25,6 +25,7 @@ MEASUREMENT_PICTURES = {
     "severity": "{}: mean threat against severity",
     "heatmap": "{}: mean threat by corruption and severity",
     "directions": "{}: the nearest anchors of other classes, and the changes that lead to them",
+    "class_distance": "{}: PD-W over PD of moves to another class, against the distance of the classes",
     "slice": "{}: sets of equal area in the plane through an image and two anchors",
 }
 

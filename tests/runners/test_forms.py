@@ -59,6 +59,18 @@ def test_weights_are_kept_with_the_anchors(digits_root: Command, tmp_path: Path)
     assert bool((other >= one * (1 - 1e-6)).all()) and not torch.allclose(one, other)
 
 
+def test_a_measurement_with_weights_draws_them_by_class_distance(digits_root: Command, tmp_path: Path) -> None:
+    tree = tmp_path / "tree.txt"
+    tree.write_text(TREE)
+    weights = f"--class_weights=tree:{tree}"
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights)
+    words = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", weights, "--suites=torchvision"]
+    made = digits_root.ok(*words, "--severities=3", "--num_examples=40", "--bootstrap=100")
+    assert (made / "class_distance.png").is_file()
+    rows = numpy.load(made / "examples.npz")
+    assert (rows["PD-W"].astype(float) >= rows["PD"].astype(float) * (1 - 1e-6)).all()
+
+
 def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path: Path) -> None:
     """Similarities, scaled to the median of the plain threat; where such a run is found, the other says so."""
     tree = tmp_path / "earlier.txt"

@@ -51,6 +51,16 @@ def test_the_interval_is_that_of_resampled_images() -> None:
     assert found.low < found.auroc < found.high
 
 
+@pytest.mark.parametrize("ahead", [1.9, 2.5, 3.5, -2.5])
+def test_intervals_stay_within_0_and_1(ahead: float) -> None:
+    """Twelve images, nearly separated: a few values in the wrong order."""
+    generator = numpy.random.default_rng(3)
+    safe, unsafe = generator.normal(0, 1, 12), generator.normal(ahead, 1, (12, 1))
+    found = Placements.of(safe, unsafe).interval(Bootstrap.over(12, 500, 2))
+    assert 0 <= found.low <= found.auroc <= found.high <= 1
+    assert found.low < found.high or found.auroc in (0, 1)
+
+
 def test_an_unsafe_column_that_few_images_have_gets_a_wide_interval() -> None:
     safe, unsafe = sample(200, 1, 0)[:, 0], sample(200, 1, 0.5)
     few = unsafe.copy()
