@@ -9,7 +9,8 @@ import pytest
 
 from cli.main import main
 from cli.runner_registry import RUNNERS
-from datasets.registry import DATASETS
+from datasets.registry import DATASETS, load_dataset
+from foundations.errors import RunError
 from foundations.results import markdown_table
 from models.registry import ARCHITECTURES
 
@@ -76,3 +77,32 @@ def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> Non
     }
     exec(code, known)
     assert capsys.readouterr().out.startswith("1.0\n1.0 ")
+
+
+def test_the_example_by_the_name_of_a_data_set_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from threat_specification import ProjectedDisplacement
+
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", ALL, re.DOTALL) if "Displacement.of(" in block]
+    monkeypatch.setenv("NONISOTROPIC_HOME", str(tmp_path))
+    words = ["compute_threat", "--dataset_name=mnist_5k", "--quiet"]
+    with pytest.raises(RunError, match=r"make them: python nonisotropic.py compute_threat --dataset_name=mnist_5k,"):
+        ProjectedDisplacement.of("mnist_5k")
+    assert main(words) == 0
+    x = load_dataset("mnist_5k").test.pixels(slice(0, 4))
+    known = {"x": x, "y": load_dataset("mnist_5k").test.labels[:4], "perturbed": 1 - x}
+    exec(code, known)
+    assert bool((known["left"] <= 0.1 * (1 + 1e-6)).all()) and bool((known["threats"] > 0.1).all())
+    assert torch.equal(known["left"], known["threat"].evaluate(x, known["y"], known["projected"]))
+    nearest, scaled = ((known[name] - known["perturbed"]).flatten(1).norm(dim=1) for name in ("projected", "lazily"))
+    assert bool((nearest < scaled).all())
+    (run,) = (tmp_path / "runs/mnist_5k/compute_threat").glob("*/replicate_1")
+    by_path = ProjectedDisplacement.of(str(run))
+    assert by_path.anchors is not None and by_path.anchors.digest == known["threat"].anchors.digest
+    with pytest.raises(RunError, match="--class_weights=FILE"):
+        ProjectedDisplacement.of("mnist_5k", weighted=True)
+    assert main([*words, "--class_weights=tree:docs/digits_tree.txt"]) == 0
+    weighted = ProjectedDisplacement.of("mnist_5k", weighted=True)
+    assert bool((weighted(x, known["y"], 1 - x) >= known["threats"]).all())
+    assert ProjectedDisplacement.of("mnist_5k").anchors.digest == by_path.anchors.digest

@@ -29,6 +29,10 @@ class Measure(ABC):
     def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
         """Size of the perturbation of each perturbed example, [B] float32, at least 0."""
 
+    def __call__(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, **context: Any) -> Tensor:
+        """The same as `evaluate`."""
+        return self.evaluate(examples, labels, perturbed_examples, **context)
+
 
 class BoundThreat(ABC):
     """A threat at fixed (examples, labels), for attack loops; caches everything that depends on these alone.
@@ -98,12 +102,18 @@ class Threat(Measure):
         return self.bind(examples, labels, **context).evaluate(difference(perturbed_examples, examples))
 
     def project(
-        self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor, threshold: float = 0.1, **options: Any
-    ) -> Tensor:
+        self,
+        examples: Tensor,
+        labels: Tensor,
+        perturbed_examples: Tensor,
+        threshold: float = 0.1,
+        return_threats: bool = False,
+        **options: Any,
+    ) -> Any:
         """Project perturbed examples onto {threat <= threshold} and the pixel box; [B,C,H,W] in [0, 1].
 
         Rows that are already feasible are returned bit-identical. Options named in `CONTEXT` go to `bind`, all others
-        to `BoundThreat.project`.
+        to `BoundThreat.project`. With return_threats, the threats [B] of the projected examples are returned too.
         """
         check_images(examples, labels, perturbed_examples)
         check_threshold(threshold)
@@ -113,7 +123,8 @@ class Threat(Measure):
         projected = bound.project(delta, threshold, **options)
         in_box = (perturbed_examples >= 0) & (perturbed_examples <= 1)
         unchanged = ((projected == delta) & in_box).flatten(1).all(1).view(-1, 1, 1, 1)
-        return torch.where(unchanged, perturbed_examples, _into_pixels(bound, projected, threshold))
+        moved = torch.where(unchanged, perturbed_examples, _into_pixels(bound, projected, threshold))
+        return (moved, bound.evaluate(difference(moved, examples))) if return_threats else moved
 
 
 def _into_pixels(bound: BoundThreat, delta: Tensor, threshold: float) -> Tensor:

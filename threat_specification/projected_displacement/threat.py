@@ -41,9 +41,14 @@ from threat_specification.base import (
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from
 from threat_specification.projected_displacement.anchors import AnchorSet
 from threat_specification.projected_displacement.bound import FULL_NORMS, PROJECTIONS, BoundProjectedDisplacement
-from threat_specification.projected_displacement.class_weights import check_class_weights, check_labels_covered
+from threat_specification.projected_displacement.class_weights import (
+    check_class_weights,
+    check_labels_covered,
+    load_class_weights,
+)
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, any_of, gather
 from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
+from threat_specification.projected_displacement.stored import directory_of
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,20 @@ class ProjectedDisplacement(Threat):
         self._num_devices = 1
         self._over_ranks = False
         self._is_prepared = False
+
+    @classmethod
+    def of(cls, name: str, weighted: bool = False, root: str = "", replicate: int = 1, **form: Any) -> Self:
+        """The threat over the anchors that compute_threat chose.
+
+        name      of a data set, for the run with the default flags; or the path of a run
+        weighted  with the class weights that are kept with the anchors
+        root, replicate   as --root_dir and --threat_replicate
+        form      further arguments of `ProjectedDisplacement`
+        """
+        path = directory_of(name, weighted, root, replicate)
+        if weighted:
+            form["class_weights"] = load_class_weights(path / "class_weights.safetensors")
+        return cls(weighted=weighted, anchors=AnchorSet.load(path / "anchors.safetensors"), **form)
 
     def prepare(self, num_devices: int = 1, device: torch.device | str | None = None, over_ranks: bool = False) -> Self:
         """Load the anchors, place them on devices and cache what depends on them alone; returns self.
