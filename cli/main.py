@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cli.parsing import Parser, make_parser
+from cli.published_flags import translated
 from cli.runner_registry import RUNNERS, desc_class
 from cli.shared_args import SharedArgs, ToggleHparams
 from foundations.errors import NonisotropicError, UsageError, nearest
@@ -79,6 +80,8 @@ def run(runner: str, arguments: list[str]) -> int:
     from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
 
+    flags = flags_of(runner)
+    arguments, notes = translated(arguments, flags.__contains__)
     values = runner_parser(runner, arguments).parse(arguments)
     shared = SharedArgs.of(values)
     for group in groups_of(runner):
@@ -108,6 +111,8 @@ def run(runner: str, arguments: list[str]) -> int:
         shared.num_workers,
         shared.hang_minutes,
     )
+    for note in notes:
+        environment.log(f"note: {note}")
     with environment.stop.listening(), environment.process_group():
         result = load_object(desc.runner_class)(desc, environment).execute()
     return tell(desc, result, root) if environment.is_primary else 0
@@ -124,6 +129,12 @@ def groups_of(runner: str) -> list[type[Hparams]]:
     described = list(desc_class(runner).flag_groups())
     toggles = [ToggleHparams] if desc_class(runner).has_toggles else []
     return [*described, *toggles, replicate_args(), SharedArgs]
+
+
+def flags_of(runner: str) -> set[str]:
+    """The names of all flags of a runner, without dashes, aliases included."""
+    fields = [field for group in groups_of(runner) for field in dataclasses.fields(group)]
+    return {"help", *(name for field in fields for name in (field.name, field.metadata["alias"]) if name)}
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def nearest(name: str, known: list[str]) -> str:
     """The suggestion " (did you mean 'X'?)" if a known name is similar to this one, else ""."""
     import difflib
 
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 

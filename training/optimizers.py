@@ -21,6 +21,13 @@ def sgd(
     return SGD(weights, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
+def adam(weights: Iterable[torch.nn.Parameter], lr: float, weight_decay: float, **_: Any) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980); the decay is a part of the gradient."""
+    from torch.optim import Adam
+
+    return Adam(weights, lr, weight_decay=weight_decay)
+
+
 def adamw(weights: Iterable[torch.nn.Parameter], lr: float, weight_decay: float, **_: Any) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
     from torch.optim import AdamW
@@ -29,4 +36,4 @@ def adamw(weights: Iterable[torch.nn.Parameter], lr: float, weight_decay: float,
 
 
 # Name -> function of the weights and of all options as keyword arguments; it ignores options that it does not use.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
