@@ -489,6 +489,20 @@ class TestingHparams(Hparams):
         check=in_range(0),
         when="adv_test_attack_norm=L2",
     )
+    then_project: str = setting(
+        "",
+        "Table 3 of the paper: project what --adv_eval finds once onto {PD <= radius of the ball}, and ask again; "
+        "pd, pd_s, pd_w, comma-separated. Not adaptive: an upper bound.",
+        when="adv_eval",
+        hashed_if_set=True,
+    )
+    then_project_method: str = setting(
+        "exact",
+        "That projection: exact (nearest point) or scale (as published).",
+        check=one_of("exact", "scale"),
+        when="then_project",
+        hashed_if_set=True,
+    )
     N_threshold: float = setting(0.1, "PD threshold of the nonisotropic set.", check=in_range(0), when="N_adv_eval")
     N_radius: float = setting(
         32 / 255,
@@ -529,14 +543,14 @@ class TestingHparams(Hparams):
         "center",
         "Where masks of objects come from: center (an ellipse), grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
         path_in=path_after_kind,
-        when="segmented",
+        when="segmented|then_project",
     )
     segmented_norm: str = setting(
         "full",
         "Norm in the segmented form: full, of all of the difference to an anchor (as the paper defines it), or "
         "masked, of the part inside the mask (as its research code computes it).",
         check=one_of("full", "masked"),
-        when="segmented",
+        when="segmented|then_project",
     )
     background: str = setting(
         "frozen",

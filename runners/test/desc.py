@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from foundations.desc import Desc, StoredRun, builds_on
-from foundations.errors import UsageError
+from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, format_value, setting
 from foundations.hparams import DatasetHparams, ModelHparams, TestingHparams
 from foundations.results import markdown_table, wilson_interval
@@ -40,7 +40,24 @@ class ModelByDirectory(Hparams):
 
 
 def _tests_under_threat(desc: TestDesc) -> bool:
-    return desc.testing.N_adv_eval
+    return desc.testing.N_adv_eval or bool(desc.testing.adv_eval and desc.testing.then_project)
+
+
+# --then_project: forms of the threat onto whose sets the adversarial examples of the ball are projected.
+FORMS = ("pd", "pd_s", "pd_w")
+
+
+def forms_of(flag: str) -> list[str]:
+    """The names in --then_project; raises UsageError for an unknown one."""
+    names = [name.strip() for name in flag.split(",") if name.strip()]
+    for name in names:
+        check_choice("then_project", name, FORMS)
+    return names
+
+
+def _is_weighted(values: dict[str, Any]) -> bool:
+    """Whether an evaluation uses class weights."""
+    return bool(values.get("weighted")) or "pd_w" in forms_of(values.get("then_project", ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +97,8 @@ class TestDesc(Desc):
     def from_flags(cls, values: dict[str, Any]) -> TestDesc:
         """Build the description from flags; with --train_dir, the model is the one stored there."""
         train_dir = values.get("train_dir")
-        if values.get("weighted") and not values.get("class_weights"):
-            raise UsageError(needs_weights("weighted"))
+        if _is_weighted(values) and not values.get("class_weights"):
+            raise UsageError(needs_weights("weighted" if values.get("weighted") else "then_project=pd_w"))
         if not train_dir:
             made = cls._with_own_weights(super().from_flags(values), values)
             is_pretrained = values.get("model_type") == "pretrained"
@@ -97,7 +114,7 @@ class TestDesc(Desc):
     @classmethod
     def _with_own_weights(cls, made: Any, values: dict[str, Any]) -> Any:
         """The description without class weights unless the evaluation is weighted, whatever training used."""
-        if values.get("weighted"):
+        if _is_weighted(values):
             return made
         return dataclasses.replace(made, anchors=ThreatDesc.from_flags({**values, "class_weights": ""}))
 
@@ -108,6 +125,7 @@ class TestDesc(Desc):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
+        forms_of(testing.then_project)  # raises UsageError for an unknown one
         if testing.split == "validation":
             self._check_validation()
 
@@ -163,6 +181,8 @@ class TestDesc(Desc):
         tables = [markdown_table(header, rows)]
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
+        if "then_project" in result.get("adv", {}):
+            tables.append(then_project_table(result))
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -189,3 +209,27 @@ def describe_set(metrics: dict[str, Any]) -> str:
         return "-"
     radius = "" if metrics["radius"] is None else f", Linf <= {metrics['radius']:.4g}"
     return f"{metrics['norm']} <= {metrics['threshold']:.4g}{radius}"
+
+
+NOT_ADAPTIVE = "attack, then project: not adaptive, an upper bound; --N_adv_eval attacks inside the set"
+
+
+def then_project_table(result: dict[str, Any]) -> str:
+    """The accuracies beside those of attacks inside the same set, with the difference."""
+    ball, rows = result["adv"], []
+    inside: dict[str, Any] = result.get("N_adv") or {"norm": "", "threshold": None, "radius": None}
+    for name, found in ball["then_project"].items():
+        form = name.upper().replace("_", "-")
+        cells = [f"{form} <= {found['threshold']:.4g}", f"{found['accuracy']:.4f}"]
+        same_set = (inside["norm"], inside["threshold"], inside["radius"]) == (
+            form,
+            found["threshold"],
+            ball["threshold"],
+        )
+        difference = found["accuracy"] - inside["accuracy"] if same_set else 0.0
+        cells += [f"{inside['accuracy']:.4f}", f"{difference:+.4f}"] if same_set else ["-", "-"]
+        cells += [f"{found['threat_before']:.3f}", f"{found['threat_after']:.3f}"]
+        cells.append("-" if found.get("published") is None else f"{found['published']:.2f}")
+        rows.append(cells)
+    header = ["set", "projected", "inside the set", "too high by", "mean threat before", "after", "published"]
+    return f"{NOT_ADAPTIVE}\n{markdown_table(header, rows)}"

@@ -24,7 +24,8 @@ from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_data, read_model, read_threat
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves
-from runners.test.desc import EVALUATIONS, OTHER_ANCHORS
+from runners.test import then_project
+from runners.test.desc import EVALUATIONS, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
@@ -94,6 +95,7 @@ class Test(Runner):
         self.threat = self._read_threat() if testing.N_adv_eval else None
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
+        self.projected_onto = self._projected_onto()
         self.data = read_data(self.desc, environment)
         self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
@@ -178,6 +180,7 @@ class Test(Runner):
         """Mask [n] bool of the images that equal an anchor of another class: PD is not defined for them."""
         found = torch.zeros(len(rows), dtype=torch.bool)
         threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
+        threats += self.projected_onto.values()
         for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
             images, labels = self.images.read(rows[part]), self.images.labels[rows[part]]
             for threat in threats:
@@ -206,7 +209,22 @@ class Test(Runner):
         attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
         # No pixel changes by more than the l2 norm of the perturbation.
         ball, kept = Cell(power, power), BALL_COLUMNS
-        return AttackEvaluation(self.model, threat, ball, attacks, PGD_STEPS, self.seed, prefix="adv", kept=kept)
+        after = then_project.measures(self.model, self.projected_onto, power, testing.then_project_method)
+        return AttackEvaluation(
+            self.model, threat, ball, attacks, PGD_STEPS, self.seed, measures=after, prefix="adv", kept=kept
+        )
+
+    def _projected_onto(self) -> dict[str, ProjectedDisplacement]:
+        """The threats of --then_project by name."""
+        testing = self.desc.testing
+        names = forms_of(testing.then_project) if testing.adv_eval else []
+        masks = {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
+        return {
+            name: read_threat(
+                self.desc.anchors, self.environment, **then_project.FORMS[name], **(masks if name == "pd_s" else {})
+            )
+            for name in names
+        }
 
     def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
         testing = self.desc.testing
@@ -233,9 +251,20 @@ class Test(Runner):
         if name == "standard":
             return common | clean_metrics(arrays)
         if name == "adv":
-            return common | ball_metrics(evaluation, arrays)
+            return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
         return common | nonisotropic_metrics(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
+
+    def _after_projection(self, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
+        """The accuracies of --then_project, beside the published ones of the same model and radius."""
+        if not self.projected_onto:
+            return {}
+        power = self.desc.testing.ball_power
+        found: dict[str, Any] = then_project.metrics(arrays, list(self.projected_onto), power)
+        if isinstance(self.desc.train, PretrainedDesc) and math.isclose(power, then_project.PUBLISHED_POWER):
+            published = then_project.PUBLISHED.get(self.desc.model_name, {})
+            found = {name: {**of, "published": published.get(name)} for name, of in found.items()}
+        return {"then_project": found}
 
     def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:
         """The name of the PD used: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""

@@ -55,6 +55,9 @@ def other(field: dataclasses.Field) -> Any:
         "segmented_norm": "masked",
         "N_train_segmented_norm": "masked",
         "class_weights_form": "similarity",
+        "class_weights": __file__,
+        "then_project": "pd",
+        "then_project_method": "scale",
     }
     if field.name in special:
         return special[field.name]
@@ -69,7 +72,8 @@ def ancestors(group: type[Hparams], field: dataclasses.Field) -> dict[str, Any]:
     if not when:
         return {}
     name, _, value = when.partition("=")
-    return {name: value or True} | ancestors(group, group.__dataclass_fields__[name])
+    above = group.__dataclass_fields__[name]
+    return {name: value or (True if above.default is False else other(above))} | ancestors(group, above)
 
 
 def fields_of(*groups: type[Hparams]) -> list[Any]:

@@ -1,0 +1,81 @@
+"""Attack, then project (the paper's Table 3), by the command, against the same done by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors.torch import load_file
+
+from datasets.registry import dataset_info, load_dataset
+from models.registry import build_model
+from tests.conftest import TINY, Command
+from threat_specification import AnchorSet, ProjectedDisplacement
+
+POWER = 0.1
+ATTACKED = ["test", *TINY, "--per_label=10", "--num_examples=40", "--adv_eval", "--adv_test_attack_type=pgd"]
+ATTACKED += [f"--adv_test_attack_power_Linf={POWER}", "--save_adversarials"]
+TREE = "".join(f"{digit}: {'round' if digit in (0, 6, 8, 9) else 'straight'}\n" for digit in range(10))
+
+
+def test_attack_then_project(digits_root: Command, tmp_path: Path) -> None:
+    tree = tmp_path / "tree.txt"
+    tree.write_text(TREE)
+    weights = f"--class_weights=tree:{tree}"
+    anchors_at = digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights)
+    inside = ["--N_adv_eval", f"--N_threshold={POWER}", f"--N_radius={POWER}"]
+    words = [*ATTACKED, "--then_project=pd,pd_s,pd_w", weights, *inside]
+    result = digits_root.result(*words)
+    made = digits_root.where(*words)
+    rows, found = dict(numpy.load(made / "examples.npz")), result["adv"]["then_project"]
+
+    test = load_dataset("digits").test
+    index = torch.from_numpy(rows["index"])
+    x, y, z = test.pixels(index), test.labels[index], torch.from_numpy(load_file_of(made, "adv"))
+    model = build_model("conv", dataset_info("digits")).eval()
+    model.load_state_dict(load_file(digits_root.where("train", *TINY) / "model.safetensors"))
+    anchors = AnchorSet.load(anchors_at / "anchors.safetensors")
+    class_weights = load_file(anchors_at / "class_weights.safetensors")["class_weights"]
+    forms = {
+        "pd": ProjectedDisplacement(anchors=anchors),
+        "pd_s": ProjectedDisplacement(anchors=anchors, segmented=True, mask_source="center"),
+        "pd_w": ProjectedDisplacement(anchors=anchors, weighted=True, class_weights=class_weights),
+    }
+    attacked = torch.from_numpy(rows["adv_broken_by"] > 0)
+    assert int(attacked.sum()) >= 10
+    for name, threat in forms.items():
+        projected = threat.project(x, y, z, POWER)
+        with torch.no_grad():
+            right = model(projected).argmax(1) == y
+        assert found[name]["accuracy"] == float(right.double().mean())
+        before, after = (threat.evaluate(x, y, images)[attacked].mean() for images in (z, projected))
+        assert abs(found[name]["threat_before"] - float(before)) < 1e-5
+        assert abs(found[name]["threat_after"] - float(after)) < 1e-5
+        assert float(after) <= POWER * (1 + 1e-5) and found[name]["accuracy"] >= result["adv"]["accuracy"]
+    # The attack does not know the set: what attacks inside it leave is no more.
+    assert result["N_adv"]["accuracy"] <= found["pd"]["accuracy"]
+    told = digits_root(*words).stdout
+    assert "not adaptive, an upper bound" in told
+    difference = found["pd"]["accuracy"] - result["N_adv"]["accuracy"]
+    assert f"| {result['N_adv']['accuracy']:.4f}" in told and f"{difference:+.4f}" in told
+
+
+def load_file_of(directory: Path, name: str) -> numpy.ndarray:
+    return load_file(directory / "adversarials.safetensors")[name].numpy()
+
+
+def test_lazily_as_published_and_wrong_names(digits_root: Command) -> None:
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
+    exact, scale = (
+        digits_root.result(*ATTACKED, "--then_project=pd", f"--then_project_method={method}")["adv"]["then_project"]
+        for method in ("exact", "scale")
+    )
+    exact, scale = exact["pd"], scale["pd"]
+    assert exact["threat_before"] == scale["threat_before"] and scale["accuracy"] >= exact["accuracy"]
+    for flag, told in (
+        ("--then_project=pdw", "--then_project: expected one of pd, pd_s, pd_w, got pdw"),
+        ("--then_project=pd_w", "--then_project=pd_w: expected --class_weights=FILE"),
+    ):
+        done = digits_root(*ATTACKED, flag)
+        assert done.returncode == 2 and told in done.stderr
