@@ -9,6 +9,8 @@ from foundations.lazy import load_object
 from foundations.signals import Interrupted
 from runners.base import Runner
 from runners.commands import command
+from runners.completion import finished_result
+from runners.inputs import read_data, require_complete
 from runners.multi.leaderboard import write_leaderboard
 
 
@@ -16,7 +18,15 @@ class MultiRunner(Runner):
     """A runner of several children; one that fails is reported, and the others still run."""
 
     def prepare(self) -> None:
-        """Do nothing: children read their own inputs."""
+        """Check once what all children share, the data set and the anchors: an error there is not theirs one by one."""
+        root = self.environment.root_dir
+        left = [child for child in self.desc.children if finished_result(child, root) is None]
+        if not left:
+            return
+        read_data(left[0], self.environment)
+        anchors = {run.directory(root): run for run in (child.needed_runs().get("anchors") for child in left) if run}
+        if len(anchors) == 1 and all("anchors" in child.needed_runs() for child in left):
+            require_complete(next(iter(anchors.values())), self.environment)
 
     def run(self) -> dict[str, Any]:
         children = []

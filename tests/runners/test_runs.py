@@ -226,6 +226,20 @@ def test_multi_test_goes_on_after_a_missing_model(digits_root: Command) -> None:
     assert "--mixup" in missing["error"]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--dataset_name=cifar10", "--model_name=conv"], "cifar10"),
+        ([*TINY, "--per_label=3", "--N_aug"], "first run: python nonisotropic.py compute_threat"),
+    ],
+)
+def test_a_mistake_that_all_runs_of_a_sweep_share_is_told_once(command: Command, words: list[str], told: str) -> None:
+    done = command("multi_train", *words, "--toggle_adv_train", "--toggle_mixup", "--toggle_N_adv_train")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and told in done.stderr
+    assert not list(command.root.rglob("result.json"))
+
+
 def test_report_is_one_page_over_everything(tested: Path, digits_root: Command) -> None:
     directory = digits_root.ok("report", "--dataset_name=digits")
     page = (directory / "report.html").read_text()
