@@ -37,6 +37,7 @@ from threat_specification.attacks.base import NO_CLASS, Attack, predicted
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell
 from threat_specification.registry import norm
+from training.network import distributed
 
 STRIP_ROWS = 6
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
@@ -100,6 +101,10 @@ class Test(Runner):
         self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
         self.model.check(self.images.pixels(available[:1]).to(environment.device), self.data.info.num_classes)
+        if environment.world_size > 1 and any(weight.requires_grad for weight in self.model.parameters()):
+            # Constructing the wrapper copies weights and buffers of the first process to all others. Attacks use the
+            # model itself: no gradient is reduced, and the results stay the bits of one process.
+            distributed(self.model, environment.device)
         rows = self._chosen_rows(available)
         self.index = rows[~self._without_direction(rows)]
         self.num_excluded = len(rows) - len(self.index)

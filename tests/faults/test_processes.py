@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -120,6 +121,37 @@ def test_a_process_that_fails_leaves_nobody_waiting(
         assert "conv_adv_train failed in one process of several: the disk of this node" in told.replace("\n", " ")
         finished = list((tmp_path / "runs/digits/train").glob("conv_standard*/replicate_1/result.json"))
         assert len(finished) == 1  # the other child is done, and stays
+
+
+# The weights of rank 1 are others, as with a file that one node cannot see in its newest form.
+DIFFERS = """
+import sys, torch
+import runners.test.runner as runner
+read = runner.read_model
+def other(desc, model, environment, spec):
+    classifier = read(desc, model, environment, spec)
+    if environment.rank == 1:
+        for values in classifier.state_dict().values():
+            values.add_(1)
+    return classifier
+runner.read_model = other
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_all_processes_judge_the_weights_of_the_first(tmp_path: Path) -> None:
+    program, alone, two = tmp_path / "differs.py", tmp_path / "alone", tmp_path / "two"
+    program.write_text(DIFFERS)
+    words = ["--dataset_name=digits", "--model_name=resnet_8", "--training_steps=1ep", "--quiet"]
+    tested = ["test", *words, "--standard_eval", "--adv_eval", "--adv_test_attack_type=pgd", "--num_examples=40"]
+    finish(alone, "train", *words)
+    shutil.copytree(alone, two)
+    finish(alone, *tested, "--shard_size=10")
+    process = start(two, *tested, "--shard_size=10", launcher=TWO, entry=[str(program)])
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert differences(directory(alone, "test"), directory(two, "test")) == []
 
 
 def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path) -> None:
