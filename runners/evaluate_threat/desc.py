@@ -13,7 +13,7 @@ from foundations.results import markdown_table
 from runners.checks import check_dataset
 from runners.compute_threat.desc import ThreatDesc
 from runners.test.desc import ModelByDirectory
-from runners.train.desc import ADDED, TrainDesc, stored_model, trained_alike
+from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
 
 SUITE_NAMES = ("C", "C-bar", "torchvision")
 PERCEPTUAL = ("lpips", "dreamsim")
@@ -183,13 +183,16 @@ class EvaluateThreatDesc(Desc):
         )
 
     @staticmethod
-    def _model(values: dict[str, Any]) -> TrainDesc | StoredRun:
+    def _model(values: dict[str, Any]) -> TrainDesc | PretrainedDesc | StoredRun:
         if values.get("train_dir"):
             return stored_model(values["train_dir"], values.get("root_dir", ""))
         if not values.get("model_name"):
             raise UsageError(
-                "--morphs and --adversarials need a trained model: add --model_name and its training flags"
+                "--morphs and --adversarials need a model: add --model_name with its training flags, or with "
+                "--model_type=pretrained"
             )
+        if values.get("model_type") == "pretrained":
+            return PretrainedDesc.from_flags(values)
         return TrainDesc.from_flags(values)
 
     def __post_init__(self) -> None:

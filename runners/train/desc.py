@@ -139,4 +139,5 @@ def trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:
     named = plain | named_defaults(values)
     others = plain | named_defaults({**values, "model_name": model_name, "model_type": "scratch"})
     own = {flag: others[flag] for flag in plain if values.get(flag, named[flag]) == named[flag]}
-    return TrainDesc.from_flags({**values, **own, "model_name": model_name})
+    scratch = {"model_name": model_name, "model_type": "scratch", "model_source": ""}
+    return TrainDesc.from_flags({**values, **own, **scratch})

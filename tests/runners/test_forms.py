@@ -71,6 +71,19 @@ def test_a_measurement_with_weights_draws_them_by_class_distance(digits_root: Co
     assert (rows["PD-W"].astype(float) >= rows["PD"].astype(float) * (1 - 1e-6)).all()
 
 
+def test_adversarial_examples_of_a_model_as_it_is(digits_root: Command, tmp_path: Path) -> None:
+    """A checkpoint of somebody else's, without training anything; its numbers are those of the run that made it."""
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
+    weights = digits_root.where("train", *TINY) / "model.safetensors"
+    words = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", "--suites=torchvision", "--severities=3"]
+    words += ["--num_examples=20", "--bootstrap=100", "--adversarials", "--adversarial_iter=3"]
+    as_it_is = ["--model_name=conv", "--model_type=pretrained", f"--model_source=file:{weights}"]
+    made = [digits_root.ok(*words, *model) for model in (as_it_is, TINY[1:])]
+    assert made[0].parent.name.startswith("greedy_subsets_10_conv_pretrained_")
+    first, second = (numpy.load(directory / "examples.npz")["PD"] for directory in made)
+    assert numpy.array_equal(first, second)
+
+
 def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path: Path) -> None:
     """Similarities, scaled to the median of the plain threat; where such a run is found, the other says so."""
     tree = tmp_path / "earlier.txt"
