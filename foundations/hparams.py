@@ -393,8 +393,8 @@ class ThreatHparams(Hparams):
     per_label: int = setting(50, "Anchors chosen for each class.", check=in_range(1))
     selection: str = setting(
         "greedy_subsets",
-        "How anchors are chosen: greedy_subsets, random or kmeans.",
-        check=one_of("greedy_subsets", "random", "kmeans"),
+        "How anchors are chosen: greedy_subsets, k_center (in l2, Gonzalez 1985), random or kmeans.",
+        check=one_of("greedy_subsets", "k_center", "random", "kmeans"),
     )
     domain_expansion_factor: int = setting(
         10,

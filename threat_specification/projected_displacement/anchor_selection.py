@@ -99,8 +99,28 @@ def kmeans(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> T
     return candidates[chosen]
 
 
+def k_center(load: Load, rows: Tensor, count: int, expansion: int, seed: int) -> Tensor:
+    """Farthest-first traversal in l2 over all images of the class (Gonzalez 1985), from a random one.
+
+    The picks cover the images within twice the smallest radius that `count` centres can have. Cost: O(n count D).
+    """
+    order = rows[_shuffled(len(rows), seed)]
+    features = load(order).flatten(1)
+    parts = features.split(max(1, PART // (4 * features.shape[1])))
+    nearest = torch.full((len(order),), torch.inf, device=features.device)
+    picks = [0]
+    while len(picks) < count:
+        centre = features[picks[-1]].float()
+        squared = torch.cat([(part.float() - centre).square().sum(1) for part in parts])
+        nearest = torch.minimum(nearest, squared)
+        nearest[picks[-1]] = -1  # equal images are not picked twice
+        picks.append(int(nearest.argmax()))
+    return order[picks]
+
+
 SELECTIONS: dict[str, Callable[[Load, Tensor, int, int, int], Tensor]] = {
     "greedy_subsets": greedy_subsets,
+    "k_center": k_center,
     "random": random,
     "kmeans": kmeans,
 }

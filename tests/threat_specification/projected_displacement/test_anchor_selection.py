@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -119,3 +121,20 @@ def test_coverage_is_the_worst_best_similarity() -> None:
         max(float(flat[i] @ flat[j] / flat[i].norm() / flat[j].norm()) for j in anchors.tolist()) for i in range(20)
     ]
     assert coverage(loader(images), torch.arange(20), anchors) == pytest.approx(min(best), abs=1e-6)
+
+
+def test_k_center_covers_within_twice_the_smallest_radius() -> None:
+    """Against all choices of centres, on a small class with equal images; distinct picks, the same for a seed."""
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randint(0, 256, (9, 1, 2, 3), generator=generator, dtype=torch.uint8)
+    images[7:] = images[0]
+    rows = torch.arange(9)
+    points = images.flatten(1).double()
+    distances = torch.cdist(points, points)
+    for count in (1, 2, 3, 8):
+        best = min(float(distances[:, list(chosen)].amin(1).max()) for chosen in combinations(range(9), count))
+        for seed in range(5):
+            picks = SELECTIONS["k_center"](lambda index: images[index], rows, count, 1, seed)
+            assert len(picks.unique()) == count
+            assert float(distances[:, picks].amin(1).max()) <= 2 * best + 1e-9
+            assert torch.equal(picks, SELECTIONS["k_center"](lambda index: images[index], rows, count, 1, seed))
