@@ -308,7 +308,7 @@ def test_mistakes_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--precision=fp16"], "--precision=fp16: expected a GPU; use --precision=bf16 here"),
         (["--select=best"], "--select=best: expected --validation_fraction above 0 to select by, got 0"),
         (["--N_adv_train", "--N_train_weighted"], "--N_train_weighted: expected --class_weights=FILE"),
-        (["--optimizer=adam"], "--optimizer: expected one of sgd, adamw, got adam"),
+        (["--optimizer=adamax"], "--optimizer: expected one of sgd, adam, adamw, got adamax (did you mean 'adam"),
         (["--ema_decay=1"], "--ema_decay: expected a number below 1, got 1"),
     ):
         assert main([*BASE, *words, f"--root_dir={root}"]) == 2

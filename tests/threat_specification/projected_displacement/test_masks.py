@@ -54,10 +54,13 @@ def test_background_does_not_count():
     threat = ProjectedDisplacement(segmented=True, anchors=anchors)
     painted = torch.where(half(5), z, torch.rand(x.shape))
     torch.testing.assert_close(threat.evaluate(x, y, z, masks=half(5)), threat.evaluate(x, y, painted, masks=half(5)))
-    # Towards the masked anchor: twice the share of the way.
+    # Half-way to the masked anchor: 1 by the norm inside the mask, by the full one the object's share of its square.
     j = int((anchors.labels != 0).nonzero()[0])
-    way = x[:1] + 0.5 * torch.where(half(1), anchors.images[j : j + 1] - x[:1], 0.0)
-    assert float(threat.evaluate(x[:1], y[:1], way, masks=half(1))) >= 1 - 1e-6
+    difference = anchors.images[j : j + 1] - x[:1]
+    inside = torch.where(half(1), difference, 0.0)
+    for norm, least in (("masked", 1.0), ("full", float(inside.square().sum() / difference.square().sum()))):
+        threat = ProjectedDisplacement(segmented=True, anchors=anchors, segmented_norm=norm)
+        assert float(threat.evaluate(x[:1], y[:1], x[:1] + 0.5 * inside, masks=half(1))) >= least - 1e-6
 
 
 def test_empty_masks_and_equal_objects_have_no_direction():
