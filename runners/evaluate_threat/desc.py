@@ -127,6 +127,16 @@ class PerturbationHparams(Hparams):
             raise UsageError("--suites: expected at least one, or --corruption_files, got neither")
 
 
+# Comparisons of unsafe with safe changes: title in tables -> field in result.json.
+COMPARISONS = {
+    "overall": "separation",
+    "matched in l2": "separation_matched",
+    "directions": "separation_directions",
+    "morphs": "separation_morphs",
+    "morphs, matched": "separation_morphs_matched",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateThreatDesc(Desc):
     """A measurement of threats on perturbed test images.
@@ -209,14 +219,7 @@ class EvaluateThreatDesc(Desc):
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
         """A table of how well each threat separates unsafe from safe changes."""
-        columns = {
-            "overall": "separation",
-            "matched in l2": "separation_matched",
-            "directions": "separation_directions",
-            "morphs": "separation_morphs",
-            "morphs, matched": "separation_morphs_matched",
-        }
-        shown = {title: result[key] for title, key in columns.items() if result.get(key)}
+        shown = {title: result[key] for title, key in COMPARISONS.items() if result.get(key)}
 
         def cell(found: dict[str, Any], threat: str) -> str:
             return (

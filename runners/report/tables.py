@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foundations.results import wilson_interval
+from runners.evaluate_threat.desc import COMPARISONS
 from runners.report.collect import FinishedRun
 from runners.test.desc import EVALUATIONS, describe_set, grid_table
 
@@ -112,16 +113,6 @@ def anchors_table(threats: list[FinishedRun]) -> Table:
         radius = f"{run.result['inscribed_radius']['median']:.3g} t"
         table.add([run.label, *counts, f"{lowest:.3f}", str(run.result["dropped"]["count"]), radius], run)
     return table
-
-
-# Comparisons of unsafe with safe changes: title in tables -> name in result.json.
-COMPARISONS = {
-    "overall": "separation",
-    "matched in l2": "separation_matched",
-    "directions": "separation_directions",
-    "morphs": "separation_morphs",
-    "morphs, matched": "separation_morphs_matched",
-}
 
 
 def separation_table(measurements: list[FinishedRun]) -> Table:

@@ -56,7 +56,7 @@ def forms_of(flag: str) -> list[str]:
 
 
 def _is_weighted(values: dict[str, Any]) -> bool:
-    """Whether an evaluation uses class weights."""
+    """True if an evaluation uses class weights."""
     return bool(values.get("weighted")) or "pd_w" in forms_of(values.get("then_project", ""))
 
 

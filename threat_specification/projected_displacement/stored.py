@@ -49,7 +49,7 @@ def _with_defaults(name: str, weighted: bool, root: Path, replicate: int) -> Pat
 
 
 def _is_default(hashed: dict[str, Any], name: str, weighted: bool) -> bool:
-    """Whether a run has the defaults of compute_threat, but for the class weights of the weighted form."""
+    """True if a run has the defaults of compute_threat, but for the class weights of the weighted form."""
     threat, expected = dict(hashed["threat"]), ThreatHparams().hashed()
     if weighted and threat.get("class_weights"):
         expected |= {key: value for key, value in threat.items() if key.startswith("class_weights")}
