@@ -179,7 +179,7 @@ def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_
         (["--suites=C,B"], "--suites: expected suites among C, C-bar, torchvision"),
         (["--suites="], "--suites: expected at least one, or --corruption_files, got neither"),
         (["--perceptual=ssim"], "--perceptual: expected lpips, dreamsim or model:<architecture>"),
-        (["--morphs"], "add --model_name and its training flags"),
+        (["--morphs"], "add --model_name with its training flags"),
         (["--morphs", "--model_name=conv"], "expected another model than the one that makes the morphs"),
         (["--corruption_files=nowhere"], "--corruption_files: cannot read nowhere"),
     ],
