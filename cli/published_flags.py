@@ -39,7 +39,11 @@ def _selection(value: str) -> list[str]:
 
 
 def _nesterov(value: str) -> list[str]:
-    return [] if not float(value or 0) else [f"--momentum={value}", "--nesterov"]
+    try:
+        is_on = float(value or 0) != 0
+    except ValueError:
+        raise UsageError(f"--nesterov_momentum: expected a number, got '{value}'") from None
+    return [f"--momentum={value}", "--nesterov"] if is_on else []
 
 
 TRANSLATIONS: dict[str, Translation] = {

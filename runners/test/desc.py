@@ -135,7 +135,8 @@ class TestDesc(Desc):
         The held-out images are recomputed from the training images; computed from other images, they would include some
         that the model was trained on.
         """
-        if self.testing.N_adv_eval and self.testing.segmented:
+        projected = self.testing.adv_eval and "pd_s" in forms_of(self.testing.then_project)
+        if projected or (self.testing.N_adv_eval and self.testing.segmented):
             check_mask_rows("mask_source", self.testing.mask_source, self.dataset)
         if isinstance(self.train, StoredRun):
             trained_on, here = self.train.content["hashed"].get("dataset", {}), self.dataset.hashed()

@@ -163,7 +163,8 @@ class Test(Runner):
             result["adv"]["published"] = entry.robust
 
     def _is_lockstep(self) -> bool:
-        return self.threat is not None and self.desc.anchors.threat.shard_anchors
+        measured = self.threat is not None or bool(self.projected_onto)
+        return measured and self.desc.anchors.threat.shard_anchors
 
     def _chosen_rows(self, rows: torch.Tensor) -> torch.Tensor:
         testing, total = self.desc.testing, len(rows)
