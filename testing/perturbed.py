@@ -21,14 +21,17 @@ Perturbed = tuple[Tensor, "Tensor | None"]
 class Perturbation:
     """A perturbation, one column of the measurement.
 
-    group   safe | unsafe (the headline) | dose (unsafe, weaker) | morph (unsafe, from another source) | adversarial
+    group   safe | unsafe (the headline) | dose (unsafe, weaker) | morph (unsafe, from another source) | adversarial |
+            foreground, background (a change of one of them alone)
     suite   the source of the perturbation
+    category  kind of a safe change, such as noise or blur; "" for others
     """
 
     name: str
     severity: float
     group: str
     suite: str
+    category: str
     apply: Callable[[Shard], Perturbed]
 
 

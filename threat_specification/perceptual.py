@@ -69,17 +69,21 @@ def lpips(device: torch.device) -> Measure:
     return PackageDistance("LPIPS", lambda x, y: network(x, y, normalize=True), LPIPS_SIDE, exact=False)
 
 
-def dreamsim(device: torch.device) -> Measure:
-    """DreamSim (Fu et al. 2023) at 224 x 224. Not tested with real weights."""
+def dreamsim(device: torch.device, kind: str = "ensemble") -> Measure:
+    """DreamSim (Fu et al. 2023) at 224 x 224, with the backbone named `kind`. Not tested with real weights."""
     try:
         import dreamsim as package
     except ImportError as error:
         raise UsageError("--perceptual=dreamsim needs its package: pip install dreamsim") from error
-    network, _ = _loaded(lambda: package.dreamsim(pretrained=True, device=str(device)), "dreamsim")
-    return PackageDistance("DreamSim", network, DREAMSIM_SIDE, exact=True)
+    network, _ = _loaded(
+        lambda: package.dreamsim(pretrained=True, dreamsim_type=kind, device=str(device)), f"dreamsim:{kind}"
+    )
+    name = "DreamSim" if kind == "ensemble" else f"DreamSim:{kind}"
+    return PackageDistance(name, network, DREAMSIM_SIDE, exact=True)
 
 
-PACKAGES: dict[str, Callable[[torch.device], Measure]] = {"lpips": lpips, "dreamsim": dreamsim}
+# Entry of --perceptual -> its distance on a device; what follows a colon in the entry is passed as well.
+PACKAGES: dict[str, Callable[..., Measure]] = {"lpips": lpips, "dreamsim": dreamsim}
 
 
 def _loaded(make: Callable[[], nn.Module], name: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foundations.desc import Desc, StoredRun, builds_on
+from foundations.desc import Desc, builds_on
 from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
 from foundations.hparams import DatasetHparams
@@ -16,7 +16,8 @@ from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
 
 SUITE_NAMES = ("C", "C-bar", "torchvision")
-PERCEPTUAL = ("lpips", "dreamsim")
+DREAMSIM = ("ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32", "dinov2_vitb14", "synclr_vitb16")
+PERCEPTUAL = ("lpips", "dreamsim", *(f"dreamsim:{kind}" for kind in DREAMSIM))
 
 
 def whole_severities(value: tuple[float, ...]) -> str | None:
@@ -32,9 +33,13 @@ def suites(value: str) -> str | None:
 
 
 def perceptual(value: str) -> str | None:
-    """Accept a comma-separated list of lpips, dreamsim and model:<architecture>."""
-    fits = all(name in PERCEPTUAL or (name.startswith("model:") and name != "model:") for name in split(value))
-    return None if fits else "lpips, dreamsim or model:<architecture>, comma-separated"
+    """Accept a comma-separated list of lpips, dreamsim, dreamsim:<backbone> and model:<architecture>."""
+    names = (name for name in split(value) if not name.startswith("model:") or name == "model:")
+    unknown = next((name for name in names if name not in PERCEPTUAL), None)
+    if unknown is None:
+        return None
+    known = f"lpips, dreamsim, dreamsim:<backbone> (one of {', '.join(DREAMSIM)}) or model:<architecture>"
+    return f"{known}, comma-separated{nearest(unknown, list(PERCEPTUAL))}"
 
 
 def split(value: str) -> list[str]:
@@ -98,8 +103,8 @@ class PerturbationHparams(Hparams):
     adversarial_iter: int = setting(40, "Steps of those attacks.", check=in_range(1), when="adversarials")
     perceptual: str = setting(
         "",
-        "Perceptual distances beside the others: lpips, dreamsim, model:<architecture> (features of a model trained "
-        "with the same flags), comma-separated.",
+        "Perceptual distances beside the others: lpips, dreamsim, dreamsim:<backbone> (the paper's is dino_vitb16), "
+        "model:<architecture> (features of a model trained with the same flags), comma-separated.",
         check=perceptual,
     )
     threat_masks: str = setting(
@@ -142,6 +147,7 @@ class EvaluateThreatDesc(Desc):
     """A measurement of threats on perturbed test images.
 
     train      the model whose adversarial examples or morphs are measured, if asked for
+    more       further models of the zoo, which are measured in the same way
     judge      the model that must classify a morph as the other class
     features   the model whose features --perceptual=model:<architecture> compares
     """
@@ -158,6 +164,7 @@ class EvaluateThreatDesc(Desc):
     train: Any = builds_on(lambda desc: desc.train is not None)
     judge: Any = builds_on(lambda desc: desc.judge is not None, implied=lambda desc: True)
     features: Any = builds_on(lambda desc: desc.features is not None, implied=lambda desc: desc.train is not None)
+    more: tuple[PretrainedDesc, ...] = ()
 
     @classmethod
     def hparams_classes(cls) -> Any:
@@ -176,7 +183,8 @@ class EvaluateThreatDesc(Desc):
         """Build the description; it builds on runs of models only if a flag needs them."""
         perturbation, dataset = PerturbationHparams.of(values), DatasetHparams.of(values)
         check_dataset(dataset)
-        seen = [name.partition(":")[2] for name in split(perturbation.perceptual) if ":" in name]
+        seen = [name.removeprefix("model:") for name in split(perturbation.perceptual) if name.startswith("model:")]
+        models = cls._models(values) if perturbation.morphs or perturbation.adversarials else []
         if len(seen) > 1:
             raise UsageError(f"--perceptual: expected at most one model:<architecture>, got {len(seen)}")
         return cls(
@@ -185,7 +193,8 @@ class EvaluateThreatDesc(Desc):
             dataset=dataset,
             perturbation=perturbation,
             anchors=ThreatDesc.from_flags(values),
-            train=cls._model(values) if perturbation.morphs or perturbation.adversarials else None,
+            train=models[0] if models else None,
+            more=tuple(models[1:]),
             judge=trained_alike(values | dict.fromkeys(ADDED, False), perturbation.judge_name)
             if perturbation.morphs
             else None,
@@ -193,17 +202,32 @@ class EvaluateThreatDesc(Desc):
         )
 
     @staticmethod
-    def _model(values: dict[str, Any]) -> TrainDesc | PretrainedDesc | StoredRun:
+    def _models(values: dict[str, Any]) -> list[Any]:
+        """The models to measure: several only if they are of the zoo, by a comma-separated --model_name."""
         if values.get("train_dir"):
-            return stored_model(values["train_dir"], values.get("root_dir", ""))
-        if not values.get("model_name"):
+            return [stored_model(values["train_dir"], values.get("root_dir", ""))]
+        names = split(values.get("model_name") or "")
+        if not names:
             raise UsageError(
                 "--morphs and --adversarials need a model: add --model_name with its training flags, or with "
                 "--model_type=pretrained"
             )
         if values.get("model_type") == "pretrained":
-            return PretrainedDesc.from_flags(values)
-        return TrainDesc.from_flags(values)
+            return [PretrainedDesc.from_flags({**values, "model_name": name}) for name in dict.fromkeys(names)]
+        return [TrainDesc.from_flags(values)]
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """All models whose adversarial examples or morphs are measured."""
+        return () if self.train is None else (self.train, *self.more)
+
+    def hashed(self) -> dict[str, Any]:
+        more = [{"hash": run.hash, "replicate": run.replicate} for run in self.more]
+        return super().hashed() | ({"more": more} if more else {})
+
+    def flags(self) -> dict[str, Any]:
+        names = ",".join(run.model.model_name for run in self.models) if self.more else ""
+        return super().flags() | ({"model_name": names} if names else {})
 
     def __post_init__(self) -> None:
         if self.judge is not None and (self.judge.hash, self.judge.replicate) == (
@@ -214,6 +238,8 @@ class EvaluateThreatDesc(Desc):
 
     @property
     def name(self) -> str:
+        if self.more:
+            return f"{self.anchors.name}_{len(self.models)}_models_pretrained"
         return self.anchors.name + ("" if self.train is None else f"_{self.train.name}")
 
     @classmethod

@@ -27,13 +27,17 @@ LEVELS = (0.25, 0.5, 1.0)
 
 def example(measurement: Measurement) -> tuple[int, Shard]:
     """The measured image whose move to another class has the median threat: its row, and a shard of it alone."""
-    column = next(c for c, p in enumerate(measurement.perturbations) if p.name == "other_class")
-    values = measurement.threats["PD"][:, column]
+    values = measurement.threats["PD"][:, measurement.other_class]
     row = int(numpy.argsort(values, kind="stable")[len(values) // 2])
+    return row, shard_of(measurement, row)
+
+
+def shard_of(measurement: Measurement, row: int) -> Shard:
+    """A shard of one measured image alone."""
     test, device = measurement.data.test, measurement.threat.labels.device
     index = measurement.index[row : row + 1]
     pixels = test.pixels(index.to(test.labels.device)).to(device)
-    return row, Shard(-1, pixels, test.labels.cpu()[index].to(device), index.to(device))
+    return Shard(-1, pixels, test.labels.cpu()[index].to(device), index.to(device))
 
 
 def gallery(measurement: Measurement) -> Figure:
@@ -60,7 +64,7 @@ def gallery(measurement: Measurement) -> Figure:
 
 def _is_shown(measurement: Measurement, perturbation: Any) -> bool:
     if perturbation.group != "safe":
-        return True
+        return perturbation.group in GROUP_COLOURS
     levels = {p.severity for p in measurement.perturbations if p.name == perturbation.name}
     suites = {p.suite for p in measurement.perturbations if p.group == "safe"}
     level = min(levels, key=lambda severity: abs(severity - SHOWN_SEVERITY))
@@ -81,6 +85,43 @@ def _picture(axes: Any, image: Tensor, title: str, caption: str, colour: str) ->
     axes.set_xlabel(caption, fontsize=6.5, labelpad=2)
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=1.5)
+
+
+def equal_linf(measurement: Measurement) -> Figure:
+    """Changes of three images, made as long in l-inf as one another, with their PD (the paper's Figs. 1, 8 and 9).
+
+    A change is drawn from each category; all of an image's changes are shortened to the l-inf norm of the smallest.
+    """
+    order = numpy.argsort(measurement.threats["PD"][:, measurement.other_class], kind="stable")
+    rows = [int(order[round(share * (len(order) - 1))]) for share in (0.25, 0.5, 0.75)]
+    columns = [*_strongest(measurement).values(), measurement.other_class]
+    figure = Figure(figsize=(0.95 * (len(columns) + 1), 1.2 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns) + 1, squeeze=False)
+    for line, row in zip(grid, rows, strict=True):
+        shard = shard_of(measurement, row)
+        changes = [measurement.perturbations[c].apply(shard)[0] - shard.images for c in columns]
+        lengths = [float(change.abs().max()) for change in changes]
+        common = min(length for length in lengths if length > 0)
+        name = measurement.data.info.classes[int(shard.labels[0])]
+        _picture(line[0], shard.images[0], name, f"l∞ {common:.2f}", "#000000")
+        for axes, column, change, length in zip(line[1:], columns, changes, lengths, strict=True):
+            perturbation = measurement.perturbations[column]
+            images = shard.images + change * (common / max(length, common))
+            threat = float(measurement.threat.evaluate(shard.images, shard.labels, images))
+            told = f"PD {threat:.2f}" if length > 0 else "no change"
+            _picture(axes, images[0].clamp(0, 1), _title(perturbation), told, GROUP_COLOURS[perturbation.group])
+    return figure
+
+
+def _strongest(measurement: Measurement) -> dict[str, int]:
+    """Category -> column of the safe change that is longest in l-inf, in the mean of the images."""
+    lengths = measurement.threats["Linf"].mean(0)
+    found: dict[str, int] = {}
+    for column in measurement.columns("safe"):
+        kind = measurement.perturbations[column].category
+        if kind not in found or lengths[column] > lengths[found[kind]]:
+            found[kind] = column
+    return found
 
 
 def nearest_anchors(measurement: Measurement, shard: Shard, different: bool, count: int) -> list[int]:

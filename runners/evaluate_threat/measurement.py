@@ -34,6 +34,19 @@ class Measurement:
     class_distances: numpy.ndarray | None = None
 
     @property
+    def other_class(self) -> int:
+        """The column of the whole image of another class."""
+        return next(c for c, p in enumerate(self.perturbations) if (p.group, p.name) == ("unsafe", "other_class"))
+
+    def columns(self, group: str) -> list[int]:
+        """The columns of a group of perturbations."""
+        return [column for column, p in enumerate(self.perturbations) if p.group == group]
+
+    def unit(self, name: str) -> float:
+        """The median threat of an image of another class: the unit in which threats are compared."""
+        return max(float(numpy.median(self.threats[name][:, self.other_class])), 1e-12)
+
+    @property
     def main(self) -> list[str]:
         """Names of the threats that figures show: all without the variants of PD."""
         return [name for name in self.threats if "[" not in name]

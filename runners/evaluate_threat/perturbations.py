@@ -17,12 +17,13 @@ from threat_specification.attacks.base import AttackSet, Task, predicted
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.morph import morph
-from threat_specification.perturbations.registry import SAFE, SUITES
+from threat_specification.perturbations.registry import SAFE, SUITES, category
 from threat_specification.perturbations.unsafe import blend, partners, patch
 from threat_specification.registry import norm
 
 HEADLINE_BLENDS = (0.5, 0.75)  # shares of the other image in the main comparison, besides the whole other image
 WEAK_BLENDS = (0.25,)
+Masks = Callable[[Tensor, "Tensor | None"], Tensor]  # images and rows of the test set -> bool [n,1|C,H,W]
 PATCHES = (0.1, 0.25, 0.5)  # shares of the image area
 
 
@@ -56,7 +57,7 @@ def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[
         return lambda shard: (SAFE[name](shard.images, Draws(seed, shard.index, name), severity), None)
 
     return [
-        Perturbation(name, severity, "safe", suite, change(name, severity))
+        Perturbation(name, severity, "safe", suite, category(name), change(name, severity))
         for suite in suites
         for name in SUITES[suite]
         for severity in SAFE[name].severities
@@ -71,7 +72,7 @@ def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list
         return lambda shard: (read(shard.index).to(shard.images.device), None)
 
     return [
-        Perturbation(f"{name} (file)", severity, "safe", "files", change(reader))
+        Perturbation(f"{name} (file)", severity, "safe", "files", category(name), change(reader))
         for name, readers in read_corruption_files(folder, data.info.shape, data.test.labels).items()
         for severity, reader in readers.items()
         if severity in severities
@@ -88,15 +89,40 @@ def unsafe(find: Partners, seed: int) -> list[Perturbation]:
         return lambda shard: (patch(shard.images, find(shard)[0], area, Draws(seed, shard.index, "patch")), None)
 
     return [
-        Perturbation("other_class", 1, "unsafe", "blends", blended(1)),
-        *(Perturbation("blend", amount, "unsafe", "blends", blended(amount)) for amount in HEADLINE_BLENDS),
-        *(Perturbation("blend", amount, "dose", "blends", blended(amount)) for amount in WEAK_BLENDS),
-        *(Perturbation("patch", area, "dose", "patches", patched(area)) for area in PATCHES),
+        Perturbation("other_class", 1, "unsafe", "blends", "", blended(1)),
+        *(Perturbation("blend", amount, "unsafe", "blends", "", blended(amount)) for amount in HEADLINE_BLENDS),
+        *(Perturbation("blend", amount, "dose", "blends", "", blended(amount)) for amount in WEAK_BLENDS),
+        *(Perturbation("patch", area, "dose", "patches", "", patched(area)) for area in PATCHES),
     ]
 
 
-def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbation]:
-    """Strong targeted changes by a robust model, kept where another model sees the target class."""
+def regions(changes: Sequence[Perturbation], masks: Masks) -> list[Perturbation]:
+    """The most severe form of each safe change, and the other image: in the object alone, and around it alone."""
+
+    def part(change: Perturbation, inside: bool) -> Callable[[Shard], Perturbed]:
+        def apply(shard: Shard) -> Perturbed:
+            images, meant = change.apply(shard)
+            mask = masks(shard.images, shard.index)
+            return torch.where(mask if inside else ~mask, images, shard.images), meant
+
+        return apply
+
+    severest = {p.name: p for p in sorted(changes, key=lambda p: p.severity) if p.group == "safe"}
+    chosen = [*severest.values(), *(p for p in changes if p.name == "other_class")]
+    return [
+        Perturbation(
+            f"{p.name}, {region} alone", p.severity, region, p.suite, p.category, part(p, region == "foreground")
+        )
+        for p in chosen
+        for region in ("foreground", "background")
+    ]
+
+
+def morphs(model: nn.Module, judge: nn.Module, find: Partners, of: str) -> list[Perturbation]:
+    """Strong targeted changes by a robust model, kept where another model sees the target class.
+
+    of   follows the name, if there are several models
+    """
 
     def change(shard: Shard) -> Perturbed:
         targets = find(shard)[1]
@@ -104,11 +130,14 @@ def morphs(model: nn.Module, judge: nn.Module, find: Partners) -> list[Perturbat
         with torch.no_grad():
             return images, reached & (predicted(judge(images)) == targets)
 
-    return [Perturbation("morph", 1, "morph", "morphs", change)]
+    return [Perturbation(f"morph{of}", 1, "morph", "morphs", "", change)]
 
 
-def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: int) -> list[Perturbation]:
-    """APGD in l_p balls, kept where it changes the answer of the model; the label stays."""
+def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: int, of: str) -> list[Perturbation]:
+    """APGD in l_p balls, kept where it changes the answer of the model; the label stays.
+
+    of   follows the name, if there are several models
+    """
 
     def change(name: str, radius: float) -> Callable[[Shard], Perturbed]:
         def attack(shard: Shard) -> Perturbed:
@@ -121,6 +150,6 @@ def adversarials(model: nn.Module, radii: dict[str, float], steps: int, seed: in
         return attack
 
     return [
-        Perturbation(f"apgd_{name}", radius, "adversarial", "adversarial", change(name, radius))
+        Perturbation(f"apgd_{name}{of}", radius, "adversarial", "adversarial", "", change(name, radius))
         for name, radius in radii.items()
     ]

@@ -20,7 +20,7 @@ from foundations.files import write_text
 from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners.base import Runner
-from runners.evaluate_threat import charts, image_plots, perturbations
+from runners.evaluate_threat import charts, corruption_charts, image_plots, perturbations
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
 from runners.evaluate_threat.desc import split
@@ -40,8 +40,12 @@ FIGURES: dict[str, Callable[[Measurement], Figure | None]] = {
     "separation": charts.separation,
     "distributions": charts.distributions,
     "gallery": image_plots.gallery,
-    "severity": charts.severity,
-    "heatmap": charts.heatmap,
+    "severity": corruption_charts.severity,
+    "heatmap": corruption_charts.heatmap,
+    "heatmap_raw": corruption_charts.heatmap_raw,
+    "quadrants": corruption_charts.quadrants,
+    "regions": corruption_charts.regions,
+    "equal_linf": image_plots.equal_linf,
     "directions": image_plots.directions,
     "slice": image_plots.plane_slice,
     "class_distance": charts.class_distance,
@@ -61,7 +65,9 @@ class EvaluateThreat(Runner):
         self.data = read_data(desc, environment)
         if len(self.data.test.labels.unique()) < 2:
             raise RunError(f"{desc.dataset_name}: expected test images of at least two classes, got one class")
-        self.model, self.judge, self.features = (self._model(run) for run in (desc.train, desc.judge, desc.features))
+        self.judge, self.features = self._model(desc.judge), self._model(desc.features)
+        # What follows the names of changes by a model -> that model.
+        self.models = {f" of {run.model.model_name}" if desc.more else "": self._model(run) for run in desc.models}
         self.threat = read_threat(desc.anchors, environment)
         self.measures = self._measures()
         self.index, self.excluded = self._sample()
@@ -73,7 +79,7 @@ class EvaluateThreat(Runner):
         evaluation = PerturbationEvaluation(self.perturbations, self.measures)
         test, device = self.data.test, self.environment.device
         with ExitStack() as stack:
-            for model in (self.model, self.judge, self.features):
+            for model in (*self.models.values(), self.judge, self.features):
                 if model is not None:
                     stack.enter_context(evaluation_mode(model))
             threats = evaluate_in_shards(
@@ -122,7 +128,13 @@ class EvaluateThreat(Runner):
             made.append(read_threat(desc.anchors, environment, segmented=True, **form))
         made += [L2(), Linf(), SSIMDistance()]
         for name in split(desc.perturbation.perceptual):
-            made.append(FeatureDistance(self.features, name) if ":" in name else PACKAGES[name](environment.device))
+            package, _, kind = name.partition(":")
+            more = [kind] if kind else []
+            made.append(
+                PACKAGES[package](environment.device, *more)
+                if package in PACKAGES
+                else FeatureDistance(self.features, name)
+            )
         measures = {measure.name: measure for measure in made}
         if desc.perturbation.stability:
             measures |= variants(self.data, desc.anchors.threat, self.seed, environment.device)
@@ -152,11 +164,15 @@ class EvaluateThreat(Runner):
         if hparams.corruption_files:
             made += perturbations.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
         made += perturbations.unsafe(self.find, self.seed)
-        if hparams.morphs:
-            made += perturbations.morphs(self.model, self.judge, self.find)
-        if hparams.adversarials:
-            radii = {"Linf": hparams.adversarial_Linf, "L2": hparams.adversarial_L2}
-            made += perturbations.adversarials(self.model, radii, hparams.adversarial_iter, self.seed)
+        if isinstance(segmented := self.measures.get("PD-S"), ProjectedDisplacement):
+            assert segmented.mask_source is not None
+            made += perturbations.regions(made, segmented.mask_source)
+        radii = {"Linf": hparams.adversarial_Linf, "L2": hparams.adversarial_L2}
+        for of, model in self.models.items():
+            if hparams.morphs:
+                made += perturbations.morphs(model, self.judge, self.find, of)
+            if hparams.adversarials:
+                made += perturbations.adversarials(model, radii, hparams.adversarial_iter, self.seed, of)
         return made
 
     def _metrics(self, threats: dict[str, numpy.ndarray]) -> dict[str, Any]:

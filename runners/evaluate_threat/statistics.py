@@ -27,6 +27,7 @@ def table(perturbations: Sequence[Perturbation], threats: Arrays) -> list[dict[s
             "severity": p.severity,
             "group": p.group,
             "suite": p.suite,
+            "category": p.category,
             "num_examples": int((~numpy.isnan(next(iter(threats.values()))[:, column])).sum()),
             "threats": {name: _summary(values[:, column], edges[name]) for name, values in threats.items()},
         }
@@ -116,6 +117,7 @@ class Separations:
             "separation_directions": self.of(self.unsafe, self.directions()),
             "separation_by_severity": self.over("severity"),
             "separation_by_suite": self.over("suite"),
+            "separation_by_category": self.over("category"),
             "separation_by_perturbation": self.over("name"),
         }
         if self.morphs and not numpy.isnan(self.threats["L2"][:, self.morphs]).all():
@@ -141,13 +143,14 @@ class Separations:
 def table_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The table as CSV: one line for each row and threat."""
     quantiles = [f"q{100 * q:g}" for q in QUANTILES]
-    lines: list[list[Any]] = [["perturbation", "severity", "group", "suite", "examples", "threat", "mean", *quantiles]]
+    keys = ["perturbation", "severity", "group", "suite", "category"]
+    lines: list[list[Any]] = [[*keys, "examples", "threat", "mean", *quantiles]]
     for row in rows:
         for name, summary in row["threats"].items():
             metrics = ["", *[""] * len(QUANTILES)]
             if summary["mean"] is not None:
                 metrics = [summary["mean"], *summary["quantiles"].values()]
-            first = [row[key] for key in ("perturbation", "severity", "group", "suite", "num_examples")]
+            first = [row[key] for key in (*keys, "num_examples")]
             lines.append([*first, name, *metrics])
     return csv_table(lines)
 

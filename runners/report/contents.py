@@ -24,6 +24,10 @@ MEASUREMENT_PICTURES = {
     "distributions": "{}: threats of safe, weaker and unsafe changes; medians marked",
     "severity": "{}: mean threat against severity",
     "heatmap": "{}: mean threat by corruption and severity",
+    "heatmap_raw": "{}: the same in the threats' own units",
+    "quadrants": "{}: mean PD against mean l-inf and perceptual distances, one mark for each corruption and severity",
+    "equal_linf": "{}: changes of equal l-inf norm, with their PD",
+    "regions": "{}: changes of the object alone and of the background alone",
     "directions": "{}: the nearest anchors of other classes, and the changes that lead to them",
     "class_distance": "{}: PD-W over PD of moves to another class, against the distance of the classes",
     "slice": "{}: sets of equal area in the plane through an image and two anchors",
@@ -62,7 +66,8 @@ class Contents:
                 for name, caption in MEASUREMENT_PICTURES.items()
                 if (run.path / f"{name}.png").is_file()
             ]
-            parts += [tables.severity_table(run), tables.perturbation_table(run), tables.responsible_table(run)]
+            parts += [tables.category_table(run), tables.severity_table(run)]
+            parts += [tables.perturbation_table(run), tables.responsible_table(run)]
             parts += _given(tables.stability_table(run))
         return parts
 

@@ -132,8 +132,18 @@ def separation_table(measurements: list[FinishedRun]) -> Table:
 
 def severity_table(run: FinishedRun) -> Table:
     """AUROC by severity of the safe changes."""
-    levels = run.result["separation_by_severity"]
-    table = Table(f"Separation by severity, {run.label}", ["threat", *(f"severity {level}" for level in levels)])
+    levels = {f"severity {level}": found for level, found in run.result["separation_by_severity"].items()}
+    return _parts_table(f"Separation by severity, {run.label}", levels, run)
+
+
+def category_table(run: FinishedRun) -> Table:
+    """AUROC by category of the safe changes."""
+    return _parts_table(f"Separation by category, {run.label}", run.result["separation_by_category"], run)
+
+
+def _parts_table(title: str, levels: dict[str, Any], run: FinishedRun) -> Table:
+    """A row for each threat and a column for each part of the safe changes."""
+    table = Table(title, ["threat", *levels])
     for threat in run.result["threats"]:
         table.add([threat, *(_auroc(found.get(threat)) for found in levels.values())], run)
     return table
@@ -143,12 +153,16 @@ def perturbation_table(run: FinishedRun) -> Table:
     """Every safe perturbation, with the AUROC of each threat against the unsafe changes; lowest for PD first."""
     threats = [name for name in run.result["threats"] if "[" not in name]  # without variants of PD
     rises = run.result["rising"]
-    table = Table(f"Separation by perturbation, {run.label}", ["perturbation", *threats, "PD rises with severity"])
+    table = Table(
+        f"Separation by perturbation, {run.label}", ["perturbation", "category", *threats, "PD rises with severity"]
+    )
     found = run.result["separation_by_perturbation"]
+    categories = {row["perturbation"]: row["category"] for row in run.result["table"]}
     for name in sorted(found, key=lambda name: found[name][threats[0]]["auroc"]):
         rise = rises.get(name, {}).get(threats[0])
         told = "-" if rise is None else ("yes" if rise["means_rise"] else f"no ({rise['rank_correlation']:.2f})")
-        table.add([name, *(f"{found[name][threat]['auroc']:.3f}" for threat in threats), told], run)
+        aurocs = (f"{found[name][threat]['auroc']:.3f}" for threat in threats)
+        table.add([name, categories[name], *aurocs, told], run)
     table.note = "'no' gives the mean rank correlation of threat and severity within an image."
     return table
 

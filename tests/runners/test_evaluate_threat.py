@@ -51,6 +51,7 @@ def test_result_says_what_the_rows_say(measured: Path) -> None:
             assert sum(summary["histogram"]) == 40
     lines = list(csv.DictReader((measured / "table.csv").read_text().splitlines()))
     assert len(lines) == 4 * len(table)
+    assert {line["category"] for line in lines if line["perturbation"] == "pixelate"} == {"compression"}
 
 
 def test_separations_by_scikit_learn(measured: Path) -> None:
@@ -79,6 +80,14 @@ def test_separations_by_scikit_learn(measured: Path) -> None:
         assert figures["low"] <= figures["auroc"] <= figures["high"]
         for kind, auroc in of_type.items():
             assert result["separation_by_perturbation"][kind][name]["auroc"] == pytest.approx(auroc, abs=1e-6)
+    for kind, found in result["separation_by_category"].items():
+        of_kind = [
+            result["separation_by_perturbation"][row["perturbation"]]["PD"]["auroc"]
+            for row in table
+            if row["category"] == kind and row["severity"] == 1
+        ]
+        assert found["PD"]["auroc"] == pytest.approx(numpy.mean(of_kind), abs=1e-6)
+    assert set(result["separation_by_category"]) == {"noise", "blur", "compression", "digital", "weather", "occlusion"}
     assert result["separation"]["PD"]["auroc"] > max(result["separation"][n]["auroc"] for n in ("L2", "Linf"))
     assert set(result["separation_by_severity"]) == {"1", "5"}
     assert result["num_matched_pairs"] > 100
@@ -104,7 +113,7 @@ def test_threats_by_an_independent_count(measured: Path, digits_root: Command) -
 
 def test_files_beside_the_result(measured: Path) -> None:
     names = ["separation", "distributions", "gallery", "severity", "heatmap", "directions", "slice"]
-    for name in names:
+    for name in [*names, "heatmap_raw", "quadrants", "equal_linf"]:
         assert (measured / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert (measured / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
     assert not (measured / "shards").exists()
@@ -178,7 +187,8 @@ def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_
         (["--severities=0"], "--severities: expected whole numbers from 1 to 5, such as 1,3,5, got 0"),
         (["--suites=C,B"], "--suites: expected suites among C, C-bar, torchvision"),
         (["--suites="], "--suites: expected at least one, or --corruption_files, got neither"),
-        (["--perceptual=ssim"], "--perceptual: expected lpips, dreamsim or model:<architecture>"),
+        (["--perceptual=ssim"], "--perceptual: expected lpips, dreamsim, dreamsim:<backbone> (one of ensemble, "),
+        (["--perceptual=dreamsim:dino"], "did you mean 'dreamsim:dino_vitb16'?), got dreamsim:dino"),
         (["--morphs"], "add --model_name with its training flags"),
         (["--morphs", "--model_name=conv"], "expected another model than the one that makes the morphs"),
         (["--corruption_files=nowhere"], "--corruption_files: cannot read nowhere"),

@@ -103,6 +103,41 @@ def test_the_zoo_is_fetched_measured_and_fine_tuned(place: Here, capsys: pytest.
     assert by_directory["standard"] == tested["standard"]
 
 
+def test_adversarial_examples_of_several_models_of_the_zoo(place: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured in one run as in two, without training anything."""
+    names, library = ("Wong2020Fast", "Andriushchenko2020Understanding"), zoo_library()
+    offered = place.root / "offered" / "cifar10" / "Linf"
+    offered.mkdir(parents=True)
+    torch.manual_seed(0)
+    for name in names:
+        entry = library.all_models[library.BenchmarkDataset.cifar_10][library.ThreatModel.Linf][name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            weights = entry["model"]().state_dict()
+        # The published file of the second holds its weights under a name.
+        torch.save({"last": weights} if name == names[1] else weights, offered / f"{name}.pt")
+    fetch = ("download_pretrained", "--dataset_name=cifar10", f"--names={','.join(names)}")
+    place.ok(capsys, *fetch, f"--source_dir={place.root}/offered")
+    place.ok(capsys, "compute_threat", *cifar10(place), "--per_label=3")
+    words = ("evaluate_threat", *cifar10(place), "--per_label=3", "--model_type=pretrained", "--adversarials")
+    words += ("--num_images=12", "--suites=C", "--severities=1", "--bootstrap=100", "--adversarial_iter=2")
+    words += ("--adversarial_Linf=0.5", "--adversarial_L2=20")
+    both = place.ok(capsys, *words, f"--model_name={','.join(names)}")
+    assert "_2_models_pretrained_" in both.parent.name
+    assert f"--model_name={','.join(names)}" in json.loads((both / "hparams.json").read_text())["command"]
+    rows, table = dict(numpy.load(both / "examples.npz")), json.loads((both / "result.json").read_text())["table"]
+    columns = {row["perturbation"]: column for column, row in enumerate(table)}
+    assert {f"apgd_{norm} of {name}" for norm in ("Linf", "L2") for name in names} <= columns.keys()
+    alone = place.ok(capsys, *words, f"--model_name={names[1]}")
+    single, listed = dict(numpy.load(alone / "examples.npz")), json.loads((alone / "result.json").read_text())["table"]
+    for column, row in enumerate(listed):
+        if row["group"] == "adversarial":
+            together, first = (rows["PD"][:, columns[f"{row['perturbation']} of {name}"]] for name in reversed(names))
+            assert numpy.isfinite(together).any()
+            assert numpy.array_equal(together, single["PD"][:, column], equal_nan=True)
+            assert not numpy.array_equal(together, first, equal_nan=True)
+
+
 def test_several_models_of_the_zoo_are_several_runs() -> None:
     flags = {"dataset_name": "cifar10", "model_type": "pretrained", "standard_eval": True}
     named = MultiTestDesc.from_flags({**flags, "model_name": "Wong2020Fast,Rice2020Overfitting"})

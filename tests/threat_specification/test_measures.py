@@ -72,10 +72,19 @@ def test_packages_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
     package.LPIPS = lambda net, verbose: FakeLPIPS()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lpips", package)
     other = ModuleType("dreamsim")
-    other.dreamsim = lambda pretrained, device: (lambda x, y: (x - y).square().mean((1, 2, 3)), None)  # type: ignore[attr-defined]
+    backbones = {"ensemble": 1.0, "dino_vitb16": 2.0}
+    other.dreamsim = lambda pretrained, dreamsim_type, device: (  # type: ignore[attr-defined]
+        lambda x, y: backbones[dreamsim_type] * (x - y).square().mean((1, 2, 3)),
+        None,
+    )
+    monkeypatch.setitem(sys.modules, "dreamsim", other)
     x, y = torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), 0.5)
     device = torch.device("cpu")
     assert lpips(device).evaluate(x, LABELS, y).tolist() == pytest.approx([0.5, 0.5])
+    assert dreamsim(device).evaluate(x, LABELS, y).tolist() == pytest.approx([0.25, 0.25])
+    paper = dreamsim(device, "dino_vitb16")
+    assert paper.name == "DreamSim:dino_vitb16"
+    assert paper.evaluate(x, LABELS, y).tolist() == pytest.approx([0.5, 0.5])
     package.LPIPS = lambda net, verbose: (_ for _ in ()).throw(OSError("no route"))  # type: ignore[attr-defined]
     with pytest.raises(RunError, match="could not be loaded or downloaded"):
         lpips(device)

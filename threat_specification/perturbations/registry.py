@@ -5,6 +5,8 @@ C            the 19 common corruptions of Hendrycks and Dietterich (2019), with 
 C-bar        the noises of ImageNet-C-bar (Mintun et al. 2021), with the levels of CIFAR-10-C-bar for small images if it
              has the noise, and else those of ImageNet-C-bar
 torchvision  common augmentations of torchvision v2; their strengths were chosen for this project
+
+CATEGORIES divides them by kind, as Table 2 of arXiv 2501.18098 does.
 """
 
 from __future__ import annotations
@@ -175,6 +177,33 @@ SAFE: dict[str, Safe] = {
     "sharpness": Safe("torchvision", "colour_and_shape:sharpness", _graded(1.5, 2, 3, 4, 6)),
     "grayscale": Safe("torchvision", "colour_and_shape:grayscale", _graded(0.2, 0.4, 0.6, 0.8, 1)),
 }
+
+# Kind of change -> its corruptions: the paper's six categories, and "geometric", which it does not have.
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    "noise": (
+        "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "blue_noise_sample", "brownish_noise",
+        "perlin_noise", "single_frequency_greyscale", "plasma_noise",
+    ),
+    "blur": (
+        "gaussian_blur", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "cocentric_sine_waves",
+        "caustic_refraction",
+    ),
+    "compression": ("pixelate", "jpeg_compression"),
+    "digital": (
+        "brightness", "contrast", "saturate", "elastic_transform", "elastic", "color_jitter", "posterize",
+        "autocontrast", "sharpness", "grayscale",
+    ),
+    "weather": ("snow", "frost", "fog"),
+    "occlusion": ("spatter", "checkerboard_cutout", "sparkles", "inverse_sparkles"),
+    "geometric": ("affine", "perspective"),
+}  # fmt: skip
+OTHER = "other"  # category of a corruption with an unknown name, which only files can hold
+
+
+def category(name: str) -> str:
+    """The category of a safe perturbation: a key of CATEGORIES, or "other"."""
+    return next((kind for kind, names in CATEGORIES.items() if name in names), OTHER)
+
 
 SUITES: dict[str, list[str]] = {
     suite: [name for name, entry in SAFE.items() if entry.suite == suite] for suite in ("C", "C-bar", "torchvision")

@@ -1,0 +1,184 @@
+"""Charts of corruptions by name, category and severity."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from runners.evaluate_threat.charts import GROUP_COLOURS, PALETTE, WIDTH, legend, style, without_frame
+from threat_specification.perturbations.registry import CATEGORIES, OTHER
+
+if TYPE_CHECKING:
+    from runners.evaluate_threat.measurement import Measurement
+
+PANELS = 6  # panels in a row
+ORDER = (*CATEGORIES, OTHER)
+# The colour of unsafe changes stays theirs.
+COLOURS = dict(zip(ORDER, (colour.replace(GROUP_COLOURS["unsafe"], "#7A4EAB") for colour in PALETTE), strict=True))
+UNSAFE = "image of another class"
+# Where the paper's Fig. 3 divides the plane: half of the way to another image, and half of the range of pixels.
+QUADRANTS = {"PD": 1.0, "Linf": 0.5, "DreamSim": 0.25}
+REGIONS = {"background": "#56B4E9", "foreground": "#D55E00"}
+
+
+def types_of(measurement: Measurement) -> dict[str, list[int]]:
+    """Safe perturbation -> its columns, by category; the order within a category is that of the measurement."""
+    types: dict[str, list[int]] = {}
+    for column in sorted(measurement.columns("safe"), key=lambda c: ORDER.index(measurement.perturbations[c].category)):
+        types.setdefault(measurement.perturbations[column].name, []).append(column)
+    return types
+
+
+def severity(measurement: Measurement) -> Figure:
+    """A panel for each corruption with a line for each threat, in units of an image of another class."""
+    names, styles = measurement.main, style(measurement.main)
+    types = types_of(measurement)
+    rows = -(-len(types) // PANELS)
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.05 * rows), layout="constrained")
+    grid = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False)
+    most = 0.0
+    for place, axes in enumerate(grid.flat):
+        if place >= len(types):
+            axes.set_axis_off()
+            continue
+        title, columns = list(types.items())[place]
+        levels = [measurement.perturbations[column].severity for column in columns]
+        for name in names:
+            means = measurement.threats[name][:, columns].mean(0) / measurement.unit(name)
+            axes.plot(levels, means, markersize=2.5, linewidth=1, **styles[name])
+            most = max(most, float(means.max()))
+        axes.axhline(0.5, color="#999999", linewidth=0.6, linestyle=":")
+        axes.set_title(textwrap.fill(title.replace("_", " "), 18), fontsize=6.5, pad=2)
+        axes.tick_params(labelsize=6)
+        axes.set_xticks(levels)
+    grid[0][0].set_ylim(0, 1.05 * most)
+    figure.supxlabel("severity; threats in units of an image of another class (median), dotted: half of it", fontsize=8)
+    figure.supylabel("mean threat", fontsize=8)
+    legend(figure, styles)
+    return without_frame(figure)
+
+
+def heatmap(measurement: Measurement) -> Figure:
+    """A panel for each threat: corruptions down, severities across, in units of an image of another class."""
+    figure, drawn = _heatmaps(measurement, {name: measurement.unit(name) for name in measurement.main}, most=1)
+    figure.colorbar(drawn, ax=figure.axes, location="bottom", shrink=0.3, pad=0.01).ax.tick_params(labelsize=7)
+    figure.supxlabel("severity; 1 in the cells: as far as an image of another class (median)", fontsize=8)
+    return figure
+
+
+def heatmap_raw(measurement: Measurement) -> Figure:
+    """The same in the threats' own units (the paper's Fig. 11); each panel has its own range of colours."""
+    figure, _ = _heatmaps(measurement, dict.fromkeys(measurement.main, 1.0), most=None)
+    figure.supxlabel(
+        "severity; mean threats in their own units, colours from 0 to the largest of the panel", fontsize=8
+    )
+    return figure
+
+
+def _heatmaps(measurement: Measurement, units: dict[str, float], most: float | None) -> tuple[Figure, Any]:
+    """A panel for each threat, with a line between the categories; returns the figure, and the last panel's image."""
+    types = types_of(measurement)
+    levels = sorted({p.severity for p in measurement.perturbations if p.group == "safe"})
+    figure = Figure(figsize=(WIDTH * 1.1, 0.9 + 0.165 * len(types)), layout="constrained")
+    grid = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
+    for axes, (name, unit) in zip(grid, units.items(), strict=True):
+        cells = numpy.full((len(types), len(levels)), numpy.nan)
+        for row, columns in enumerate(types.values()):
+            for column in columns:
+                place = levels.index(measurement.perturbations[column].severity)
+                cells[row, place] = measurement.threats[name][:, column].mean() / unit
+        top = most or max(float(numpy.nanmax(cells)), 1e-12)
+        drawn = axes.imshow(cells, cmap="cividis", vmin=0, vmax=top, aspect="auto")
+        for (row, place), value in numpy.ndenumerate(cells):
+            if not numpy.isnan(value):
+                ink = "white" if value < 0.55 * top else "black"
+                axes.text(place, row, _short(value), ha="center", va="center", fontsize=4.5, color=ink)
+        axes.set_title(name, fontsize=8)
+        axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels], fontsize=7)
+        axes.tick_params(length=0)
+    grid[0].set_yticks(range(len(types)), [title.replace("_", " ") for title in types], fontsize=6.5)
+    _divide(grid, [measurement.perturbations[columns[0]].category for columns in types.values()])
+    return figure, drawn
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _divide(grid: Any, categories: list[str]) -> None:
+    """Lines between the categories of the rows, and their names at the right."""
+    for category in dict.fromkeys(categories):
+        first, count = categories.index(category), categories.count(category)
+        for axes in grid:
+            axes.axhline(first - 0.5, color="white", linewidth=2)
+        place = (1.04, first + count / 2 - 0.5)
+        grid[-1].annotate(category, place, xycoords=("axes fraction", "data"), va="center", fontsize=7)
+
+
+def quadrants(measurement: Measurement) -> Figure:
+    """Mean PD against mean l-inf, and against perceptual distances (the paper's Fig. 3).
+
+    One mark for each corruption and severity, the larger the more severe. Lines divide the plane where the paper does.
+    """
+    others = ["Linf", *(name for name in measurement.main if name not in ("PD", "PD-W", "PD-S", "L2", "Linf", "SSIM"))]
+    figure = Figure(figsize=(WIDTH * min(1.0, 0.55 * len(others)), 3.1), layout="constrained")
+    for axes, other in zip(figure.subplots(1, len(others), sharey=True, squeeze=False)[0], others, strict=True):
+        for column in measurement.columns("safe"):
+            p = measurement.perturbations[column]
+            at = (measurement.threats[other][:, column].mean(), measurement.threats["PD"][:, column].mean())
+            axes.scatter(*at, s=6 + 7 * p.severity, color=COLOURS[p.category], alpha=0.7, linewidth=0)
+        column = measurement.other_class
+        at = (measurement.threats[other][:, column].mean(), measurement.threats["PD"][:, column].mean())
+        axes.scatter(*at, s=90, marker="*", color=GROUP_COLOURS["unsafe"])
+        axes.axhline(QUADRANTS["PD"], color="#999999", linewidth=0.8, linestyle=":")
+        if (line := QUADRANTS.get(other.split(":")[0])) is not None:
+            axes.axvline(line, color="#999999", linewidth=0.8, linestyle=":")
+        axes.set_xlabel(f"mean {other}", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    figure.axes[0].set_ylabel("mean PD", fontsize=8)
+    shown = [
+        kind for kind in ORDER if kind in {measurement.perturbations[c].category for c in measurement.columns("safe")}
+    ]
+    handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[kind], label=kind) for kind in shown]
+    handles.append(Line2D([], [], marker="*", linestyle="", color=GROUP_COLOURS["unsafe"], label=UNSAFE))
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=7)
+    return without_frame(figure)
+
+
+def regions(measurement: Measurement) -> Figure | None:
+    """PD and PD-S of changes of the object alone and of the background alone, by category (the paper's Fig. 4)."""
+    if not measurement.columns("background"):
+        return None
+    kinds = {UNSAFE if measurement.perturbations[c].category == "" else measurement.perturbations[c].category
+             for c in measurement.columns("background")}  # fmt: skip
+    rows = [kind for kind in (*ORDER, UNSAFE) if kind in kinds]
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(rows)), layout="constrained")
+    for axes, threat in zip(figure.subplots(1, 2, sharey=True), ("PD", "PD-S"), strict=True):
+        for region, colour in REGIONS.items():
+            for row, kind in enumerate(rows):
+                low, median, high = numpy.quantile(_pooled(measurement, threat, region, kind), (0.25, 0.5, 0.75))
+                at = row + (0.14 if region == "foreground" else -0.14)
+                axes.plot([low, high], [at, at], color=colour, linewidth=4, alpha=0.35, solid_capstyle="butt")
+                axes.plot(median, at, "o", color=colour, markersize=4)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set_title(threat, fontsize=8)
+        axes.set_xlabel("threat: median and middle half of the images", fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.set_xlim(left=0)
+    figure.axes[0].invert_yaxis()
+    handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=f"{region} changes alone")
+               for region, colour in REGIONS.items()]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return without_frame(figure)
+
+
+def _pooled(measurement: Measurement, threat: str, region: str, kind: str) -> numpy.ndarray:
+    wanted = "" if kind == UNSAFE else kind
+    columns = [c for c in measurement.columns(region) if measurement.perturbations[c].category == wanted]
+    return measurement.threats[threat][:, columns].ravel()

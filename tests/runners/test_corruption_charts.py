@@ -1,0 +1,111 @@
+"""Pictures of corruptions by what they draw, against the numbers of the measurement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from datasets.registry import load_dataset
+from datasets.sampling import stratified_subset
+from runners.evaluate_threat import corruption_charts, image_plots, perturbations
+from runners.evaluate_threat.measurement import Measurement
+from testing.perturbed import PerturbationEvaluation
+from testing.shards import Shard
+from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
+from threat_specification.perturbations.registry import CATEGORIES, OTHER, SAFE, category
+
+
+@pytest.fixture(scope="module")
+def measurement() -> Measurement:
+    """Twelve digits, all corruptions at two severities, and the object and the background alone."""
+    data = load_dataset("digits")
+    rows = stratified_subset(data.train.labels, 60, 0)
+    anchors = AnchorSet(data.train.pixels(rows), data.train.labels[rows], rows)
+    plain = ProjectedDisplacement(anchors=anchors)
+    segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source="center")
+    find = perturbations.Partners(data, 0)
+    made = perturbations.safe(["C", "C-bar", "torchvision"], (1, 4), 0) + perturbations.unsafe(find, 0)
+    assert segmented.mask_source is not None
+    made += perturbations.regions(made, segmented.mask_source)
+    index = torch.arange(12)
+    measures = {measure.name: measure for measure in (plain, segmented, L2(), Linf())}
+    found = PerturbationEvaluation(made, measures)(Shard(0, data.test.pixels(index), data.test.labels[index], index))
+    return Measurement(data, plain, index, made, {name: rows.numpy() for name, rows in found.items()}, {})
+
+
+def test_every_corruption_has_one_category() -> None:
+    assert sorted(name for names in CATEGORIES.values() for name in names) == sorted(SAFE)
+    assert category("spatter") == "occlusion" and category("far_focus") == OTHER
+    assert len(corruption_charts.COLOURS) == len(set(corruption_charts.COLOURS.values())) == len(CATEGORIES) + 1
+
+
+def test_quadrants_has_a_mark_at_the_means_of_each_corruption(measurement: Measurement) -> None:
+    (axes,) = corruption_charts.quadrants(measurement).axes
+    marks = numpy.array([mark.get_offsets()[0] for mark in axes.collections])
+    columns = [*measurement.columns("safe"), measurement.other_class]
+    means = numpy.stack([measurement.threats[name][:, columns].mean(0) for name in ("Linf", "PD")], axis=1)
+    assert len(marks) == len(means)
+    assert numpy.allclose(numpy.sort(marks, axis=0), numpy.sort(means, axis=0))
+    assert numpy.allclose(marks[-1], means[-1])
+    lines = [line.get_xydata()[0] for line in axes.lines]
+    assert [lines[0][1], lines[1][0]] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_heatmaps_hold_the_means_by_category(measurement: Measurement, relative: bool) -> None:
+    figure = (corruption_charts.heatmap if relative else corruption_charts.heatmap_raw)(measurement)
+    axes = figure.axes[0]
+    names = [label.get_text().replace(" ", "_") for label in axes.get_yticklabels()]
+    assert names == [name for names in CATEGORIES.values() for name in sorted(names, key=list(SAFE).index)]
+    cells = numpy.asarray(axes.images[0].get_array())
+    pd = measurement.threats["PD"]
+    unit = numpy.median(pd[:, measurement.other_class]) if relative else 1
+    for column in measurement.columns("safe"):
+        p = measurement.perturbations[column]
+        assert cells[names.index(p.name), (1, 4).index(p.severity)] == pytest.approx(pd[:, column].mean() / unit)
+
+
+def test_the_object_and_the_background_alone(measurement: Measurement) -> None:
+    """The two are the parts of the most severe change; the segmented threat sees the first alone."""
+    names = {p.name: column for column, p in enumerate(measurement.perturbations) if p.severity in (1, 4)}
+    for name in ("gaussian_noise", "other_class"):
+        whole, inside, outside = (names[f"{name}{part}"] for part in ("", ", foreground alone", ", background alone"))
+        lengths = measurement.threats["L2"].astype(float) ** 2
+        assert numpy.allclose(lengths[:, inside] + lengths[:, outside], lengths[:, whole], rtol=1e-4)
+        assert lengths[:, outside].min() > 0 and lengths[:, inside].min() > 0
+        segmented = measurement.threats["PD-S"]
+        assert (segmented[:, outside] == 0).all() and measurement.threats["PD"][:, outside].max() > 0
+        assert numpy.allclose(segmented[:, inside], segmented[:, whole], rtol=1e-4)
+    figure = corruption_charts.regions(measurement)
+    assert figure is not None
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == [*CATEGORIES, "image of another class"]
+    dots = [line.get_xydata()[0] for line in figure.axes[1].lines if len(line.get_xydata()) == 1]
+    last = {at: value for value, at in dots}[len(shown) - 1 + 0.14]
+    assert last == pytest.approx(numpy.median(measurement.threats["PD-S"][:, names["other_class, foreground alone"]]))
+
+
+def test_changes_are_made_equally_long(measurement: Measurement) -> None:
+    """The pictures differ from the image by the same l-inf norm, and say the PD of what is drawn."""
+    figure = image_plots.equal_linf(measurement)
+    columns = 2 + len(CATEGORIES)
+    assert len(figure.axes) == 3 * columns
+    for row in range(3):
+        first, *others = figure.axes[row * columns : (row + 1) * columns]
+        image, said = drawn(first), float(first.get_xlabel().split()[1])
+        others = [axes for axes in others if axes.get_xlabel() != "no change"]
+        told = [float(axes.get_xlabel().split()[1]) for axes in others]
+        assert len(set(told)) > 3
+        for axes, threat in zip(others, told, strict=True):
+            assert numpy.abs(drawn(axes) - image).max() == pytest.approx(said, abs=0.006)
+            (at,) = (i for i in range(12) if numpy.allclose(measurement.data.test.pixels(i)[0], image, atol=1e-6))
+            x, y = measurement.data.test.pixels(torch.tensor([at])), measurement.data.test.labels[at : at + 1]
+            z = torch.from_numpy(drawn(axes)).view_as(x)
+            assert float(measurement.threat.evaluate(x, y, z)) == pytest.approx(threat, abs=0.006)
+
+
+def drawn(axes: Any) -> numpy.ndarray:
+    return numpy.asarray(axes.images[0].get_array(), dtype=numpy.float32)
