@@ -503,6 +503,13 @@ class TestingHparams(Hparams):
         when="then_project",
         hashed_if_set=True,
     )
+    then_project_distances: str = setting(
+        "",
+        "Perceptual distances of these examples before and after: lpips, dreamsim, dreamsim:<backbone> (the paper's is "
+        "dino_vitb16), comma-separated.",
+        when="then_project",
+        hashed_if_set=True,
+    )
     N_threshold: float = setting(0.1, "PD threshold of the nonisotropic set.", check=in_range(0), when="N_adv_eval")
     N_radius: float = setting(
         32 / 255,

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from datasets.registry import DATASETS, dataset_info
-from foundations.errors import UsageError
+from foundations.errors import UsageError, nearest
 from foundations.hparams import DatasetHparams, ModelHparams
 from models.registry import check_fit
 from models.sources import resolved, zoo_entry
+
+DREAMSIM = ("ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32", "dinov2_vitb14", "synclr_vitb16")
+PACKAGE_DISTANCES = ("lpips", "dreamsim", *(f"dreamsim:{backbone}" for backbone in DREAMSIM))
+EXPECTED_DISTANCES = f"lpips, dreamsim, dreamsim:<backbone> (one of {', '.join(DREAMSIM)})"
+
+
+def split(value: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+def check_distances(flag: str, value: str) -> None:
+    """Raise UsageError if a comma-separated list holds another name than those of perceptual distances of packages."""
+    for name in split(value):
+        if name not in PACKAGE_DISTANCES:
+            hint = nearest(name, list(PACKAGE_DISTANCES))
+            raise UsageError(f"--{flag}: expected {EXPECTED_DISTANCES}, comma-separated{hint}, got {name}")
 
 
 def check_dataset(dataset: DatasetHparams) -> None:

@@ -82,8 +82,13 @@ def dreamsim(device: torch.device, kind: str = "ensemble") -> Measure:
     return PackageDistance(name, network, DREAMSIM_SIDE, exact=True)
 
 
-# Entry of --perceptual -> its distance on a device; what follows a colon in the entry is passed as well.
 PACKAGES: dict[str, Callable[..., Measure]] = {"lpips": lpips, "dreamsim": dreamsim}
+
+
+def from_package(name: str, device: torch.device) -> Measure:
+    """The distance of a package by its name, such as "lpips" or "dreamsim:dino_vitb16"."""
+    package, _, kind = name.partition(":")
+    return PACKAGES[package](device, *([kind] if kind else []))
 
 
 def _loaded(make: Callable[[], nn.Module], name: str):

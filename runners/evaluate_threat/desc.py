@@ -10,14 +10,12 @@ from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
 from foundations.hparams import DatasetHparams
 from foundations.results import markdown_table
-from runners.checks import check_dataset
+from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, check_dataset, split
 from runners.compute_threat.desc import ThreatDesc
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
 
 SUITE_NAMES = ("C", "C-bar", "torchvision")
-DREAMSIM = ("ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32", "dinov2_vitb14", "synclr_vitb16")
-PERCEPTUAL = ("lpips", "dreamsim", *(f"dreamsim:{kind}" for kind in DREAMSIM))
 
 
 def whole_severities(value: tuple[float, ...]) -> str | None:
@@ -34,17 +32,12 @@ def suites(value: str) -> str | None:
 
 def perceptual(value: str) -> str | None:
     """Accept a comma-separated list of lpips, dreamsim, dreamsim:<backbone> and model:<architecture>."""
-    names = (name for name in split(value) if not name.startswith("model:") or name == "model:")
-    unknown = next((name for name in names if name not in PERCEPTUAL), None)
+    names = [name for name in split(value) if name not in PACKAGE_DISTANCES]
+    unknown = next((name for name in names if not name.startswith("model:") or name == "model:"), None)
     if unknown is None:
         return None
-    known = f"lpips, dreamsim, dreamsim:<backbone> (one of {', '.join(DREAMSIM)}) or model:<architecture>"
-    return f"{known}, comma-separated{nearest(unknown, list(PERCEPTUAL))}"
-
-
-def split(value: str) -> list[str]:
-    """The names in a comma-separated list."""
-    return [name.strip() for name in value.split(",") if name.strip()]
+    hint = nearest(unknown, [*PACKAGE_DISTANCES, "model:conv"])
+    return f"{EXPECTED_DISTANCES} or model:<architecture>, comma-separated{hint}"
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from foundations.files import write_text
 from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners.base import Runner
+from runners.checks import split
 from runners.evaluate_threat import charts, corruption_charts, image_plots, perturbations
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
-from runners.evaluate_threat.desc import split
 from runners.evaluate_threat.measurement import Measurement
 from runners.evaluate_threat.statistics import Separations, separation_csv, table, table_csv
 from runners.inputs import read_data, read_model, read_threat
@@ -32,7 +32,7 @@ from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
 from threat_specification import L2, Linf, Measure, ProjectedDisplacement
-from threat_specification.perceptual import PACKAGES, FeatureDistance
+from threat_specification.perceptual import FeatureDistance, from_package
 from threat_specification.ssim import SSIMDistance
 
 # Figures by name; each is written as PNG and PDF.
@@ -128,13 +128,8 @@ class EvaluateThreat(Runner):
             made.append(read_threat(desc.anchors, environment, segmented=True, **form))
         made += [L2(), Linf(), SSIMDistance()]
         for name in split(desc.perturbation.perceptual):
-            package, _, kind = name.partition(":")
-            more = [kind] if kind else []
-            made.append(
-                PACKAGES[package](environment.device, *more)
-                if package in PACKAGES
-                else FeatureDistance(self.features, name)
-            )
+            is_ours = name.startswith("model:")
+            made.append(FeatureDistance(self.features, name) if is_ours else from_package(name, environment.device))
         measures = {measure.name: measure for measure in made}
         if desc.perturbation.stability:
             measures |= variants(self.data, desc.anchors.threat, self.seed, environment.device)

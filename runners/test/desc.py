@@ -11,7 +11,7 @@ from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, format_value, setting
 from foundations.hparams import DatasetHparams, ModelHparams, TestingHparams
 from foundations.results import markdown_table, wilson_interval
-from runners.checks import check_dataset, check_mask_rows, needs_weights
+from runners.checks import check_dataset, check_distances, check_mask_rows, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm
@@ -126,6 +126,7 @@ class TestDesc(Desc):
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         forms_of(testing.then_project)  # raises UsageError for an unknown one
+        check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":
             self._check_validation()
 
@@ -230,7 +231,18 @@ def then_project_table(result: dict[str, Any]) -> str:
         difference = found["accuracy"] - inside["accuracy"] if same_set else 0.0
         cells += [f"{inside['accuracy']:.4f}", f"{difference:+.4f}"] if same_set else ["-", "-"]
         cells += [f"{found['threat_before']:.3f}", f"{found['threat_after']:.3f}"]
+        cells += [f"{mean[when]:.3f}" for mean in found["distances"].values() for when in ("before", "after")]
         cells.append("-" if found.get("published") is None else f"{found['published']:.2f}")
         rows.append(cells)
-    header = ["set", "projected", "inside the set", "too high by", "mean threat before", "after", "published"]
+    measured = [f"mean {name} {when}" for name in found["distances"] for when in ("before", "after")]
+    header = [
+        "set",
+        "projected",
+        "inside the set",
+        "too high by",
+        "mean threat before",
+        "after",
+        *measured,
+        "published",
+    ]
     return f"{NOT_ADAPTIVE}\n{markdown_table(header, rows)}"

@@ -20,6 +20,7 @@ from foundations.modes import ExpectationOverTransformation, evaluation_mode
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.base import Runner
+from runners.checks import split
 from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_data, read_model, read_threat
 from runners.plots import Column, amplified, write_figure, write_strip
@@ -36,6 +37,7 @@ from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.base import NO_CLASS, Attack, predicted
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell
+from threat_specification.perceptual import from_package
 from threat_specification.registry import norm
 from training.network import distributed
 
@@ -97,6 +99,8 @@ class Test(Runner):
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
         self.projected_onto = self._projected_onto()
+        named = split(testing.then_project_distances) if self.projected_onto else []
+        self.distances = [from_package(name, environment.device) for name in named]
         self.data = read_data(self.desc, environment)
         self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
@@ -215,7 +219,9 @@ class Test(Runner):
         attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
         # No pixel changes by more than the l2 norm of the perturbation.
         ball, kept = Cell(power, power), BALL_COLUMNS
-        after = then_project.measures(self.model, self.projected_onto, power, testing.then_project_method)
+        after = then_project.measures(
+            self.model, self.projected_onto, power, testing.then_project_method, self.distances
+        )
         return AttackEvaluation(
             self.model, threat, ball, attacks, PGD_STEPS, self.seed, measures=after, prefix="adv", kept=kept
         )
@@ -266,7 +272,9 @@ class Test(Runner):
         if not self.projected_onto:
             return {}
         power = self.desc.testing.ball_power
-        found: dict[str, Any] = then_project.metrics(arrays, list(self.projected_onto), power)
+        found: dict[str, Any] = then_project.metrics(
+            arrays, list(self.projected_onto), power, [measure.name for measure in self.distances]
+        )
         if isinstance(self.desc.train, PretrainedDesc) and math.isclose(power, then_project.PUBLISHED_POWER):
             published = then_project.PUBLISHED.get(self.desc.model_name, {})
             found = {name: {**of, "published": published.get(name)} for name, of in found.items()}

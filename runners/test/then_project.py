@@ -6,14 +6,14 @@ inside the set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 from torch import Tensor, nn
 
 from testing.shards import Shard, count_correct
-from threat_specification import ProjectedDisplacement
+from threat_specification import Measure, ProjectedDisplacement
 
 # --then_project -> form of the threat
 FORMS: dict[str, dict[str, bool]] = {"pd": {}, "pd_s": {"segmented": True}, "pd_w": {"weighted": True}}
@@ -32,15 +32,35 @@ PUBLISHED_POWER = 16 / 255
 Measures = dict[str, Callable[[Shard, Tensor], Tensor]]
 
 
-def measures(model: nn.Module, threats: dict[str, ProjectedDisplacement], threshold: float, method: str) -> Measures:
-    """Columns of the ball evaluation: threat before and after the projection, and whether the model is right then."""
-    made: Measures = {}
+def measures(
+    model: nn.Module,
+    threats: dict[str, ProjectedDisplacement],
+    threshold: float,
+    method: str,
+    distances: Sequence[Measure],
+) -> Measures:
+    """Columns of the ball evaluation: threat before and after the projection, and whether the model is right then.
+
+    distances   further measures of the adversarial examples before and after
+    """
+    made = {f"{other.name}_before": _distance(other) for other in distances}
     for name, threat in threats.items():
-        made |= _measures_of(name, model, threat, threshold, method)
+        made |= _measures_of(name, model, threat, threshold, method, distances)
     return made
 
 
-def _measures_of(name: str, model: nn.Module, threat: ProjectedDisplacement, threshold: float, method: str) -> Measures:
+def _distance(measure: Measure) -> Callable[[Shard, Tensor], Tensor]:
+    return lambda shard, perturbed: measure.evaluate(shard.images, shard.labels, perturbed)
+
+
+def _measures_of(
+    name: str,
+    model: nn.Module,
+    threat: ProjectedDisplacement,
+    threshold: float,
+    method: str,
+    distances: Sequence[Measure],
+) -> Measures:
     def context(shard: Shard) -> dict[str, Tensor]:
         return {"indices": shard.index} if threat.segmented else {}
 
@@ -55,15 +75,21 @@ def _measures_of(name: str, model: nn.Module, threat: ProjectedDisplacement, thr
             last[:] = [perturbed, *threat.project(shard.images, shard.labels, perturbed, threshold, **options)]
         return last
 
+    def distance_after(other: Measure) -> Callable[[Shard, Tensor], Tensor]:
+        return lambda shard, perturbed: _distance(other)(shard, projected(shard, perturbed)[1])
+
     return {
         f"{name}_before": before,
         f"{name}_after": lambda shard, perturbed: projected(shard, perturbed)[2],
         f"{name}_right": lambda shard, perturbed: count_correct(model, projected(shard, perturbed)[1], shard.labels),
+        **{f"{name}_{other.name}_after": distance_after(other) for other in distances},
     }
 
 
-def metrics(arrays: dict[str, numpy.ndarray], names: list[str], threshold: float) -> dict[str, dict[str, float]]:
-    """For each form: accuracy after the projection, and the mean threats of the adversarial examples."""
+def metrics(
+    arrays: dict[str, numpy.ndarray], names: Sequence[str], threshold: float, distances: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """For each form: accuracy after the projection, and the mean threats and distances of the adversarial examples."""
     attacked = arrays["adv_broken_by"] > 0
 
     def mean(values: numpy.ndarray) -> float:
@@ -75,6 +101,13 @@ def metrics(arrays: dict[str, numpy.ndarray], names: list[str], threshold: float
             "accuracy": float((arrays[f"adv_{name}_right"] > 0).mean()),
             "threat_before": mean(arrays[f"adv_{name}_before"]),
             "threat_after": mean(arrays[f"adv_{name}_after"]),
+            "distances": {
+                other: {
+                    "before": mean(arrays[f"adv_{other}_before"]),
+                    "after": mean(arrays[f"adv_{name}_{other}_after"]),
+                }
+                for other in distances
+            },
         }
         for name in names
     }

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy
+import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import interpolate
 
+from cli.main import main
 from datasets.registry import dataset_info, load_dataset
 from models.registry import build_model
 from tests.conftest import TINY, Command
@@ -79,3 +85,38 @@ def test_lazily_as_published_and_wrong_names(digits_root: Command) -> None:
     ):
         done = digits_root(*ATTACKED, flag)
         assert done.returncode == 2 and told in done.stderr
+
+
+def test_perceptual_distance_before_and_after(digits_root: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for the package, whose distance is the mean square, with another factor for each backbone."""
+    package = ModuleType("dreamsim")
+    package.dreamsim = lambda pretrained, dreamsim_type, device: (  # type: ignore[attr-defined]
+        lambda a, b: {"dino_vitb16": 100.0}[dreamsim_type] * (a - b).square().mean((1, 2, 3)),
+        None,
+    )
+    monkeypatch.setitem(sys.modules, "dreamsim", package)
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
+    words = [*ATTACKED, "--then_project=pd", "--then_project_distances=dreamsim:dino_vitb16"]
+    assert main([*words, f"--root_dir={digits_root.root}", "--device=cpu", "--quiet"]) == 0
+    made = digits_root.where(*words)
+    found = json.loads((made / "result.json").read_text())["adv"]["then_project"]["pd"]
+    rows = dict(numpy.load(made / "examples.npz"))
+    index, attacked = torch.from_numpy(rows["index"]), torch.from_numpy(rows["adv_broken_by"] > 0)
+    test = load_dataset("digits").test
+    x, y, z = test.pixels(index), test.labels[index], torch.from_numpy(load_file_of(made, "adv"))
+    anchors = digits_root.where("compute_threat", "--dataset_name=digits", "--per_label=10") / "anchors.safetensors"
+    threat = ProjectedDisplacement(anchors=AnchorSet.load(anchors))
+
+    def mean(images: torch.Tensor) -> float:
+        fit = {"size": (224, 224), "mode": "bilinear", "antialias": True}
+        change = interpolate(images.float(), **fit) - interpolate(x, **fit)
+        return float(100 * change.square().mean((1, 2, 3))[attacked].mean())
+
+    distances = found["distances"]["DreamSim:dino_vitb16"]
+    assert distances["before"] == pytest.approx(mean(z), rel=1e-4)
+    assert distances["after"] == pytest.approx(mean(threat.project(x, y, z, POWER)), rel=1e-4)
+    assert distances["after"] < distances["before"]
+    told = digits_root(*words).stdout
+    assert "mean DreamSim:dino_vitb16 before" in told and f"{distances['after']:.3f}" in told
+    done = digits_root(*ATTACKED, "--then_project=pd", "--then_project_distances=ssim")
+    assert done.returncode == 2 and "--then_project_distances: expected lpips, dreamsim" in done.stderr
