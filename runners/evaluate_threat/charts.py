@@ -8,11 +8,12 @@ import numpy
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from runners.plots import PALETTE
+
 if TYPE_CHECKING:
     from runners.evaluate_threat.measurement import Measurement
 
 WIDTH = 7.0  # inches: the width of two columns of a paper
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00")
 MARKERS = "osD^vPX*"
 GROUP_NAMES = {
     "safe": "safe",

@@ -9,7 +9,8 @@ import numpy
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from runners.evaluate_threat.charts import GROUP_COLOURS, PALETTE, WIDTH, legend, style, without_frame
+from runners.evaluate_threat.charts import GROUP_COLOURS, WIDTH, legend, style, without_frame
+from runners.plots import PALETTE
 from threat_specification.perturbations.registry import CATEGORIES, OTHER
 
 if TYPE_CHECKING:

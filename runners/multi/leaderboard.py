@@ -10,15 +10,21 @@ import numpy
 
 from foundations.files import write_text
 from foundations.results import csv_table, markdown_table, wilson_interval
-from runners.plots import write_figure
+from runners.plots import PALETTE, write_figure
 from runners.test.desc import EVALUATIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMES = 15
+MARKERS = "osD^vPX*<>"  # with the palette's colours, no two of the named models look alike
 
 Child = dict[str, Any]  # an entry of `children` in result.json of a multi_* run
+Pair = tuple[str, str]
+
+# The accuracies that are drawn against one another.
+PAIRS: tuple[Pair, ...] = (("standard", "adv"), ("standard", "N_adv"), ("adv", "N_adv"))
+WORDS = {"standard": "on clean images", "adv": "under isotropic attack", "N_adv": "under nonisotropic attack"}
 
 
 def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[str, Any]:
@@ -34,10 +40,11 @@ def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[s
     tests = paired_tests(root, done, names)
     write_text(folder / "leaderboard.csv", csv_table([header, *rows]))
     write_text(folder / "leaderboard.md", _markdown(header, rows, tests))
-    correlation = rank_correlation(done)
-    if correlation is not None:
+    correlations = {" against ".join(pair): rank_correlation(done, pair) for pair in PAIRS}
+    if can_be_compared(done):
         write_figure(folder / "leaderboard.png", scatter(done))
-    return {"rank_correlation": correlation, "paired_tests": tests}
+    headline = correlations["adv against N_adv"]
+    return {"rank_correlation": headline, "rank_correlations": correlations, "paired_tests": tests}
 
 
 def _cells(result: dict[str, Any], names: list[str]) -> list[str]:
@@ -90,37 +97,68 @@ def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[di
     return tests
 
 
-def rank_correlation(children: list[Child]) -> float | None:
-    """Spearman's rank correlation of isotropic and nonisotropic accuracy.
+def rank_correlation(children: list[Child], pair: Pair) -> float | None:
+    """Spearman's rank correlation of two accuracies.
 
     None with fewer than 3 models, or if one of the two is constant.
     """
     from scipy.stats import spearmanr
 
-    pairs = _pairs(children)
-    if len(pairs) < 3 or any(len({pair[i] for pair in pairs}) == 1 for i in (0, 1)):
+    points = _points(children, pair)
+    if len(points) < 3 or any(len({point[i] for point in points}) == 1 for i in (0, 1)):
         return None
-    return float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
+    return float(spearmanr([a for a, _ in points], [b for _, b in points]).statistic)
+
+
+def can_be_compared(children: list[Child]) -> bool:
+    """True if some pair of accuracies is there for several models."""
+    return any(len(_points(children, pair)) > 1 for pair in PAIRS)
 
 
 def scatter(children: list[Child]) -> Figure:
-    """Scatter plot of nonisotropic against isotropic accuracy, one point per model; the points are named if few."""
-    from matplotlib.figure import Figure
+    """A panel for each pair of accuracies that several models have, one mark a model, with 95 % intervals.
 
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
-    for child in children:
-        if {"adv", "N_adv"} <= child["result"].keys():
-            point = child["result"]["adv"]["accuracy"], child["result"]["N_adv"]["accuracy"]
-            axes.scatter(*point, color="#0072B2")
-            if len(children) <= MOST_NAMES:
-                axes.annotate(child["name"], point, textcoords="offset points", xytext=(5, 5), fontsize=7)
-    axes.set(xlabel="accuracy under isotropic attack", ylabel="accuracy under nonisotropic attack")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    Models are named if they are few. Below the diagonal, the second accuracy is the lower one.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    pairs = [pair for pair in PAIRS if len(_points(children, pair)) > 1]
+    looks = _looks(len(children))
+    figure = Figure(figsize=(3.4 * len(pairs), 4.2), layout="constrained")
+    grid = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axes, (first, second) in zip(grid, pairs, strict=True):
+        axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
+        for child, look in zip(children, looks, strict=True):
+            if {first, second} <= child["result"].keys():
+                _mark(axes, child["result"][first], child["result"][second], look)
+        axes.set(xlabel=f"accuracy {WORDS[first]}", ylabel=f"accuracy {WORDS[second]}")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    if len(children) <= MOST_NAMES:
+        named = zip(children, looks, strict=True)
+        handles = [Line2D([], [], linestyle="", label=child["name"], **look) for child, look in named]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
-def _pairs(children: list[Child]) -> list[tuple[float, float]]:
+def _mark(axes: Any, first: dict[str, Any], second: dict[str, Any], look: dict[str, Any]) -> None:
+    """A model's mark, with the interval of either accuracy."""
+    errors = []
+    for metrics in (first, second):
+        low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
+        errors.append([[max(0.0, metrics["accuracy"] - low)], [max(0.0, high - metrics["accuracy"])]])
+    place = first["accuracy"], second["accuracy"]
+    axes.errorbar(*place, xerr=errors[0], yerr=errors[1], markersize=5, linewidth=0.6, linestyle="", **look)
+
+
+def _looks(count: int) -> list[dict[str, Any]]:
+    """Colours and markers of the models: different ones if there are few enough to name."""
+    if count > MOST_NAMES:
+        return [{"color": PALETTE[0], "marker": "o"}] * count
+    return [{"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i in range(count)]
+
+
+def _points(children: list[Child], pair: Pair) -> list[tuple[float, float]]:
+    """The two accuracies of every model that has both."""
     results = [child["result"] for child in children]
-    return [(r["adv"]["accuracy"], r["N_adv"]["accuracy"]) for r in results if {"adv", "N_adv"} <= r.keys()]
+    return [(r[pair[0]]["accuracy"], r[pair[1]]["accuracy"]) for r in results if {*pair} <= r.keys()]

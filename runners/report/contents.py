@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runners.multi.leaderboard import scatter
+from runners.multi.leaderboard import can_be_compared, scatter
 from runners.plots import write_figure
 from runners.report import tables
 from runners.report.charts import accuracy_bars, gauge_curves, training_curves
@@ -87,9 +87,10 @@ class Contents:
             results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]
             caption = f"Security curves: accuracy inside growing nonisotropic sets{_of(attacked, MOST_CURVES)}"
             parts.append(self._chart("gauge_curves", caption, gauge_curves, results))
-        both = [{"name": run.label, "result": run.result} for run in attacked if "adv" in run.result]
-        if len(both) > 1:
-            parts.append(self._chart("scatter", "Isotropic against nonisotropic accuracy", scatter, both))
+        models = [{"name": run.label, "result": run.result} for run in tests]
+        if can_be_compared(models):
+            caption = "Accuracies against one another: clean, under isotropic, under nonisotropic attack"
+            parts.append(self._chart("scatter", caption, scatter, models))
         parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
         parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(tests))
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
