@@ -143,6 +143,16 @@ def test_interrupted_or_on_two_processes_it_gives_the_same_bytes(
         assert (directory / name).read_bytes() == (measured / name).read_bytes(), name
 
 
+def test_anchors_divided_over_two_processes(measured: Path, digits_root: Command, tmp_path: Path) -> None:
+    """By an odd number of shards, of which every process measures all."""
+    copy = Command(tmp_path)
+    shutil.copytree(digits_root.root / "runs/digits/compute_threat", tmp_path / "runs/digits/compute_threat")
+    _, rows = read(measured)
+    _, divided = read(copy.ok(*WORDS, "--shard_anchors", "--hang_minutes=0.5", processes=2))
+    for name, values in rows.items():
+        assert numpy.allclose(values, divided[name], rtol=1e-5, atol=1e-6), name
+
+
 def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_path: Path) -> None:
     """Every optional part in one run: none of them is in the headline."""
     labels = load_dataset("digits").test.labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.functional import interpolate
 
 from cli.main import main
@@ -39,8 +41,7 @@ def test_attack_then_project(digits_root: Command, tmp_path: Path) -> None:
     test = load_dataset("digits").test
     index = torch.from_numpy(rows["index"])
     x, y, z = test.pixels(index), test.labels[index], torch.from_numpy(load_file_of(made, "adv"))
-    model = build_model("conv", dataset_info("digits")).eval()
-    model.load_state_dict(load_file(digits_root.where("train", *TINY) / "model.safetensors"))
+    model = tiny(digits_root)
     anchors = AnchorSet.load(anchors_at / "anchors.safetensors")
     class_weights = load_file(anchors_at / "class_weights.safetensors")["class_weights"]
     forms = {
@@ -67,24 +68,62 @@ def test_attack_then_project(digits_root: Command, tmp_path: Path) -> None:
     assert f"| {result['N_adv']['accuracy']:.4f}" in told and f"{difference:+.4f}" in told
 
 
+def tiny(digits_root: Command) -> nn.Module:
+    """The network under attack."""
+    model = build_model("conv", dataset_info("digits")).eval()
+    model.load_state_dict(load_file(digits_root.where("train", *TINY) / "model.safetensors"))
+    return model
+
+
 def load_file_of(directory: Path, name: str) -> numpy.ndarray:
     return load_file(directory / "adversarials.safetensors")[name].numpy()
 
 
 def test_lazily_as_published_and_wrong_names(digits_root: Command) -> None:
-    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
-    exact, scale = (
-        digits_root.result(*ATTACKED, "--then_project=pd", f"--then_project_method={method}")["adv"]["then_project"]
-        for method in ("exact", "scale")
+    anchors = digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10") / "anchors.safetensors"
+    threat, test, model = (
+        ProjectedDisplacement(anchors=AnchorSet.load(anchors)),
+        load_dataset("digits").test,
+        tiny(digits_root),
     )
-    exact, scale = exact["pd"], scale["pd"]
-    assert exact["threat_before"] == scale["threat_before"] and scale["accuracy"] >= exact["accuracy"]
+    accuracies = {}
+    for method in ("exact", "scale"):
+        words = [*ATTACKED, "--then_project=pd", f"--then_project_method={method}"]
+        accuracies[method] = digits_root.result(*words)["adv"]["then_project"]["pd"]["accuracy"]
+        made = digits_root.where(*words)
+        index = torch.from_numpy(dict(numpy.load(made / "examples.npz"))["index"])
+        x, y, z = test.pixels(index), test.labels[index], torch.from_numpy(load_file_of(made, "adv"))
+        with torch.no_grad():
+            right = model(threat.project(x, y, z, POWER, method=method)).argmax(1) == y
+        assert accuracies[method] == float(right.double().mean())
+    # Scaling takes back more of the change than is needed.
+    assert accuracies["scale"] > accuracies["exact"]
     for flag, told in (
         ("--then_project=pdw", "--then_project: expected one of pd, pd_s, pd_w, got pdw"),
         ("--then_project=pd_w", "--then_project=pd_w: expected --class_weights=FILE"),
     ):
         done = digits_root(*ATTACKED, flag)
         assert done.returncode == 2 and told in done.stderr
+
+
+def test_anchors_divided_over_two_processes(digits_root: Command, tmp_path: Path) -> None:
+    """Every process takes part in every shard: an odd number of shards would leave one of them waiting."""
+    words = [*ATTACKED, "--then_project=pd", "--shard_size=14", "--N_adv_eval", "--attacks=pgd", "--N_attack_iter=5"]
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
+    result = digits_root.result(*words)
+    alone = result["adv"]
+    rows = dict(numpy.load(digits_root.where(*words) / "examples.npz"))
+    several = Command(Path(shutil.copytree(digits_root.root, tmp_path / "several")))
+    shutil.rmtree(several.where(*words))
+    together = several.result(*words, "--shard_anchors", "--hang_minutes=0.5", processes=2)
+    assert together["N_adv"]["accuracy"] == result["N_adv"]["accuracy"]
+    together = together["adv"]
+    assert together["accuracy"] == alone["accuracy"]
+    for name, value in alone["then_project"]["pd"].items():
+        assert together["then_project"]["pd"][name] == pytest.approx(value, abs=1e-5), name
+    divided = dict(numpy.load(several.where(*words, "--shard_anchors") / "examples.npz"))
+    for name, values in rows.items():
+        assert numpy.allclose(values, divided[name], atol=1e-5, equal_nan=True), name
 
 
 def test_perceptual_distance_before_and_after(digits_root: Command, monkeypatch: pytest.MonkeyPatch) -> None:
