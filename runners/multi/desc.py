@@ -9,7 +9,7 @@ from foundations.desc import Desc
 from foundations.hparam_fields import Hparams, setting
 from foundations.results import markdown_table
 from models.robustbench_registry import selection
-from runners.test.desc import TestDesc
+from runners.test.desc import TestDesc, then_project_table
 from runners.train.desc import TrainDesc
 
 TOGGLE = "toggle_"
@@ -115,6 +115,13 @@ class MultiTestDesc(MultiDesc):
     runner = "multi_test"
     purpose = "test over all combinations of toggled options"
     child_class = TestDesc
+
+    @classmethod
+    def summarize(cls, result: dict[str, Any]) -> str:
+        """The table of the models, and that of attack-then-project if it was asked for."""
+        done = [(child["name"], child["result"]) for child in result["children"] if "result" in child]
+        projected = [(name, of) for name, of in done if "then_project" in of.get("adv", {})]
+        return "\n\n".join([super().summarize(result), *([then_project_table(projected)] if projected else [])])
 
 
 def _model_names(values: dict[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy
 from foundations.files import write_text
 from foundations.results import csv_table, markdown_table, wilson_interval
 from runners.plots import PALETTE, write_figure
-from runners.test.desc import EVALUATIONS
+from runners.test.desc import EVALUATIONS, then_project_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,9 @@ def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[s
     rows = [[child["name"], *_cells(child["result"], names)] for child in done]
     tests = paired_tests(root, done, names)
     write_text(folder / "leaderboard.csv", csv_table([header, *rows]))
-    write_text(folder / "leaderboard.md", _markdown(header, rows, tests))
+    projected = [(child["name"], child["result"]) for child in done if "then_project" in child["result"].get("adv", {})]
+    more = [then_project_table(projected)] if projected else []
+    write_text(folder / "leaderboard.md", _markdown(header, rows, tests, more))
     correlations = {" against ".join(pair): rank_correlation(done, pair) for pair in PAIRS}
     if can_be_compared(done):
         write_figure(folder / "leaderboard.png", scatter(done))
@@ -58,8 +60,8 @@ def _cells(result: dict[str, Any], names: list[str]) -> list[str]:
     return cells
 
 
-def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, Any]]) -> str:
-    parts = [markdown_table(header, rows)]
+def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, Any]], more: list[str]) -> str:
+    parts = [markdown_table(header, rows), *more]
     if tests:
         shown = [
             [t["evaluation"], t["first"], t["second"], str(t["only_first"]), str(t["only_second"]), f"{t['p']:.3g}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -184,7 +185,7 @@ class TestDesc(Desc):
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
         if "then_project" in result.get("adv", {}):
-            tables.append(then_project_table(result))
+            tables.append(then_project_table([("", result)]))
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -216,33 +217,45 @@ def describe_set(metrics: dict[str, Any]) -> str:
 NOT_ADAPTIVE = "attack, then project: not adaptive, an upper bound; --N_adv_eval attacks inside the set"
 
 
-def then_project_table(result: dict[str, Any]) -> str:
-    """The accuracies beside those of attacks inside the same set, with the difference."""
-    ball, rows = result["adv"], []
+def then_project_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Accuracies after the projection beside those of attacks inside the same set, as in the paper's Table 3.
+
+    results   (name, result.json) of the models; they are named if there are several
+    """
+    rows = [{"model": name, **row} for name, result in results for row in _then_project_rows(result)]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    header = [column for column in columns if column != "model" or len(results) > 1]
+    table = markdown_table(header, [[row.get(column, "-") for column in header] for row in rows])
+    return f"{NOT_ADAPTIVE}\n{table}"
+
+
+def _then_project_rows(result: dict[str, Any]) -> list[dict[str, str]]:
+    """A row for the ball alone, and one for each set."""
+    ball = result["adv"]
+    rows = [_then_project_row(result, name, found) for name, found in ball["then_project"].items()]
+    alone = dict.fromkeys(rows[0], "-") | {"set": describe_set(ball), "accuracy": f"{ball['accuracy']:.4f}"}
+    return [alone | {"published": _published(ball.get("published_then_project"))}, *rows]
+
+
+def _then_project_row(result: dict[str, Any], name: str, found: dict[str, Any]) -> dict[str, str]:
+    form, threshold = name.upper().replace("_", "-"), found["threshold"]
     inside: dict[str, Any] = result.get("N_adv") or {"norm": "", "threshold": None, "radius": None}
-    for name, found in ball["then_project"].items():
-        form = name.upper().replace("_", "-")
-        cells = [f"{form} <= {found['threshold']:.4g}", f"{found['accuracy']:.4f}"]
-        same_set = (inside["norm"], inside["threshold"], inside["radius"]) == (
-            form,
-            found["threshold"],
-            ball["threshold"],
-        )
-        difference = found["accuracy"] - inside["accuracy"] if same_set else 0.0
-        cells += [f"{inside['accuracy']:.4f}", f"{difference:+.4f}"] if same_set else ["-", "-"]
-        cells += [f"{found['threat_before']:.3f}", f"{found['threat_after']:.3f}"]
-        cells += [f"{mean[when]:.3f}" for mean in found["distances"].values() for when in ("before", "after")]
-        cells.append("-" if found.get("published") is None else f"{found['published']:.2f}")
-        rows.append(cells)
-    measured = [f"mean {name} {when}" for name in found["distances"] for when in ("before", "after")]
-    header = [
-        "set",
-        "projected",
-        "inside the set",
-        "too high by",
-        "mean threat before",
-        "after",
-        *measured,
-        "published",
-    ]
-    return f"{NOT_ADAPTIVE}\n{markdown_table(header, rows)}"
+    same_set = (inside["norm"], inside["threshold"], inside["radius"]) == (form, threshold, result["adv"]["threshold"])
+    return {
+        "set": f"{form} <= {threshold:.4g}",
+        "accuracy": f"{found['accuracy']:.4f}",
+        "inside the set": f"{inside['accuracy']:.4f}" if same_set else "-",
+        "too high by": f"{found['accuracy'] - inside['accuracy']:+.4f}" if same_set else "-",
+        "mean threat before": f"{found['threat_before']:.3f}",
+        "after": f"{found['threat_after']:.3f}",
+        **{
+            f"mean {other} {when}": f"{mean[when]:.3f}"
+            for other, mean in found["distances"].items()
+            for when in ("before", "after")
+        },
+        "published": _published(found.get("published")),
+    }
+
+
+def _published(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{accuracy:.2f}"

@@ -63,6 +63,11 @@ BALL_ATTACKS: dict[str, Callable[[TestingHparams, float, int], dict[str, Attack]
 }
 
 
+def is_power(given: float, published: float) -> bool:
+    """True if a radius is the published one, also if people wrote it with a few digits (0.0627 for 16/255)."""
+    return math.isclose(given, published, rel_tol=1e-3)
+
+
 def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
     return data.test, torch.arange(len(data.test))
 
@@ -163,7 +168,7 @@ class Test(Runner):
         testing = self.desc.testing
         power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
         same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
-        if "adv" in result and same and power is not None and math.isclose(result["adv"]["threshold"], power):
+        if "adv" in result and same and power is not None and is_power(result["adv"]["threshold"], power):
             result["adv"]["published"] = entry.robust
 
     def _is_lockstep(self) -> bool:
@@ -275,9 +280,10 @@ class Test(Runner):
         found: dict[str, Any] = then_project.metrics(
             arrays, list(self.projected_onto), power, [measure.name for measure in self.distances]
         )
-        if isinstance(self.desc.train, PretrainedDesc) and math.isclose(power, then_project.PUBLISHED_POWER):
+        if isinstance(self.desc.train, PretrainedDesc) and is_power(power, then_project.PUBLISHED_POWER):
             published = then_project.PUBLISHED.get(self.desc.model_name, {})
             found = {name: {**of, "published": published.get(name)} for name, of in found.items()}
+            return {"then_project": found, "published_then_project": published.get("Linf")}
         return {"then_project": found}
 
     def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy
 import pytest
@@ -18,6 +19,9 @@ from torch.nn.functional import interpolate
 from cli.main import main
 from datasets.registry import dataset_info, load_dataset
 from models.registry import build_model
+from runners.multi.desc import MultiTestDesc
+from runners.test.runner import is_power
+from runners.test.then_project import PUBLISHED
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
@@ -66,6 +70,32 @@ def test_attack_then_project(digits_root: Command, tmp_path: Path) -> None:
     assert "not adaptive, an upper bound" in told
     difference = found["pd"]["accuracy"] - result["N_adv"]["accuracy"]
     assert f"| {result['N_adv']['accuracy']:.4f}" in told and f"{difference:+.4f}" in told
+
+
+def test_several_models_beside_the_published_figures() -> None:
+    def measured(model: str, linf: float, pd: float, inside: float) -> dict[str, Any]:
+        of = {"threshold": 16 / 255, "accuracy": pd, "threat_before": 0.3, "threat_after": 0.06, "distances": {}}
+        published = PUBLISHED.get(model, {})
+        ball = {"norm": "Linf", "radius": None, "threshold": 16 / 255, "accuracy": linf, "num_examples": 100}
+        ball |= {"then_project": {"pd": {**of, "published": published.get("pd")}}}
+        ball |= {"published_then_project": published.get("Linf")}
+        inner = {"norm": "PD", "threshold": 16 / 255, "radius": 16 / 255, "accuracy": inside, "num_examples": 100}
+        return {"adv": ball, "N_adv": inner}
+
+    models = {"Liu2023Comprehensive_Swin-B": (0.1, 0.2, 0.15), "own": (0.0, 0.3, 0.3)}
+    children = [{"name": name, "result": measured(name, *figures)} for name, figures in models.items()]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in MultiTestDesc.summarize({"children": children}).split("an upper bound")[1].splitlines()[1:]
+    ]
+    assert lines[0][:3] == ["model", "set", "accuracy"] and lines[0][-1] == "published"
+    assert [line[1:5] + line[-1:] for line in lines[2:]] == [
+        ["Linf <= 0.06275", "0.1000", "-", "-", "0.12"],
+        ["PD <= 0.06275", "0.2000", "0.1500", "+0.0500", "0.21"],
+        ["Linf <= 0.06275", "0.0000", "-", "-", "-"],
+        ["PD <= 0.06275", "0.3000", "0.3000", "+0.0000", "-"],
+    ]
+    assert is_power(0.0627, 16 / 255) and not is_power(8 / 255, 16 / 255)
 
 
 def tiny(digits_root: Command) -> nn.Module:
