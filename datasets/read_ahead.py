@@ -39,11 +39,35 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
         worker_init_fn=leave_to_the_main_process,
         **options,
     )
+    batches = iter(loader)
     try:
-        for images in loader:
+        for images in batches:
             yield images.to(split.device, non_blocking=on_gpu)
     except RunError as error:  # the message of an error from a worker starts with a traceback, which is removed
-        raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from error
+        raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        if not num_workers:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(
+            f"a process that reads images ended ({reason}); if it was killed for lack of memory, use a smaller "
+            "--num_workers or --batch_size"
+        ) from error
+    finally:
+        end_workers(batches)
+
+
+def end_workers(batches: Iterator[Any]) -> None:
+    """End the worker processes of a loader's iterator now, not when it is collected: an error's traceback keeps it.
+
+    The loader ends its workers by SIGTERM, which they ignore, and Python waits for them without limit when it ends.
+    """
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+    for worker in getattr(batches, "_workers", ()):
+        if worker.is_alive():
+            worker.kill()
+        worker.join()
 
 
 def leave_to_the_main_process(worker: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from datasets.folders import FolderSplit
 from datasets.loader import ReadBatch, ShuffledBatches
+from datasets.read_ahead import read_ahead
 from datasets.registry import dataset_info, load_dataset
 from datasets.sampling import rows_by_class
 from foundations.errors import RunError
@@ -70,16 +73,65 @@ def test_batches_of_files_are_those_of_memory(imagenet: Path, num_workers: int) 
     assert torch.get_rng_state().equal(state)
 
 
+def cut_short(image: Path) -> Path:
+    image.write_bytes(image.read_bytes()[:100])
+    return image
+
+
+def with_a_huge_size(image: Path) -> Path:
+    """Four damaged bytes of a header: the reader refuses to unpack so many pixels."""
+    content = bytearray(converted(image, "bmp").read_bytes())
+    content[18:22] = (200000).to_bytes(4, "little")
+    image.with_suffix(".bmp").write_bytes(content)
+    return image.with_suffix(".bmp")
+
+
+def with_a_damaged_tag(image: Path) -> Path:
+    """One damaged byte: the place of the pixels is of the type text, which makes the reader raise a TypeError."""
+    content = bytearray(converted(image, "tif").read_bytes())
+    tags = int.from_bytes(content[4:8], "little")
+    content[tags + 2 + 12 * 5 + 2] = 2
+    image.with_suffix(".tif").write_bytes(content)
+    return image.with_suffix(".tif")
+
+
+def converted(image: Path, suffix: str) -> Path:
+    Image.open(image).resize((16, 16)).save(image.with_suffix(f".{suffix}"))
+    image.unlink()
+    return image.with_suffix(f".{suffix}")
+
+
+@pytest.mark.parametrize("damage", [cut_short, with_a_huge_size, with_a_damaged_tag])
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_damaged_image_is_named(tmp_path: Path, num_workers: int) -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_damaged_image_is_named(tmp_path: Path, num_workers: int, damage: Callable[[Path], Path]) -> None:
     written.write_folders(tmp_path)
-    file = tmp_path / "train" / "dog" / "3.png"
-    file.write_bytes(file.read_bytes()[:100])
+    file = damage(tmp_path / "train" / "dog" / "3.png")
     split = load_dataset(own("image_folder", image_size=16), tmp_path).train
-    with pytest.raises(RunError, match=rf"^image_folder: cannot read {file}: ") as told:
+    with pytest.raises(RunError, match=rf"^image_folder: cannot read {file}: .*undamaged copy$") as told:
         for batch in ShuffledBatches(split, 4, seed=1, num_workers=num_workers).epoch(0):
             batch.images.sum()
     assert str(told.value).count("\n") == 0
+    assert not multiprocessing.active_children()  # while the error, with its traceback, is still there
+
+
+def test_workers_end_with_their_reader(tmp_path: Path) -> None:
+    """They ignore SIGTERM; a reader that stops half-way, or loses one of them, must not wait for them."""
+    written.write_folders(tmp_path)
+    split = load_dataset(own("image_folder", image_size=16), tmp_path).train
+    plans = [torch.tensor([0, 1])] * 8
+    images = read_ahead(split, plans, 2)
+    next(images)
+    assert len(multiprocessing.active_children()) == 2
+    images.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+    images = read_ahead(split, plans, 1)
+    next(images)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(RunError, match=r"a process that reads images ended .*; if it was killed for lack of memory"):
+        for _ in images:
+            pass
 
 
 def test_tinyimagenet_reads_its_annotations(tmp_path: Path) -> None:
