@@ -80,6 +80,8 @@ def run(runner: str, arguments: list[str]) -> int:
     from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
 
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "agg"  # a notebook exports its own, which may not be installed here
     flags = flags_of(runner)
     arguments, notes = translated(arguments, flags.__contains__)
     values = runner_parser(runner, arguments).parse(arguments)

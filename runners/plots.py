@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +25,55 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 GAP = 2  # pixels between images, before enlargement
 
 
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a matplotlib figure as PNG or PDF, chosen by the suffix of the path; equal figures give equal bytes."""
+def write_figure(path: Path, make: Callable[[], Figure | None], kinds: Sequence[str] = ("png",)) -> bool:
+    """Write a matplotlib figure as path.png, path.pdf or both; equal figures give equal bytes.
+
+    Returns whether it was written. A picture that cannot be drawn is told of, and fails no run: its numbers are there.
+    """
+    try:
+        with plain_style():
+            figure = make()
+            if figure is None:
+                return False
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # compute the layout once, not for each file
+            written = {kind: _rendered(figure, kind) for kind in kinds}
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no message"
+        print(
+            f"warning: cannot draw {path.with_suffix('.' + kinds[0])}: {type(error).__name__}: {reason}",
+            file=sys.stderr,
+        )
+        return False
+    for kind, content in written.items():
+        write_bytes(path.with_suffix(f".{kind}"), content)
+    return True
+
+
+@contextmanager
+def plain_style() -> Iterator[None]:
+    """A block with matplotlib's own settings, whatever a notebook or a file of the user sets; `$` is no mathematics."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in a script without a font
+        yield
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    kind = path.suffix[1:]
     figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata=UNDATED[kind])
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def write_contact_sheet(path: Path, images: Tensor, columns: int, row_names: Sequence[str]) -> None:
     """Write images [N,C,H,W] uint8 row by row, with a name for each row."""
+    write_figure(path, lambda: _contact_sheet(images, columns, row_names))
+
+
+def _contact_sheet(images: Tensor, columns: int, row_names: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
     from torchvision.utils import make_grid
 
@@ -45,7 +87,7 @@ def write_contact_sheet(path: Path, images: Tensor, columns: int, row_names: Seq
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    write_figure(path, figure)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -59,6 +101,10 @@ class Column:
 
 def write_strip(path: Path, columns: Sequence[Column]) -> None:
     """Write a figure with one row for each example and one column for each kind of image."""
+    write_figure(path, lambda: _strip(columns))
+
+
+def _strip(columns: Sequence[Column]) -> Figure:
     from matplotlib.figure import Figure
 
     rows = len(columns[0].images)
@@ -73,7 +119,7 @@ def write_strip(path: Path, columns: Sequence[Column]) -> None:
             axes.set_xlabel(caption, fontsize=7, labelpad=2)
             if row == 0:
                 axes.set_title(column.title, fontsize=8)
-    write_figure(path, figure)
+    return figure
 
 
 def amplified(delta: Tensor) -> Tensor:

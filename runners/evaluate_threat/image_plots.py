@@ -159,13 +159,16 @@ def directions(measurement: Measurement) -> Figure:
     return figure
 
 
-def plane_slice(measurement: Measurement) -> Figure:
-    """The plane through the image and its nearest anchors of two other classes.
+def plane_slice(measurement: Measurement) -> Figure | None:
+    """The plane through the image and its nearest anchors of two other classes; None if there is only one other.
 
     Shows {PD <= t}, and the l2 and l-inf balls whose slices have the same area within the window shown.
     """
     _, shard = example(measurement)
-    first, second = nearest_anchors(measurement, shard, different=True, count=2)
+    found = nearest_anchors(measurement, shard, different=True, count=2)
+    if len(found) < 2:
+        return None
+    first, second = found
     anchors = measurement.threat.anchors
     assert anchors is not None
     corners = anchors.floats()[[first, second]].to(shard.images) - shard.images.flatten(1)

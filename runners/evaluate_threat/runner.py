@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,7 @@ class EvaluateThreat(Runner):
             self._class_distances(labels),
         )
         for name, draw in FIGURES.items():
-            if (figure := draw(measurement)) is not None:
-                _write_figure(self.directory / name, figure)
+            write_figure(self.directory / name, partial(draw, measurement), ("png", "pdf"))
 
     def _class_distances(self, labels: torch.Tensor) -> numpy.ndarray | None:
         """[n] class weights of the images and their partners of another class, if the weighted form is measured."""
@@ -212,10 +212,3 @@ class EvaluateThreat(Runner):
         if not isinstance(weighted, ProjectedDisplacement) or weighted.class_weights is None:
             return None
         return weighted.class_weights.cpu()[labels, self.find.labels(self.index)].double().numpy()
-
-
-def _write_figure(path: Path, figure: Figure) -> None:
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # compute the layout once, not for each file
-    for kind in ("png", "pdf"):
-        write_figure(path.with_name(f"{path.name}.{kind}"), figure)

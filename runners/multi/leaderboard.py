@@ -44,7 +44,7 @@ def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[s
     write_text(folder / "leaderboard.md", _markdown(header, rows, tests, more))
     correlations = {" against ".join(pair): rank_correlation(done, pair) for pair in PAIRS}
     if can_be_compared(done):
-        write_figure(folder / "leaderboard.png", scatter(done))
+        write_figure(folder / "leaderboard.png", lambda: scatter(done))
     headline = correlations["adv against N_adv"]
     return {"rank_correlation": headline, "rank_correlations": correlations, "paired_tests": tests}
 

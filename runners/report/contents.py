@@ -76,21 +76,18 @@ class Contents:
         if not tests:
             return self._held_out()
         parts: Parts = [tables.accuracy_table(tests)]
-        parts.append(
-            self._chart(
-                "accuracy", f"Accuracy with 95 % intervals{_of(tests, MOST_BARS)}", accuracy_bars, tests[:MOST_BARS]
-            )
-        )
+        caption = f"Accuracy with 95 % intervals{_of(tests, MOST_BARS)}"
+        parts += self._chart("accuracy", caption, accuracy_bars, tests[:MOST_BARS])
         parts += self._held_out()
         attacked = [run for run in tests if "N_adv" in run.result]
         if attacked:
             results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]
             caption = f"Security curves: accuracy inside growing nonisotropic sets{_of(attacked, MOST_CURVES)}"
-            parts.append(self._chart("gauge_curves", caption, gauge_curves, results))
+            parts += self._chart("gauge_curves", caption, gauge_curves, results)
         models = [{"name": run.label, "result": run.result} for run in tests]
         if can_be_compared(models):
             caption = "Accuracies against one another: clean, under isotropic, under nonisotropic attack"
-            parts.append(self._chart("scatter", caption, scatter, models))
+            parts += self._chart("scatter", caption, scatter, models)
         parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
         parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(tests))
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
@@ -109,7 +106,7 @@ class Contents:
             return []
         return [
             tables.training_table(trainings),
-            self._chart("training", "Loss and test accuracy over the epochs", training_curves, trainings),
+            *self._chart("training", "Loss and test accuracy over the epochs", training_curves, trainings),
         ]
 
     def _anchors(self) -> Parts:
@@ -122,10 +119,9 @@ class Contents:
         runs = [run for runs in self.runs.values() for run in runs]
         return [tables.environment_table(runs)] if runs else []
 
-    def _chart(self, name: str, caption: str, draw: Callable[[Any], Any], what: Any) -> Picture:
+    def _chart(self, name: str, caption: str, draw: Callable[[Any], Any], what: Any) -> Parts:
         path = self.folder / f"{name}.png"
-        write_figure(path, draw(what))
-        return Picture(caption, path)
+        return [Picture(caption, path)] if write_figure(path, lambda: draw(what)) else []
 
 
 def _given(table: Table | None) -> Parts:

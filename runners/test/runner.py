@@ -153,7 +153,7 @@ class Test(Runner):
             if "N_adv" in result:
                 write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
-                write_figure(self.directory / "curves.png", gauge_curves([(self.desc.name, result)]))
+                write_figure(self.directory / "curves.png", lambda: gauge_curves([(self.desc.name, result)]))
         return result
 
     def _add_published(self, result: dict[str, Any]) -> None:

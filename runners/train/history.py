@@ -84,7 +84,7 @@ class History:
         if self.writer is not None:
             self.writer.close()
         if self.environment.is_primary and self.rows:
-            write_figure(self.directory / "curves.png", curves(self.rows))
+            write_figure(self.directory / "curves.png", lambda: curves(self.rows))
 
     def _write(self) -> None:
         if self.environment.is_primary:

@@ -1,0 +1,56 @@
+"""Pictures, which fail no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from runners.plots import write_contact_sheet, write_figure
+from tests.conftest import Command
+
+
+def titled(title: str) -> Figure:
+    figure = Figure()
+    figure.add_subplot().set_title(title)
+    return figure
+
+
+def test_settings_of_a_notebook_and_of_the_user_change_nothing(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 7\naxes.facecolor: red\n")
+    words = ("compute_threat", "--dataset_name=digits", "--per_label=2")
+    plain = command.ok(*words) / "anchors.png"
+    other = Command(tmp_path / "other")
+    other.root.mkdir()
+    settings = {"MPLBACKEND": "module://nowhere.backend_inline", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    done = other(*words, environment=settings)
+    assert done.returncode == 0 and "warning" not in done.stderr
+    assert (other.where(*words) / "anchors.png").read_bytes() == plain.read_bytes()
+
+
+def test_names_are_text_and_settings_are_given_back(tmp_path: Path) -> None:
+    matplotlib.rcParams["lines.linewidth"] = 3.25
+    for name in ("a$b_{c$", "猫", "\\frac"):
+        assert write_figure(tmp_path / "picture", lambda name=name: titled(name), ("png", "pdf"))  # type: ignore[misc]
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    write_contact_sheet(tmp_path / "sheet.png", images, 1, ["$x", "$"])
+    assert {file.name for file in tmp_path.iterdir()} == {"picture.png", "picture.pdf", "sheet.png"}
+    assert matplotlib.rcParams["lines.linewidth"] == 3.25
+    matplotlib.rcParams["lines.linewidth"] = matplotlib.rcParamsDefault["lines.linewidth"]
+
+
+def test_a_picture_that_fails_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> Figure:
+        figure = titled("x")
+        figure.axes[0].imshow(numpy.zeros((2, 2, 7)))
+        return figure
+
+    assert not write_figure(tmp_path / "picture.png", fails)
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: cannot draw {tmp_path / 'picture.png'}: TypeError: ") and told.count("\n") == 1
+    assert not write_figure(tmp_path / "picture.png", lambda: None)
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
