@@ -76,16 +76,25 @@ def listing() -> str:
 
 def run(runner: str, arguments: list[str]) -> int:
     """Parse the flags, describe the run, and execute it unless only its directory or its plan is asked for."""
-    from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
-    from foundations.run_directory import RunDirectory
-    from runners.completion import finished_result, plan, tell
+    from foundations.digests import forget
+    from foundations.environment import below_root
 
+    forget()
     if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "agg"  # a notebook exports its own, which may not be installed here
     flags = flags_of(runner)
     arguments, notes = translated(arguments, flags.__contains__)
     values = runner_parser(runner, arguments).parse(arguments)
     shared = SharedArgs.of(values)
+    with below_root(shared.root_dir):
+        return _run(runner, values, shared, notes)
+
+
+def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str]) -> int:
+    from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
+    from foundations.run_directory import RunDirectory
+    from runners.completion import finished_result, plan, tell
+
     for group in groups_of(runner):
         group.of(values)  # raises UsageError for a value out of range
     desc = desc_class(runner).from_flags(values)

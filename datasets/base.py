@@ -93,12 +93,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split with the facts of the registry; raises RunError if they do not match."""
+    """A training and a test split with the facts of the registry; raises RunError if they do not match.
+
+    notes   what the user should know about the files
+    """
 
     name: str
     info: DatasetInfo
     train: Examples
     test: Examples
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for which, split in (("training", self.train), ("test", self.test)):
@@ -117,6 +121,8 @@ class Dataset:
                     f"{self.name}: expected {which} labels in [0, {self.info.num_classes}), "
                     f"got {int(split.labels.min())} to {int(split.labels.max())}"
                 )
+        if len(self.train.labels.unique()) < 2:
+            raise RunError(f"{self.name}: expected training images of at least two classes, got one")
 
     def train_rows(self) -> dict[int, Tensor]:
         """Label -> row numbers of its training images, ascending; reads no image."""

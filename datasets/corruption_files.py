@@ -1,31 +1,41 @@
-"""Readers of corrupted test images in files, with one image for each test image, in the same order.
+"""Readers of corrupted test images in files, with one image for each test image.
 
-CIFAR-10-C, CIFAR-100-C   <corruption>.npy, uint8 [severities * N, H, W, C], beside labels.npy
-ImageNet-C, 3DCC          [<kind>/]<corruption>/<severity>/<class>/<image>, classes and images in sorted order
+CIFAR-10-C, CIFAR-100-C   <corruption>.npy, uint8 [severities * N, H, W, C], beside labels.npy, in the order of the set
+ImageNet-C, 3DCC          [<kind>/]<corruption>/<severity>/<class>/<image>, paired by class and name
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
 from torch import Tensor
 
+from datasets.decoding import read_picture
+from datasets.identity import images_below
+from foundations.digests import is_hidden
 from foundations.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from datasets.base import Dataset
 
 Reader = Callable[[Tensor], Tensor]  # rows of the test split -> images [n,C,H,W] in [0, 1]
 
 
-def read_corruption_files(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> dict[str, dict[int, Reader]]:
-    """Corruption -> severity -> reader, for test images of shape (C, H, W) with the given labels.
+def read_corruption_files(
+    folder: Path, shape: tuple[int, int, int], labels: Tensor, names: Sequence[str] = ()
+) -> dict[str, dict[int, Reader]]:
+    """Corruption -> severity -> reader, for test images of shape (C, H, W) with the given labels and names.
 
     Raises UsageError if there is no such folder, and RunError if its files do not match the test images.
     """
     if not folder.is_dir():
         raise UsageError(f"--corruption_files: expected a folder, got {folder}")
-    found = _from_arrays(folder, shape, labels) or _from_folders(folder, shape, labels)
+    found = _from_arrays(folder, shape, labels) or _from_folders(folder, shape, names)
     if not found:
         raise RunError(
             f"{folder}: expected <corruption>.npy with labels.npy, or <corruption>/<severity>/<class>/, got neither"
@@ -34,7 +44,7 @@ def read_corruption_files(folder: Path, shape: tuple[int, int, int], labels: Ten
 
 
 def _from_arrays(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> dict[str, dict[int, Reader]]:
-    files = [file for file in sorted(folder.glob("*.npy")) if file.stem != "labels"]
+    files = [file for file in sorted(folder.glob("*.npy")) if file.stem != "labels" and not is_hidden(file.name)]
     if not files:
         return {}
     count = len(labels)
@@ -61,7 +71,7 @@ def _load(file: Path) -> numpy.ndarray:
     """Open an array as a memory map, so that it stays on disk."""
     try:
         return numpy.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise RunError(f"cannot read {file}: {error}") from error
 
 
@@ -72,31 +82,54 @@ def _array_reader(array: numpy.ndarray) -> Reader:
     return read
 
 
-def _from_folders(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> dict[str, dict[int, Reader]]:
+def _from_folders(folder: Path, shape: tuple[int, int, int], names: Sequence[str]) -> dict[str, dict[int, Reader]]:
     found: dict[str, dict[int, Reader]] = {}
     places = [*sorted(folder.glob("*/[1-5]")), *sorted(folder.glob("*/*/[1-5]"))]
     for place in places:
-        classes = sorted(part for part in place.iterdir() if part.is_dir())
-        images = [(file, label) for label, part in enumerate(classes) for file in sorted(part.iterdir())]
-        if not images:
+        if any(is_hidden(part) for part in place.relative_to(folder).parts) or not place.is_dir():
             continue
-        if [label for _, label in images] != labels.tolist():
-            raise RunError(
-                f"{place}: expected {len(labels)} images in the classes of the test images, got {len(images)}"
-            )
-        found.setdefault(place.parent.name, {})[int(place.name)] = _folder_reader([file for file, _ in images], shape)
+        files = _paired(place, names)
+        found.setdefault(place.parent.name, {})[int(place.name)] = _folder_reader(files, shape)
     return found
 
 
-def _folder_reader(files: list[Path], shape: tuple[int, int, int]) -> Reader:
-    from PIL import Image
+def _paired(place: Path, names: Sequence[str]) -> list[str]:
+    """The corrupted version of every test image, in their order: the file of the same class and name but its suffix.
 
-    def one(file: Path) -> Tensor:
+    Raises RunError if a test image has no version, or a file is no version of one; it names three of them.
+    """
+    found = {
+        f"{os.path.relpath(path, place).split(os.sep)[0]}/{Path(path).stem}": path for path in images_below(place)[0]
+    }
+    if found and (not names or len(set(names)) < len(names)):
+        raise RunError(
+            f"{place}: the test images have no names of their own, to pair these files with; use arrays (.npy)"
+        )
+    lacking = [name for name in names if name not in found]
+    strangers = sorted(found.keys() - set(names))
+    if lacking or strangers:
+        told = [f"{len(lacking)} are missing ({', '.join(lacking[:3])})"] if lacking else []
+        told += [f"{len(strangers)} belong to none ({', '.join(strangers[:3])})"] if strangers else []
+        raise RunError(
+            f"{place}: expected a file for each of the {len(names)} test images, by class and name; {'; '.join(told)}"
+        )
+    return [found[name] for name in names]
+
+
+def names_of(data: Dataset) -> list[str]:
+    """Class and name without suffix of every test image, in their order; [] if they are in no files of their own."""
+    paths = getattr(data.test, "paths", [])
+    labels = data.test.labels.tolist() if paths else []
+    return [f"{data.info.classes[label]}/{Path(path).stem}" for path, label in zip(paths, labels, strict=True)]
+
+
+def _folder_reader(files: Sequence[str], shape: tuple[int, int, int]) -> Reader:
+    def one(file: str) -> Tensor:
         try:
-            with Image.open(file) as picture:
-                pixels = numpy.array(picture.convert("L" if shape[0] == 1 else "RGB"))
-        except OSError as error:
-            raise RunError(f"cannot read {file}: {error}") from error
+            picture = read_picture(file).convert("L" if shape[0] == 1 else "RGB")
+        except Exception as error:  # a damaged header can make the readers of formats raise anything
+            raise RunError(f"cannot read {file}: {str(error) or type(error).__name__}") from error
+        pixels = numpy.array(picture)
         image = torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
         if tuple(image.shape) != shape:
             raise RunError(f"{file}: expected an image of shape {shape}, got {tuple(image.shape)}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from datasets.info import DatasetInfo
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
 
@@ -14,10 +15,8 @@ class DataMissing(RunError):
     """An error for files of a data set that were not found."""
 
 
-def find_folder(
-    dataset: DatasetHparams, data_dir: Path | None, below: Sequence[str], files: Sequence[str], download: object = None
-) -> Path:
-    """The first of data_dir and its subfolders `below` that contains all `files` (or their .gz).
+def find_folder(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None, download: object = None) -> Path:
+    """The first of data_dir and its subfolders `info.folders` that contains all of `info.files`.
 
     Raises DataMissing if there is none.
 
@@ -26,20 +25,37 @@ def find_folder(
     name = dataset.dataset_name
     if data_dir is None:
         raise DataMissing(f"{name}: no folder to look in; say where it is with --data_dir=DIR")
-    folders = [data_dir, *(data_dir / part for part in below)]
-    found = _holding(folders, files)
+    found = _holding(info, data_dir)
     if found is None and dataset.download and callable(download):
         fetch(name, download, data_dir)
-        found = _holding(folders, files)
+        found = _holding(info, data_dir)
     if found is not None:
         return found
-    best = max(folders, key=lambda folder: sum(map(bool, (_file(folder, file) for file in files))))
-    missing = [file for file in files if _file(best, file) is None]
+    needed = [file for file in info.files if file[0] != "?"]
+    folders = _places(info, data_dir)
+    best = max(folders, key=lambda folder: sum(map(bool, (file_in(folder, file, info) for file in needed))))
+    missing = [file for file in needed if file_in(best, file, info) is None]
     shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
     raise DataMissing(
-        f"{name} is not in {data_dir}: expected {shown} in it or in {' or '.join(below)} below it; "
+        f"{name} is not in {data_dir}: expected {shown} in it or in {' or '.join(info.folders)} below it; "
         f"name its folder with --data_dir=DIR{'' if download is None else ', or fetch it'}"
     )
+
+
+def _places(info: DatasetInfo, data_dir: Path) -> list[Path]:
+    return [data_dir, *(data_dir / part for part in info.folders)]
+
+
+def _holding(info: DatasetInfo, data_dir: Path) -> Path | None:
+    needed = [file for file in info.files if file[0] != "?"]
+    places = _places(info, data_dir)
+    return next((place for place in places if all(file_in(place, file, info) for file in needed)), None)
+
+
+def file_in(folder: Path, name: str, info: DatasetInfo) -> Path | None:
+    """The path of a file or folder, of the file's .gz first if the reader takes it: only that has a checksum."""
+    names = [f"{name}.gz", name] if info.compressed else [name]
+    return next((folder / each for each in names if (folder / each).exists()), None)
 
 
 def fetch(name: str, download: Callable[[Path], object], data_dir: Path) -> None:
@@ -78,22 +94,6 @@ def archives_stay_below() -> Iterator[None]:
     finally:
         if only_data is not None:
             tarfile.TarFile.extraction_filter = before
-
-
-def _holding(folders: Sequence[Path], files: Sequence[str]) -> Path | None:
-    return next((folder for folder in folders if all(_file(folder, file) is not None for file in files)), None)
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    """The path of a file's .gz, else of the file or folder itself, else None; only the .gz has a published checksum."""
-    return next((path for path in (folder / f"{name}.gz", folder / name) if path.exists()), None)
-
-
-def file_in(folder: Path, name: str) -> Path:
-    """The path of a file that `find_folder` has found."""
-    path = _file(folder, name)
-    assert path is not None
-    return path
 
 
 def check_file(dataset: DatasetHparams, path: Path, *md5s: str) -> None:

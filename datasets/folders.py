@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, make_dataset
 from torchvision.transforms import functional
 
 from datasets import class_names
 from datasets.base import Dataset
+from datasets.decoding import read_picture
 from datasets.finding import damaged, find_folder
+from datasets.identity import IMAGE_SUFFIXES, images_below
 from datasets.info import DatasetInfo
+from foundations.digests import is_hidden
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
 
@@ -31,6 +33,7 @@ class FolderSplit:
     paths    [N] complete paths of the files
     labels   [N] int64
     side     height and width of the resulting images, 3 x side x side
+    skipped  files in the class folders that are no images
     """
 
     dataset: DatasetHparams
@@ -39,6 +42,7 @@ class FolderSplit:
     side: int
     shorter: int
     device: torch.device = torch.device("cpu")
+    skipped: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +51,7 @@ class FolderSplit:
         """Read one image, [3, side, side] uint8; raises RunError for a damaged file."""
         path = self.paths[row]
         try:
-            image = default_loader(path)
+            image = read_picture(path)
             if min(image.size) != self.shorter:
                 image = functional.resize(image, self.shorter)
             return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
@@ -81,10 +85,13 @@ def load_image_folder(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
 
     The labels are numbered by the sorted names of the training folders.
     """
-    folder = find_folder(dataset, data_dir, ["image_folder"], ["train", "test"])
+    folder = find_folder(dataset, info, data_dir)
     classes = _folders(folder / "train")
-    if not classes:
-        raise RunError(f"image_folder: expected a folder for each class in {folder / 'train'}, got none")
+    if len(classes) < 2:
+        found = f"got {classes[0]} alone" if classes else "got none"
+        raise RunError(
+            f"image_folder: expected a folder for each of two or more classes in {folder / 'train'}, {found}"
+        )
     info = dataclasses.replace(info, classes=classes)
     return _dataset(dataset, info, *(_split(dataset, info, folder / part) for part in ("train", "test")))
 
@@ -95,7 +102,7 @@ def load_imagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | N
     A label is the position of the id among all 1,000 sorted ids. With --own_files some classes may be missing, which
     does not change the labels of the others.
     """
-    folder = find_folder(dataset, data_dir, ["imagenet", "ILSVRC2012"], ["train", "val"])
+    folder = find_folder(dataset, info, data_dir)
     _check_ids(dataset, info, folder / "train")
     _check_ids(dataset, info, folder / "val")
     titles = class_names.wordnet_titles()
@@ -110,13 +117,8 @@ def load_tinyimagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
     """
     from torchvision.datasets.utils import download_and_extract_archive
 
-    files = ["train", "val", "wnids.txt"]
     folder = find_folder(
-        dataset,
-        data_dir,
-        ["tiny-imagenet-200"],
-        files,
-        lambda root: download_and_extract_archive(TINY_URL, str(root), md5=TINY_MD5),
+        dataset, info, data_dir, lambda root: download_and_extract_archive(TINY_URL, str(root), md5=TINY_MD5)
     )
     classes = tuple(sorted((folder / "wnids.txt").read_text().split()))
     if len(classes) != 200 and not dataset.own_files:
@@ -147,13 +149,29 @@ def _annotated(dataset: DatasetHparams, info: DatasetInfo, annotations: Path) ->
 
 
 def _split(dataset: DatasetHparams, info: DatasetInfo, folder: Path) -> FolderSplit:
-    """All images in the class folders of a folder, found by torchvision; raises RunError for an unknown class."""
-    strangers = sorted(set(_folders(folder)) - set(info.classes))
+    """All images in the class folders of a folder; raises RunError for an unknown class, and for one without images."""
+    present = _folders(folder)
+    strangers = sorted(set(present) - set(info.classes))
     if strangers:
         raise RunError(f"{dataset.dataset_name}: {folder / strangers[0]} is no class of the set; remove the folder")
-    numbers = {name: label for label, name in enumerate(info.classes) if (folder / name).is_dir()}
-    found = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True) if numbers else []
-    return _made(dataset, info, [path for path, _ in found], [label for _, label in found])
+    paths: list[str] = []
+    labels: list[int] = []
+    skipped: list[str] = []
+    for label, name in enumerate(info.classes):
+        if name not in present:
+            continue
+        images, others = images_below(folder / name)
+        if not images:
+            raise RunError(_without_images(dataset, folder / name, others))
+        paths += images
+        labels += [label] * len(images)
+        skipped += others
+    return dataclasses.replace(_made(dataset, info, paths, labels), skipped=skipped)
+
+
+def _without_images(dataset: DatasetHparams, folder: Path, others: list[str]) -> str:
+    found = f"got {len(others)} other files, the first is {Path(others[0]).name}" if others else "got none"
+    return f"{dataset.dataset_name}: expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, {found}"
 
 
 def _made(dataset: DatasetHparams, info: DatasetInfo, paths: list[str], labels: list[int]) -> FolderSplit:
@@ -162,13 +180,19 @@ def _made(dataset: DatasetHparams, info: DatasetInfo, paths: list[str], labels: 
 
 
 def _dataset(dataset: DatasetHparams, info: DatasetInfo, train: FolderSplit, test: FolderSplit) -> Dataset:
-    return Dataset(dataset.dataset_name, info, train, test)
+    notes = [
+        f"{len(split.skipped)} files of the {part} set were left out, the first is {split.skipped[0]}: images end in "
+        f"{', '.join(IMAGE_SUFFIXES)}"
+        for part, split in (("training", train), ("test", test))
+        if split.skipped
+    ]
+    return Dataset(dataset.dataset_name, info, train, test, notes=tuple(notes))
 
 
 def _folders(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)))
 
 
 def _check_ids(dataset: DatasetHparams, info: DatasetInfo, folder: Path) -> None:

@@ -19,6 +19,9 @@ class DatasetInfo:
     titles     names of the classes for people, if they differ from `classes`
     mean, std  per channel over the training images, for pixels in [0, 1]
     num_train, num_test   numbers of images in the published data set; 0 if there is no published one
+    folders    names of its folder where downloads and archives put it, below the folder that is named
+    files      the files and folders that its reader reads; "?" before a name: only if it is there
+    compressed whether its reader takes <file>.gz too
     resized    for image files: shorter side after resizing, before the centre crop, relative to the side of `shape`
     defaults   defaults of flags that are different for this data set
     adapt      hyperparameters -> the facts that they change
@@ -33,6 +36,9 @@ class DatasetInfo:
     std: tuple[float, ...]
     num_train: int = 0
     num_test: int = 0
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    compressed: bool = False
     resized: float = 1.0
     defaults: dict[str, Any] = field(default_factory=dict)
     adapt: Callable[[DatasetHparams], dict[str, Any]] = lambda dataset: {}

@@ -41,6 +41,7 @@ IMAGENET_LIKE: dict[str, Any] = {
     "adv_test_attack_power_Linf": 4 / 255,
     "adv_test_attack_power_L2": 3.0,
 }
+IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -96,6 +97,9 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.3081,),
         num_train=60000,
         num_test=10000,
+        folders=("MNIST/raw", "raw", "mnist"),
+        files=IDX_FILES,
+        compressed=True,
         defaults=MNIST_LIKE,
     ),
     "fashion_mnist": DatasetInfo(
@@ -107,6 +111,9 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.3530,),
         num_train=60000,
         num_test=10000,
+        folders=("FashionMNIST/raw", "raw", "fashion_mnist", "fashion-mnist"),
+        files=IDX_FILES,
+        compressed=True,
         defaults=MNIST_LIKE,
     ),
     "kmnist": DatasetInfo(
@@ -118,6 +125,9 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.3483,),
         num_train=60000,
         num_test=10000,
+        folders=("KMNIST/raw", "raw", "kmnist"),
+        files=IDX_FILES,
+        compressed=True,
         defaults=MNIST_LIKE,
     ),
     "svhn": DatasetInfo(
@@ -129,6 +139,8 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.1980, 0.2010, 0.1970),
         num_train=73257,
         num_test=26032,
+        folders=("svhn", "SVHN"),
+        files=("train_32x32.mat", "test_32x32.mat"),
     ),
     "cifar10": DatasetInfo(
         summary="photographs of 10 kinds of things (Krizhevsky 2009), 50,000 for training and 10,000 for testing",
@@ -139,6 +151,8 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.2470, 0.2435, 0.2616),
         num_train=50000,
         num_test=10000,
+        folders=("cifar-10-batches-py",),
+        files=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"),
     ),
     "cifar100": DatasetInfo(
         summary="photographs of 100 kinds of things (Krizhevsky 2009), 50,000 for training and 10,000 for testing",
@@ -149,6 +163,8 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.2673, 0.2564, 0.2762),
         num_train=50000,
         num_test=10000,
+        folders=("cifar-100-python",),
+        files=("train", "test"),
     ),
     "stl10": DatasetInfo(
         summary="photographs of 10 kinds of things (Coates et al. 2011), 5,000 for training and 8,000 for testing",
@@ -159,6 +175,8 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.2603, 0.2566, 0.2713),
         num_train=5000,
         num_test=8000,
+        folders=("stl10_binary",),
+        files=("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
     ),
     "tinyimagenet": DatasetInfo(
         summary="200 classes of ImageNet, 64x64 (Le and Yang 2015), 100,000 for training and 10,000 for testing",
@@ -168,6 +186,8 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.2770, 0.2691, 0.2821),
         num_train=100000,
         num_test=10000,
+        folders=("tiny-imagenet-200",),
+        files=("train", "val", "wnids.txt", "?val/val_annotations.txt"),
     ),
     "imagenet": DatasetInfo(
         summary="ILSVRC2012 (Russakovsky et al. 2015), 1,281,167 for training and 50,000 for testing, read when needed",
@@ -177,6 +197,8 @@ DATASETS: dict[str, DatasetInfo] = {
         std=IMAGENET_STD,
         num_train=1281167,
         num_test=50000,
+        folders=("imagenet", "ILSVRC2012"),
+        files=("train", "val"),
         resized=256 / 224,
         defaults=IMAGENET_LIKE,
         adapt=_imagenet,
@@ -187,6 +209,8 @@ DATASETS: dict[str, DatasetInfo] = {
         shape=(3, 64, 64),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        folders=("image_folder",),
+        files=("train", "test"),
         adapt=_resized,
     ),
     "synthetic": DatasetInfo(

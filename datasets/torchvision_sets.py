@@ -48,15 +48,21 @@ FAILURES = (
 )
 
 
+def found_in(folder: Path, name: str, info: DatasetInfo) -> Path:
+    """The path of a file that `find_folder` has found."""
+    path = file_in(folder, name, info)
+    assert path is not None
+    return path
+
+
 def load_mnist(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
     """Load the idx files of MNIST, Fashion-MNIST or KMNIST, compressed or not; only compressed ones have an MD5."""
     source = CLASSES[dataset.dataset_name]
     checksums = {name.removesuffix(".gz"): md5 for name, md5 in source.resources}
-    below = [f"{source.__name__}/raw", "raw", dataset.dataset_name, dataset.dataset_name.replace("_", "-")]
-    folder = find_folder(dataset, data_dir, below, list(checksums), lambda root: source(root=str(root), download=True))
+    folder = find_folder(dataset, info, data_dir, lambda root: source(root=str(root), download=True))
 
     def read(name: str, reader: Any) -> torch.Tensor:
-        path = file_in(folder, name)
+        path = found_in(folder, name, info)
         check_file(dataset, path, *([checksums[name], *RECOMPRESSED] if path.suffix == ".gz" else ()))
         try:
             if path.suffix != ".gz":
@@ -90,13 +96,10 @@ def load_cifar(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None
     """Load the Python version of CIFAR-10 or CIFAR-100 (fine labels)."""
     source = CLASSES[dataset.dataset_name]
     listed = {"train": source.train_list, "test": source.test_list}
-    files = [name for part in listed.values() for name, _ in part]
-    folder = find_folder(
-        dataset, data_dir, [source.base_folder], files, lambda root: source(root=str(root), download=True)
-    )
+    folder = find_folder(dataset, info, data_dir, lambda root: source(root=str(root), download=True))
 
     def read(name: str, md5: str) -> tuple[numpy.ndarray, list[int]]:
-        path = file_in(folder, name)
+        path = found_in(folder, name, info)
         check_file(dataset, path, md5)
         try:
             with open(path, "rb") as file:
@@ -126,7 +129,7 @@ def load_svhn(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None)
         for kind in listed:
             source(root=str(root), split=kind, download=True)
 
-    folder = find_folder(dataset, data_dir, ["svhn", "SVHN"], [entry[1] for entry in listed.values()], download)
+    folder = find_folder(dataset, info, data_dir, download)
 
     def split(kind: str) -> Split:
         url, name, md5 = listed[kind]
@@ -147,10 +150,7 @@ def load_stl10(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None
     """Load the labelled images of STL-10."""
     source = CLASSES["stl10"]
     listed = {"train": source.train_list[:2], "test": source.test_list}
-    files = [name for part in listed.values() for name, _ in part]
-    folder = find_folder(
-        dataset, data_dir, [source.base_folder], files, lambda root: source(root=str(root), download=True)
-    )
+    folder = find_folder(dataset, info, data_dir, lambda root: source(root=str(root), download=True))
 
     def split(kind: str) -> Split:
         for name, md5 in listed[kind]:

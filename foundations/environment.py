@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -178,9 +179,26 @@ def make_environment(
     )
 
 
+_root_of_command: ContextVar[str] = ContextVar("root_of_command", default="")
+
+
+@contextmanager
+def below_root(root_dir: str) -> Iterator[None]:
+    """A block in which `resolve_root("")` is this folder, if one is named."""
+    token = _root_of_command.set(root_dir or _root_of_command.get())
+    try:
+        yield
+    finally:
+        _root_of_command.reset(token)
+
+
 def resolve_root(root_dir: str) -> Path:
     """The root folder: --root_dir, else NONISOTROPIC_HOME, else output/ in the project folder."""
-    return Path(root_dir or os.environ.get("NONISOTROPIC_HOME", "") or PROJECT_ROOT / "output").expanduser().absolute()
+    return (
+        Path(root_dir or _root_of_command.get() or os.environ.get("NONISOTROPIC_HOME", "") or PROJECT_ROOT / "output")
+        .expanduser()
+        .absolute()
+    )
 
 
 def let_threads_sleep() -> None:

@@ -1,9 +1,7 @@
-"""Atomic writes, so that a reader sees either no file or the whole file; and digests and reads of files."""
+"""Atomic writes, so that a reader sees either no file or the whole file; and reads of JSON."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import io
 import json
 import os
@@ -13,34 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from foundations.errors import RunError
-
-
-def file_digest(path: Path | str) -> str:
-    """The first 12 hex digits of the SHA-256 of a file's content; for a folder, of the names and sizes of its files."""
-    if os.path.isdir(path):
-        return _folder_digest(os.path.abspath(path))
-    status = os.stat(path)
-    return _file_digest(str(path), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache
-def _folder_digest(path: str) -> str:
-    state = hashlib.sha256()
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
-            file = os.path.join(folder, name)
-            state.update(f"{os.path.relpath(file, path)}\0{os.path.getsize(file)}\n".encode())
-    return state.hexdigest()[:12]
-
-
-@functools.lru_cache
-def _file_digest(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        state = hashlib.sha256()
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()[:12]
 
 
 def write_bytes(path: Path, content: bytes) -> None:

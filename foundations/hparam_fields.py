@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
+from foundations.digests import file_digest
 from foundations.errors import UsageError
-from foundations.files import file_digest
 from foundations.step import iterations
 
 Check = Callable[[Any], "str | None"]  # returns what was expected if the value is invalid, else None
@@ -41,7 +41,7 @@ def setting(
             result; the field enters the hash only if that condition holds; "a|b" means a or b
     alias   another name of the flag, for published recipes
     path_in returns the path that a value contains, or ""; a file enters the hash by its content, a folder by the names
-            and sizes of its files
+            and contents of its files
     """
     metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
     metadata["hashed_if_set"] = hashed_if_set
@@ -160,7 +160,7 @@ class Hparams:
         try:
             return f"{value.removesuffix(path)}{file_digest(path)}"
         except OSError as error:
-            raise UsageError(f"--{field.name}: cannot read {path}: {error.strerror}") from error
+            raise UsageError(f"--{field.name}: cannot read {error.filename or path}: {error.strerror}") from error
 
     def is_active(self, when: str) -> bool:
         """Check whether a condition such as 'N_aug' or 'adv_train_attack_norm=L2' holds.

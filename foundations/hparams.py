@@ -6,8 +6,9 @@ folder of that runner (`runners/<runner>/desc.py`).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from foundations.errors import UsageError
 from foundations.hparam_fields import (
@@ -24,6 +25,7 @@ from foundations.hparam_fields import (
     the_path,
     whole_path,
 )
+from foundations.lazy import load_object
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class DatasetHparams(Hparams):
     own_files: bool = setting(
         False,
         "The files have the format but not the content of the published ones, a part of them for example: checksums "
-        "and numbers of images are not demanded, and names and sizes of the files enter the hash.",
+        "and numbers of images are not demanded, and names and contents of the files enter the hash.",
     )
     image_size: int = setting(
         0,
@@ -69,6 +71,13 @@ class DatasetHparams(Hparams):
     synthetic_classes: int = setting(10, "Its classes.", check=in_range(2), when="dataset_name=synthetic")
     synthetic_train: int = setting(1000, "Its training images.", check=in_range(1), when="dataset_name=synthetic")
     synthetic_test: int = setting(200, "Its test images.", check=in_range(1), when="dataset_name=synthetic")
+
+    def _hashed_value(self, field: dataclasses.Field) -> Any:
+        """The content of the data in place of their folder, wherever they are, in the default place too."""
+        if field.name != "data_dir":
+            return super()._hashed_value(field)
+        digest: str = load_object("datasets.identity:digest_of_data")(self)
+        return digest
 
     @property
     def is_drawn(self) -> bool:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from foundations.digests import file_digest
 from foundations.errors import RunError
-from foundations.files import file_digest, read_json, write_json
+from foundations.files import read_json, write_json
 from models.checkpoints import what_is_wrong
 
 BLOCK = 1 << 18

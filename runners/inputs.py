@@ -39,10 +39,13 @@ def read_data(desc: Desc, environment: Environment) -> Dataset:
         if environment.local_rank == 0:
             data = load_dataset(dataset, folder)
         environment.barrier()
-        return data if environment.local_rank == 0 else load_dataset(dataset, folder)
+        data = data if environment.local_rank == 0 else load_dataset(dataset, folder)
     except DataMissing as error:
         fetch = str(error).endswith("or fetch it") and not dataset.download
         raise RunError(f"{error}: {command(desc)} --download" if fetch else str(error)) from error
+    for note in data.notes:
+        environment.log(f"note: {note}")
+    return data
 
 
 def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:

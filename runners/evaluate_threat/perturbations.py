@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import Dataset
-from datasets.corruption_files import Reader, read_corruption_files
+from datasets.corruption_files import Reader, names_of, read_corruption_files
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
 from threat_specification.attacks.base import AttackSet, Task, predicted
@@ -71,9 +71,10 @@ def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list
     def change(read: Reader) -> Callable[[Shard], Perturbed]:
         return lambda shard: (read(shard.index).to(shard.images.device), None)
 
+    files = read_corruption_files(folder, data.info.shape, data.test.labels, names_of(data))
     return [
         Perturbation(f"{name} (file)", severity, "safe", "files", category(name), change(reader))
-        for name, readers in read_corruption_files(folder, data.info.shape, data.test.labels).items()
+        for name, readers in files.items()
         for severity, reader in readers.items()
         if severity in severities
     ]

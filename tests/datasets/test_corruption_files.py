@@ -11,7 +11,6 @@ from PIL import Image
 
 from datasets.corruption_files import read_corruption_files
 from foundations.errors import RunError, UsageError
-from foundations.files import file_digest
 
 LABELS = torch.tensor([0, 0, 1, 1, 1])
 ROWS = torch.tensor([3, 0])
@@ -46,32 +45,57 @@ def test_arrays_that_do_not_fit_are_named(cifar_c: Path) -> None:
         read_corruption_files(cifar_c / "nowhere", (3, 6, 4), LABELS)
 
 
-@pytest.mark.parametrize("kind", ["", "weather/"])
-def test_folders_of_images(tmp_path: Path, kind: str) -> None:
+NAMES = [f"n0{label}/val_{number}" for number, label in enumerate(LABELS.tolist())]
+
+
+@pytest.fixture
+def snow(tmp_path: Path) -> numpy.ndarray:
+    """[2, 5, H, W, C] the images at severities 1 and 3; they are stored in another format than the test images."""
     pixels = numpy.random.default_rng(0).integers(0, 256, (2, 5, 6, 4, 3), dtype=numpy.uint8)
     for severity in (1, 3):
-        for number, label in enumerate(LABELS.tolist()):
-            place = tmp_path / f"{kind}snow" / str(severity) / f"n0{label}"
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[severity // 2, number]).save(place / f"val_{number}.png")
-    found = read_corruption_files(tmp_path, (3, 6, 4), LABELS)
+        for number, name in enumerate(NAMES):
+            file = tmp_path / "weather" / "snow" / str(severity) / f"{name}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[severity // 2, number]).save(file)
+    return pixels
+
+
+@pytest.mark.parametrize("kind", ["", "weather"])
+def test_folders_of_images(tmp_path: Path, snow: numpy.ndarray, kind: str) -> None:
+    place = tmp_path if kind else tmp_path / "weather"
+    (place / ".DS_Store").write_text("x")
+    (tmp_path / "weather" / "snow" / "3" / "n00" / "._val_0.bmp").write_text("x")
+    (tmp_path / "weather" / "snow" / "3" / ".hidden").mkdir()
+    found = read_corruption_files(place, (3, 6, 4), LABELS, NAMES)
     assert list(found) == ["snow"] and list(found["snow"]) == [1, 3]
-    assert numpy.allclose(found["snow"][3](ROWS).numpy(), pixels[1][[3, 0]].transpose(0, 3, 1, 2) / 255)
+    assert numpy.allclose(found["snow"][3](ROWS).numpy(), snow[1][[3, 0]].transpose(0, 3, 1, 2) / 255)
     with pytest.raises(RunError, match=r"expected an image of shape \(3, 8, 8\)"):
-        read_corruption_files(tmp_path, (3, 8, 8), LABELS)["snow"][1](ROWS)
-    with pytest.raises(RunError, match="expected 3 images in the classes of the test images, got 5"):
-        read_corruption_files(tmp_path, (3, 6, 4), LABELS[:3])
+        read_corruption_files(place, (3, 8, 8), LABELS, NAMES)["snow"][1](ROWS)
+
+
+def test_files_are_paired_by_class_and_name_whatever_their_order(tmp_path: Path, snow: numpy.ndarray) -> None:
+    order = [4, 0, 3, 1, 2]
+    names = [NAMES[row] for row in order]
+    found = read_corruption_files(tmp_path, (3, 6, 4), LABELS[order], names)
+    assert numpy.allclose(found["snow"][3](ROWS).numpy(), snow[1][[1, 4]].transpose(0, 3, 1, 2) / 255)
+
+
+def test_files_that_are_no_versions_of_the_test_images_are_named(tmp_path: Path, snow: numpy.ndarray) -> None:
+    def read(names: list[str]) -> None:
+        read_corruption_files(tmp_path, (3, 6, 4), LABELS, names)
+
+    with pytest.raises(RunError, match=r"3 test images, by class and name; 2 belong to none \(n01/val_3, n01/val_4\)"):
+        read(NAMES[:3])
+    others = [name.replace("n0", "zebra") for name in NAMES]
+    with pytest.raises(
+        RunError, match=r"5 are missing \(zebra0/val_0, .*\); 5 belong to none \(n00/val_0, n00/val_1, n01"
+    ):
+        read(others)
+    for names in ([], [*NAMES[:4], NAMES[0]]):
+        with pytest.raises(RunError, match="the test images have no names of their own"):
+            read(names)
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="got neither"):
         read_corruption_files(tmp_path, (3, 6, 4), LABELS)
-
-
-def test_a_folders_digest_is_of_names_and_sizes(tmp_path: Path) -> None:
-    digests = []
-    for number, (name, content) in enumerate([("a", b"1"), ("a", b"2"), ("b", b"1"), ("a", b"12")]):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / name).write_bytes(content)
-        digests.append(file_digest(tmp_path / str(number)))
-    assert digests[0] == digests[1] and len(set(digests)) == 3

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from datasets.folders import FolderSplit
@@ -15,7 +18,9 @@ from datasets.loader import ReadBatch, ShuffledBatches
 from datasets.read_ahead import read_ahead
 from datasets.registry import dataset_info, load_dataset
 from datasets.sampling import rows_by_class
-from foundations.errors import RunError
+from foundations.digests import forget
+from foundations.environment import below_root
+from foundations.errors import RunError, UsageError
 from foundations.hparams import DatasetHparams
 from tests.datasets import written
 from tests.datasets.test_readers import own
@@ -165,16 +170,126 @@ def test_missing_classes_are_told(imagenet: Path, tmp_path: Path) -> None:
         load_dataset("imagenet", tmp_path)
 
 
-def test_the_content_of_a_folder_enters_the_hash(tmp_path: Path) -> None:
-    hashes = []
-    for size in (32, 33):
-        folder = tmp_path / str(size)
-        written.write_image(folder / "train" / "a" / "0.png", size, 32)
-        options = DatasetHparams(dataset_name="image_folder", data_dir=str(folder))
-        hashes.append(options.hashed()["data_dir"])
-        assert "/" not in hashes[-1]
-    assert hashes[0] != hashes[1]
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm"])
+def test_two_sets_that_differ_in_one_pixel_are_two(tmp_path: Path, suffix: str) -> None:
+    image = Image.new("RGB", (8, 8))
+    for part, names in (("train", "ab"), ("test", "a")):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            image.save(tmp_path / part / name / f"0.{suffix}")
+    first = identity(tmp_path)
+    image.putpixel((3, 3), (0, 0, 1))
+    image.save(tmp_path / "train" / "b" / f"0.{suffix}")
+    assert identity(tmp_path) != first
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "b" / f"0.{suffix}")
+    assert identity(tmp_path) == first
+
+
+def identity(data_dir: Path | str, **options: Any) -> str:
+    forget()
+    options = {"dataset_name": "image_folder", **options}
+    return DatasetHparams(data_dir=str(data_dir), **options).hashed()["data_dir"]
+
+
+def test_only_what_is_read_counts_and_wherever_it_is_found(tmp_path: Path) -> None:
+    written.write_folders(tmp_path / "image_folder")
+    place = tmp_path / "image_folder"
+    known = identity(place)
+    for name in ("notes.txt", "train/.DS_Store", "train/dog/readme.txt", "train/dog/._0.png", "extra/0.png"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("x")
+        assert identity(place) == known, name
+    (tmp_path / "unrelated").write_text("x")
+    assert identity(tmp_path) == known
+    shutil.copytree(place, tmp_path / "root" / "data" / "image_folder")
+    with below_root(str(tmp_path / "root")):
+        assert identity("") == known
+        (tmp_path / "root" / "data" / "image_folder" / "train" / "dog" / "0.png").unlink()
+        assert identity("") != known
+    with below_root(str(tmp_path / "nowhere")), pytest.raises(RunError, match=r"image_folder is not in .*nowhere/data"):
+        identity("")
+    with pytest.raises(UsageError, match=r"--data_dir: cannot read .*nowhere: not there"):
+        identity(tmp_path / "nowhere")
+    (place / "train" / "dog" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"--data_dir: cannot read .*train/dog/gone.png: No such file"):
+        identity(place)
+
+
+def test_classes_that_are_links_are_hashed_as_they_are_read(tmp_path: Path) -> None:
+    found = []
+    for name in ("first", "second"):
+        written.write_folders(tmp_path / name)
+        links = tmp_path / f"links_{name}"
+        for part in ("train", "test"):
+            (links / part).mkdir(parents=True)
+            for title in ("cat", "dog"):
+                (links / part / title).symlink_to(tmp_path / name / part / title)
+        assert identity(links) == identity(tmp_path / name)
+        assert len(load_dataset(DatasetHparams(dataset_name="image_folder"), links).train) == 16
+        found.append(identity(links))
+    assert found[0] != found[1]
+
+
+def test_files_of_a_published_form(tmp_path: Path) -> None:
+    place = tmp_path / "cifar-10-batches-py"
+    written.write_cifar10(place)
+    known = identity(tmp_path, dataset_name="cifar10", own_files=True)
+    (place / "readme.html").write_text("x")
+    assert identity(place, dataset_name="cifar10", own_files=True) == known
+    content = bytearray((place / "data_batch_3").read_bytes())
+    content[-500] ^= 1
+    (place / "data_batch_3").write_bytes(content)
+    assert identity(tmp_path, dataset_name="cifar10", own_files=True) != known
     assert "data_dir" not in DatasetHparams(dataset_name="cifar10", data_dir=str(tmp_path)).hashed()
+
+
+def test_names_of_files_are_those_of_torchvision() -> None:
+    sets = torchvision.datasets
+    for name, kind in (("mnist", sets.MNIST), ("fashion_mnist", sets.FashionMNIST), ("kmnist", sets.KMNIST)):
+        assert {f"{file}.gz" for file in dataset_info(name).files} == {file for file, _ in kind.resources}
+        assert dataset_info(name).folders[0] == f"{kind.__name__}/raw" and dataset_info(name).compressed
+    for name, kind in (("cifar10", sets.CIFAR10), ("cifar100", sets.CIFAR100), ("stl10", sets.STL10)):
+        listed = [file for file, _ in (*kind.train_list, *kind.test_list) if file != "unlabeled_X.bin"]
+        assert list(dataset_info(name).files) == listed
+        assert dataset_info(name).folders == (kind.base_folder,)
+    assert dataset_info("svhn").files == tuple(sets.SVHN.split_list[part][1] for part in ("train", "test"))
+
+
+def test_compressed_files_are_taken_only_where_they_can_be_read(tmp_path: Path) -> None:
+    written.write_cifar10(tmp_path)
+    batch = tmp_path / "data_batch_1"
+    (tmp_path / "data_batch_1.gz").write_bytes(b"not the batch")
+    assert len(load_dataset(own("cifar10"), tmp_path).train) == 100
+    batch.unlink()
+    with pytest.raises(RunError, match="expected data_batch_1 in it"):
+        load_dataset(own("cifar10"), tmp_path)
+
+
+def test_hidden_files_and_other_suffixes_are_no_images(tmp_path: Path) -> None:
+    written.write_folders(tmp_path)
+    for name in (".ipynb_checkpoints/0.png", "._0.png", "__MACOSX/1.png", "@eaDir/2.png"):
+        (tmp_path / "train" / "cat" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "train" / "dog" / "0.png", tmp_path / "train" / "cat" / name)
+    data = load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path)
+    assert data.train.labels.bincount().tolist() == [8, 8] and data.notes == ()
+    for number in (3, 4):
+        (tmp_path / "train" / "dog" / f"{number}.png").rename(tmp_path / "train" / "dog" / f"{number}.gif")
+    (note,) = load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path).notes
+    assert note.startswith(
+        f"2 files of the training set were left out, the first is {tmp_path}/train/dog/3.gif: images"
+    )
+    for file in (tmp_path / "test" / "dog").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(
+        RunError, match=r"expected images \(.png|.*in .*test/dog, got 4 other files, the first is 0.heic"
+    ):
+        load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    written.write_folders(tmp_path, ("only",))
+    with pytest.raises(RunError, match=r"expected a folder for each of two or more classes in .*train, got only alone"):
+        load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path)
 
 
 def test_classes_are_found_by_one_sort() -> None:

@@ -58,6 +58,7 @@ def other(field: dataclasses.Field) -> Any:
         "class_weights": __file__,
         "then_project": "pd",
         "then_project_method": "scale",
+        "then_project_distances": "lpips",
     }
     if field.name in special:
         return special[field.name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foundations.desc import StoredRun
-from foundations.environment import resolve_root
+from foundations.environment import below_root, resolve_root
 from foundations.errors import RunError, UsageError
 from foundations.hparams import DatasetHparams, ThreatHparams
 from foundations.run_directory import RunDirectory
@@ -25,7 +25,8 @@ def directory_of(name: str, weighted: bool = False, root: str = "", replicate: i
         path = Path(name)
         StoredRun.read(path, path, RUNNER)
     else:
-        path = _with_defaults(name, weighted, resolve_root(root), replicate)
+        with below_root(root):
+            path = _with_defaults(name, weighted, resolve_root(""), replicate)
     RunDirectory(path).result()  # raises RunError if it was edited
     if weighted and not (path / "class_weights.safetensors").is_file():
         raise UsageError(f"weighted PD: expected a {RUNNER} run with --class_weights, got {path}")
