@@ -31,6 +31,9 @@ PRIMARY_SPEAKS_FIRST = 20  # seconds that the other processes wait before they p
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; an error becomes one line on stderr and an exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as in `... 2>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         return dispatch(arguments)
     except NonisotropicError as error:

@@ -21,6 +21,7 @@ from datasets.info import DatasetInfo
 from foundations.digests import is_hidden
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
+from foundations.text_files import read_text
 
 READERS = 4  # threads that decode the images of one call of `read`
 TINY_URL, TINY_MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -120,7 +121,7 @@ def load_tinyimagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
     folder = find_folder(
         dataset, info, data_dir, lambda root: download_and_extract_archive(TINY_URL, str(root), md5=TINY_MD5)
     )
-    classes = tuple(sorted((folder / "wnids.txt").read_text().split()))
+    classes = tuple(sorted(read_text(folder / "wnids.txt").split()))
     if len(classes) != 200 and not dataset.own_files:
         raise damaged(dataset, folder / "wnids.txt", f"expected 200 ids, got {len(classes)}")
     titles = class_names.wordnet_titles()
@@ -138,7 +139,9 @@ def _annotated(dataset: DatasetHparams, info: DatasetInfo, annotations: Path) ->
     """The images in images/ that a file beside it lists in lines `name <tab> WordNet id <tab> ...`, in its order."""
     numbers = {name: label for label, name in enumerate(info.classes)}
     paths, labels = [], []
-    for count, line in enumerate(annotations.read_text().splitlines(), 1):
+    for count, line in enumerate(read_text(annotations).splitlines(), 1):
+        if not line.strip():
+            continue
         name, _, rest = line.partition("\t")
         label = rest.split("\t")[0].strip()
         if label not in numbers:

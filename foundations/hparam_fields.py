@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,9 +101,15 @@ def path_of_file(value: str) -> str:
     return value.removeprefix("file:") if value.startswith("file:") else ""
 
 
+def split_kind(value: str) -> tuple[str, str]:
+    """Kind and path of a value `kind:PATH`, or "" and the path; a file whose name has a colon is a path."""
+    kind, colon, path = value.partition(":")
+    return (kind, path) if colon and kind.isidentifier() and not os.path.exists(value) else ("", value)
+
+
 def whole_path(value: str) -> str:
     """The path of a value PATH or `kind:PATH`."""
-    return value.partition(":")[2] or value
+    return split_kind(value)[1]
 
 
 def path_after_kind(value: str) -> str:
@@ -133,6 +140,9 @@ class Hparams:
         for field in dataclasses.fields(self):
             value = _fit_type(field.name, types[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+            path_in = field.metadata["path_in"]
+            if path_in and (path := path_in(value)).startswith("~"):  # after --flag=, a shell leaves it as it is
+                object.__setattr__(self, field.name, value.removesuffix(path) + os.path.expanduser(path))
             check = field.metadata["check"]
             if check is not None and (expected := check(value)):
                 raise UsageError(f"--{field.name}: expected {expected}, got {format_value(value)}")

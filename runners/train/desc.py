@@ -130,7 +130,7 @@ class PretrainedDesc(Desc):
 
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:
     """The train run in a directory, given directly or relative to the root."""
-    return StoredRun.read(Path(train_dir), resolve_root(root_dir), "train")
+    return StoredRun.read(Path(train_dir).expanduser(), resolve_root(root_dir), "train")
 
 
 def trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:

@@ -8,6 +8,7 @@ same class do not count.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from foundations.errors import UsageError, look_up
+from foundations.hparam_fields import split_kind
+from foundations.text_files import read_text
 
 FLOOR = 0.05  # distance between two classes that have none, as synonyms
 
@@ -99,9 +102,9 @@ FORMS: dict[str, Callable[[Tensor | Hierarchy], tuple[Tensor, list[str]]]] = {
 
 def class_weights_from(source: str, class_names: Sequence[str], form: str = "distance") -> tuple[Tensor, list[str]]:
     """[K, K] float32 and notices, from "tree:FILE", "wordnet:DATA_NOUN" (names are WordNet ids) or a matrix file."""
-    kind, colon, path = source.partition(":")
+    kind, path = split_kind(source)
     given: Tensor | Hierarchy
-    if colon:
+    if kind:
         given = look_up(HIERARCHIES, kind, "kind of class weights")(path, class_names)
     else:
         given = read_matrix(source, len(class_names))
@@ -124,7 +127,7 @@ def load_class_weights(path: Path | str, num_classes: int | None = None) -> Tens
 def read_matrix(path: Path | str, num_classes: int | None = None) -> Tensor:
     """[K, K] float32, with a row for each class; raises UsageError if it is not square or negative somewhere."""
     path = Path(path)
-    read = look_up(READERS, path.suffix, "kind of class weights file")
+    read = look_up(READERS, path.suffix.lower(), "kind of class weights file")
     try:
         matrix = torch.as_tensor(read(path)).float()
         check_class_weights(matrix, zeros=True)
@@ -156,7 +159,7 @@ def _read_npy(path: Path) -> Tensor:
 def _read_csv(path: Path) -> Tensor:
     import numpy as np
 
-    return torch.from_numpy(np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32))
+    return torch.from_numpy(np.loadtxt(io.StringIO(read_text(path)), delimiter=",", ndmin=2, dtype=np.float32))
 
 
 READERS = {".safetensors": _read_safetensors, ".npy": _read_npy, ".csv": _read_csv}
@@ -171,7 +174,7 @@ def read_tree(path: Path | str, class_names: Sequence[str] | None = None) -> Hie
     """
     groups: dict[int, list[str]] = {}
     numbers = {name: label for label, name in enumerate(class_names or ())}
-    for count, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for count, line in enumerate(read_text(path).splitlines(), 1):
         line = line.partition("#")[0].strip()
         if not line:
             continue
@@ -180,6 +183,8 @@ def read_tree(path: Path | str, class_names: Sequence[str] | None = None) -> Hie
         label = numbers.get(name, int(name) if name.isdecimal() else -1)
         if not colon or label < 0:
             raise UsageError(f"{path}, line {count}: expected `class: path/of/groups` with a known class, got {line!r}")
+        if "\\" in tree_path:
+            raise UsageError(f"{path}, line {count}: expected groups divided by /, got \\ in {tree_path!r}")
         if label in groups:
             raise UsageError(f"{path}, line {count}: class {name!r} comes twice")
         groups[label] = [part.strip() for part in tree_path.split("/") if part.strip()]
