@@ -7,7 +7,7 @@ from pathlib import Path
 from foundations.errors import RunError, UsageError
 from foundations.hparams import ModelHparams
 from foundations.images import ImageSpec
-from models.checkpoints import fit, read_state_dict
+from models.checkpoints import divide, fit, normaliser, read_state_dict
 from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision
 from models.normalize import Classifier, Normalize
 from models.registry import build_model, check_fit, parse
@@ -51,21 +51,23 @@ def architecture(model: ModelHparams, dataset_name: str, spec: ImageSpec) -> Cla
 
 
 def _from_file(model: ModelHparams, spec: ImageSpec) -> Classifier:
-    """Load a checkpoint: one of this project with its normalisation, or one of the network alone.
+    """Load a checkpoint: the network alone, or with a normalising layer in front, as this project stores it.
 
-    For the latter, pixels are normalised by --pixel_mean and --pixel_std if given, else by the data set's statistics.
+    Pixels are normalised by --pixel_mean and --pixel_std, else by that layer, else by the data set's statistics.
     """
     path = Path(model.path).expanduser()
     tensors = read_state_dict(path)
     classifier = build_model(model.model_name, spec)
-    if "normalize.mean" in tensors:
-        fit(classifier, tensors, path, model.model_name)
-        return classifier
-    fit(classifier.network, tensors, path, model.model_name)
-    if model.pixel_mean:
+    weights, others = divide(classifier.network.state_dict(), tensors)
+    stored = normaliser(others)
+    fit(classifier.network, weights | others, path, model.model_name)
+    given = (model.pixel_mean, model.pixel_std) if model.pixel_mean else stored
+    if given is not None:
+        mean, std = (tuple(map(float, values)) for values in given)
         channels = spec.shape[0]
-        if len(model.pixel_mean) not in (1, channels):
-            raise RunError(f"--pixel_mean: expected {channels} numbers or one, got {len(model.pixel_mean)}")
-        times = channels // len(model.pixel_mean)
-        classifier.normalize = Normalize(model.pixel_mean * times, model.pixel_std * times)
+        if len(mean) not in (1, channels) or len(std) != len(mean):
+            whose = "--pixel_mean" if model.pixel_mean else f"{path}, its normaliser"
+            raise RunError(f"{whose}: expected {channels} numbers or one, got {len(mean)}")
+        times = channels // len(mean)
+        classifier.normalize = Normalize(mean * times, std * times)
     return classifier

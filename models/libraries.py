@@ -11,6 +11,10 @@ from foundations.images import ImageSpec
 from models.normalize import Classifier, Normalize
 
 IMAGENET_CLASSES = 1000
+# Networks that answer with several outputs in training, unless they are asked for one.
+AUXILIARY: dict[str, dict[str, Any]] = {
+    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}
 
 
 def build_torchvision(spec: ImageSpec, name: str) -> nn.Module:
@@ -45,7 +49,8 @@ def pretrained_torchvision(spec: ImageSpec, name: str) -> Classifier:
     _known(name, _torchvision_names(), "torchvision")
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        network = torchvision.models.get_model(name, weights=weights)
+        without = {key: value for key, value in AUXILIARY.get(name, {}).items() if key == "aux_logits"}
+        network = torchvision.models.get_model(name, weights=weights, **without)
     except OSError as error:
         raise _offline("torchvision", name, weights.url, error) from error
     transforms = weights.transforms()
@@ -73,7 +78,7 @@ def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
 def _options(spec: ImageSpec, name: str) -> dict[str, Any]:
     if spec.shape[0] != 3:
         raise UsageError(f"model '{name}' takes colour images, got {spec.shape[0]} channels; choose another model")
-    options: dict[str, Any] = {"num_classes": spec.num_classes}
+    options: dict[str, Any] = {"num_classes": spec.num_classes, **AUXILIARY.get(name, {})}
     if name.startswith("vit_"):
         patch = int(name.rsplit("_", 1)[1])
         if spec.shape[1] != spec.shape[2] or spec.shape[1] % patch:

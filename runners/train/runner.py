@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.loader import ShuffledBatches
 from datasets.sampling import complement, held_out
@@ -16,6 +18,7 @@ from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
 from foundations.step import iterations
+from models.normalize import Classifier
 from runners.base import Runner
 from runners.inputs import read_data, read_initial_model, read_threat, watched
 from runners.plots import Column, write_strip
@@ -67,7 +70,8 @@ class Train(Runner):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
-            self.network: nn.Module = read_initial_model(self.desc, environment, self.data.info)
+            self.network: Classifier = read_initial_model(self.desc, environment, self.data.info)
+        self._check_network()
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
         self.evaluated = self.network if self.average is None else self.average.module
         self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
@@ -116,6 +120,22 @@ class Train(Runner):
                 f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
                 "lower --adv_train_start_epoch or --adv_train_growth_epochs"
             )
+
+    def _check_network(self) -> None:
+        """Raise an error if the network does not take the images, or not the smallest part of a batch."""
+        images = self.data.train.pixels(torch.arange(1).to(self.data.train.labels.device)).to(self.environment.device)
+        self.network.check(images, self.data.info.num_classes)
+        size, parts = self.batches.batch_size, self.environment.world_size * self.desc.training.accumulation
+        if size >= 2 * parts or not any(isinstance(module, _BatchNorm) for module in self.network.modules()):
+            return
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                copy.deepcopy(self.network).train()(images)
+        except ValueError as error:
+            raise UsageError(
+                f"batch normalisation needs two examples in every part of a batch; --batch_size={size} makes one in "
+                f"{parts} parts (processes times --accumulation)"
+            ) from error
 
     def _refuse_what_cannot_be_done(self) -> None:
         training, environment = self.desc.training, self.environment

@@ -101,3 +101,19 @@ def test_mistakes_under_torchrun_are_told_once(command: Command) -> None:
     assert done.stderr.count("--lr: expected a number such as 0.03 or 8/255, got 'fast'") == 1
     done = command("train", *TINY, "--batch_size=1", processes=2)
     assert done.stderr.count("--batch_size: expected at least one example for each of 2 processes, got 1") == 1
+
+
+@pytest.mark.parametrize("words", [["--batch_size=1"], ["--batch_size=4", "--accumulation=4"]])
+def test_batch_normalisation_of_one_example_is_told_before_the_first_step(command: Command, words: list[str]) -> None:
+    train = ["train", "--dataset_name=digits", "--training_steps=3it", *words]
+    done = command(*train, "--model_name=vgg_11")
+    assert done.returncode == 2
+    assert "batch normalisation needs two examples in every part of a batch" in done.stderr
+    assert not command.where(*train, "--model_name=vgg_11").exists()
+    command.ok(*train, "--model_name=conv")  # it has none
+
+
+def test_images_that_a_network_cannot_take_are_told_before_the_first_step(command: Command) -> None:
+    words = ["--dataset_name=synthetic", "--synthetic_shape=3x16x16", "--training_steps=1it"]
+    done = command("train", *words, "--model_name=torchvision:inception_v3")
+    assert done.returncode == 1 and "the model does not take images of (3, 16, 16)" in done.stderr

@@ -1,0 +1,135 @@
+"""Checkpoints as people store them: with what beside the weights, under which names."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import pathlib
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+from datasets.registry import dataset_info
+from foundations.errors import RunError
+from foundations.hparams import ModelHparams
+from models.building import initial_model
+from models.checkpoints import read_state_dict
+from models.normalize import Classifier
+from models.registry import build_model
+
+DIGITS = dataset_info("digits")
+
+
+@pytest.fixture
+def network() -> Classifier:
+    torch.manual_seed(1)
+    return build_model("conv", DIGITS).eval()
+
+
+def read(path: Path, **options: Any) -> Classifier:
+    model = ModelHparams(model_name="conv", model_type="pretrained", model_source=f"file:{path}", **options)
+    return initial_model(model, "digits", DIGITS, Path()).eval()
+
+
+def weights(network: Classifier, prefix: str = "") -> dict[str, Tensor]:
+    return {prefix + name: value.clone() for name, value in network.network.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"acc": numpy.float64(93.1), "best": numpy.float32(0.5), "epoch": numpy.int64(3)},
+        {"args": argparse.Namespace(lr=0.1, out=pathlib.PosixPath("/x"))},
+        {"history": collections.defaultdict(list, loss=[1.0]), "order": collections.OrderedDict(a=1)},
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["state_dict", "net", "params", "weights", "state_dict_ema"])
+def test_harmless_company(tmp_path: Path, network: Classifier, wrapper: str, beside: dict[str, Any]) -> None:
+    torch.save({wrapper: weights(network), **beside}, tmp_path / "x.pt")
+    images = torch.rand(3, 1, 8, 8)
+    assert read(tmp_path / "x.pt")(images).equal(network(images))
+
+
+class Stranger:
+    """An object that reading would have to build by code of its own."""
+
+
+def test_what_is_not_allowed_is_named(tmp_path: Path, network: Classifier) -> None:
+    torch.save({"state_dict": weights(network), "trainer": Stranger()}, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=r"an object of the type \S*Stranger, which is not read .*: torch.save\(model"):
+        read(tmp_path / "x.pt")
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "x.pt")
+    with pytest.raises(RunError, match="expected a dictionary of tensors, got a dictionary of epoch, optimizer"):
+        read(tmp_path / "x.pt")
+    with pytest.raises(RunError, match="it is a folder"):
+        read_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "model.module.", "module.model.", "_orig_mod.module.network.", "net.", "model.net.module.", "1."],
+)
+def test_prefixes_in_any_combination(tmp_path: Path, network: Classifier, prefix: str) -> None:
+    torch.save(weights(network, prefix), tmp_path / "x.pt")
+    images = torch.rand(3, 1, 8, 8)
+    assert read(tmp_path / "x.pt")(images).equal(network(images))
+
+
+@pytest.mark.parametrize(
+    ("front", "mean", "std"),
+    [
+        ("module.normalizer.", "new_mean", "new_std"),
+        ("0.", "mean", "std"),
+        ("", "mu", "sigma"),
+    ],
+)
+def test_a_normaliser_in_front_and_an_attacker_beside(
+    tmp_path: Path, network: Classifier, front: str, mean: str, std: str
+) -> None:
+    beside = {front + mean: torch.full((1, 1, 1), 0.25), front + std: torch.full((1, 1, 1), 0.5)}
+    beside |= weights(build_model("conv", DIGITS), "module.attacker.model.")
+    torch.save({"model": weights(network, "module.model.") | beside}, tmp_path / "x.pt")
+    images = torch.rand(3, 1, 8, 8)
+    expected = network.network((images - 0.25) / 0.5)
+    assert torch.allclose(read(tmp_path / "x.pt")(images), expected, atol=1e-5)
+    told = read(tmp_path / "x.pt", pixel_mean=(0.1,), pixel_std=(0.2,))
+    assert torch.allclose(told(images), network.network((images - 0.1) / 0.2), atol=1e-5)
+
+
+def test_two_sets_of_weights(tmp_path: Path, network: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
+    other = build_model("conv", DIGITS).eval()
+    torch.save({"state_dict_ema": weights(other), "state_dict": weights(network)}, tmp_path / "x.pt")
+    images = torch.rand(3, 1, 8, 8)
+    assert read(tmp_path / "x.pt")(images).equal(network(images))
+    assert "took the weights in 'state_dict'; it has others in state_dict_ema" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_of_the_network(tmp_path: Path, network: Classifier) -> None:
+    good = weights(network)
+    first = next(iter(good))
+    for changed, told in (
+        (
+            {first: torch.full_like(good[first], torch.nan)},
+            f"1 of its tensors hold NaN or infinity, the first is {first}",
+        ),
+        ({first: torch.full_like(good[first], torch.inf)}, "NaN or infinity"),
+        ({first: good[first].to(torch.int8)}, rf"whole numbers \(quantised\): 1, the first is {first}"),
+        ({"extra.weight": good[first]}, "not in the network: 1, the first is extra.weight"),
+    ):
+        torch.save({**good, **changed}, tmp_path / "x.pt")
+        with pytest.raises(RunError, match=told):
+            read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 96)])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_networks_with_auxiliary_outputs_answer_with_one(name: str, side: int) -> None:
+    spec = dataset_info("imagenet")
+    network = build_model(f"torchvision:{name}", spec)
+    for training in (True, False):
+        answer = network.train(training)(torch.rand(2, 3, side, side))
+        assert isinstance(answer, Tensor) and answer.shape == (2, 1000)
