@@ -406,7 +406,7 @@ class ThreatHparams(Hparams):
         check=one_of("greedy_subsets", "k_center", "random", "kmeans"),
     )
     selection_space: str = setting(
-        "raw",
+        "normalised",
         "What is compared, by cosine in greedy_subsets, in l2 in k_center and kmeans: normalised images (each channel "
         "less the data set's mean, over its deviation) or raw ones (pixels as they are).",
         check=one_of("normalised", "raw"),
