@@ -26,6 +26,7 @@ from foundations.environment import keep_memory
 from foundations.results import markdown_table
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement.anchor_selection import select_class
+from threat_specification.projected_displacement.selection_space import RAW
 
 FACTORS = (1, 2, 4, 8)
 PIXELS = 3072  # at factor 1
@@ -92,7 +93,7 @@ def choose(sizes: Sizes) -> Callable[[], None]:
     rows = torch.arange(len(images))
 
     def work() -> None:
-        select_class(lambda index: images[index], rows, 0, "greedy_subsets", 50, 10**6, 0)
+        select_class(lambda index: images[index], RAW, rows, 0, "greedy_subsets", 50, 10**6, 0)
 
     return work
 

@@ -405,6 +405,13 @@ class ThreatHparams(Hparams):
         "How anchors are chosen: greedy_subsets, k_center (in l2, Gonzalez 1985), random or kmeans.",
         check=one_of("greedy_subsets", "k_center", "random", "kmeans"),
     )
+    selection_space: str = setting(
+        "normalised",
+        "What is compared, by cosine in greedy_subsets, in l2 in k_center and kmeans: normalised images (each channel "
+        "less the data set's mean, over its deviation) or raw ones (pixels as they are).",
+        check=one_of("normalised", "raw"),
+        when="selection=greedy_subsets|selection=k_center|selection=kmeans",
+    )
     domain_expansion_factor: int = setting(
         10,
         "Candidates per anchor: each half-set is chosen among this many times per_label / 2 images.",

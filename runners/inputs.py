@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from foundations.images import ImageSpec
     from models.normalize import Classifier
     from threat_specification.projected_displacement.anchors import AnchorSet
+    from threat_specification.projected_displacement.selection_space import SelectionSpace
     from threat_specification.projected_displacement.threat import ProjectedDisplacement
 
 Network = TypeVar("Network", bound="Module")
@@ -94,6 +95,19 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
     if form.get("weighted"):
         form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1)
+
+
+def selection_space(desc: ThreatDesc, data: Dataset, environment: Environment) -> SelectionSpace:
+    """The space in which a compute_threat run compares images of its data set.
+
+    Every process must ask for it, since they divide what has to be counted.
+    """
+    from datasets.statistics import channel_statistics
+    from threat_specification.projected_displacement.selection_space import RAW, SelectionSpace
+
+    if not desc.threat.is_active("selection_space=normalised"):
+        return RAW
+    return SelectionSpace(*channel_statistics(data, desc.dataset, environment))
 
 
 def read_initial_model(desc: TrainDesc | PretrainedDesc, environment: Environment, spec: ImageSpec) -> Classifier:

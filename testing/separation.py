@@ -94,13 +94,17 @@ class Placements:
 
     def interval(self, bootstrap: Bootstrap) -> Interval:
         """The AUROC with its confidence interval from a bootstrap over images."""
+        return bootstrap.interval(self.auroc, self.resampled(bootstrap))
+
+    def resampled(self, bootstrap: Bootstrap) -> Array:
+        """The AUROC of every resample of the images, to first order, [R]."""
         counts, there = bootstrap.counts, ~numpy.isnan(self.unsafe)
         columns = there.any(0)
         safe, unsafe, there = self.safe[:, columns], numpy.nan_to_num(self.unsafe[:, columns]), there[:, columns]
         drawn = counts @ there
         with numpy.errstate(invalid="ignore"):
             resampled = counts @ safe / counts.sum(1, keepdims=True) + counts @ unsafe / drawn - safe.mean(0)
-        return bootstrap.interval(self.auroc, resampled.mean(1))
+        return resampled.mean(1)
 
 
 def _rank(ordered: Array, values: Array) -> Array:

@@ -11,7 +11,7 @@ from foundations.desc import Desc, digest
 from foundations.hparams import DatasetHparams, ThreatHparams
 from runners.checks import check_dataset
 
-FORM_OF_WEIGHTS = ("class_weights_form", "class_weights_calibrate")
+NOT_YET_THEN = ("class_weights_form", "class_weights_calibrate", "selection_space")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class ThreatDesc(Desc):
         """A sentence for the user if an earlier version kept these weights, which it used the other way round."""
         if not self.threat.class_weights:
             return ""
-        threat = {name: value for name, value in self.threat.hashed().items() if name not in FORM_OF_WEIGHTS}
+        threat = {name: value for name, value in self.threat.hashed().items() if name not in NOT_YET_THEN}
         folder = f"{self.name}_{digest({**self.hashed(), 'threat': threat})}"
         if not (self.directory(root).parents[1] / folder).is_dir():
             return ""
         return (
             " (an earlier version made anchors with these weights, but near classes were less of a threat; "
-            "--class_weights_form=similarity --class_weights_calibrate keeps that)"
+            "--class_weights_form=similarity --class_weights_calibrate --selection_space=raw keeps that)"
         )
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
@@ -54,7 +54,8 @@ class ThreatDesc(Desc):
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
         """Coverage, the number of images left out, and the radius of the balls inside the sets."""
-        worst = min(result["coverage"], key=result["coverage"].get)
+        key = "coverage_normalised" if "coverage_normalised" in result else "coverage"
+        worst, of = min(result[key], key=result[key].get), "normalised images" if "_" in key else "raw pixels"
         radius, halves = result["inscribed_radius"], result.get("halves")
         stability = (
             f"\nthe two half-sets: rank correlation {halves['rank_correlation']:.3f}, median ratio "
@@ -64,7 +65,7 @@ class ThreatDesc(Desc):
         )
         return (
             f"{result['num_anchors']} anchors, {result['per_label']} of each class of {result['dataset_name']}; "
-            f"lowest coverage (cosine similarity to an anchor) {result['coverage'][worst]:.3f}, class {worst}; "
+            f"lowest coverage (cosine similarity of {of} to an anchor) {result[key][worst]:.3f}, class {worst}; "
             f"{result['dropped']['count']} ambiguous images left out\n"
             f"l2 ball inside {{PD <= t}}: radius {radius['median']:.3g} t (median of the test images), "
             f"{radius['lowest']:.3g} t to {radius['highest']:.3g} t{stability}"

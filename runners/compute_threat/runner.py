@@ -14,7 +14,7 @@ from foundations.desc import derive_seed
 from foundations.errors import RunError
 from foundations.files import read_json, write_bytes, write_json
 from runners.base import Runner
-from runners.inputs import read_data
+from runners.inputs import read_data, selection_space
 from runners.plots import write_contact_sheet
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement.anchor_selection import (
@@ -25,6 +25,7 @@ from threat_specification.projected_displacement.anchor_selection import (
 )
 from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
 from threat_specification.projected_displacement.class_weights import class_weights_from
+from threat_specification.projected_displacement.selection_space import RAW
 
 SHOWN_CLASSES = 20  # rows of the contact sheet, at most
 HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
@@ -58,7 +59,11 @@ class ComputeThreat(Runner):
         self.classes = {label: rows[~self.ambiguous[rows]] for label, rows in self.data.train_rows().items()}
         for label, rows in self.classes.items():
             if len(rows) < self.desc.threat.per_label:
-                select_class(self.load, rows, label, "random", self.desc.threat.per_label, 1, 0)  # raises the error
+                # raises the error
+                select_class(self.load, RAW, rows, label, "random", self.desc.threat.per_label, 1, 0)
+        self.space = selection_space(self.desc, self.data, self.environment)
+        # Of raw pixels in any case, to compare choices by; beside it in the space of the selection.
+        self.spaces = {"coverage": RAW} | ({} if self.space == RAW else {"coverage_normalised": self.space})
 
     def run(self) -> dict[str, Any]:
         threat, train = self.desc.threat, self.data.train
@@ -75,7 +80,10 @@ class ComputeThreat(Runner):
         result = {
             "num_anchors": len(anchors),
             "per_label": threat.per_label,
-            "coverage": {names[label]: round(float(v), 6) for label, v in zip(self.classes, lowest, strict=True)},
+            **{
+                name: {names[label]: round(float(v), 6) for label, v in zip(self.classes, column, strict=True)}
+                for name, column in zip(self.spaces, lowest.T, strict=True)
+            },
             "dropped": {"count": len(dropped), "indices": dropped},
             "digest": anchors.digest,
             "inscribed_radius": self._inscribed_radius(anchors),
@@ -95,24 +103,25 @@ class ComputeThreat(Runner):
         return torch.from_numpy(self.environment.all_reduce_sum(prints))
 
     def _choose(self) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Row numbers [K, per_label] and coverage [K], the same on every process."""
+        """Row numbers [K, per_label] and coverage [K, spaces], the same on every process."""
         chosen = numpy.zeros((len(self.classes), self.desc.threat.per_label), numpy.int64)
-        lowest = numpy.zeros(len(self.classes))
+        lowest = numpy.zeros((len(self.classes), len(self.spaces)))
         places = list(enumerate(self.classes))[self.environment.rank :: self.environment.world_size]
         for place, label in self.environment.progress(places, "choosing anchors", unit="class"):
             chosen[place], lowest[place] = self._choose_class(label)
         return self.environment.all_reduce_sum(chosen), self.environment.all_reduce_sum(lowest)
 
-    def _choose_class(self, label: int) -> tuple[list[int], float]:
-        """Anchors and coverage of one class; from disk if an interrupted run already chose them."""
+    def _choose_class(self, label: int) -> tuple[list[int], list[float]]:
+        """Anchors of one class and their coverage in each space; from disk if an interrupted run already chose them."""
         file = self.directory / "classes" / f"{label}.json"
         if not file.is_file():
             threat, rows = self.desc.threat, self.classes[label]
-            expansion = threat.domain_expansion_factor
-            anchors = select_class(self.load, rows, label, threat.selection, threat.per_label, expansion, self.seed)
-            write_json(file, {"rows": anchors.tolist(), "coverage": coverage(self.load, rows, anchors)})
+            method, count, expansion = threat.selection, threat.per_label, threat.domain_expansion_factor
+            anchors = select_class(self.load, self.space, rows, label, method, count, expansion, self.seed)
+            covered = coverage(self.load, list(self.spaces.values()), rows, anchors)
+            write_json(file, {"rows": anchors.tolist(), **dict(zip(self.spaces, covered, strict=True))})
         kept = read_json(file)
-        return kept["rows"], kept["coverage"]
+        return kept["rows"], [kept[name] for name in self.spaces]
 
     def _threat(self, anchors: AnchorSet) -> ProjectedDisplacement:
         return ProjectedDisplacement(self.desc.threat, anchors=anchors.to(self.environment.device)).prepare()

@@ -27,7 +27,7 @@ from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
 from runners.evaluate_threat.measurement import Measurement
 from runners.evaluate_threat.statistics import Separations, separation_csv, table, table_csv
-from runners.inputs import read_data, read_model, read_threat
+from runners.inputs import read_data, read_model, read_threat, selection_space
 from runners.plots import write_figure
 from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
@@ -133,7 +133,8 @@ class EvaluateThreat(Runner):
             made.append(FeatureDistance(self.features, name) if is_ours else from_package(name, environment.device))
         measures = {measure.name: measure for measure in made}
         if desc.perturbation.stability:
-            measures |= variants(self.data, desc.anchors.threat, self.seed, environment.device)
+            space = selection_space(desc.anchors, self.data, environment)
+            measures |= variants(self.data, desc.anchors.threat, space, self.seed, environment.device)
         return measures
 
     def _sample(self) -> tuple[torch.Tensor, int]:

@@ -105,7 +105,7 @@ def training_table(trainings: list[FinishedRun]) -> Table:
 
 def anchors_table(threats: list[FinishedRun]) -> Table:
     """One row for each choice of anchors."""
-    header = ["anchors", "number", "per class", "lowest coverage", "images left out", "median inscribed l2 radius"]
+    header = ["anchors", "number", "per class", "lowest coverage, raw", "images left out", "median inscribed l2 radius"]
     table = Table("Choices of anchors", header)
     for run in threats:
         lowest = min(run.result["coverage"].values())

@@ -92,6 +92,10 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
             ["compute_threat", "--dataset_name=digits", "--selection=best"],
             "--selection: expected one of greedy_subsets",
         ),
+        (
+            ["compute_threat", "--dataset_name=digits", "--selection_space=lab"],
+            "--selection_space: expected one of normalised, raw, got lab",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(

@@ -97,11 +97,13 @@ def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path:
     desc = ThreatDesc.from_flags(runner_parser("compute_threat", words[1:]).parse(words[1:]))
     assert desc.earlier_version(digits_root.root) == ""
     content = desc.hashed()
-    content["threat"] = {name: value for name, value in content["threat"].items() if "weights_" not in name}
+    since = ("class_weights_form", "class_weights_calibrate", "selection_space")
+    content["threat"] = {name: value for name, value in content["threat"].items() if name not in since}
     earlier = desc.directory(digits_root.root).parents[1] / f"{desc.name}_{digest(content)}"
     earlier.mkdir()
     missing = digits_root(*ATTACKED, "--weighted", f"--class_weights=tree:{tree}")
-    assert "--class_weights_form=similarity --class_weights_calibrate keeps that" in missing.stderr
+    told = "--class_weights_form=similarity --class_weights_calibrate --selection_space=raw keeps that"
+    assert told in missing.stderr
     earlier.rmdir()
 
 
