@@ -127,7 +127,9 @@ def scatter(children: list[Child]) -> Figure:
 
     pairs = [pair for pair in PAIRS if len(_points(children, pair)) > 1]
     looks = _looks(len(children))
-    figure = Figure(figsize=(3.4 * len(pairs), 4.2), layout="constrained")
+    named = list(zip(children, looks, strict=True)) if len(children) <= MOST_NAMES else []
+    legend = 0.18 * -(-len(named) // 2)  # inches of two columns, so that the panels keep their size
+    figure = Figure(figsize=(3.4 * len(pairs), 3.6 + legend), layout="constrained")
     grid = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (first, second) in zip(grid, pairs, strict=True):
         axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
@@ -136,9 +138,8 @@ def scatter(children: list[Child]) -> Figure:
                 _mark(axes, child["result"][first], child["result"][second], look)
         axes.set(xlabel=f"accuracy {WORDS[first]}", ylabel=f"accuracy {WORDS[second]}")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    if len(children) <= MOST_NAMES:
-        named = zip(children, looks, strict=True)
-        handles = [Line2D([], [], linestyle="", label=child["name"], **look) for child, look in named]
+    handles = [Line2D([], [], linestyle="", label=child["name"], **look) for child, look in named]
+    if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
@@ -150,14 +151,20 @@ def _mark(axes: Any, first: dict[str, Any], second: dict[str, Any], look: dict[s
         low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
         errors.append([[max(0.0, metrics["accuracy"] - low)], [max(0.0, high - metrics["accuracy"])]])
     place = first["accuracy"], second["accuracy"]
-    axes.errorbar(*place, xerr=errors[0], yerr=errors[1], markersize=5, linewidth=0.6, linestyle="", **look)
+    axes.errorbar(*place, xerr=errors[0], yerr=errors[1], markersize=6, linewidth=0.6, linestyle="", **look)
 
 
 def _looks(count: int) -> list[dict[str, Any]]:
-    """Colours and markers of the models: different ones if there are few enough to name."""
+    """Colours and markers of the models: different ones if there are few enough to name.
+
+    Only the outlines are drawn: of few examples, models often have equal accuracies, and none hides another.
+    """
     if count > MOST_NAMES:
-        return [{"color": PALETTE[0], "marker": "o"}] * count
-    return [{"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i in range(count)]
+        return [{"color": PALETTE[0], "marker": "o", "markerfacecolor": "none"}] * count
+    return [
+        {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "none"}
+        for i in range(count)
+    ]
 
 
 def _points(children: list[Child], pair: Pair) -> list[tuple[float, float]]:

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import numpy
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from cli.main import runner_parser
 from foundations.desc import digest
+from foundations.environment import Environment
 from runners.compute_threat.desc import ThreatDesc
+from runners.inputs import read_threat
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
@@ -82,6 +85,24 @@ def test_adversarial_examples_of_a_model_as_it_is(digits_root: Command, tmp_path
     assert made[0].parent.name.startswith("greedy_subsets_10_conv_pretrained_")
     first, second = (numpy.load(directory / "examples.npz")["PD"] for directory in made)
     assert numpy.array_equal(first, second)
+
+
+def test_each_process_reads_its_part_of_the_anchors(digits_root: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --shard_anchors, all of them. Figures do not tell: they are the same."""
+    words = ["--dataset_name=digits", "--per_label=10"]
+    prepared: list[bool] = []
+    monkeypatch.setattr(ProjectedDisplacement, "prepare", lambda made, over_ranks: prepared.append(over_ranks) or made)
+
+    def read(rank: int, *more: str) -> AnchorSet:
+        desc = ThreatDesc.from_flags(runner_parser("compute_threat", words).parse([*words, *more]))
+        anchors = read_threat(desc, Environment(root_dir=digits_root.root, rank=rank, world_size=2)).anchors
+        assert anchors is not None
+        return anchors
+
+    parts, whole = [read(rank, "--shard_anchors") for rank in (0, 1)], read(1)
+    assert [len(part) for part in parts] == [50, 50] and len(whole) == 100
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert prepared == [True, True, False]
 
 
 def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path: Path) -> None:

@@ -11,15 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
-from scipy.stats import binomtest
 
-from runners.multi.leaderboard import can_be_compared, rank_correlation, scatter
 from tests.conftest import PROJECT, TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
@@ -139,62 +136,3 @@ def test_members_alone_and_unknown_ones(digits_root: Command) -> None:
     failed = digits_root(*ATTACKED, "--attacks=apgd_cee")
     assert failed.returncode == 2
     assert "unknown attack 'apgd_cee' (did you mean 'apgd_ce'?)" in failed.stderr
-
-
-def test_a_leaderboard_over_several_models(digits_root: Command) -> None:
-    toggles = ["--toggle_mixup", "--toggle_adv_train", "--adv_train_attack_iter=2"]
-    digits_root.ok("multi_train", *TINY, *toggles)
-    words = ["multi_test", *TINY, *toggles, "--adv_eval", "--adv_test_attack_type=pgd", "--N_adv_eval"]
-    words += ["--attacks=pgd", "--per_label=10", "--num_examples=30", "--N_attack_iter=5", "--N_radius=0.1"]
-    result = digits_root.result(*words)
-    directory = digits_root.where(*words)
-    rows = list(csv.DictReader((directory / "leaderboard.csv").read_text().splitlines()))
-    assert {row["model"] for row in rows} == {
-        "conv_standard",
-        "conv_mixup",
-        "conv_adv_train",
-        "conv_mixup+adv_train",
-    }
-    accuracies = [float(row["N_adv_accuracy"]) for row in rows]
-    assert accuracies == sorted(accuracies, reverse=True)
-    assert len(result["paired_tests"]) == 2 * 6
-    assert all(0 <= test["p"] <= 1 for test in result["paired_tests"])
-    assert (directory / "leaderboard.md").is_file()
-    assert (directory / "leaderboard.png").read_bytes()[:4] == b"\x89PNG"
-    assert set(result["rank_correlations"]) == {"standard against adv", "standard against N_adv", "adv against N_adv"}
-    assert result["rank_correlations"]["standard against adv"] is None  # clean accuracy was not asked for
-
-
-def evaluated(name: str, **accuracies: float) -> dict[str, Any]:
-    found = {evaluation: {"accuracy": value, "num_examples": 50} for evaluation, value in accuracies.items()}
-    return {"name": name, "result": found}
-
-
-def test_accuracies_are_drawn_against_one_another() -> None:
-    """A panel for every pair that two models have; marks at the accuracies, with Wilson's intervals."""
-    first = evaluated("a", standard=0.9, adv=0.2, N_adv=0.4)
-    second = evaluated("b", standard=0.8, adv=0.5, N_adv=0.3)
-    panels = [axes for axes in scatter([first, second]).axes if axes.has_data()]
-    assert [axes.get_xlabel() for axes in panels] == ["accuracy on clean images"] * 2 + [
-        "accuracy under isotropic attack"
-    ]
-    for axes, (x, y) in zip(panels, (("standard", "adv"), ("standard", "N_adv"), ("adv", "N_adv")), strict=True):
-        marks = [tuple(bars.lines[0].get_xydata()[0]) for bars in axes.containers]
-        expected = [(model["result"][x]["accuracy"], model["result"][y]["accuracy"]) for model in (first, second)]
-        assert marks == expected
-        interval = axes.containers[0].lines[2][0].get_segments()[0][:, 0]
-        assert interval == pytest.approx(proportion_confint(first["result"][x]["accuracy"]), abs=1e-6)
-    only = [evaluated("a", adv=0.1, N_adv=0.2), evaluated("b", adv=0.1, N_adv=0.3, standard=1.0)]
-    assert len(scatter(only).axes) == 1 and can_be_compared(only)
-    assert not can_be_compared([first, evaluated("c", standard=0.3)])
-    many = [evaluated(str(i), adv=i / 20, N_adv=i / 20) for i in range(15)]
-    looks = {(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in scatter(many).axes[0].containers}
-    assert len(looks) == 15
-    assert rank_correlation(many, ("adv", "N_adv")) == pytest.approx(1)
-    assert rank_correlation(only, ("adv", "N_adv")) is None
-
-
-def proportion_confint(share: float) -> tuple[float, float]:
-    """Wilson's interval of a share of 50, by SciPy."""
-    found = binomtest(round(50 * share), 50).proportion_ci(method="wilson")
-    return found.low, found.high

@@ -20,6 +20,7 @@ from cli.main import main
 from datasets.registry import dataset_info, load_dataset
 from models.registry import build_model
 from runners.multi.desc import MultiTestDesc
+from runners.test.desc import EVALUATIONS
 from runners.test.runner import is_power
 from runners.test.then_project import PUBLISHED
 from tests.conftest import TINY, Command
@@ -136,24 +137,37 @@ def test_lazily_as_published_and_wrong_names(digits_root: Command) -> None:
         assert done.returncode == 2 and told in done.stderr
 
 
-def test_anchors_divided_over_two_processes(digits_root: Command, tmp_path: Path) -> None:
-    """Every process takes part in every shard: an odd number of shards would leave one of them waiting."""
-    words = [*ATTACKED, "--then_project=pd", "--shard_size=14", "--N_adv_eval", "--attacks=pgd", "--N_attack_iter=5"]
-    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
-    result = digits_root.result(*words)
-    alone = result["adv"]
-    rows = dict(numpy.load(digits_root.where(*words) / "examples.npz"))
+@pytest.mark.parametrize("asked", [["--then_project=pd"], ["--N_adv_eval", "--attacks=pgd", "--N_attack_iter=5"]])
+def test_anchors_divided_over_two_processes(digits_root: Command, tmp_path: Path, asked: list[str]) -> None:
+    """Every process takes part in every shard: an odd number of shards would leave one of them waiting.
+
+    Either use of the threat alone must bring that about.
+    """
+    words = [*ATTACKED, "--shard_size=14", *asked]
+    alone = digits_root.ok(*words)
     several = Command(Path(shutil.copytree(digits_root.root, tmp_path / "several")))
-    shutil.rmtree(several.where(*words))
-    together = several.result(*words, "--shard_anchors", "--hang_minutes=0.5", processes=2)
-    assert together["N_adv"]["accuracy"] == result["N_adv"]["accuracy"]
-    together = together["adv"]
-    assert together["accuracy"] == alone["accuracy"]
-    for name, value in alone["then_project"]["pd"].items():
-        assert together["then_project"]["pd"][name] == pytest.approx(value, abs=1e-5), name
-    divided = dict(numpy.load(several.where(*words, "--shard_anchors") / "examples.npz"))
-    for name, values in rows.items():
-        assert numpy.allclose(values, divided[name], atol=1e-5, equal_nan=True), name
+    divided = several.root / alone.relative_to(digits_root.root)
+    shutil.rmtree(divided)
+    several.ok(*words, "--shard_anchors", "--hang_minutes=0.5", processes=2)
+    figures, expected = (figures_of(json.loads((made / "result.json").read_text())) for made in (divided, alone))
+    assert figures == pytest.approx(expected, abs=1e-5)
+    assert expected["/adv/accuracy"] > 0
+    rows, expected_rows = (dict(numpy.load(made / "examples.npz")) for made in (divided, alone))
+    assert rows.keys() == expected_rows.keys()
+    for name, values in expected_rows.items():
+        assert numpy.allclose(values, rows[name], atol=1e-5, equal_nan=True), name
+
+
+def figures_of(result: dict[str, Any]) -> dict[str, float]:
+    """The numbers of the evaluations in result.json, by their places."""
+
+    def inside(value: Any, place: str) -> dict[str, float]:
+        if not isinstance(value, dict | list):
+            return {place: value} if isinstance(value, int | float) else {}
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {where: leaf for name, inner in items for where, leaf in inside(inner, f"{place}/{name}").items()}
+
+    return inside({name: result[name] for name in EVALUATIONS if name in result}, "")
 
 
 def test_perceptual_distance_before_and_after(digits_root: Command, monkeypatch: pytest.MonkeyPatch) -> None:
