@@ -66,6 +66,8 @@ class Classifier(nn.Module):
         finally:
             for module, training in zip(self.modules(), modes, strict=True):
                 module.training = training
+        if bool((logits.isnan() | logits.isposinf()).any()):
+            raise RunError("the model's answers are not finite (NaN or infinity); look at its weights")
         if logits.shape[1:] != (num_classes,):
             raise RunError(f"the model tells {tuple(logits.shape[1:])} classes apart, the data set has {num_classes}")
 

@@ -1,7 +1,7 @@
 """Evaluations of every example for `test`: clean predictions, and attacks in l_p balls and nonisotropic sets.
 
 Values of the broken_by columns: -1 misclassified without any attack; 0 robust to all attacks; i > 0 attack number i
-was the first to succeed. no_answer: the model returned NaN for the image or for a perturbed image.
+was the first to succeed. no_answer: the model returned NaN or infinity for a perturbed image.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import RunError
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.base import Attack, predicted
+from threat_specification.attacks.base import NO_CLASS, Attack, predicted
 from threat_specification.attacks.search import Cell, Search
 from threat_specification.base import BoundThreat, Threat
 
@@ -37,9 +38,19 @@ CELLS = "cells"  # for each cell, True if the example is robust in it
 BALL_COLUMNS = ("correct", "broken_by", "Linf", "L2", "rounded", "no_answer")
 
 
+def refuse_no_answers(prediction: Tensor, shard: Shard) -> None:
+    """Raise RunError if the model has no answer for images that nobody changed: no accuracy would mean anything."""
+    lost = prediction == NO_CLASS
+    if bool(lost.any()):
+        raise RunError(
+            f"the model's answers are not finite (NaN or infinity) for {int(lost.sum())} of {len(lost)} images, the "
+            f"first is number {int(shard.index[lost][0])}; look at its weights and its normalisation"
+        )
+
+
 @dataclass
 class CleanEvaluation:
-    """An evaluation of the prediction without attack; -1 if the model returns NaN."""
+    """An evaluation of the prediction without attack; raises RunError if the model gives no finite answer."""
 
     model: nn.Module
     columns: ClassVar[dict[str, str | tuple[str, int]]] = {
@@ -51,6 +62,7 @@ class CleanEvaluation:
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         with torch.no_grad():
             prediction = predicted(self.model(shard.images))
+        refuse_no_answers(prediction, shard)
         return {"standard_prediction": prediction, "standard_correct": prediction == shard.labels}
 
 
@@ -105,6 +117,7 @@ class AttackEvaluation:
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         search = self.search(shard)
+        refuse_no_answers(search.clean_prediction, shard)
         # The headline cell first, so that broken_by gives the attack that succeeded when run in that cell, not one that
         # was run in another cell and whose adversarial example also lies in the headline cell.
         for cell in [self.headline, *(cell for cell in self.cells if cell != self.headline)]:

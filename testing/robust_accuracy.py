@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
+from testing.arguments import checked_images, checked_labels, checked_model
 from testing.evaluations import AttackEvaluation
 from testing.gradient_masking import masking_warnings
 from testing.shards import Shard
@@ -20,6 +22,8 @@ from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
 from threat_specification.norms import L2, Linf
+
+ArrayLike = Any  # a tensor, a NumPy array or a list
 
 RADIUS = 32 / 255  # default l-inf radius for a threat that is not a norm, whose set may be unbounded
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
@@ -54,8 +58,8 @@ class RobustAccuracy:
 
 def robust_accuracy(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: ArrayLike,
+    labels: ArrayLike,
     threat: Threat,
     threshold: float,
     radius: float | None = None,
@@ -71,23 +75,30 @@ def robust_accuracy(
     because further attacks succeed.
 
     model    images [B,C,H,W] in [0, 1] -> logits [B,K]; evaluated in eval mode, and its own mode is restored
-    images   [n,C,H,W] in [0, 1]
-    labels   [n]
+    images   [n,C,H,W] in [0, 1]; a tensor, an array or a list; they are not changed
+    labels   [n] whole numbers, in the same ways
     radius   second bound, in l-inf (default: none for L2 and Linf, 32/255 for other threats)
     attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes)
     details  return a RobustAccuracy, not only the share
+
+    Raises UsageError for a model that does not answer with logits and for labels that are no class, and RunError if
+    the model gives no finite answer for an image.
     """
-    check_images(images, labels)
+    images = checked_images(images)
     check_threshold(threshold)
     if not len(images):
         raise UsageError("images: expected at least one, got none")
+    if images.dim() != 4:
+        raise UsageError(f"images: expected [n,C,H,W], got {list(images.shape)}")
+    with evaluation_mode(model):
+        model, num_classes = checked_model(model, images[:1])
+    labels = checked_labels(labels, images, num_classes)
+    check_images(images, labels)
     if radius is None:
         radius = math.inf if isinstance(threat, (L2, Linf)) else RADIUS
     index = torch.arange(len(labels), device=labels.device)
     parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(index.split(shard_size))]
     with evaluation_mode(model):
-        with torch.no_grad():
-            num_classes = model(images[:1]).shape[1]
         chosen = attacks_named(attacks, num_classes)
         evaluation = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps, seed)
         rows = [evaluation(shard) for shard in parts]

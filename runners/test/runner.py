@@ -139,9 +139,6 @@ class Test(Runner):
         result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
         self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
-        if "standard" in result and (lost := int((arrays["standard_prediction"] == NO_CLASS).sum())):
-            of = len(self.index)
-            self.environment.log(f"warning: the model's answers hold NaN for {lost} of {of} images: counted as wrong")
         for name in ("adv", "N_adv"):
             if name in result:
                 # On every process, since anchors may be sharded over the processes.

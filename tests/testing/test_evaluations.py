@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import RunError
 from testing.evaluations import AttackEvaluation, CleanEvaluation
 from testing.gradient_masking import masking_warnings
 from testing.shards import Shard
@@ -92,26 +93,43 @@ def test_the_gauge_without_a_bound_is_a_number(headline: Cell) -> None:
 class NotANumber(Brightness):
     """NaN in one logit for bright images, of which argmax would make class 0."""
 
+    def __init__(self, value: float = math.nan) -> None:
+        super().__init__()
+        self.value = value
+
     def forward(self, images: Tensor) -> Tensor:
         logits = super().forward(images)
-        logits[images.flatten(1).amax(1) > 0.6, 1] = math.nan
+        logits[images.flatten(1).amax(1) > 0.6, 1] = self.value
         return logits
 
 
-def test_nan_is_no_answer() -> None:
-    """Images of class 0 for which a model has no answer are wrong, with or without attack, and are told apart."""
-    threat, images = ProjectedDisplacement(anchors=ANCHORS), IMAGES.clone()
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_is_no_answer(value: float) -> None:
+    """Images of class 0 for which a model under attack has no answer are wrong, and are told apart."""
+    threat = ProjectedDisplacement(anchors=ANCHORS)
+    evaluation = AttackEvaluation(NotANumber(value), threat, SMALL, {"up": breaks([0, 1], 0.28, [])}, 7, 11)
+    rows = evaluation(SHARD)
+    assert rows["N_adv_broken_by"].tolist() == [1, 1, 0, 0, 0, 0]
+    assert rows["N_adv_no_answer"].tolist() == [True, True, False, False, False, False]
+    of_all = (rows[f"N_adv_{name}"].numpy() for name in ("broken_by", "no_answer"))
+    told = masking_warnings(evaluation, SHARD, rows["N_adv_correct"], *of_all)
+    assert any("hold NaN for 2 of 6" in message for message in told)
+
+
+def test_no_answer_for_an_image_itself_is_an_error() -> None:
+    images = IMAGES.clone()
     images[5, 0, 0, 0] = 0.9
     shard = Shard(0, images, SHARD.labels, SHARD.index)
-    evaluation = AttackEvaluation(NotANumber(), threat, SMALL, {"up": breaks([0, 1], 0.28, [])}, 7, 11)
-    rows = evaluation(shard)
-    assert rows["N_adv_broken_by"].tolist() == [1, 1, 0, 0, 0, -1]
-    assert rows["N_adv_no_answer"].tolist() == [True, True, False, False, False, True]
-    assert rows["N_adv_clean_prediction"].tolist() == [0] * 5 + [-1]
-    assert CleanEvaluation(NotANumber())(shard)["standard_correct"].tolist() == [True] * 5 + [False]
-    of_all = (rows[f"N_adv_{name}"].numpy() for name in ("broken_by", "no_answer"))
-    told = masking_warnings(evaluation, shard, rows["N_adv_correct"], *of_all)
-    assert any("hold NaN for 3 of 6" in message for message in told)
+    threat = ProjectedDisplacement(anchors=ANCHORS)
+    evaluations = (
+        CleanEvaluation(NotANumber()),
+        AttackEvaluation(NotANumber(), threat, SMALL, {"up": breaks([0, 1], 0.28, [])}, 7, 11),
+    )
+    for evaluation in evaluations:
+        with pytest.raises(
+            RunError, match=rf"not finite .* for 1 of 6 images, the first is number {int(SHARD.index[5])}"
+        ):
+            evaluation(shard)
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if "dlr" not in name])

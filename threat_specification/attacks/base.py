@@ -17,7 +17,7 @@ from threat_specification.base import BoundThreat
 
 Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
 
-NO_CLASS = -1  # the prediction if the model returns NaN: it differs from every label
+NO_CLASS = -1  # the prediction if the model returns NaN or infinity: it differs from every label
 SLACK = (1e-5, 1e-7)  # relative and absolute tolerance: float32 cannot decide more exactly if a point is in a set
 
 
@@ -28,8 +28,11 @@ def at_most(values: Tensor, limit: float | Tensor) -> Tensor:
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """The class of the largest logit, [B,K] to [B]; NO_CLASS if a logit is NaN, for which argmax returns a class."""
-    return torch.where(logits.isnan().any(1), NO_CLASS, logits.argmax(1))
+    """The class of the largest logit, [B,K] to [B]; NO_CLASS if a logit is NaN, for which argmax returns a class.
+
+    So it is if one is infinite: then no difference of logits is a number. Minus infinity rules a class out.
+    """
+    return torch.where((logits.isnan() | logits.isposinf()).any(1), NO_CLASS, logits.argmax(1))
 
 
 def sign(gradient: Tensor) -> Tensor:

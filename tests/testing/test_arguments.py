@@ -1,0 +1,125 @@
+"""robust_accuracy with arguments and models of odd kinds: converted, or refused in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foundations.errors import NonisotropicError
+from testing.robust_accuracy import robust_accuracy
+from threat_specification import Linf
+
+torch.manual_seed(0)
+NET = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+NET[1].weight.data *= 20
+X = torch.rand(12, 1, 4, 4)
+with torch.no_grad():
+    Y = NET(X).argmax(1)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, how: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.how = NET, how
+
+    def forward(self, images: Tensor) -> Any:
+        return self.how(self.net, images)
+
+
+def accuracy(model: nn.Module = NET, images: Any = X, labels: Any = Y) -> float:
+    found = robust_accuracy(model, images, labels, Linf(), 0.05, attacks=["pgd"], steps=3)
+    assert isinstance(found, float)
+    return found
+
+
+TRUTH = accuracy()
+assert len(Y.unique()) == 3 and 0.1 < TRUTH < 0.9
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Y.int(),
+        Y.to(torch.uint8),
+        Y.to(torch.int16),
+        Y.tolist(),
+        Y.numpy(),
+        Y.numpy().astype(numpy.int32),
+        tuple(Y.tolist()),
+    ],
+)
+def test_labels_of_any_kind(labels: Any) -> None:
+    assert accuracy(labels=labels) == TRUTH
+
+
+@pytest.mark.parametrize("images", [X.double(), X.half().float(), X.numpy(), X.tolist(), X.clone().requires_grad_()])
+def test_images_of_any_kind(images: Any) -> None:
+    assert accuracy(images=images) == pytest.approx(TRUTH)
+
+
+def test_models_of_other_numbers() -> None:
+    assert accuracy(Wrapped(lambda net, x: net(x).double())) == TRUTH
+    double = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    double.load_state_dict(NET.state_dict())
+    assert accuracy(double) == TRUTH
+
+
+def test_a_model_that_works_in_place_does_not_change_the_images() -> None:
+    before = X.clone()
+    expected = accuracy(Wrapped(lambda net, x: net(0.5 * x)))
+    assert accuracy(Wrapped(lambda net, x: net(x.mul_(0.5)))) == expected
+    assert accuracy(Wrapped(lambda net, x: net(x.clamp_(0, 1)))) == TRUTH  # whose values stay
+    assert before.equal(X)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (lambda net, x: (net(x), x), "model: expected logits [B,K], got a tuple; wrap it"),
+        (lambda net, x: {"logits": net(x)}, "model: expected logits [B,K], got a dict"),
+        (
+            lambda net, x: net(x).argmax(1),
+            "model: expected logits [1,K] of two classes or more for an image, got torch.int64",
+        ),
+        (lambda net, x: net(x)[:, :1], "got torch.float32 [1, 1]"),
+        (lambda net, x: net(x)[0], "got torch.float32 [3]"),
+        (lambda net, x: net(x) * torch.nan, "the model's answers are not finite (NaN or infinity) for 12 of 12 images"),
+        (lambda net, x: net(x).abs() * 1e39, "not finite"),
+    ],
+)
+def test_answers_that_are_no_logits(how: Callable[[nn.Module, Tensor], Any], told: str) -> None:
+    with pytest.raises(NonisotropicError) as error:
+        accuracy(Wrapped(how))
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"labels": Y + 3}, "labels: expected classes from 0 to 2, as the model has, got"),
+        ({"labels": torch.full_like(Y, 99)}, "got 99 to 99"),
+        ({"labels": Y - 3}, "as the model has, got -"),
+        ({"labels": Y[:5]}, "labels: expected 12 whole numbers, one for each image, got torch.int64 [5]"),
+        ({"labels": Y.float()}, "got torch.float32 [12]"),
+        ({"labels": "012012"}, "labels: expected a tensor, an array or a list of numbers, got str"),
+        ({"images": X[0]}, "images: expected [n,C,H,W], got [1, 4, 4]"),
+        ({"images": X[:0], "labels": Y[:0]}, "images: expected at least one, got none"),
+        ({"images": X * 255}, "in [0, 1]"),
+        ({"images": None}, "images: expected a tensor, an array or a list of numbers, got NoneType"),
+    ],
+)
+def test_arguments_that_mean_nothing(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(NonisotropicError) as error:
+        accuracy(**arguments)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_images_on_another_device() -> None:
+    elsewhere = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to("meta")
+    with pytest.raises(NonisotropicError, match="images: expected them on meta, where the model is, got cpu"):
+        accuracy(elsewhere)
