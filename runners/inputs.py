@@ -5,6 +5,7 @@ The error for a missing input gives the command that makes it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasets.registry import load_dataset
@@ -60,7 +61,7 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
         how = f"finish its training in {desc.relative}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
         kind = "anchors are" if isinstance(desc, ThreatDesc) else "model is"
         earlier = desc.earlier_version(environment.root_dir) if isinstance(desc, ThreatDesc) else ""
-        raise RunError(f"the {kind} not there yet; first {how}{earlier}")
+        raise RunError(f"the {kind} not there yet; first {how}{earlier or _others(directory.path, desc.name)}")
     directory.result()
     if not isinstance(desc, StoredRun):
         stored = StoredRun.read(directory.path, environment.root_dir, desc.runner)
@@ -70,6 +71,17 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
                 f"remove that directory and run again: {command(desc)}"
             )
     return directory
+
+
+def _others(path: Path, name: str) -> str:
+    """A remark for the user if there are complete runs of the same name: their settings, data or version differ."""
+    others = sorted(file.parent for file in path.parents[1].glob(f"{name}_*/replicate_*/result.json"))
+    if not others:
+        return ""
+    return (
+        f" ({len(others)} runs of that name have other settings, data or seeds, or are of an earlier version with "
+        f"other hashes: {others[0]})"
+    )
 
 
 def read_anchors(desc: ThreatDesc, environment: Environment, part: tuple[int, int] = (0, 1)) -> AnchorSet:

@@ -191,3 +191,25 @@ def test_other_content_of_a_checkpoint_is_another_run(tmp_path: Path, capsys: py
         assert main(["test", *words, "--standard_eval", "--display_output_location"]) == 0
         shown.add(capsys.readouterr().out)
     assert len(shown) == 2
+
+
+def test_a_folder_of_two_classes_in_every_runner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = Here(tmp_path)
+    written.write_folders(tmp_path / "set")
+    words = ("--dataset_name=image_folder", "--image_size=16", f"--data_dir={tmp_path}/set", "--per_label=3")
+    train = (*words, "--model_name=conv", "--training_steps=1ep", "--batch_size=8")
+    here.ok(capsys, "compute_threat", *words)
+    measured = here.ok(capsys, "evaluate_threat", *words, "--suites=C", "--severities=1", "--bootstrap=100")
+    assert (measured / "gallery.png").is_file() and not (measured / "slice.png").exists()
+    here.ok(capsys, "train", *train)
+    attacked = here.result(
+        capsys, "test", *train, "--standard_eval", "--adv_eval", "--N_adv_eval", "--N_attack_iter=2", "--num_examples=4"
+    )
+    assert set(attacked["N_adv"]["attacks"]) and attacked["standard"]["num_examples"] == 4
+
+    # A changed pixel is another set, whose anchors and model are not there.
+    written.write_image(tmp_path / "set" / "test" / "dog" / "0.png", 20, 20)
+    assert here("test", *train, "--standard_eval") == 1
+    told = capsys.readouterr().err
+    assert "the model is not there yet; first run: " in told
+    assert "1 runs of that name have other settings, data or seeds, or are of an earlier version" in told
