@@ -151,7 +151,7 @@ def divide(own: Iterable[str], tensors: dict[str, Tensor]) -> tuple[dict[str, Te
     others = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
     names = set(own)
     beside = {name for name in mine if name not in names and not name.endswith("num_batches_tracked")}
-    others |= {prefix + name: mine.pop(name) for name in beside if prefix}
+    others |= {prefix + name: mine.pop(name) for name in beside}
     return mine, {name: value for name, value in others.items() if not any(copy in name for copy in COPIES)}
 
 

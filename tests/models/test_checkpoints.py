@@ -100,6 +100,12 @@ def test_a_normaliser_in_front_and_an_attacker_beside(
     assert torch.allclose(told(images), network.network((images - 0.1) / 0.2), atol=1e-5)
 
 
+def test_a_normaliser_beside_bare_names(tmp_path: Path, network: Classifier) -> None:
+    torch.save(weights(network) | {"mu": torch.tensor([0.25]), "sigma": torch.tensor([0.5])}, tmp_path / "x.pt")
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(read(tmp_path / "x.pt")(images), network.network((images - 0.25) / 0.5), atol=1e-5)
+
+
 def test_two_sets_of_weights(tmp_path: Path, network: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
     other = build_model("conv", DIGITS).eval()
     torch.save({"state_dict_ema": weights(other), "state_dict": weights(network)}, tmp_path / "x.pt")
