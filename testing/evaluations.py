@@ -1,7 +1,8 @@
 """Evaluations of every example for `test`: clean predictions, and attacks in l_p balls and nonisotropic sets.
 
 Values of the broken_by columns: -1 misclassified without any attack; 0 robust to all attacks; i > 0 attack number i
-was the first to succeed. no_answer: the model returned NaN or infinity for a perturbed image.
+was the first to succeed. no_answer: the model returned NaN or infinity for a perturbed image. scaled: how many points
+the exact projection could not solve, so that they were scaled into the set.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ COLUMNS: dict[str, str | tuple[str, int]] = {
     "gauge": "float32",
     "rounded": "bool",
     "no_answer": "bool",
+    "scaled": "int64",
     "forwards": "int64",
     "backwards": "int64",
 }
@@ -140,6 +142,7 @@ class AttackEvaluation:
             "gauge": search.gauge(),
             "rounded": search.right & ~robust & ~count_correct(self.model, rounded, shard.labels),
             "no_answer": search.no_answer,
+            "scaled": getattr(search.bound, "scaled", torch.zeros_like(search.forwards)),
             "forwards": search.forwards,
             "backwards": search.backwards,
             CELLS: torch.stack([search.robust(cell) for cell in self.cells], 1),

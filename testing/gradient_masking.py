@@ -153,17 +153,27 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
 
 
 def masking_warnings(
-    evaluation: AttackEvaluation, shard: Shard, robust: Tensor, broken_by: numpy.ndarray, no_answer: numpy.ndarray
+    evaluation: AttackEvaluation,
+    shard: Shard,
+    robust: Tensor,
+    broken_by: numpy.ndarray,
+    no_answer: numpy.ndarray,
+    scaled: numpy.ndarray | None = None,
 ) -> list[str]:
     """The reasons why the figure of an evaluation may be too high, one string each; empty if there are none.
 
     shard                 a few of the examples
     robust                [n] bool, those examples of the shard that are robust to the attacks
-    broken_by, no_answer  of all examples, as in examples.npz
+    broken_by, no_answer, scaled  of all examples, as in examples.npz
     """
     told = warnings(probe(evaluation, shard, robust), broken_by, list(evaluation.attacks))
     if evaluation.attacks.keys() <= set(autoattack.STANDARD):
         told += autoattack.findings(evaluation.model, shard.images, shard.labels)
     if lost := int(no_answer.sum()):
         told.append(f"the model's answers hold NaN for {lost} of {len(no_answer)} examples: counted as wrong")
+    if scaled is not None and (points := int(scaled.sum())):
+        told.append(
+            f"the exact projection could not solve {points} points of {int((scaled > 0).sum())} examples, which were "
+            "scaled into the set instead: the attacks are weaker there"
+        )
     return told

@@ -106,7 +106,7 @@ def robust_accuracy(
         correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
         few = slice(0, min(PROBED, shard_size))
         sample = Shard(0, images[few], labels[few], index[few])
-        of_all = (broken_by.cpu().numpy(), found["N_adv_no_answer"].cpu().numpy())
+        of_all = (found[f"N_adv_{name}"].cpu().numpy() for name in ("broken_by", "no_answer", "scaled"))
         told = masking_warnings(evaluation, sample, correct[few], *of_all)
     for message in told:
         warnings.warn(message, RobustnessWarning, stacklevel=2)

@@ -298,7 +298,7 @@ class Test(Runner):
         shard = Shard(0, split.pixels(index), split.labels[index], index)
         robust = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
         with evaluation_mode(self.model):
-            of_all = (arrays[f"{name}_broken_by"], arrays[f"{name}_no_answer"])
+            of_all = (arrays[f"{name}_broken_by"], arrays[f"{name}_no_answer"], arrays.get(f"{name}_scaled"))
             told = masking_warnings(self.evaluations[name], shard, robust, *of_all)
         for message in told:
             self.environment.log(f"warning: {message}")

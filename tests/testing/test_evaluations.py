@@ -248,3 +248,23 @@ def test_attacks_are_given_the_set_the_labels_and_the_steps_of_the_evaluation() 
             along = directions(anchors, shard.images[row], int(shard.labels[row])) @ d
             expected = max(along.max() / cell.threshold, numpy.abs(d).max() / cell.radius)
             assert float(gauge[row]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_points_that_the_projection_could_not_solve_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are scaled into the set, where attacks are weaker."""
+    from threat_specification.projected_displacement import projection
+
+    threat = ProjectedDisplacement(anchors=ANCHORS)
+    evaluation = AttackEvaluation(Brightness(), threat, SMALL, {"pgd": ATTACKS["pgd"]}, 4, 0)
+    assert not evaluation(SHARD)["N_adv_scaled"].any()
+    monkeypatch.setattr(projection, "ROUNDS", 0)
+    monkeypatch.setattr(projection, "halfspace_multipliers", lambda *known: [])
+    rows = evaluation(SHARD)
+    assert rows["N_adv_scaled"].any()
+    of_all = [rows[f"N_adv_{name}"].numpy() for name in ("broken_by", "no_answer", "scaled")]
+    told = masking_warnings(evaluation, SHARD, rows["N_adv_correct"], *of_all)
+    points, examples = int(of_all[2].sum()), int((of_all[2] > 0).sum())
+    assert any(f"could not solve {points} points of {examples} examples" in message for message in told)
+    assert not any(
+        "could not solve" in each for each in masking_warnings(evaluation, SHARD, rows["N_adv_correct"], *of_all[:2])
+    )

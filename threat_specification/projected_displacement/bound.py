@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from foundations.errors import look_up
@@ -21,7 +22,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
     """PD at fixed (x, y).
 
     warm       warm start of the exact projection, from the last one
-    fallbacks  number of rows that the exact projection could not solve, so that they were scaled
+    scaled     [B] how often the exact projection could not solve a row, so that its point was scaled instead
     """
 
     def __init__(
@@ -40,7 +41,12 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks, full_norms)
         self.background, self.projection = background, projection
         self.warm: WarmStart | None = None
-        self.fallbacks = 0
+        self.scaled = torch.zeros(len(examples), dtype=torch.int64, device=examples.device)
+
+    @property
+    def fallbacks(self) -> int:
+        """The number of points that were scaled since the exact projection could not solve them."""
+        return int(self.scaled.sum())
 
     def evaluate(self, delta: Tensor) -> Tensor:
         """PD of each perturbation, [B] float32; 0 if no anchor counts."""
@@ -78,7 +84,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
             self.warm = WarmStart.empty(self)
         point, unsolved = project_exact(self, delta, threshold, lower, upper, self.warm)
         if len(unsolved):
-            self.fallbacks += len(unsolved)
+            self.scaled[unsolved] += 1
             point[unsolved] = self.scale(delta, threshold, lower, upper)[unsolved]
         return point
 
