@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_debugging(arguments):
             raise
         text = " ".join(str(error).split()) or "no message"
+        if text.startswith("DataLoader worker"):  # torch raises it wherever the main process is
+            _tell(error, f"{text} if it was for lack of memory, use a smaller --num_workers or --batch_size")
+            return 1
         _tell(error, f"unexpected {type(error).__name__}: {text} (add --debug for the traceback)")
         return 1
 

@@ -126,45 +126,45 @@ def scatter(children: list[Child]) -> Figure:
     from matplotlib.lines import Line2D
 
     pairs = [pair for pair in PAIRS if len(_points(children, pair)) > 1]
-    looks = _looks(len(children))
-    named = list(zip(children, looks, strict=True)) if len(children) <= MOST_NAMES else []
-    legend = 0.18 * -(-len(named) // 2)  # inches of two columns, so that the panels keep their size
+    groups = _groups(children)
+    legend = 0.18 * -(-len(groups) // 2) if len(groups) > 1 else 0  # inches of two columns: panels keep their size
     figure = Figure(figsize=(3.4 * len(pairs), 3.6 + legend), layout="constrained")
     grid = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (first, second) in zip(grid, pairs, strict=True):
         axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=1, zorder=0)
-        for child, look in zip(children, looks, strict=True):
-            if {first, second} <= child["result"].keys():
-                _mark(axes, child["result"][first], child["result"][second], look)
+        for look, members in groups:
+            both = [child["result"] for child in members if {first, second} <= child["result"].keys()]
+            if both:
+                _mark(axes, [of[first] for of in both], [of[second] for of in both], look)
         axes.set(xlabel=f"accuracy {WORDS[first]}", ylabel=f"accuracy {WORDS[second]}")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    handles = [Line2D([], [], linestyle="", label=child["name"], **look) for child, look in named]
-    if handles:
+    if len(groups) > 1:
+        handles = [Line2D([], [], linestyle="", label=members[0]["name"], **look) for look, members in groups]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
-def _mark(axes: Any, first: dict[str, Any], second: dict[str, Any], look: dict[str, Any]) -> None:
-    """A model's mark, with the interval of either accuracy."""
-    errors = []
-    for metrics in (first, second):
-        low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
-        errors.append([[max(0.0, metrics["accuracy"] - low)], [max(0.0, high - metrics["accuracy"])]])
-    place = first["accuracy"], second["accuracy"]
-    axes.errorbar(*place, xerr=errors[0], yerr=errors[1], markersize=6, linewidth=0.6, linestyle="", **look)
-
-
-def _looks(count: int) -> list[dict[str, Any]]:
-    """Colours and markers of the models: different ones if there are few enough to name.
+def _groups(children: list[Child]) -> list[tuple[dict[str, Any], list[Child]]]:
+    """Looks, and the models that have each: a look of its own for every model, if they are few enough to name.
 
     Only the outlines are drawn: of few examples, models often have equal accuracies, and none hides another.
     """
-    if count > MOST_NAMES:
-        return [{"color": PALETTE[0], "marker": "o", "markerfacecolor": "none"}] * count
+    if len(children) > MOST_NAMES:
+        return [({"color": PALETTE[0], "marker": "o", "markerfacecolor": "none"}, children)]
     return [
-        {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "none"}
-        for i in range(count)
+        ({"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "none"}, [child])
+        for i, child in enumerate(children)
     ]
+
+
+def _mark(axes: Any, first: list[dict[str, Any]], second: list[dict[str, Any]], look: dict[str, Any]) -> None:
+    """Marks of some models, with the interval of either accuracy."""
+    places, errors = [], []
+    for column in (first, second):
+        known = [(of["accuracy"], *wilson_interval(of["accuracy"], of["num_examples"])) for of in column]
+        places.append([accuracy for accuracy, _, _ in known])
+        errors.append([[max(0.0, a - low) for a, low, _ in known], [max(0.0, high - a) for a, _, high in known]])
+    axes.errorbar(*places, xerr=errors[0], yerr=errors[1], markersize=6, linewidth=0.6, linestyle="", **look)
 
 
 def _points(children: list[Child], pair: Pair) -> list[tuple[float, float]]:

