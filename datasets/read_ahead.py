@@ -45,6 +45,8 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
             yield images.to(split.device, non_blocking=on_gpu)
     except RunError as error:  # the message of an error from a worker starts with a traceback, which is removed
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from None
+    except torch.OutOfMemoryError:  # of this process's device
+        raise
     except (RuntimeError, OSError, EOFError) as error:
         if not num_workers:
             raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foundations.desc import StoredRun
+from foundations.digests import forget
 from foundations.environment import below_root, resolve_root
 from foundations.errors import RunError, UsageError
 from foundations.hparams import DatasetHparams, ThreatHparams
@@ -25,6 +26,7 @@ def directory_of(name: str, weighted: bool = False, root: str = "", replicate: i
         path = Path(name)
         StoredRun.read(path, path, RUNNER)
     else:
+        forget()  # in a notebook, images may have changed since the last call
         with below_root(root):
             path = _with_defaults(name, weighted, resolve_root(""), replicate)
     RunDirectory(path).result()  # raises RunError if it was edited
