@@ -11,7 +11,8 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cli.parsing import Parser, make_parser
@@ -86,14 +87,26 @@ def run(runner: str, arguments: list[str]) -> int:
     from foundations.environment import below_root
 
     forget()
-    if "matplotlib" not in sys.modules:
-        os.environ["MPLBACKEND"] = "agg"  # a notebook exports its own, which may not be installed here
     flags = flags_of(runner)
     arguments, notes = translated(arguments, flags.__contains__)
     values = runner_parser(runner, arguments).parse(arguments)
     shared = SharedArgs.of(values)
-    with below_root(shared.root_dir):
+    with below_root(shared.root_dir), _without_display():
         return _run(runner, values, shared, notes)
+
+
+@contextmanager
+def _without_display() -> Iterator[None]:
+    """A block in which matplotlib can be imported: a notebook names a backend that may not be installed here."""
+    before = os.environ.get("MPLBACKEND")
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        os.environ.pop("MPLBACKEND", None)
+        if before is not None:
+            os.environ["MPLBACKEND"] = before
 
 
 def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from datasets.decoding import read_picture
 from datasets.identity import images_below
 from foundations.digests import is_hidden
 from foundations.errors import RunError, UsageError
+from foundations.signals import Interrupted
 
 if TYPE_CHECKING:
     from datasets.base import Dataset
@@ -84,7 +85,9 @@ def _array_reader(array: numpy.ndarray) -> Reader:
 
 def _from_folders(folder: Path, shape: tuple[int, int, int], names: Sequence[str]) -> dict[str, dict[int, Reader]]:
     found: dict[str, dict[int, Reader]] = {}
-    places = [*sorted(folder.glob("*/[1-5]")), *sorted(folder.glob("*/*/[1-5]"))]
+    direct = sorted(folder.glob("*/[1-5]"))
+    graded = {place.parent for place in direct}  # below these the folders are classes, whatever they are called
+    places = [*direct, *(place for place in sorted(folder.glob("*/*/[1-5]")) if place.parents[1] not in graded)]
     for place in places:
         if any(is_hidden(part) for part in place.relative_to(folder).parts) or not place.is_dir():
             continue
@@ -98,9 +101,10 @@ def _paired(place: Path, names: Sequence[str]) -> list[str]:
 
     Raises RunError if a test image has no version, or a file is no version of one; it names three of them.
     """
-    found = {
-        f"{os.path.relpath(path, place).split(os.sep)[0]}/{Path(path).stem}": path for path in images_below(place)[0]
-    }
+    images = images_below(place)[0]
+    found = {f"{os.path.relpath(path, place).split(os.sep)[0]}/{Path(path).stem}": path for path in images}
+    if len(found) < len(images):
+        raise RunError(f"{place}: expected one file of a name in a class, whatever its suffix, got several")
     if found and (not names or len(set(names)) < len(names)):
         raise RunError(
             f"{place}: the test images have no names of their own, to pair these files with; use arrays (.npy)"
@@ -127,6 +131,8 @@ def _folder_reader(files: Sequence[str], shape: tuple[int, int, int]) -> Reader:
     def one(file: str) -> Tensor:
         try:
             picture = read_picture(file).convert("L" if shape[0] == 1 else "RGB")
+        except Interrupted:
+            raise
         except Exception as error:  # a damaged header can make the readers of formats raise anything
             raise RunError(f"cannot read {file}: {str(error) or type(error).__name__}") from error
         pixels = numpy.array(picture)

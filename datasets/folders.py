@@ -21,6 +21,7 @@ from datasets.info import DatasetInfo
 from foundations.digests import is_hidden
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
+from foundations.signals import Interrupted
 from foundations.text_files import read_text
 
 READERS = 4  # threads that decode the images of one call of `read`
@@ -56,6 +57,8 @@ class FolderSplit:
             if min(image.size) != self.shorter:
                 image = functional.resize(image, self.shorter)
             return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
+        except Interrupted:
+            raise
         except Exception as error:  # a damaged header can make the readers of formats raise anything
             raise damaged(self.dataset, Path(path), str(error) or type(error).__name__) from error
 

@@ -43,6 +43,8 @@ def digest_of_data(dataset: DatasetHparams) -> str:
     data_dir = Path(dataset.data_dir).expanduser() if dataset.data_dir else resolve_root("") / "data"
     if dataset.data_dir and not data_dir.is_dir():
         raise UsageError(f"--data_dir: cannot read {data_dir}: {'not a folder' if data_dir.exists() else 'not there'}")
+    if dataset.download and dataset.own_files:
+        raise UsageError("--download: fetches the published files; leave out --own_files")
     folder = find_folder(dataset, info, data_dir)
     try:
         return once(f"{dataset.dataset_name}\0{folder.absolute()}", lambda: set_digest(files_read(info, folder)))

@@ -1,8 +1,8 @@
 """Digests of files and of sets of files, and the list of the files of a folder.
 
 A set has the digest of its names and contents: moved, copied or linked it keeps it, and one changed byte changes it.
-Contents are read once: the digests of a set's files are kept in a cache of the user, by path, size, time of change and
-number of the file (inode).
+Contents are read once: the digests of a set's files are kept in a cache of the user, by path, size, times of change (of
+the content and of the file) and number of the file (inode).
 """
 
 from __future__ import annotations
@@ -51,10 +51,13 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]
 
 
 def file_digest(path: Path | str) -> str:
-    """The first 12 hex digits of the SHA-256 of a file's content; of a folder, of its names and contents."""
+    """The first 12 hex digits of the SHA-256 of a file's content; of a folder, of its names and contents.
+
+    Computed once in a command.
+    """
     if os.path.isdir(path):
         return folder_digest(os.path.abspath(path))
-    return content_digest(str(path))[:12]
+    return once(os.path.abspath(path), lambda: content_digest(str(path))[:12])
 
 
 def folder_digest(folder: str) -> str:
@@ -128,7 +131,7 @@ class _Kept:
     @staticmethod
     def _facts(path: str) -> list[int]:
         status = os.stat(path)
-        return [status.st_size, status.st_mtime_ns, status.st_ino]
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
     def content(self, path: str) -> str:
         """The digest of a file of the set."""
@@ -139,7 +142,7 @@ class _Kept:
         return digest
 
     def store(self, digest: str) -> None:
-        if any(time.time() - changed / 1e9 < SETTLED for _, changed, _ in self.facts.values()):
+        if any(time.time() - changed / 1e9 < SETTLED for _, changed, *_ in self.facts.values()):
             return
         with suppress(Exception):
             write_text(self._contents, json.dumps(self.found))

@@ -60,10 +60,16 @@ def _from_file(model: ModelHparams, spec: ImageSpec) -> Classifier:
     classifier = build_model(model.model_name, spec)
     weights, others = divide(classifier.network.state_dict(), tensors)
     stored = normaliser(others)
-    fit(classifier.network, weights | others, path, model.model_name)
+    fit(classifier.network, weights, path, model.model_name, beside=others)
     given = (model.pixel_mean, model.pixel_std) if model.pixel_mean else stored
     if given is not None:
         mean, std = (tuple(map(float, values)) for values in given)
+        if not (all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)):
+            whose = "--pixel_mean, --pixel_std" if model.pixel_mean else f"{path}, its normaliser"
+            raise RunError(
+                f"{whose}: expected mean and deviation of pixels in [0, 1], got {mean} and {std}; divide those of "
+                "pixels up to 255 by 255"
+            )
         channels = spec.shape[0]
         if len(mean) not in (1, channels) or len(std) != len(mean):
             whose = "--pixel_mean" if model.pixel_mean else f"{path}, its normaliser"

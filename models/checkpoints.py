@@ -165,14 +165,16 @@ def normaliser(others: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
     return None
 
 
-def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, model_name: str) -> None:
-    """Load weights into a network.
+def fit(
+    network: nn.Module, tensors: dict[str, Tensor], path: Path, model_name: str, beside: Iterable[str] = ()
+) -> None:
+    """Load weights into a network; `beside` are names of further tensors of the file, which belong to nothing.
 
     Raises RunError if names or shapes differ from those of the network, if weights are whole numbers (quantised), and
     if some are not finite.
     """
     own = network.state_dict()
-    missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    missing, surplus = sorted(own.keys() - tensors.keys()), [*sorted(tensors.keys() - own.keys()), *sorted(beside)]
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     both = sorted(own.keys() & tensors.keys())
     of_numbers = [name for name in both if own[name].is_floating_point()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from foundations.digests import file_digest
+from foundations.digests import content_digest
 from foundations.errors import RunError
 from foundations.files import read_json, write_json
 from models.checkpoints import what_is_wrong
@@ -63,7 +63,7 @@ def obtain(wanted: Wanted, bar: Bar) -> str:
         part.unlink(missing_ok=True)
         raise RunError(f"{problem}; it was removed. {wanted.by_hand}")
     expected = _recorded(path.parent).get(path.name)
-    if expected is not None and file_digest(part) != expected:
+    if expected is not None and content_digest(str(part))[:12] != expected:
         part.unlink()
         raise RunError(
             f"its content is not what was recorded at the first download ({expected}); it was removed. {wanted.by_hand}"
@@ -122,7 +122,7 @@ def record(path: Path) -> None:
     known = _recorded(path.parent)
     if path.name not in known:
         with _locked(path.parent / f".{CHECKSUMS}.lock"):
-            write_json(path.parent / CHECKSUMS, {**_recorded(path.parent), path.name: file_digest(path)})
+            write_json(path.parent / CHECKSUMS, {**_recorded(path.parent), path.name: content_digest(str(path))[:12]})
 
 
 def verify(path: Path) -> str | None:
@@ -160,7 +160,7 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 def _differs(path: Path) -> str | None:
     expected = _recorded(path.parent).get(path.name)
-    if expected is None or (found := file_digest(path)) == expected:
+    if expected is None or (found := content_digest(str(path))[:12]) == expected:
         return None
     return f"its checksum is {found}, {expected} was recorded when it was fetched"
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from foundations.files import write_bytes
+from foundations.signals import Interrupted
 
 if TYPE_CHECKING:
     import numpy
@@ -38,6 +39,8 @@ def write_figure(path: Path, make: Callable[[], Figure | None], kinds: Sequence[
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # compute the layout once, not for each file
             written = {kind: _rendered(figure, kind) for kind in kinds}
+    except Interrupted:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or "no message"
         print(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foundations.errors import RunError
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.base import NO_CLASS, Attack, predicted
+from threat_specification.attacks.base import Attack, predicted
 from threat_specification.attacks.search import Cell, Search
 from threat_specification.base import BoundThreat, Threat
 
@@ -40,19 +40,21 @@ CELLS = "cells"  # for each cell, True if the example is robust in it
 BALL_COLUMNS = ("correct", "broken_by", "Linf", "L2", "rounded", "no_answer")
 
 
-def refuse_no_answers(prediction: Tensor, shard: Shard) -> None:
-    """Raise RunError if the model has no answer for images that nobody changed: no accuracy would mean anything."""
-    lost = prediction == NO_CLASS
+def refuse_no_answers(lost: Tensor, index: Tensor) -> None:
+    """Raise RunError if the model has no answer for images that nobody changed: no accuracy would mean anything.
+
+    lost, index   [n] of all examples: whether there is no answer, and their rows in the data set
+    """
     if bool(lost.any()):
         raise RunError(
             f"the model's answers are not finite (NaN or infinity) for {int(lost.sum())} of {len(lost)} images, the "
-            f"first is number {int(shard.index[lost][0])}; look at its weights and its normalisation"
+            f"first is number {int(index[lost][0])}; look at its weights and its normalisation"
         )
 
 
 @dataclass
 class CleanEvaluation:
-    """An evaluation of the prediction without attack; raises RunError if the model gives no finite answer."""
+    """An evaluation of the prediction without attack; -1 if the model gives no finite answer."""
 
     model: nn.Module
     columns: ClassVar[dict[str, str | tuple[str, int]]] = {
@@ -64,7 +66,6 @@ class CleanEvaluation:
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         with torch.no_grad():
             prediction = predicted(self.model(shard.images))
-        refuse_no_answers(prediction, shard)
         return {"standard_prediction": prediction, "standard_correct": prediction == shard.labels}
 
 
@@ -119,7 +120,6 @@ class AttackEvaluation:
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         search = self.search(shard)
-        refuse_no_answers(search.clean_prediction, shard)
         # The headline cell first, so that broken_by gives the attack that succeeded when run in that cell, not one that
         # was run in another cell and whose adversarial example also lies in the headline cell.
         for cell in [self.headline, *(cell for cell in self.cells if cell != self.headline)]:

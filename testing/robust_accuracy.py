@@ -15,9 +15,10 @@ from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
 from testing.arguments import checked_images, checked_labels, checked_model
-from testing.evaluations import AttackEvaluation
+from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.gradient_masking import masking_warnings
 from testing.shards import Shard
+from threat_specification.attacks.base import NO_CLASS
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
@@ -103,6 +104,7 @@ def robust_accuracy(
         evaluation = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps, seed)
         rows = [evaluation(shard) for shard in parts]
         found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
+        refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)
         correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
         few = slice(0, min(PROBED, shard_size))
         sample = Shard(0, images[few], labels[few], index[few])

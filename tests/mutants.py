@@ -102,7 +102,7 @@ MUTANTS = [
     Mutant(
         "NaN passes for class 0",
         "threat_specification/attacks/base.py",
-        "torch.where((logits.isnan() | logits.isposinf()).any(1), NO_CLASS, logits.argmax(1))",
+        "torch.where(logits.amax(1).isfinite() & ~logits.isnan().any(1), logits.argmax(1), NO_CLASS)",
         "logits.argmax(1)",
         ON_SEARCH,
     ),

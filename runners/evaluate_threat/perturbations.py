@@ -33,16 +33,18 @@ class Partners:
 
     data: Dataset
     seed: int
-    _known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    # By the rows of the shard: parts of a shard, and shards of one image, have the same number.
+    _known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, shard: Shard) -> tuple[Tensor, Tensor]:
         """Images [n,C,H,W] and labels [n] of the partners."""
-        if shard.number not in self._known:
+        key = tuple(shard.index.tolist())
+        if key not in self._known:
             labels, device = self.data.test.labels, shard.images.device
             rows = partners(labels.cpu(), shard.labels.cpu(), Draws(self.seed, shard.index.cpu(), "partner"))
             images = self.data.test.pixels(rows.to(labels.device))
-            self._known = {shard.number: (images.to(device), labels.cpu()[rows].to(device))}
-        return self._known[shard.number]
+            self._known = {key: (images.to(device), labels.cpu()[rows].to(device))}
+        return self._known[key]
 
     def labels(self, index: Tensor) -> Tensor:
         """The labels of the partners of some rows of the test set, [n], without reading an image."""

@@ -138,7 +138,7 @@ def severity_table(run: FinishedRun) -> Table:
 
 def category_table(run: FinishedRun) -> Table:
     """AUROC by category of the safe changes."""
-    return _parts_table(f"Separation by category, {run.label}", run.result["separation_by_category"], run)
+    return _parts_table(f"Separation by category, {run.label}", run.result.get("separation_by_category", {}), run)
 
 
 def _parts_table(title: str, levels: dict[str, Any], run: FinishedRun) -> Table:
@@ -157,7 +157,7 @@ def perturbation_table(run: FinishedRun) -> Table:
         f"Separation by perturbation, {run.label}", ["perturbation", "category", *threats, "PD rises with severity"]
     )
     found = run.result["separation_by_perturbation"]
-    categories = {row["perturbation"]: row["category"] for row in run.result["table"]}
+    categories = {row["perturbation"]: row.get("category", "-") for row in run.result["table"]}
     for name in sorted(found, key=lambda name: found[name][threats[0]]["auroc"]):
         rise = rises.get(name, {}).get(threats[0])
         told = "-" if rise is None else ("yes" if rise["means_rise"] else f"no ({rise['rank_correlation']:.2f})")

@@ -250,7 +250,7 @@ def _then_project_row(result: dict[str, Any], name: str, found: dict[str, Any]) 
         "after": f"{found['threat_after']:.3f}",
         **{
             f"mean {other} {when}": f"{mean[when]:.3f}"
-            for other, mean in found["distances"].items()
+            for other, mean in found.get("distances", {}).items()
             for when in ("before", "after")
         },
         "published": _published(found.get("published")),

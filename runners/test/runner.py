@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +30,13 @@ from runners.test.desc import EVALUATIONS, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
-from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation
+from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
 from testing.gradient_masking import masking_warnings
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.base import NO_CLASS, Attack, predicted
 from threat_specification.attacks.registry import attacks_named
-from threat_specification.attacks.search import Cell
+from threat_specification.attacks.search import WRONG_WITHOUT, Cell
 from threat_specification.perceptual import from_package
 from threat_specification.registry import norm
 from training.network import distributed
@@ -136,6 +136,8 @@ class Test(Runner):
                 self.store,
                 in_lockstep=self._is_lockstep(),
             )
+        for lost in self._without_answer(arrays):
+            refuse_no_answers(torch.from_numpy(lost), self.index)
         result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
         self._add_published(result)
         result["saved_adversarials"] = self.desc.testing.save_adversarials
@@ -152,6 +154,15 @@ class Test(Runner):
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
                 write_figure(self.directory / "curves.png", lambda: gauge_curves([(self.desc.name, result)]))
         return result
+
+    @staticmethod
+    def _without_answer(arrays: dict[str, numpy.ndarray]) -> Iterator[numpy.ndarray]:
+        """[n] bool, for each evaluation: images for which the model has no answer without any attack."""
+        if "standard_prediction" in arrays:
+            yield arrays["standard_prediction"] == NO_CLASS
+        for name in ("adv", "N_adv"):
+            if f"{name}_no_answer" in arrays:
+                yield arrays[f"{name}_no_answer"] & (arrays[f"{name}_broken_by"] == WRONG_WITHOUT)
 
     def _add_published(self, result: dict[str, Any]) -> None:
         """Add the accuracies that RobustBench published, if it measured the model of the zoo in the same way."""

@@ -80,6 +80,19 @@ def test_files_are_paired_by_class_and_name_whatever_their_order(tmp_path: Path,
     assert numpy.allclose(found["snow"][3](ROWS).numpy(), snow[1][[1, 4]].transpose(0, 3, 1, 2) / 255)
 
 
+def test_classes_that_are_called_like_severities(tmp_path: Path) -> None:
+    names = [f"{label}/{number}" for number, label in enumerate((1, 1, 5))]
+    for name in names:
+        file = tmp_path / "fog" / "2" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 6), (len(file.name), 0, 0)).save(file)
+    found = read_corruption_files(tmp_path, (3, 6, 4), torch.tensor([0, 0, 1]), names)
+    assert list(found) == ["fog"] and list(found["fog"]) == [2]
+    (tmp_path / "fog" / "2" / "1" / "0.bmp").write_bytes((tmp_path / "fog" / "2" / "1" / "0.png").read_bytes())
+    with pytest.raises(RunError, match="expected one file of a name in a class, whatever its suffix, got several"):
+        read_corruption_files(tmp_path, (3, 6, 4), torch.tensor([0, 0, 1]), names)
+
+
 def test_files_that_are_no_versions_of_the_test_images_are_named(tmp_path: Path, snow: numpy.ndarray) -> None:
     def read(names: list[str]) -> None:
         read_corruption_files(tmp_path, (3, 6, 4), LABELS, names)

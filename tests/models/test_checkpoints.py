@@ -106,6 +106,25 @@ def test_a_normaliser_beside_bare_names(tmp_path: Path, network: Classifier) -> 
     assert torch.allclose(read(tmp_path / "x.pt")(images), network.network((images - 0.25) / 0.5), atol=1e-5)
 
 
+def test_a_second_head_takes_no_place(tmp_path: Path, network: Classifier) -> None:
+    """Its names, without prefix, are those of the network's own last layer."""
+    last = list(weights(network))[-1]
+    stray = {last: torch.zeros_like(weights(network)[last])}
+    torch.save(weights(network, "module.") | stray, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=f"not in the network: 1, the first is {last}"):
+        read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("values", [(33.3, 78.9), (0.1, 0.0), (0.1, float("nan")), (-0.1, 0.3)])
+def test_a_normaliser_of_other_pixels_is_refused(
+    tmp_path: Path, network: Classifier, values: tuple[float, float]
+) -> None:
+    mean, std = (torch.tensor([value]) for value in values)
+    torch.save(weights(network) | {"mean": mean, "std": std}, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=r"its normaliser: expected mean and deviation of pixels in \[0, 1\]"):
+        read(tmp_path / "x.pt")
+
+
 def test_two_sets_of_weights(tmp_path: Path, network: Classifier, capsys: pytest.CaptureFixture[str]) -> None:
     other = build_model("conv", DIGITS).eval()
     torch.save({"state_dict_ema": weights(other), "state_dict": weights(network)}, tmp_path / "x.pt")

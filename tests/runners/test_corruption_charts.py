@@ -104,6 +104,10 @@ def test_changes_are_made_equally_long(measurement: Measurement) -> None:
             (at,) = (i for i in range(12) if numpy.allclose(measurement.data.test.pixels(i)[0], image, atol=1e-6))
             x, y = measurement.data.test.pixels(torch.tensor([at])), measurement.data.test.labels[at : at + 1]
             z = torch.from_numpy(drawn(axes)).view_as(x)
+            if axes is others[-1]:  # towards the image of another class of this very image
+                partner, label = perturbations.Partners(measurement.data, 0)(Shard(0, x, y, torch.tensor([at])))
+                share = said / float((partner - x).abs().max())
+                assert torch.allclose(z, x + share * (partner - x), atol=0.02) and int(label) != int(y)
             assert float(measurement.threat.evaluate(x, y, z)) == pytest.approx(threat, abs=0.006)
 
 

@@ -6,8 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
+import torch
 
+from cli.main import main
+from datasets.registry import load_dataset
 from tests.conftest import TINY, Command
 
 
@@ -116,3 +120,29 @@ def test_images_that_a_network_cannot_take_are_told_before_the_first_step(comman
     words = ["--dataset_name=synthetic", "--synthetic_shape=3x16x16", "--training_steps=1it"]
     done = command("train", *words, "--model_name=torchvision:inception_v3")
     assert done.returncode == 1 and "the model does not take images of (3, 16, 16)" in done.stderr
+
+
+@pytest.mark.parametrize("evaluation", ["--standard_eval", "--N_adv_eval"])
+def test_a_model_without_an_answer_is_an_error(
+    digits_root: Command, evaluation: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For one clean image of six, in the last shard."""
+    from models.normalize import Classifier
+
+    answer = Classifier.forward
+
+    def forward(self: Classifier, images: torch.Tensor) -> torch.Tensor:
+        logits = answer(self, images)
+        return logits * torch.where(images.flatten(1).sum(1) == brightest, torch.nan, 1.0).view(-1, 1)
+
+    words = ["test", *TINY, "--per_label=10", evaluation, "--num_examples=20", "--shard_size=6", "--N_attack_iter=2"]
+    words += ["--attacks=pgd", f"--root_dir={digits_root.root}", "--device=cpu", "--quiet"]
+    rows = dict(numpy.load(digits_root.ok(*words[:-3]) / "examples.npz"))
+    sums = load_dataset("digits").test.pixels(torch.from_numpy(rows["index"])).flatten(1).sum(1)
+    brightest = float(sums.max())
+    assert int((sums == brightest).sum()) == 1
+    shutil.rmtree(digits_root.where(*words[:-3]))
+    monkeypatch.setattr(Classifier, "forward", forward)
+    assert main(words) == 1
+    row = int(rows["index"][int(sums.argmax())])
+    assert f"not finite (NaN or infinity) for 1 of 20 images, the first is number {row}" in capsys.readouterr().err

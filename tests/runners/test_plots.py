@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from foundations.signals import Interrupted
 from runners.plots import write_contact_sheet, write_figure
 from tests.conftest import Command
 
@@ -41,6 +42,14 @@ def test_names_are_text_and_settings_are_given_back(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"picture.png", "picture.pdf", "sheet.png"}
     assert matplotlib.rcParams["lines.linewidth"] == 3.25
     matplotlib.rcParams["lines.linewidth"] = matplotlib.rcParamsDefault["lines.linewidth"]
+
+
+def test_a_request_to_end_is_no_picture_that_fails(tmp_path: Path) -> None:
+    def interrupted() -> Figure:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        write_figure(tmp_path / "picture.png", interrupted)
 
 
 def test_a_picture_that_fails_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError
-from testing.evaluations import AttackEvaluation, CleanEvaluation
+from testing.evaluations import AttackEvaluation
 from testing.gradient_masking import masking_warnings
+from testing.robust_accuracy import robust_accuracy
 from testing.shards import Shard
 from tests.testing.test_gradient_masking import Brightness
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.attacks.base import AttackResult, Task
+from threat_specification.attacks.base import NO_CLASS, AttackResult, Task, predicted
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.attacks.search import Cell
 
@@ -119,17 +120,15 @@ def test_nan_is_no_answer(value: float) -> None:
 def test_no_answer_for_an_image_itself_is_an_error() -> None:
     images = IMAGES.clone()
     images[5, 0, 0, 0] = 0.9
-    shard = Shard(0, images, SHARD.labels, SHARD.index)
-    threat = ProjectedDisplacement(anchors=ANCHORS)
-    evaluations = (
-        CleanEvaluation(NotANumber()),
-        AttackEvaluation(NotANumber(), threat, SMALL, {"up": breaks([0, 1], 0.28, [])}, 7, 11),
-    )
-    for evaluation in evaluations:
-        with pytest.raises(
-            RunError, match=rf"not finite .* for 1 of 6 images, the first is number {int(SHARD.index[5])}"
-        ):
-            evaluation(shard)
+    with pytest.raises(RunError, match=r"not finite .* for 1 of 6 images, the first is number 5"):
+        robust_accuracy(
+            NotANumber(), images, SHARD.labels, ProjectedDisplacement(anchors=ANCHORS), 0.01, attacks=["pgd"]
+        )
+
+
+def test_a_row_without_a_finite_logit_is_no_answer() -> None:
+    rows = torch.tensor([[1, -math.inf], [-math.inf, -math.inf], [math.inf, 0], [math.nan, 0]])
+    assert predicted(rows).tolist() == [0, NO_CLASS, NO_CLASS, NO_CLASS]
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if "dlr" not in name])

@@ -32,7 +32,7 @@ def predicted(logits: Tensor) -> Tensor:
 
     So it is if one is infinite: then no difference of logits is a number. Minus infinity rules a class out.
     """
-    return torch.where((logits.isnan() | logits.isposinf()).any(1), NO_CLASS, logits.argmax(1))
+    return torch.where(logits.amax(1).isfinite() & ~logits.isnan().any(1), logits.argmax(1), NO_CLASS)
 
 
 def sign(gradient: Tensor) -> Tensor:
