@@ -1,4 +1,4 @@
-"""Which files of a data set its reader reads, and their digest: the identity of own data in the hash of a run."""
+"""The identity of own data in the hash of a run: the list of the files that their reader reads, and its digest."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def channel_statistics(
 
 
 def _histogram(images: Tensor) -> Tensor:
-    """How often each value occurs in each channel of 8-bit images, [C, 256]."""
+    """The number of pixels of each value in each channel of 8-bit images, [C, 256]."""
     return torch.stack([channel.flatten().bincount(minlength=LEVELS).cpu() for channel in images.transpose(0, 1)])
 
 

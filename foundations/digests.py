@@ -106,7 +106,7 @@ def set_digest(files: Mapping[str, str]) -> str:
 
 
 class _Kept:
-    """What the cache knows of a set: its digest if no file has changed, else the digests of those that have not.
+    """The cache of one set: its digest if no file has changed, else the digests of those that have not.
 
     An unusable cache costs time only.
     """

@@ -119,7 +119,7 @@ def _told(message: str) -> str:
 
 
 def _unwrapped(content: Any, path: Path) -> Any:
-    """What is below the entries of WRAPPERS; tells which one was taken where there are several."""
+    """The content below the entries of WRAPPERS; where there are several, a note says which one was taken."""
     while isinstance(content, dict):
         found = [name for name in WRAPPERS if isinstance(content.get(name), dict)]
         if not found:

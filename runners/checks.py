@@ -13,14 +13,14 @@ PACKAGE_DISTANCES = ("lpips", "dreamsim", *(f"dreamsim:{backbone}" for backbone 
 EXPECTED_DISTANCES = f"lpips, dreamsim, dreamsim:<backbone> (one of {', '.join(DREAMSIM)})"
 
 
-def split(value: str) -> list[str]:
+def names_in(value: str) -> list[str]:
     """The names in a comma-separated list."""
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def check_distances(flag: str, value: str) -> None:
     """Raise UsageError if a comma-separated list holds another name than those of perceptual distances of packages."""
-    for name in split(value):
+    for name in names_in(value):
         if name not in PACKAGE_DISTANCES:
             hint = nearest(name, list(PACKAGE_DISTANCES))
             raise UsageError(f"--{flag}: expected {EXPECTED_DISTANCES}, comma-separated{hint}, got {name}")

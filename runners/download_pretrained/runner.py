@@ -10,6 +10,7 @@ from foundations.errors import RunError, UsageError
 from models.downloading import Wanted, from_drive, from_folder, from_url, obtain, only_one, verify
 from models.robustbench_registry import ZooModel, selection, zoo, zoo_model
 from runners.base import Runner
+from runners.checks import names_in
 
 
 class DownloadPretrained(Runner):
@@ -20,7 +21,7 @@ class DownloadPretrained(Runner):
         if not zoo(self.desc.dataset_name, self.threat_model):
             zoo_model(self.desc.dataset_name, self.threat_model, "")  # raises UsageError with what exists
         self.models_dir = self.environment.root_dir / "models"
-        names = [name.strip() for name in download.names.split(",") if name.strip()]
+        names = names_in(download.names)
         if names and download.all:
             raise UsageError("--all: expected no --names beside it")
         known = list(zoo(self.desc.dataset_name, self.threat_model))

@@ -10,7 +10,7 @@ from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
 from foundations.hparams import DatasetHparams
 from foundations.results import markdown_table
-from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, check_dataset, split
+from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, check_dataset, names_in
 from runners.compute_threat.desc import ThreatDesc
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
@@ -26,13 +26,13 @@ def whole_severities(value: tuple[float, ...]) -> str | None:
 
 def suites(value: str) -> str | None:
     """Accept a comma-separated list of names of suites, or an empty string."""
-    unknown = next((name for name in split(value) if name not in SUITE_NAMES), None)
+    unknown = next((name for name in names_in(value) if name not in SUITE_NAMES), None)
     return None if unknown is None else f"suites among {', '.join(SUITE_NAMES)}{nearest(unknown, list(SUITE_NAMES))}"
 
 
 def perceptual(value: str) -> str | None:
     """Accept a comma-separated list of lpips, dreamsim, dreamsim:<backbone> and model:<architecture>."""
-    names = [name for name in split(value) if name not in PACKAGE_DISTANCES]
+    names = [name for name in names_in(value) if name not in PACKAGE_DISTANCES]
     unknown = next((name for name in names if not name.startswith("model:") or name == "model:"), None)
     if unknown is None:
         return None
@@ -121,7 +121,7 @@ class PerturbationHparams(Hparams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not split(self.suites) and not self.corruption_files:
+        if not names_in(self.suites) and not self.corruption_files:
             raise UsageError("--suites: expected at least one, or --corruption_files, got neither")
 
 
@@ -176,7 +176,7 @@ class EvaluateThreatDesc(Desc):
         """Build the description; it builds on runs of models only if a flag needs them."""
         perturbation, dataset = PerturbationHparams.of(values), DatasetHparams.of(values)
         check_dataset(dataset)
-        seen = [name.removeprefix("model:") for name in split(perturbation.perceptual) if name.startswith("model:")]
+        seen = [name.removeprefix("model:") for name in names_in(perturbation.perceptual) if name.startswith("model:")]
         models = cls._models(values) if perturbation.morphs or perturbation.adversarials else []
         if len(seen) > 1:
             raise UsageError(f"--perceptual: expected at most one model:<architecture>, got {len(seen)}")
@@ -199,7 +199,7 @@ class EvaluateThreatDesc(Desc):
         """The models to measure: several only if they are of the zoo, by a comma-separated --model_name."""
         if values.get("train_dir"):
             return [stored_model(values["train_dir"], values.get("root_dir", ""))]
-        names = split(values.get("model_name") or "")
+        names = names_in(values.get("model_name") or "")
         if not names:
             raise UsageError(
                 "--morphs and --adversarials need a model: add --model_name with its training flags, or with "

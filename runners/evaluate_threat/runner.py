@@ -21,7 +21,7 @@ from foundations.files import write_text
 from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners.base import Runner
-from runners.checks import split
+from runners.checks import names_in
 from runners.evaluate_threat import charts, corruption_charts, image_plots, perturbations
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
@@ -128,7 +128,7 @@ class EvaluateThreat(Runner):
             }
             made.append(read_threat(desc.anchors, environment, segmented=True, **form))
         made += [L2(), Linf(), SSIMDistance()]
-        for name in split(desc.perturbation.perceptual):
+        for name in names_in(desc.perturbation.perceptual):
             is_ours = name.startswith("model:")
             made.append(FeatureDistance(self.features, name) if is_ours else from_package(name, environment.device))
         measures = {measure.name: measure for measure in made}
@@ -157,7 +157,7 @@ class EvaluateThreat(Runner):
 
     def _perturbations(self) -> list[Perturbation]:
         hparams = self.desc.perturbation
-        made = perturbations.safe(split(hparams.suites), hparams.severities, self.seed)
+        made = perturbations.safe(names_in(hparams.suites), hparams.severities, self.seed)
         if hparams.corruption_files:
             made += perturbations.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
         made += perturbations.unsafe(self.find, self.seed)

@@ -9,6 +9,7 @@ from foundations.desc import Desc
 from foundations.hparam_fields import Hparams, setting
 from foundations.results import markdown_table
 from models.robustbench_registry import selection
+from runners.checks import names_in
 from runners.test.desc import TestDesc, then_project_table
 from runners.train.desc import TrainDesc
 
@@ -120,15 +121,14 @@ class MultiTestDesc(MultiDesc):
     def summarize(cls, result: dict[str, Any]) -> str:
         """The table of the models, and that of attack-then-project if it was asked for."""
         done = [(child["name"], child["result"]) for child in result["children"] if "result" in child]
-        projected = [(name, of) for name, of in done if "then_project" in of.get("adv", {})]
-        return "\n\n".join([super().summarize(result), *([then_project_table(projected)] if projected else [])])
+        return "\n\n".join(filter(None, (super().summarize(result), then_project_table(done))))
 
 
 def _model_names(values: dict[str, Any]) -> tuple[str, ...]:
     name = values.get("model_name", "")
     if values.get("model_type", "scratch") == "scratch" or values.get("train_dir"):
         return (name,)
-    names = tuple(part.strip() for part in name.split(",") if part.strip())
+    names = tuple(names_in(name))
     if not names and not values.get("model_source"):
         names = tuple(selection(values.get("dataset_name", ""), values.get("threat_model", "Linf")))
     return names or ("",)

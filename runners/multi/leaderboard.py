@@ -39,9 +39,8 @@ def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[s
     rows = [[child["name"], *_cells(child["result"], names)] for child in done]
     tests = paired_tests(root, done, names)
     write_text(folder / "leaderboard.csv", csv_table([header, *rows]))
-    projected = [(child["name"], child["result"]) for child in done if "then_project" in child["result"].get("adv", {})]
-    more = [then_project_table(projected)] if projected else []
-    write_text(folder / "leaderboard.md", _markdown(header, rows, tests, more))
+    projected = then_project_table([(child["name"], child["result"]) for child in done])
+    write_text(folder / "leaderboard.md", _markdown(header, rows, tests, projected))
     correlations = {" against ".join(pair): rank_correlation(done, pair) for pair in PAIRS}
     if can_be_compared(done):
         write_figure(folder / "leaderboard.png", lambda: scatter(done))
@@ -60,8 +59,8 @@ def _cells(result: dict[str, Any], names: list[str]) -> list[str]:
     return cells
 
 
-def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, Any]], more: list[str]) -> str:
-    parts = [markdown_table(header, rows), *more]
+def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, Any]], projected: str) -> str:
+    parts = [markdown_table(header, rows), *filter(None, [projected])]
     if tests:
         shown = [
             [t["evaluation"], t["first"], t["second"], str(t["only_first"]), str(t["only_second"]), f"{t['p']:.3g}"]

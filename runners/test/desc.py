@@ -12,7 +12,7 @@ from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, format_value, setting
 from foundations.hparams import DatasetHparams, ModelHparams, TestingHparams
 from foundations.results import markdown_table, wilson_interval
-from runners.checks import check_dataset, check_distances, check_mask_rows, needs_weights
+from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm
@@ -50,7 +50,7 @@ FORMS = ("pd", "pd_s", "pd_w")
 
 def forms_of(flag: str) -> list[str]:
     """The names in --then_project; raises UsageError for an unknown one."""
-    names = [name.strip() for name in flag.split(",") if name.strip()]
+    names = names_in(flag)
     for name in names:
         check_choice("then_project", name, FORMS)
     return names
@@ -184,8 +184,7 @@ class TestDesc(Desc):
         tables = [markdown_table(header, rows)]
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
-        if "then_project" in result.get("adv", {}):
-            tables.append(then_project_table([("", result)]))
+        tables += filter(None, [then_project_table([("", result)])])
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -220,9 +219,14 @@ NOT_ADAPTIVE = "attack, then project: not adaptive, an upper bound; --N_adv_eval
 def then_project_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Accuracies after the projection beside those of attacks inside the same set, as in the paper's Table 3.
 
+    "" if no model was attacked and then projected.
+
     results   (name, result.json) of the models; they are named if there are several
     """
-    rows = [{"model": name, **row} for name, result in results for row in _then_project_rows(result)]
+    projected = [(name, result) for name, result in results if "then_project" in result.get("adv", {})]
+    if not projected:
+        return ""
+    rows = [{"model": name, **row} for name, result in projected for row in _then_project_rows(result)]
     columns = dict.fromkeys(column for row in rows for column in row)
     header = [column for column in columns if column != "model" or len(results) > 1]
     table = markdown_table(header, [[row.get(column, "-") for column in header] for row in rows])

@@ -20,7 +20,7 @@ from foundations.modes import ExpectationOverTransformation, evaluation_mode
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.base import Runner
-from runners.checks import split
+from runners.checks import names_in
 from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_data, read_model, read_threat
 from runners.plots import Column, amplified, write_figure, write_strip
@@ -63,7 +63,7 @@ BALL_ATTACKS: dict[str, Callable[[TestingHparams, float, int], dict[str, Attack]
 }
 
 
-def is_power(given: float, published: float) -> bool:
+def same_radius(given: float, published: float) -> bool:
     """True if a radius is the published one, also if people wrote it with a few digits (0.0627 for 16/255)."""
     return math.isclose(given, published, rel_tol=1e-3)
 
@@ -104,7 +104,7 @@ class Test(Runner):
         others = self.desc.train_anchors
         self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
         self.projected_onto = self._projected_onto()
-        named = split(testing.then_project_distances) if self.projected_onto else []
+        named = names_in(testing.then_project_distances) if self.projected_onto else []
         self.distances = [from_package(name, environment.device) for name in named]
         self.data = read_data(self.desc, environment)
         self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
@@ -176,7 +176,7 @@ class Test(Runner):
         testing = self.desc.testing
         power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
         same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
-        if "adv" in result and same and power is not None and is_power(result["adv"]["threshold"], power):
+        if "adv" in result and same and power is not None and same_radius(result["adv"]["threshold"], power):
             result["adv"]["published"] = entry.robust
 
     def _is_lockstep(self) -> bool:
@@ -253,7 +253,6 @@ class Test(Runner):
 
     def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
         testing = self.desc.testing
-        names = [name.strip() for name in testing.attacks.split(",") if name.strip()]
         measures = {}
         if threat.weighted or threat.segmented:
             plain = read_threat(self.desc.anchors, self.environment)
@@ -262,7 +261,7 @@ class Test(Runner):
             self.model if testing.eot == 1 else ExpectationOverTransformation(self.model, testing.eot),
             threat,
             Cell(testing.N_threshold, testing.N_radius),
-            attacks_named(names, self.data.info.num_classes),
+            attacks_named(names_in(testing.attacks), self.data.info.num_classes),
             testing.N_attack_iter,
             self.seed,
             grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
@@ -288,7 +287,7 @@ class Test(Runner):
         found: dict[str, Any] = then_project.metrics(
             arrays, list(self.projected_onto), power, [measure.name for measure in self.distances]
         )
-        if isinstance(self.desc.train, PretrainedDesc) and is_power(power, then_project.PUBLISHED_POWER):
+        if isinstance(self.desc.train, PretrainedDesc) and same_radius(power, then_project.PUBLISHED_POWER):
             published = then_project.PUBLISHED.get(self.desc.model_name, {})
             found = {name: {**of, "published": published.get(name)} for name, of in found.items()}
             return {"then_project": found, "published_then_project": published.get("Linf")}

@@ -21,7 +21,7 @@ from datasets.registry import dataset_info, load_dataset
 from models.registry import build_model
 from runners.multi.desc import MultiTestDesc
 from runners.test.desc import EVALUATIONS
-from runners.test.runner import is_power
+from runners.test.runner import same_radius
 from runners.test.then_project import PUBLISHED
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
@@ -96,7 +96,7 @@ def test_several_models_beside_the_published_figures() -> None:
         ["Linf <= 0.06275", "0.0000", "-", "-", "-"],
         ["PD <= 0.06275", "0.3000", "0.3000", "+0.0000", "-"],
     ]
-    assert is_power(0.0627, 16 / 255) and not is_power(8 / 255, 16 / 255)
+    assert same_radius(0.0627, 16 / 255) and not same_radius(8 / 255, 16 / 255)
 
 
 def tiny(digits_root: Command) -> nn.Module:
