@@ -88,6 +88,16 @@ def test_contents_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert digest(place) == first
 
 
+def test_a_file_rewritten_in_place_with_its_old_time_is_another(tmp_path: Path) -> None:
+    """As some programs that copy do; size, time of change of the content and number of the file stay."""
+    place = folder(tmp_path / "set", {"a": b"1", "b": b"2"})
+    first = digest(place)
+    with open(place / "b", "r+b") as file:
+        file.write(b"3")
+    os.utime(place / "b", (OLD, OLD))
+    assert digest(place) != first
+
+
 def test_a_file_that_has_just_changed_is_not_trusted(tmp_path: Path, cache: Path) -> None:
     """Its time of change may be that of a later change too."""
     place = tmp_path / "set"

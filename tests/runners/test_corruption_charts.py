@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from datasets.registry import load_dataset
 from datasets.sampling import stratified_subset
@@ -17,20 +19,38 @@ from testing.shards import Shard
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
 from threat_specification.perturbations.registry import CATEGORIES, OTHER, SAFE, category
 
+INDEX = torch.arange(5, 17)
+
+
+def bright(images: torch.Tensor) -> torch.Tensor:
+    """Masks that differ from image to image."""
+    return images > images.flatten(1).mean(1).view(-1, 1, 1, 1)
+
+
+def masks_in_a_file(folder: Path) -> str:
+    """The same masks for the whole test set, by row."""
+    test = load_dataset("digits").test
+    save_file({"masks": bright(test.pixels(slice(None)))}, folder / "masks.safetensors")
+    return f"file:{folder / 'masks.safetensors'}"
+
 
 @pytest.fixture(scope="module")
 def measurement() -> Measurement:
+    return measured(bright)
+
+
+def measured(mask_source: Any) -> Measurement:
     """Twelve digits, all corruptions at two severities, and the object and the background alone."""
     data = load_dataset("digits")
     rows = stratified_subset(data.train.labels, 60, 0)
     anchors = AnchorSet(data.train.pixels(rows), data.train.labels[rows], rows)
     plain = ProjectedDisplacement(anchors=anchors)
-    segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source="center")
+    segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source=mask_source)
     find = perturbations.Partners(data, 0)
     made = perturbations.safe(["C", "C-bar", "torchvision"], (1, 4), 0) + perturbations.unsafe(find, 0)
     assert segmented.mask_source is not None
     made += perturbations.regions(made, segmented.mask_source)
-    index = torch.arange(12)
+    index = INDEX
     measures = {measure.name: measure for measure in (plain, segmented, L2(), Linf())}
     found = PerturbationEvaluation(made, measures)(Shard(0, data.test.pixels(index), data.test.labels[index], index))
     return Measurement(data, plain, index, made, {name: rows.numpy() for name, rows in found.items()}, {})
@@ -68,8 +88,10 @@ def test_heatmaps_hold_the_means_by_category(measurement: Measurement, relative:
         assert cells[names.index(p.name), (1, 4).index(p.severity)] == pytest.approx(pd[:, column].mean() / unit)
 
 
-def test_the_object_and_the_background_alone(measurement: Measurement) -> None:
+@pytest.mark.parametrize("source", ["computed", "file"])
+def test_the_object_and_the_background_alone(source: str, measurement: Measurement, tmp_path: Path) -> None:
     """The two are the parts of the most severe change; the segmented threat sees the first alone."""
+    measurement = measurement if source == "computed" else measured(masks_in_a_file(tmp_path))
     names = {p.name: column for column, p in enumerate(measurement.perturbations) if p.severity in (1, 4)}
     for name in ("gaussian_noise", "other_class"):
         whole, inside, outside = (names[f"{name}{part}"] for part in ("", ", foreground alone", ", background alone"))
@@ -101,7 +123,7 @@ def test_changes_are_made_equally_long(measurement: Measurement) -> None:
         assert len(set(told)) > 3
         for axes, threat in zip(others, told, strict=True):
             assert numpy.abs(drawn(axes) - image).max() == pytest.approx(said, abs=0.006)
-            (at,) = (i for i in range(12) if numpy.allclose(measurement.data.test.pixels(i)[0], image, atol=1e-6))
+            (at,) = (i for i in INDEX.tolist() if numpy.allclose(measurement.data.test.pixels(i)[0], image, atol=1e-6))
             x, y = measurement.data.test.pixels(torch.tensor([at])), measurement.data.test.labels[at : at + 1]
             z = torch.from_numpy(drawn(axes)).view_as(x)
             if axes is others[-1]:  # towards the image of another class of this very image

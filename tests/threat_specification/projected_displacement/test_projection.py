@@ -301,6 +301,19 @@ def test_what_newton_cannot_do_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     assert problem.excess(p, 0.05) <= 1e-6 * 0.05
 
 
+def test_it_is_counted_for_the_rows_that_it_happened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threat_specification.projected_displacement import bound as module
+
+    problem, solve = Problem("3x32x32"), module.project_exact
+    d = perturbations(problem, "twenty anchors")
+    monkeypatch.setattr(module, "project_exact", lambda *known: (solve(*known)[0], torch.tensor([1, BATCH - 1])))
+    for times in (1, 2):
+        p = problem.bound.nearest(d, 0.05)
+        assert problem.bound.scaled.tolist() == [times if row in (1, BATCH - 1) else 0 for row in range(BATCH)]
+    scaled = problem.bound.scale(d, 0.05)
+    assert [row for row in range(BATCH) if p[row].equal(scaled[row])] == [1, BATCH - 1]
+
+
 @pytest.mark.parametrize("kind", ["noise", "one anchor", "twenty anchors"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_without_bounds_the_gram_matrix_knows_the_answer(
