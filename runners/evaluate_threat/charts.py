@@ -50,9 +50,10 @@ def style(names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def separation(measurement: Measurement) -> Figure:
-    """AUROCs with their intervals, in several comparisons and by severity."""
+    """AUROCs with their intervals, in several comparisons, by category and by severity."""
     result, styles = measurement.result, style(measurement.main)
     rows = {title: result[key] for title, key in COMPARISONS.items() if result.get(key)}
+    rows |= result["separation_by_category"]
     rows |= {f"severity {level}": found for level, found in result["separation_by_severity"].items()}
     figure = Figure(figsize=(WIDTH * 0.75, 0.9 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
