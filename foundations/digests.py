@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from foundations.errors import RunError
 from foundations.files import write_text
 
 # Made by file managers beside other files; names that begin with a dot are hidden too.
@@ -137,14 +138,15 @@ class _Kept:
         """The digest of a file of the set."""
         key, facts = path.encode(errors="backslashreplace").decode(), self.facts[path]
         entry = self.known.get(key)
-        digest = entry[1] if isinstance(entry, list) and entry[0] == facts else content_digest(path)
+        is_known = isinstance(entry, list) and len(entry) == 2 and entry[0] == facts and isinstance(entry[1], str)
+        digest = entry[1] if is_known else content_digest(path)
         self.found[key] = [facts, digest]
         return digest
 
     def store(self, digest: str) -> None:
         if any(time.time() - changed / 1e9 < SETTLED for _, changed, *_ in self.facts.values()):
             return
-        with suppress(Exception):
+        with suppress(RunError):  # the cache cannot be written
             write_text(self._contents, json.dumps(self.found))
             write_text(self.file, json.dumps({"listing": self.listing, "digest": digest}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_a_damaged_cache_costs_time_only(tmp_path: Path, cache: Path, content: s
     assert digest(place) == known
     shutil.rmtree(cache)
     cache.write_text("a file in the place of the folder")
+    assert digest(place) == known
+
+
+@pytest.mark.parametrize("entry", [[], [1], None, ["x", 3], {}])
+def test_damaged_entries_of_the_cache_are_not_believed(tmp_path: Path, cache: Path, entry: object) -> None:
+    place = folder(tmp_path / "set", {"a": b"1"})
+    known = digest(place)
+    summary, contents = sorted(cache.rglob("*.json"), key=lambda file: file.name.count("."))
+    summary.write_text(json.dumps({"listing": "of before"}))
+    contents.write_text(json.dumps({str(place / "a"): entry}))
     assert digest(place) == known
 
 
