@@ -138,8 +138,11 @@ class _Kept:
         """The digest of a file of the set."""
         key, facts = path.encode(errors="backslashreplace").decode(), self.facts[path]
         entry = self.known.get(key)
-        is_known = isinstance(entry, list) and len(entry) == 2 and entry[0] == facts and isinstance(entry[1], str)
-        digest = entry[1] if is_known else content_digest(path)
+        match entry:
+            case [known, str(digest)] if known == facts:
+                pass
+            case _:
+                digest = content_digest(path)
         self.found[key] = [facts, digest]
         return digest
 
