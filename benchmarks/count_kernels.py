@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]  # other people's packages are called tests too
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # not `from tests`: others have a package of that name
 
 from emulated_cuda import Counts, emulated_cuda, to_cuda
 
