@@ -22,14 +22,32 @@ class ExpectationOverTransformation(nn.Module):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put the model in eval mode for the duration of a block; afterwards restore the mode of every module."""
+    """Put the model in eval mode, with `frozen` weights, for the duration of a block; afterwards restore every mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield model
+        with frozen(model):
+            yield model
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let weights require no gradients for the duration of a block, in which attacks ask for those of the images alone.
+
+    Otherwise the backward pass of a compiled model computes all of them. The parameters stay the same objects, so that
+    hooks on them, such as those of DistributedDataParallel, stay as well.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 @contextmanager

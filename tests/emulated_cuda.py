@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,7 +41,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda", 0)
 PROJECT = Path(__file__).resolve().parents[1]
@@ -51,6 +51,7 @@ NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_str
 WAITING = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "bincount"}
 WAITING |= {"equal", "_linalg_check_errors"}
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"}
+NEW = {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 # These take no 0-dimensional CPU tensor beside CUDA ones.
 STRICT = {"cat", "stack", "gather", "scatter", "scatter_", "index_select", "embedding", "_embedding_bag"}
 STRICT |= {"_embedding_bag_forward_only", "mm", "bmm", "addmm", "addmm_", "baddbmm", "dot", "mv"}
@@ -217,40 +218,91 @@ def _place() -> str:
     """The innermost line of the project that is being run."""
     frame: Any = sys._getframe(2)
     while frame is not None:
-        file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(PROJECT) and "site-packages" not in file.parts and file != Path(__file__):
-            return f"{file.relative_to(PROJECT)}:{frame.f_lineno}"
+        name = _name_in_project(frame.f_code.co_filename)
+        if name:
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
+
+
+@cache
+def _name_in_project(file: str) -> str:
+    """The path in the project; "" for a library's file, and for this one."""
+    path = Path(file)
+    ours = path.is_relative_to(PROJECT) and "site-packages" not in path.parts and path != Path(__file__)
+    return str(path.relative_to(PROJECT)) if ours else ""
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation below autograd as CUDA would."""
     device = kwargs.get("device")
-    target = device is not None and _on_cuda(device)
-    leaves = tree_leaves((args, kwargs))
-    emulated = [leaf for leaf in leaves if isinstance(leaf, EmulatedTensor)]
-    if not emulated and not target:
+    tensors = _tensors((*args, *kwargs.values()))
+    name = _name(func)
+    on_cuda = any(isinstance(tensor, EmulatedTensor) for tensor in tensors)
+    if not on_cuda and (device is None or not _on_cuda(device)):
         return func(*args, **kwargs)
-    name = func._schema.name.split("::")[1]
     if name == "copy_":
         return _copy_into(*args)
     if name == "_to_copy":
         return _to_copy(func, *args, **kwargs)
-    held = tree_map(lambda leaf: leaf.held if isinstance(leaf, EmulatedTensor) else leaf, (args, dict(kwargs)))
     if name == "_local_scalar_dense":
         _counts.wait("item")
-        return func(*held[0])
-    _refuse(func, name, args, kwargs, leaves)
+        return func(*_held(args))
+    _refuse(func, name, args, kwargs, tensors)
     _note(func, name, args)
-    for option in {"device", "pin_memory"} & held[1].keys():
-        held[1][option] = None
-    result = func(*held[0], **held[1])
-    if device is not None and not target:
+    held = {option: None if option in ("device", "pin_memory") else _held(value) for option, value in kwargs.items()}
+    result = func(*_held(args), **held)
+    # C++ asks for gradients' zeros on the device that it sees.
+    if device is not None and not _on_cuda(device) and name not in NEW:
         return result
-    result = tree_map(lambda leaf: EmulatedTensor(leaf) if isinstance(leaf, Tensor) else leaf, result)
-    aliases = any(value.alias_info is not None for value in func._schema.returns)
-    return return_and_correct_aliasing(func, args, kwargs, result) if aliases else result
+    if torch.Tag.inplace_view in func.tags:
+        return return_and_correct_aliasing(func, args, kwargs, _emulated(result))
+    written = _written(func, args, kwargs)
+    if written:
+        return written[0] if isinstance(result, Tensor) else type(result)(written)
+    return _emulated(result)
+
+
+@cache
+def _name(func: Any) -> str:
+    return func._schema.name.split("::")[1]
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """The tensors among arguments, which hold lists of them at most."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+    return found
+
+
+def _held(value: Any) -> Any:
+    """The same with CPU tensors."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_held(each) for each in value])
+    return value.held if isinstance(value, EmulatedTensor) else value
+
+
+def _emulated(value: Any) -> Any:
+    """The same with emulated tensors."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_emulated(each) for each in value])
+    return EmulatedTensor(value) if isinstance(value, Tensor) else value
+
+
+@cache
+def _slots(func: Any) -> list[tuple[int, str]]:
+    """Positions and names of the arguments that an operation writes to."""
+    arguments = enumerate(func._schema.arguments)
+    return [(n, each.name) for n, each in arguments if each.alias_info is not None and each.alias_info.is_write]
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any]:
+    given = [args[number] if number < len(args) else kwargs.get(name) for number, name in _slots(func)]
+    return [each for each in given if each is not None]
 
 
 def _copy_into(to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
@@ -276,32 +328,23 @@ def _to_copy(func: Any, source: Tensor, **kwargs: Any) -> Tensor:
     return EmulatedTensor(copied) if there else copied
 
 
-def _refuse(func: Any, name: str, args: Any, kwargs: dict[str, Any], leaves: list[Any]) -> None:
+def _refuse(func: Any, name: str, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
     """Raise DeviceError if CUDA refuses the arguments."""
-    on_cpu = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, EmulatedTensor)]
+    on_cpu = [tensor for tensor in tensors if not isinstance(tensor, EmulatedTensor)]
     if name in INDEXING:  # indices may be on the CPU
         on_cpu = [tensor for tensor in on_cpu if not any(tensor is index for index in args[1])]
-    strict = name in STRICT
-    wrong = [tensor for tensor in on_cpu if tensor.dim() or strict or _is_written(func, args, kwargs, tensor)]
+    written = _written(func, args, kwargs)
+    wrong = [each for each in on_cpu if each.dim() or name in STRICT or any(each is other for other in written)]
     if wrong:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in wrong)
         raise DeviceError(f"{func}: expected all tensors on {CUDA}, got one on the CPU, of shape {shapes}")
-    for generator in leaves:
-        if isinstance(generator, torch.Generator) and generator.device.type != "cuda":
-            raise DeviceError(f"{func}: expected a generator on cuda, got one on {generator.device}")
+    generator = kwargs.get("generator")
+    if generator is not None and generator.device.type != "cuda":
+        raise DeviceError(f"{func}: expected a generator on cuda, got one on {generator.device}")
     if name == "_int_mm":
         (rows, inner), (_, columns) = args[0].shape, args[1].shape
         if rows <= 16 or inner % 8 or columns % 8:
             raise DeviceError(f"_int_mm: CUDA takes more than 16 rows and multiples of 8, got {rows}x{inner}x{columns}")
-
-
-def _is_written(func: Any, args: Any, kwargs: dict[str, Any], tensor: Tensor) -> bool:
-    """True for an argument that the operation writes to."""
-    for number, argument in enumerate(func._schema.arguments):
-        given = args[number] if number < len(args) else kwargs.get(argument.name)
-        if given is tensor and argument.alias_info is not None and argument.alias_info.is_write:
-            return True
-    return False
 
 
 def _note(func: Any, name: str, args: Any) -> None:
@@ -406,6 +449,8 @@ def _patches() -> Iterator[Any]:
 def emulated_cuda() -> Iterator[Counts]:
     """Let torch have the emulated device; yields what it counts. Everything is as it was afterwards."""
     global _counts
+    import torch._dynamo  # torch would import it within the context, and it asks once what devices there are
+
     swap = torch.__future__.get_swap_module_params_on_conversion()
     before = _counts
     with ExitStack() as stack:

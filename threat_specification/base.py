@@ -149,9 +149,18 @@ def difference(perturbed_examples: Tensor, examples: Tensor) -> Tensor:
 
 
 def check_delta(delta: Tensor, examples: Tensor) -> None:
-    """Raise UsageError for a perturbation of another shape than the examples, which would be broadcast."""
+    """Raise UsageError for a perturbation of another shape, which would be broadcast, or on another device."""
     if delta.shape != examples.shape:
         raise UsageError(f"delta: expected shape {list(examples.shape)}, got {list(delta.shape)}")
+    _check_device("delta", delta, examples)
+
+
+def _check_device(name: str, values: Tensor, examples: Tensor) -> None:
+    if values.device != examples.device:
+        raise UsageError(
+            f"{name}: expected them on {examples.device}, where the examples are, got {values.device}; "
+            f"use {name}.to(examples.device)"
+        )
 
 
 def refuse_non_finite(name: str, values: Tensor) -> None:
@@ -161,13 +170,14 @@ def refuse_non_finite(name: str, values: Tensor) -> None:
 
 
 def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | None = None) -> None:
-    """Raise UsageError for wrong shapes, examples outside [0, 1], NaN and infinity."""
+    """Raise UsageError for wrong shapes, several devices, examples outside [0, 1], NaN and infinity."""
     if examples.dim() != 4 or not examples.is_floating_point():
         raise UsageError(
             f"examples: expected floats [B,C,H,W] in [0, 1], got {examples.dtype} of shape {list(examples.shape)}"
         )
     if labels.shape != examples.shape[:1] or labels.is_floating_point():
         raise UsageError(f"labels: expected {len(examples)} integers, got {labels.dtype} of shape {list(labels.shape)}")
+    _check_device("labels", labels, examples)
     if len(examples) and not bool((examples >= 0).all() & (examples <= 1).all()):
         raise UsageError("examples: expected values in [0, 1], got some outside or NaN; scale pixels to [0, 1]")
     if perturbed_examples is None:
@@ -176,6 +186,7 @@ def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | 
         raise UsageError(
             f"perturbed_examples: expected shape {list(examples.shape)}, got {list(perturbed_examples.shape)}"
         )
+    _check_device("perturbed_examples", perturbed_examples, examples)
     if not bool(perturbed_examples.isfinite().all()):
         raise UsageError("perturbed_examples: expected finite values, got NaN or infinity")
 

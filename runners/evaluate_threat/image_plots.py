@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -126,14 +125,14 @@ def _strongest(measurement: Measurement) -> dict[str, int]:
 
 def nearest_anchors(measurement: Measurement, shard: Shard, different: bool, count: int) -> list[int]:
     """Numbers of the nearest anchors of other classes; with `different`, at most one per class."""
-    anchors, labels = measurement.threat.anchors, measurement.threat.labels
+    anchors = measurement.threat.anchors
     assert anchors is not None
-    distances = (anchors.floats() - shard.images.flatten(1)).norm(dim=1)
-    distances[labels == shard.labels[0]] = math.inf
+    distances = (anchors.floats() - shard.images.flatten(1)).norm(dim=1).cpu()
+    labels, label = measurement.threat.labels.tolist(), int(shard.labels[0])
     found: list[int] = []
     for number in distances.argsort(stable=True).tolist():
-        taken = {int(labels[other]) for other in found}
-        if len(found) < count and math.isfinite(distances[number]) and not (different and int(labels[number]) in taken):
+        taken = {label, *(labels[other] for other in found)} if different else {label}
+        if len(found) < count and labels[number] not in taken:
             found.append(number)
     return found
 
