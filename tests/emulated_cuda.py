@@ -115,27 +115,27 @@ class EmulatedTensor(torch.Tensor):
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
             layout=held.layout,
-            device="cpu",
+            device=torch.device("cpu"),
         )
         made.held = held
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _run(func, args, kwargs or {})
 
-    device = property(lambda self: CUDA)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+    device = property(lambda self: CUDA)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
 
     def get_device(self) -> int:
         return 0
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:
         return f"{self.held.detach()!r} on {CUDA}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        copy: Tensor = EmulatedTensor(self.detach().held.clone()).requires_grad_(self.requires_grad)
+        copy: Tensor = EmulatedTensor(_held(self.detach()).clone()).requires_grad_(self.requires_grad)
         if isinstance(self, torch.nn.Parameter):
             copy = torch.nn.Parameter(copy, self.requires_grad)
         memo[id(self)] = copy
@@ -143,13 +143,13 @@ class EmulatedTensor(torch.Tensor):
 
     # Methods that read memory, or that C++ decides by the device that it sees.
 
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
         return _to(self, *args, **kwargs)
 
-    def cpu(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
         return _to(self, "cpu")
 
-    def cuda(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def cuda(self, *args: Any, **kwargs: Any) -> Tensor:
         return self
 
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
@@ -159,9 +159,9 @@ class EmulatedTensor(torch.Tensor):
 
     def tolist(self) -> Any:
         _counts.wait("tolist")
-        return self.detach().held.tolist()
+        return _held(self.detach()).tolist()
 
-    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Tensor:
+    def new_tensor(self, data: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or CUDA, **kwargs)
 
 
@@ -183,7 +183,7 @@ class _ToCuda(torch.autograd.Function):
 class _ToCpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: EmulatedTensor) -> Tensor:
-        return tensor.detach().held.clone()
+        return _held(tensor.detach()).clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -258,9 +258,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if torch.Tag.inplace_view in func.tags:
         return return_and_correct_aliasing(func, args, kwargs, _emulated(result))
     written = _written(func, args, kwargs)
-    if written:
-        return written[0] if isinstance(result, Tensor) else type(result)(written)
-    return _emulated(result)
+    if not written or result is None:
+        return _emulated(result)
+    return written[0] if isinstance(result, Tensor) else type(result)(written)
 
 
 @cache
@@ -316,13 +316,14 @@ def _copy_into(to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor
 
 
 def _to_copy(func: Any, source: Tensor, **kwargs: Any) -> Tensor:
+    """Below `_to`, which moves to the host: if C++ asks for the CPU here, it means the tensor's own device."""
     device = kwargs.pop("device", None)
     here = isinstance(source, EmulatedTensor)
-    there = here if device is None else _on_cuda(device)
+    there = here or (device is not None and _on_cuda(device))
     kwargs.pop("pin_memory", None), kwargs.pop("non_blocking", None)
     copied = func(source.held if isinstance(source, EmulatedTensor) else source, **kwargs)
     if here != there:
-        _counts.wait("copy to the device" if there else "copy to the host")
+        _counts.wait("copy to the device")
     else:
         _counts.kernels["_to_copy"] += 1
     return EmulatedTensor(copied) if there else copied
@@ -438,6 +439,8 @@ def _patches() -> Iterator[Any]:
     }
     for name, answer in answers.items():
         yield mock.patch.object(torch.cuda, name, answer)
+    # Streams and graphs, which optimizers ask for, are C++'s.
+    yield mock.patch.object(torch.accelerator, "is_available", lambda: False)
     enabled = torch.is_autocast_enabled
     yield mock.patch.object(torch, "autocast", _Autocast)
     yield mock.patch.object(
