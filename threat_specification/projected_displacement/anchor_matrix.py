@@ -24,10 +24,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from threat_specification.projected_displacement.buffers import Buffers
+from threat_specification.projected_displacement.pace import pace_of
 
 DENSE_BYTES = 1 << 30  # largest float32 matrix that is stored
-TILE_ROWS, TILE_COLUMNS = 256, 4096  # 4 MiB of float32, so that a tile is still in cache when it is multiplied
+TILE_COLUMNS = 4096  # longer float32 sums lose digits
 GRAM_BYTES, GRAM_PRODUCTS = 1 << 28, 1 << 37  # limits: 8,192 anchors, and a few seconds of one processor
+GRAM_ROWS = 256  # anchors that are float32 at a time, where a pass over all of them is made once
 MIDDLE = 128  # uint8 - 128 is an int8
 
 
@@ -183,12 +185,13 @@ class AnchorMatrix:
         fits = 4 * flat.numel() <= DENSE_BYTES if num_chunks is True else num_chunks == 1
         holder = DensePart if fits else TiledPart
         self.shape = flat.shape
-        rows_per_tile = TILE_ROWS if num_chunks is True else math.ceil(len(flat) / num_chunks)
+        places = list(devices)[: len(flat)] or [flat.device]
+        tile_rows = pace_of(torch.device(places[0])).tile_rows
+        rows_per_tile = tile_rows if num_chunks is True else math.ceil(len(flat) / num_chunks)
         if holder is TiledPart and not flat.is_floating_point():
             self.centre = flat.new_full(flat.shape[1:], MIDDLE / 255, dtype=torch.float32)
         else:
             self.centre = _mean(flat) if centre is None else centre
-        places = list(devices)[: len(flat)] or [flat.device]
         parts = flat.tensor_split(len(places))
         self.parts = [holder(p.to(d), self.centre.to(d), rows_per_tile) for p, d in zip(parts, places, strict=True)]
         self.starts = [0, *torch.tensor([len(part) for part in parts]).cumsum(0).tolist()]
@@ -229,7 +232,7 @@ class AnchorMatrix:
         """The Gram matrix <a_i - centre, a_j - centre>, [N, N] float32; computed at first use."""
         numbers = torch.arange(self.shape[0], device=self.device)
         with torch.no_grad():
-            return torch.cat([self.products(self.rows(part) - self.centre) for part in numbers.split(TILE_ROWS)])
+            return torch.cat([self.products(self.rows(part) - self.centre) for part in numbers.split(GRAM_ROWS)])
 
     def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
         """Anchors by number from the raw images, not centred: [P, D] float32 in [0, 1], in the buffers if given."""
@@ -256,7 +259,7 @@ def _rows_in(images: Tensor, numbers: Tensor, buffers: Buffers) -> Tensor:
 def _mean(flat: Tensor) -> Tensor:
     """Mean image, [D] float32, without a float copy of all images."""
     total = torch.zeros(flat.shape[1], dtype=torch.float64, device=flat.device)
-    for part in flat.split(TILE_ROWS):
+    for part in flat.split(GRAM_ROWS):
         total += part.sum(0, dtype=torch.float64)
     return (total / len(flat) / (255 if flat.dtype == torch.uint8 else 1)).float()
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from foundations.errors import look_up
 from threat_specification.base import BoundThreat, check_delta, check_threshold, refuse_non_finite
-from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.masks import BACKGROUNDS
-from threat_specification.projected_displacement.projection import WarmStart, project_exact
+from threat_specification.projected_displacement.projection import project_exact
+from threat_specification.projected_displacement.warm_start import WarmStart
 
 
 class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
@@ -71,9 +72,17 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
     ) -> Tensor:
         """A point with PD <= threshold inside the bounds; `method` is a key of PROJECTIONS (default: the threat's)."""
         check_delta(delta, self.examples)
-        refuse_non_finite("delta", delta)
         check_threshold(threshold)
-        return look_up(PROJECTIONS, method or self.projection, "projection")(self, delta, threshold, lower, upper)
+        project = look_up(PROJECTIONS, method or self.projection, "projection")
+        with full_precision(self.examples.device.type):
+            return project(self, delta, threshold, lower, upper)
+
+    def scale(
+        self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
+    ) -> Tensor:
+        """As that of every threat; NaN and infinity are refused first, since clipping would hide infinity."""
+        refuse_non_finite("delta", delta)
+        return super().scale(delta, threshold, lower, upper)
 
     def nearest(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None

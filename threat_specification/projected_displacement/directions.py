@@ -15,6 +15,7 @@ from foundations.errors import UsageError
 from threat_specification.base import refuse_non_finite
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.buffers import Buffers
+from threat_specification.projected_displacement.pace import pace_of
 
 BETA = 0.5
 SAME_IMAGE = 1e-6  # an anchor of another class that is nearer than this (l2) equals the image: it has no direction
@@ -23,7 +24,6 @@ SAME_IMAGE = 1e-6  # an anchor of another class that is nearer than this (l2) eq
 # <d, a> - <d, x> like 1 / sqrt(r). If r is below these values, the difference a - x is computed instead:
 NEAR_DISTANCE = 0.3  # for distances, once
 NEAR = 0.1  # for displacements, at every call
-PIECE_BYTES = 1 << 26  # memory for differences; those of near pairs are kept between calls if they fit
 
 
 class UnsafeDirections:
@@ -49,6 +49,7 @@ class UnsafeDirections:
     ) -> None:
         """full_norms: the segmented form divides by the squared norm of all of a_j - x, not of its masked part."""
         self.examples, self.matrix = examples, matrix
+        self._piece_bytes = pace_of(examples.device).piece_bytes
         self.mask = None if masks is None else masks.expand_as(examples).flatten(1).float()
         self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)
         self.weights = None if class_weights is None else class_weights[labels][:, anchor_labels]
@@ -102,11 +103,11 @@ class UnsafeDirections:
             )
 
     def _fits_piece(self, pairs: int) -> bool:
-        return 4 * pairs * self.matrix.shape[1] <= PIECE_BYTES
+        return 4 * pairs * self.matrix.shape[1] <= self._piece_bytes
 
     def _pieces(self, pairs: int) -> list[slice]:
-        """Slices of a list of pairs, each so small that its differences fit into PIECE_BYTES."""
-        step = max(1, PIECE_BYTES // (4 * self.matrix.shape[1]))
+        """Slices of a list of pairs, each so small that its differences fit into `piece_bytes`."""
+        step = max(1, self._piece_bytes // (4 * self.matrix.shape[1]))
         return [slice(start, min(start + step, pairs)) for start in range(0, pairs, step)]
 
     def _raw(self, which: Tensor, anchors: Tensor) -> Tensor:
@@ -138,11 +139,12 @@ class UnsafeDirections:
             norms = (scale.double() / BETA).sqrt()
         return rows.mul_(inverse.unsqueeze(2)), norms
 
-    def displacements(self, flat: Tensor, rows: Tensor | None = None) -> Tensor:
+    def displacements(self, flat: Tensor, rows: Tensor | None = None, checked: bool = True) -> Tensor:
         """<d, v_j(x)> of perturbations `flat` [B, D] for every anchor, [B, N]; -inf where masked.
 
         With `rows` (distinct numbers of R examples), flat is [R, D] for these examples only, and the result is [R, N].
-        Raises UsageError if flat contains NaN or infinity.
+        Raises UsageError if flat contains NaN or infinity, unless it is known not to (`checked` False): the check makes
+        the host wait for a device.
         """
         if rows is None:
             mask, centred, inverse, masked = self.mask, self.centred, self.inverse, self.masked
@@ -151,7 +153,8 @@ class UnsafeDirections:
             centred, inverse, masked = self.centred[rows], self.inverse[rows], self.masked[rows]
         flat = flat.float() if mask is None else flat * mask
         along = self.matrix.products(flat, centred)
-        refuse_non_finite("delta", along[:, :1])  # NaN or infinity in d reaches the products with all anchors
+        if checked:
+            refuse_non_finite("delta", along[:, :1])  # NaN or infinity in d reaches the products with all anchors
         if len(self.near[0]):
             self._correct_near(along, flat, rows)
         return along.mul_(inverse).masked_fill_(masked, -math.inf)

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.nnls import nnls
+from threat_specification.projected_displacement.pace import pace_of
 
 # l2 distance to keep from a half-space's boundary: four standard deviations of the error of x + p rounded to float32.
 MARGIN = 7e-8
+SETTLED = 8 * MARGIN  # l2 distance that `settle` may move a point before all anchors are checked again
 VANISHED = 1e-5  # |p| / |d| below which p counts as 0; for a cone this changes |d - p| by a factor of only 1 + 5e-11
 ACCEPT = 1e-6  # relative excess over the threshold that counts as feasible
 NOISE = 1e-6  # float32 error of <d, v>, relative to |d| |v|
@@ -26,8 +28,6 @@ RIDGE = (
     2e-7  # times |v|^2 and the size of the working set: larger than the negative eigenvalues that float32 errors cause
 )
 REPAIRS = 8  # most moves of `settle`
-TILES = {"cpu": 1 << 20}  # bytes of float64 rows at a time, so that they are still in the cache when multiplied
-TILE = 1 << 28  # the same for other devices
 WIDEN = 1.0  # widening of the bounds in `newton_step`, in units of the residual per pixel
 FLAT = 0.25  # a line search stops at this fraction of the slope at its start
 TRIES = 20  # most points of a line search
@@ -49,8 +49,16 @@ class Work:
     point: Tensor  # [R, D] clip(shifted)
     excess: Tensor  # [R, K] V point - threshold, float64: the gradient of the dual
 
-    def take(self, index: Tensor) -> Work:
+    def take(self, mask: Tensor) -> Work:
+        """The examples of a mask [R]."""
+        index = mask.nonzero().squeeze(1)  # once: each index with a mask would make the host wait for a device
         return Work(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def move(self, threshold: float) -> None:
+        """Recompute the point and the excess for the multipliers."""
+        self.shifted = self.target - torch.bmm(self.l.float().unsqueeze(1), self.rows).squeeze(1)
+        self.point = torch.minimum(torch.maximum(self.shifted, self.lower), self.upper)
+        self.excess = inner(self.rows, self.point).double() - threshold
 
 
 def inner(rows: Tensor, points: Tensor) -> Tensor:
@@ -61,7 +69,7 @@ def inner(rows: Tensor, points: Tensor) -> Tensor:
 def exact_inner(rows: Tensor, points: Tensor, buffers: Buffers) -> Tensor:
     """<v_k, p> in float64, [R, K]."""
     count, width, pixels = rows.shape
-    step = max(1, TILES.get(rows.device.type, TILE) // (8 * width * pixels))
+    step = max(1, pace_of(rows.device).tile_bytes // (8 * width * pixels))
     tile = buffers.get("exact", (min(step, count), width, pixels), torch.float64, rows.device)
     found = rows.new_empty(count, width, dtype=torch.float64)
     for start in range(0, count, step):
@@ -74,7 +82,8 @@ def curvature(work: Work, reach: Tensor) -> Tensor:
     """V M V^T plus a ridge, [R, K, K] float64; M selects the pixels inside the bounds widened by `reach` [R]."""
     reach = reach.float().unsqueeze(1)
     inside = (work.shifted > work.lower - reach) & (work.shifted < work.upper + reach) & (work.lower < work.upper)
-    masked = work.rows if bool(inside.all()) else work.rows * inside.unsqueeze(1)
+    whole = not pace_of(work.rows.device).fixed_shapes and bool(inside.all())
+    masked = work.rows if whole else work.rows * inside.unsqueeze(1)
     hessian = torch.bmm(masked, work.rows.transpose(1, 2)).double()
     # Make it exactly symmetric: products with it must agree with its Cholesky factor, which is computed from one
     # triangle, to more digits than float32 has.
@@ -102,9 +111,7 @@ def newton_step(work: Work, residual: Tensor, threshold: float) -> None:
     longest = torch.where(step < 0, -work.l / step, torch.inf).amin(1).clamp_min(1)
     length = _line_search(work, step, along, longest, threshold)
     work.l = (work.l + length.unsqueeze(1) * step).clamp_min(0)
-    work.shifted = work.target - torch.bmm(work.l.float().unsqueeze(1), work.rows).squeeze(1)
-    work.point = torch.minimum(torch.maximum(work.shifted, work.lower), work.upper)
-    work.excess = inner(work.rows, work.point).double() - threshold
+    work.move(threshold)
 
 
 def _line_search(work: Work, step: Tensor, along: Tensor, longest: Tensor, threshold: float) -> Tensor:

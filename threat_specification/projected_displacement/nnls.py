@@ -25,15 +25,42 @@ def nnls(hessian: Tensor, linear: Tensor, start: Tensor) -> Tensor:
     cycle if H is nearly singular. Such problems are solved by the active-set method of Lawson and Hanson (1974), which
     starts from the guess, decreases the objective at every change, and terminates.
     """
-    scale = hessian.diagonal(dim1=1, dim2=2).rsqrt()
-    eye = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
-    scaled = hessian * scale.unsqueeze(1) * scale.unsqueeze(2) + RIDGE * eye
+    scale, scaled = _with_unit_diagonal(hessian)
     linear = linear * scale
     solution, solved = _block_pivoting(scaled, linear, start / scale)
     if not bool(solved.all()):
         left = ~solved
         solution[left] = _active_set(scaled[left], linear[left], start[left] / scale[left])
     return solution * scale
+
+
+def nnls_of_fixed_length(hessian: Tensor, linear: Tensor, start: Tensor, exchanges: int) -> Tensor:
+    """The same after a given number of block exchanges, which may be too few, without a look at any result."""
+    scale, scaled = _with_unit_diagonal(hessian)
+    linear, start = linear * scale, start / scale
+    tolerance = SIGN * linear.abs().amax(1, keepdim=True)
+    free = (start > 0) | (linear > _product(scaled, start))
+    solution, wrong = _exchange(scaled, linear, tolerance, free)
+    for _ in range(exchanges - 1):
+        free = free ^ wrong
+        solution, wrong = _exchange(scaled, linear, tolerance, free)
+    return solution.clamp_min_(0).mul_(scale)
+
+
+def _with_unit_diagonal(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors [R, K] of rows and columns that make the diagonal 1, and the matrix with them and a ridge."""
+    scale = hessian.diagonal(dim1=1, dim2=2).rsqrt()
+    scaled = hessian * scale.unsqueeze(1) * scale.unsqueeze(2)
+    scaled.diagonal(dim1=1, dim2=2).add_(RIDGE)
+    return scale, scaled
+
+
+def _exchange(hessian: Tensor, linear: Tensor, tolerance: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimum over the free variables, [R, K], and the variables that are on the wrong side, [R, K] bool."""
+    solution = _solve_free(hessian, linear, free)
+    slope = _product(hessian, solution) - linear
+    floor = -SIGN * solution.abs().amax(1, keepdim=True)
+    return solution, torch.where(free, solution < floor, slope < -tolerance)
 
 
 def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,10 +73,7 @@ def _block_pivoting(hessian: Tensor, linear: Tensor, start: Tensor) -> tuple[Ten
     found, solved = torch.zeros_like(linear), torch.zeros_like(free[:, 0])
     live = torch.arange(len(linear), device=linear.device)
     for _ in range(EXCHANGES):
-        solution = _solve_free(hessian, linear, free)
-        slope = _product(hessian, solution) - linear
-        floor = -SIGN * solution.abs().amax(1, keepdim=True)
-        wrong = torch.where(free, solution < floor, slope < -tolerance)
+        solution, wrong = _exchange(hessian, linear, tolerance, free)
         found[live] = solution.clamp_min(0)
         going = wrong.any(1).nonzero().squeeze(1)
         if len(going) < len(live):

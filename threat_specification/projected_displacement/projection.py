@@ -6,17 +6,17 @@ Shapes: B batch, N anchors, D = C*H*W; R examples in progress, K anchors in the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from threat_specification.base import refuse_non_finite
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.dual_newton import (
     ACCEPT,
-    MARGIN,
     NOISE,
+    SETTLED,
     Work,
     curvature,
     inner,
@@ -27,35 +27,14 @@ from threat_specification.projected_displacement.dual_newton import (
     ridge,
     settle,
 )
+from threat_specification.projected_displacement.fixed_shapes import project_in_fixed_shapes
 from threat_specification.projected_displacement.halfspaces import halfspace_multipliers
+from threat_specification.projected_displacement.pace import numbers_of, pace_of
+from threat_specification.projected_displacement.warm_start import WarmStart
 
-SETTLED = 8 * MARGIN  # l2 distance that `settle` may move a point before all anchors are checked again
 ROUNDS = 200  # maximum number of Newton steps; the hardest known case takes about 30
 SLACK = 1.0  # an anchor may be dropped if the point is this many residuals inside its half-space
-CHUNK = 8 << 20  # bytes of rows processed at a time: larger blocks do not fit in the cache
 FIRST = 4  # anchors in the first working set
-
-
-@dataclass
-class WarmStart:
-    """Results of the last projection of a bound threat; an initial guess for the next one, which checks it.
-
-    anchors      [B, K] int64 working sets
-    multipliers  [B, K] float64, 0 if the constraint of the anchor is not active
-    longest      [B] float32 the largest |v|, for estimates of the float32 error of displacements
-    buffers      memory for the rows of the working sets
-    """
-
-    longest: Tensor
-    anchors: Tensor
-    multipliers: Tensor
-    buffers: Buffers
-
-    @classmethod
-    def empty(cls, bound: UnsafeDirections) -> WarmStart:
-        """A warm start without any guess."""
-        none = torch.zeros(len(bound.examples), 0, device=bound.examples.device)
-        return cls(1 / bound.inscribed_radius(), none.long(), none.double(), Buffers())
 
 
 def project_exact(
@@ -83,13 +62,16 @@ def project_exact(
     """
     clipped = torch.minimum(torch.maximum(delta, lower), upper)
     flat = clipped.flatten(1)
-    along = bound.displacements(flat)
-    every = torch.arange(len(flat), device=flat.device)
-    outside = _outside(bound, every, flat, along, threshold, warm).nonzero().squeeze(1)
+    along = bound.displacements(flat, checked=False)
+    outside = _outside_of_all(bound, delta, flat, along, threshold, warm)
     if not len(outside):
         return clipped, outside
     target, low, high = delta.flatten(1), lower.expand_as(delta).flatten(1), upper.expand_as(delta).flatten(1)
     result = flat.clone()
+    if pace_of(flat.device).fixed_shapes:
+        outside = project_in_fixed_shapes(bound, outside, target, low, high, along, threshold, result, warm)
+        if not len(outside):
+            return result.view_as(delta), outside
     nearest = _guess(bound, outside[(flat == target)[outside].all(1)], flat, along, threshold, warm)
     parts = []
     for part, spare in _parts(outside, nearest < torch.inf, warm, flat.shape[1]):
@@ -115,21 +97,39 @@ def _guess(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float
     noise = NOISE * flat[numbers].norm(dim=1) * warm.longest[numbers]
     guesses = halfspace_multipliers(bound, numbers, along[numbers], noise, threshold)
     for which, anchors, multipliers, others in guesses:
-        _store(warm, which, anchors, multipliers)
+        warm.store(which, anchors, multipliers)
         nearest[which] = others
     return nearest
 
 
 def _parts(outside: Tensor, guessed: Tensor, warm: WarmStart, num_pixels: int) -> Iterator[tuple[Tensor, int]]:
-    """Yield groups of examples with working sets of similar size that fit in CHUNK, and how many anchors to add."""
+    """Yield groups of examples with working sets of similar size and limited memory, and how many anchors to add."""
+    bytes_at_once = pace_of(warm.longest.device).rows_bytes
     spare = torch.where(guessed, 0, FIRST)
     size = (warm.multipliers > 0).sum(1) + spare
     rough = torch.exp2(size.float().clamp_min(1).log2().ceil()).long()
     for width in rough[outside].unique().tolist():
         for added in (0, FIRST):
             chosen = outside[(rough[outside] == width) & (spare[outside] == added)]
-            parts = chosen.split(max(1, CHUNK // (4 * num_pixels * width))) if len(chosen) else ()
+            parts = chosen.split(max(1, bytes_at_once // (4 * num_pixels * width))) if len(chosen) else ()
             yield from ((part, added) for part in parts)
+
+
+def _outside_of_all(bound, delta: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:
+    """Numbers of the examples beyond the threshold; raises UsageError if delta contains NaN or infinity.
+
+    It asks the device once, and again only if float64 has to decide.
+    """
+    noise = NOISE * flat.norm(dim=1) * warm.longest
+    worst = along.amax(1)
+    outside, near = worst > threshold + noise, worst > threshold - noise
+    finite, doubtful, count = torch.stack((delta.sum().isfinite(), (near & ~outside).sum(), outside.sum())).tolist()
+    if not finite:
+        refuse_non_finite("delta", delta)
+    if doubtful:
+        every = torch.arange(len(flat), device=flat.device)
+        return _outside(bound, every, flat, along, threshold, warm).nonzero().squeeze(1)
+    return numbers_of(outside, count)
 
 
 def _outside(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:
@@ -191,8 +191,8 @@ def _solve(bound, work: Work, threshold: float, result: Tensor, warm: WarmStart)
     """Project the examples of `work` into `result`; returns the numbers of those left unsolved."""
     unsolved = [work.numbers[:0]]
     for _ in range(ROUNDS):
-        if 4 * work.rows.numel() > 2 * CHUNK and len(work.numbers) > 1:
-            half = torch.arange(len(work.numbers)) < len(work.numbers) // 2
+        if 4 * work.rows.numel() > 2 * pace_of(work.rows.device).rows_bytes and len(work.numbers) > 1:
+            half = torch.arange(len(work.numbers), device=work.rows.device) < len(work.numbers) // 2
             parts = [_solve(bound, work.take(part), threshold, result, warm) for part in (half, ~half)]
             return torch.cat(unsolved + parts)
         newton_step(work, residual_of(work), threshold)
@@ -237,7 +237,7 @@ def _finish(
         moved = work.take(far)
         good[far] &= ~_outside(bound, moved.numbers, moved.point, _others(bound, moved), threshold, warm)
     result[work.numbers] = work.point
-    _remember(warm, work)
+    warm.store(work.numbers, work.anchors, work.l)
     return work.numbers[~good]
 
 
@@ -273,21 +273,3 @@ def _extend(bound, work: Work, along: Tensor, missing: Tensor, threshold: float)
     work.norms = torch.cat([work.norms, norms], 1)
     work.l = torch.cat([work.l, zeros], 1)
     work.excess = torch.cat([work.excess, value.double().nan_to_num(neginf=0) - threshold], 1)
-
-
-def _remember(warm: WarmStart, work: Work) -> None:
-    """Keep the active anchors of finished examples for the next projection."""
-    _store(warm, work.numbers, work.anchors, work.l)
-
-
-def _store(warm: WarmStart, numbers: Tensor, anchors: Tensor, multipliers: Tensor) -> None:
-    """Write the active anchors of working sets [R, K] and their multipliers into the warm start."""
-    width = int((multipliers > 0).sum(1).max())
-    lack = max(0, width - warm.anchors.shape[1])
-    # The padding is anchor 0 with multiplier 0; anchors with multiplier 0 are not read.
-    warm.anchors = torch.nn.functional.pad(warm.anchors, (0, lack))
-    warm.multipliers = torch.nn.functional.pad(warm.multipliers, (0, lack))
-    largest, places = multipliers.topk(width, dim=1)
-    warm.multipliers[numbers] = 0
-    warm.multipliers[numbers, :width] = largest
-    warm.anchors[numbers, :width] = anchors.gather(1, places)

@@ -38,7 +38,7 @@ from threat_specification.base import (
     check_images,
     difference,
 )
-from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from, full_precision
 from threat_specification.projected_displacement.anchors import AnchorSet
 from threat_specification.projected_displacement.bound import FULL_NORMS, PROJECTIONS, BoundProjectedDisplacement
 from threat_specification.projected_displacement.class_weights import (
@@ -168,17 +168,18 @@ class ProjectedDisplacement(Threat):
             check_labels_covered(self.class_weights, labels, "examples")
         examples = examples.detach().float()
         masks = self._masks(examples, masks, indices)
-        return BoundProjectedDisplacement(
-            examples,
-            labels,
-            self.matrix,
-            self.labels,
-            self.class_weights,
-            masks,
-            self.background,
-            self.projection,
-            FULL_NORMS[self.segmented_norm],
-        )
+        with full_precision(examples.device.type):
+            return BoundProjectedDisplacement(
+                examples,
+                labels,
+                self.matrix,
+                self.labels,
+                self.class_weights,
+                masks,
+                self.background,
+                self.projection,
+                FULL_NORMS[self.segmented_norm],
+            )
 
     def _masks(self, examples: Tensor, masks: Tensor | None, indices: Tensor | None) -> Tensor | None:
         if not self.segmented:

@@ -191,7 +191,8 @@ def test_random_is_the_same_in_every_space_and_reads_nothing() -> None:
 
 
 def test_raw_changes_no_bit_and_a_constant_channel_has_no_effect() -> None:
-    images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
+    # Pixels of 51 and 153, which are the means of the outer channels, would be 0 in the space.
+    images = torch.randint(200, 256, (5, 3, 4, 4), dtype=torch.uint8)
     assert RAW.features(images).equal(images.flatten(1).float())
     constant = SelectionSpace((0.2, 0.5, 0.6), (0.1, 0.0, 0.2)).features(images).view(5, 3, 16)
     assert not constant[:, 1].any() and constant[:, [0, 2]].all()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from foundations.errors import UsageError
 from foundations.hparams import ThreatHparams
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification.projected_displacement.pace import PACES
 
 SHAPE = (3, 6, 6)
 CLASSES = 4
@@ -108,7 +110,7 @@ def test_autocast_does_not_lower_the_precision():
 def test_near_anchors_keep_their_digits(variant, monkeypatch):
     """An anchor of another class at distance 0.01: the expanded norm alone would be 64 % off."""
     if variant == "not kept":
-        monkeypatch.setattr("threat_specification.projected_displacement.directions.PIECE_BYTES", 4 * 3072)
+        monkeypatch.setitem(PACES, "cpu", replace(PACES["cpu"], piece_bytes=4 * 3072))
     anchors, x, y, z = problem(shape=(3, 32, 32), count=20)
     step = torch.randn(len(x), 3, 32, 32, generator=torch.Generator().manual_seed(9))
     near = (x + 0.01 * step / step.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(0, 1)

@@ -1,0 +1,107 @@
+"""Projections to certify: images, anchors, perturbations and bounds, and what a right answer must satisfy."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import kkt
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from threat_specification import AnchorSet, ProjectedDisplacement
+
+BATCH = 8
+THRESHOLDS = [0.0, 0.001, 0.05, 0.3, 1.0]
+
+
+def photographs(count: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Smooth images of ten classes; most pixels inside (0, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 10
+    coarse = 0.7 * torch.randn(10, channels, 6, 6, generator=generator)[labels]
+    coarse = coarse + torch.randn(count, channels, 6, 6, generator=generator)
+    images = 0.5 + 0.2 * interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
+    images = images + 0.03 * torch.randn(images.shape, generator=generator)
+    return (255 * images.clamp(0, 1)).round() / 255, labels
+
+
+@cache
+def data(name: str) -> tuple[Tensor, Tensor]:
+    if name == "digits":
+        images, labels = load_digits(return_X_y=True)
+        return torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
+    if name == "28x28":
+        images, labels = photographs(200, 1, 28)
+        return (3 * images - 1).clamp(0, 1), labels  # half the pixels black or white
+    return photographs(200, 3, 32)
+
+
+class Problem:
+    """A threat bound to a few images, with what certificates need."""
+
+    def __init__(self, name: str, num_anchors: int = 120, batch: int = BATCH) -> None:
+        images, labels = data(name)
+        self.anchors, self.anchor_labels = images[:num_anchors].contiguous(), labels[:num_anchors]
+        self.x = images[num_anchors : num_anchors + batch].contiguous()
+        self.y = labels[num_anchors : num_anchors + batch]
+        self.threat = ProjectedDisplacement(anchors=AnchorSet(self.anchors, self.anchor_labels)).prepare()
+        self.bound = self.threat.bind(self.x, self.y)
+
+    def rows(self, i: int) -> np.ndarray:
+        flat = self.anchors.flatten(1).numpy()
+        return kkt.directions(self.x[i].flatten().numpy(), int(self.y[i]), flat, self.anchor_labels.numpy())
+
+    def excess(self, p: Tensor, threshold: float) -> float:
+        """Largest PD beyond the threshold, float64."""
+        return max(float((self.rows(i) @ p[i].flatten().double().numpy()).max()) - threshold for i in range(len(p)))
+
+    def certificates(self, d: Tensor, p: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> list:
+        return [
+            kkt.certify(self.rows(i), threshold, *(each[i].flatten().numpy() for each in (d, p, lower, upper)))
+            for i in range(len(p))
+        ]
+
+
+def perturbations(problem: Problem, kind: str, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x, anchors = problem.x, problem.anchors
+    if kind == "noise":
+        return 0.3 * torch.randn(x.shape, generator=generator)
+    if kind == "signs":
+        return 0.1 * torch.randn(x.shape, generator=generator).sign()
+    share = {"one anchor": 1, "twenty anchors": 20}[kind]
+    picks = torch.randint(0, len(anchors), (len(x), share), generator=generator)
+    return 1.5 * (anchors[picks].mean(1) - x)
+
+
+def frozen(x: Tensor) -> tuple[Tensor, Tensor]:
+    free = torch.zeros_like(x)
+    free[..., 2:-2, 2:-2] = 1
+    return -x * free, (1 - x) * free
+
+
+BOUNDS = {
+    "none": lambda x: (torch.full_like(x, -1e6), torch.full_like(x, 1e6)),
+    "box": lambda x: (-x, 1 - x),
+    "radius": lambda x: ((-x).clamp_min(-0.1), (1 - x).clamp_max(0.1)),
+    "frozen": frozen,
+}
+
+
+def assert_certified(problem: Problem, d: Tensor, p: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> int:
+    """Feasible and nearest; the largest number of anchors that bind."""
+    assert bool(((p >= lower) & (p <= upper)).all())
+    most = 0
+    for i, certificate in enumerate(problem.certificates(d, p, threshold, lower, upper)):
+        assert certificate.excess <= 1e-6 * threshold, (i, certificate)
+        # A projection ends as float32: that moves p by up to 2^-24 |p|, and the margin kept for it by 1e-7.
+        distance = float((d[i].double() - p[i]).norm())
+        rounding = (3e-7 + 1.2e-7 * float(p[i].norm())) / max(distance, 1e-12)
+        nearly = 1e-5 + 2 * rounding
+        assert certificate.residual <= nearly or distance < 1e-6, (i, certificate, rounding)
+        assert certificate.gap <= 1e-6 + 2 * rounding or distance < 1e-6, (i, certificate, rounding)
+        most = max(most, certificate.active)
+    return most
