@@ -40,6 +40,7 @@ class BoundLinf(BoundNorm):
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
     ) -> Tensor:
         """Nearest point, in closed form, since the ball is a box."""
+        check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
         lower, upper = self.bounds(lower, upper)
         return torch.minimum(torch.maximum(delta, lower.clamp_min(-threshold)), upper.clamp_max(threshold))
@@ -57,6 +58,7 @@ class BoundL2(BoundNorm):
 
         By the KKT conditions it is clip(delta * s, lower, upper) with the largest s <= 1 that lies in the ball.
         """
+        check_delta(delta, self.examples)
         lower, upper = self.bounds(lower, upper)
         clipped = torch.minimum(torch.maximum(delta, lower), upper)
         outside = torch.linalg.vector_norm(clipped.flatten(1), 2, dim=1) > threshold

@@ -55,6 +55,33 @@ def test_l2_projection_is_the_nearest_point():
             assert bool((p[i] == torch.minimum(torch.maximum(shares.mean() * d[i], -x[i]), 1 - x[i]))[~inside].all())
 
 
+@pytest.mark.parametrize("tail", [1, 5], ids=["normal", "heavy tails"])
+@pytest.mark.parametrize("threshold", [1e-3, 0.5, 2.0])
+def test_l2_factor_is_that_of_bisection(tail, threshold):
+    """The largest s <= 1 with ||clip(s d)|| <= threshold, by halving in float64; bounds differ from pixel to pixel."""
+    x, y, d = problem()
+    d = d.sign() * d.abs() ** tail
+    generator = torch.Generator().manual_seed(4)
+    lower, upper = (-0.3 * torch.rand(x.shape, generator=generator) ** 3, torch.rand(x.shape, generator=generator) ** 3)
+    p = L2().bind(x, y).project(d, threshold, lower, upper)
+    for i in range(len(x)):
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            fits = (middle * d[i].double()).clamp(lower[i].double(), upper[i].double()).norm() <= threshold
+            low, high = (middle, high) if fits else (low, middle)
+        expected = (low * d[i].double()).clamp(lower[i].double(), upper[i].double())
+        torch.testing.assert_close(p[i].double(), expected, rtol=1e-6, atol=1e-12)
+        assert float(p[i].double().norm()) <= threshold
+
+
+@pytest.mark.parametrize("threat", [L2(), Linf()])
+def test_another_shape_raises(threat):
+    x, y, d = problem()
+    with pytest.raises(UsageError, match="delta: expected shape"):
+        threat.bind(x, y).project(d[:1], 0.1)
+
+
 @pytest.mark.parametrize("threat", [L2(), Linf()])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_nan_and_infinity_raise(threat, bad):
