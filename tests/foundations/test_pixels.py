@@ -21,7 +21,7 @@ class Elsewhere(torch.Tensor):
 @pytest.fixture
 def table_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of a GPU, kept on the CPU; and memory for its results likewise."""
-    table, empty = torch.arange(256, dtype=torch.float32).div_(255), torch.empty
+    table, empty = pixels._table(torch.device("cpu")), torch.empty
     monkeypatch.setattr(pixels, "_table", lambda device: table)
     monkeypatch.setattr(torch, "empty", lambda shape, dtype, device: empty(shape, dtype=dtype))
 
