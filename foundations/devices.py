@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ def choose_device(name: str, local_rank: int, local_world_size: int) -> str:
     import torch
 
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = os.environ.get("NONISOTROPIC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return name
     try:

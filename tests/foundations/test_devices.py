@@ -24,7 +24,7 @@ Gpus = Callable[[int], None]
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     """A function that lets torch see so many GPUs."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NONISOTROPIC_DEVICE"):
         monkeypatch.delenv(name, raising=False)
 
     def see(count: int) -> None:
@@ -35,7 +35,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     return see
 
 
-def device(name: str, monkeypatch: pytest.MonkeyPatch, **variables: int) -> str:
+def device(name: str, monkeypatch: pytest.MonkeyPatch, **variables: object) -> str:
     for variable, value in variables.items():
         monkeypatch.setenv(variable, str(value))
     return make_environment("", "", name, False, 0).device_name
@@ -51,6 +51,8 @@ SECOND_NODE = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 
         (0, "auto", {}, "cpu"),
         (4, "auto", {}, "cuda:0"),
         (4, "cpu", SECOND, "cpu"),
+        (4, "auto", {"NONISOTROPIC_DEVICE": "cpu"}, "cpu"),
+        (4, "cuda", {"NONISOTROPIC_DEVICE": "cpu"}, "cuda:0"),
         (4, "cuda:1", {}, "cuda:1"),
         (4, "auto", SECOND, "cuda:1"),
         (2, "cuda", SECOND, "cuda:1"),
@@ -60,7 +62,7 @@ SECOND_NODE = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 
     ],
 )
 def test_each_process_gets_its_gpu(
-    seen: int, name: str, variables: dict[str, int], expected: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+    seen: int, name: str, variables: dict[str, object], expected: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(seen)
     assert device(name, monkeypatch, **variables) == expected
