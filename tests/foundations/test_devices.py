@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,9 +145,14 @@ def test_a_group_exchanges_tensors_of_the_cpu_and_of_its_gpu(
     found = SimpleNamespace(name="H100", uuid="GPU-1")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     monkeypatch.setattr(distributed, "rendezvous", lambda where: iter([(store, 0, 2)]))
+    monkeypatch.delenv("GROUP_WORLD_SIZE", raising=False)
     monkeypatch.setattr(distributed, "init_process_group", join)
     environment = Environment(root_dir=Path("/nowhere"), device_name=name, world_size=2)
     with pytest.raises(Joined), environment.process_group():
         pass
     assert asked["backend"] == backend and asked["device_id"] == bound
     assert asked["timeout"] > timedelta(hours=1)
+    store.set("place/1", store.get("place/0").decode() if bound else json.dumps(asdict(A)))
+    told = "would share one GPU" if bound else "has a GPU and rank 0"
+    with pytest.raises(UsageError, match=told), environment.process_group():
+        pass

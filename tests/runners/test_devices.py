@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from foundations.arithmetic import describe_arithmetic
+from foundations.arithmetic import Settings, describe_arithmetic
 from runners.train.runner import Train
 from tests.conftest import TINY, Command
 
@@ -67,11 +67,12 @@ def test_networks_compute_in_tf32_where_it_is_asked_for(
     """The settings that a GPU would work by during a run; on the CPU the flag changes nothing, which is said."""
     seen, words = [], ["--training_steps=2it", *(["--tf32"] if tf32 else [])]
     run = Train.run
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(Train, "run", lambda self: seen.append(describe_arithmetic("cuda:0")) or run(self))
-    before = describe_arithmetic("cuda:0")
+    before = Settings.in_force()
     assert command(digits_root, "train", *words) == 0
     assert seen == [{"precision": "tf32" if tf32 else "float32", "deterministic": True}]
-    assert describe_arithmetic("cuda:0") == before
+    assert Settings.in_force() == before
     assert ("note: --tf32 changes nothing on cpu" in capsys.readouterr().err) == tf32
     assert read(digits_root.where("train", *TINY, *words), "result.json")["environment"]["precision"] == "float32"
