@@ -110,6 +110,7 @@ def _without_display() -> Iterator[None]:
 
 
 def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str]) -> int:
+    from foundations.arithmetic import fix_workspaces
     from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
     from runners.completion import finished_result, plan, tell
@@ -132,6 +133,7 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
         RunDirectory(desc.directory(root)).tidy_after_a_kill()
         return tell(desc, result, root)
     let_threads_sleep()  # before torch is imported
+    fix_workspaces()
     keep_memory()
     environment = make_environment(
         shared.root_dir,

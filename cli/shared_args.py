@@ -15,7 +15,9 @@ class SharedArgs(Hparams):
     heading: ClassVar[str] = "Every run"
 
     seed: int = setting(0, "Seed of everything random, together with the replicate numbers.", check=in_range(0))
-    device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False)
+    device: str = setting(
+        "auto", "auto (NONISOTROPIC_DEVICE, else a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False
+    )
     num_workers: int = setting(0, "Processes that read data.", check=in_range(0), hashed=False)
     hang_minutes: float = setting(
         30.0,

@@ -16,6 +16,7 @@ from datasets.sampling import rows_by_class, stratified_subset, with_random_labe
 from foundations.desc import derive_seed
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
+from foundations.pixels import as_floats
 
 STATISTICS_ROWS = 2000  # images, approximately, on which the mean and std of a data set in memory are checked
 STATISTICS_TOLERANCE = 0.05  # absolute; exceeded by pixels of another scale and by most other data sets
@@ -75,7 +76,7 @@ class Split:
 
     def pixels(self, index: Tensor | slice) -> Tensor:
         """The images of the given rows, float32 in [0, 1]."""
-        return self.images[index].float() / 255
+        return as_floats(self.images[index])
 
     def contents(self, index: Tensor) -> Iterator[bytes]:
         return (self.images[row].cpu().numpy().tobytes() for row in index.tolist())

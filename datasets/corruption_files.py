@@ -19,6 +19,7 @@ from datasets.decoding import read_picture
 from datasets.identity import images_below
 from foundations.digests import is_hidden
 from foundations.errors import RunError, UsageError
+from foundations.pixels import as_floats
 from foundations.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _load(file: Path) -> numpy.ndarray:
 
 def _array_reader(array: numpy.ndarray) -> Reader:
     def read(rows: Tensor) -> Tensor:
-        return torch.from_numpy(array[rows.cpu().numpy()]).permute(0, 3, 1, 2).float() / 255
+        return as_floats(torch.from_numpy(array[rows.cpu().numpy()]).permute(0, 3, 1, 2))
 
     return read
 
@@ -139,6 +140,6 @@ def _folder_reader(files: Sequence[str], shape: tuple[int, int, int]) -> Reader:
         image = torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
         if tuple(image.shape) != shape:
             raise RunError(f"{file}: expected an image of shape {shape}, got {tuple(image.shape)}")
-        return image.float() / 255
+        return as_floats(image)
 
     return lambda rows: torch.stack([one(files[row]) for row in rows.tolist()])

@@ -21,6 +21,7 @@ from datasets.info import DatasetInfo
 from foundations.digests import is_hidden
 from foundations.errors import RunError
 from foundations.hparams import DatasetHparams
+from foundations.pixels import as_floats
 from foundations.signals import Interrupted
 from foundations.text_files import read_text
 
@@ -69,7 +70,7 @@ class FolderSplit:
         return torch.stack(images) if images else torch.empty(0, 3, self.side, self.side, dtype=torch.uint8)
 
     def pixels(self, index: Tensor | slice) -> Tensor:
-        return self.read(index).to(self.device).float() / 255
+        return as_floats(self.read(index).to(self.device))
 
     def contents(self, index: Tensor) -> Iterator[bytes]:
         return (Path(self.paths[row]).read_bytes() for row in index.tolist())

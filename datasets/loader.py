@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets.base import Examples, Split
+from foundations.pixels import as_floats
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class ReadBatch(LoadedBatch):
 
     @cached_property
     def images(self) -> Tensor:
-        return self.read[self.rows()[1][: len(self.index)]].float() / 255
+        return as_floats(self.read[self.rows()[1][: len(self.index)]])
 
     @cached_property
     def partner_images(self) -> Tensor:
-        return self.read[self.rows()[1][len(self.index) :]].float() / 255
+        return as_floats(self.read[self.rows()[1][len(self.index) :]])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foundations.errors import RunError
+from foundations.memory import is_out_of_memory
 from foundations.signals import ignore_signals
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Rows(torch.utils.data.Dataset):
+    """Images by row number, without anything on a GPU: a worker process cannot use one.
+
+    split   on the CPU
+    """
+
     split: FolderSplit
 
     def __getitem__(self, row: int) -> Tensor:
@@ -33,7 +39,7 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
     options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": on_gpu}
     # A separate generator, since the loader draws a seed for the workers, which must not advance the global generator.
     loader = torch.utils.data.DataLoader(
-        _Rows(split),
+        _Rows(split.to(torch.device("cpu"))),
         batch_sampler=_Plans([plan.tolist() for plan in plans]),
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=leave_to_the_main_process,
@@ -45,10 +51,8 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
             yield images.to(split.device, non_blocking=on_gpu)
     except RunError as error:  # the message of an error from a worker starts with a traceback, which is removed
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from None
-    except torch.OutOfMemoryError:  # of this process's device
-        raise
     except (RuntimeError, OSError, EOFError) as error:
-        if not num_workers:
+        if not num_workers or is_out_of_memory(error):  # of this process's device
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(

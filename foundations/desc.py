@@ -125,8 +125,9 @@ class Desc:
         for name, run in self.needed_runs().items():
             content[name] = {"hash": run.hash, "replicate": run.replicate}
         for field in dataclasses.fields(self):
-            if isinstance(group := getattr(self, field.name), Hparams):
-                content[field.name] = group.hashed()
+            # A group that has nothing to say leaves no trace: hashes are those of the time before there was the group.
+            if isinstance(group := getattr(self, field.name), Hparams) and (entries := group.hashed()):
+                content[field.name] = entries
         return content
 
     def needed_runs(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundations.devices import check_apart, choose_device
 from foundations.errors import UsageError
 from foundations.signals import Stop
 from foundations.watchdog import Watchdog
@@ -85,14 +86,16 @@ class Environment:
         import torch
         from torch import distributed
 
-        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        # Tensors of both kinds are exchanged: what is counted or compared on the CPU stays there.
+        backend, device = ("cpu:gloo,cuda:nccl", self.device) if self.device.type == "cuda" else ("gloo", None)
         store, rank, world_size = next(distributed.rendezvous("env://"))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
             # torchrun keeps one store across restarts: without a prefix, processes would look for those of the
             # previous attempt. (With several nodes there is no common prefix: each node counts its own restarts.)
             store = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        check_apart(store, rank, world_size, self.device_name)
         distributed.init_process_group(
-            backend, timeout=PROCESS_GROUP_TIMEOUT, store=store, rank=rank, world_size=world_size
+            backend, timeout=PROCESS_GROUP_TIMEOUT, store=store, rank=rank, world_size=world_size, device_id=device
         )
         # The watchdog needs its own connection, since a waiting call blocks all others on the same connection, and its
         # own key prefix, new each time.
@@ -166,10 +169,11 @@ def make_environment(
     """Build the environment from torchrun's variables and from flags, and choose the device."""
     world_size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
     local_rank = _whole_number("LOCAL_RANK", 0)
+    local_world_size = min(world_size, _whole_number("LOCAL_WORLD_SIZE", local_rank + 1))
     return Environment(
         root_dir=resolve_root(root_dir),
         data_dir=Path(data_dir).expanduser() if data_dir else None,
-        device_name=_choose_device(device, local_rank),
+        device_name=choose_device(device, local_rank, local_world_size),
         rank=rank,
         local_rank=local_rank,
         world_size=world_size,
@@ -226,26 +230,6 @@ def keep_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _choose_device(name: str, local_rank: int) -> str:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return name
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:<n>, got '{name}'") from None
-    if device.type != "cuda" or not torch.cuda.is_available():
-        raise UsageError(f"--device={name}: no such device here; use --device=cpu")
-    index = local_rank if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise UsageError(f"--device={name}: this machine has {torch.cuda.device_count()} GPUs; start fewer processes")
-    torch.cuda.set_device(index)
-    return f"cuda:{index}"
 
 
 def _whole_number(variable: str, default: int) -> int:

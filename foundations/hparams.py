@@ -394,6 +394,20 @@ class TrainingHparams(Hparams):
 
 
 @dataclass(frozen=True)
+class PrecisionHparams(Hparams):
+    """The precision of networks on a GPU."""
+
+    heading: ClassVar[str] = "Precision"
+
+    tf32: bool = setting(
+        False,
+        "Networks compute in TF32 on a GPU: products of 10 bits instead of 23, several times as fast. test takes the "
+        "model that was trained so; --train_dir names another. Threats and projections stay in float32.",
+        hashed_if_set=True,
+    )
+
+
+@dataclass(frozen=True)
 class ThreatHparams(Hparams):
     """Selection and storage of the anchors of the Projected Displacement threat."""
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from foundations.arithmetic import describe_arithmetic
 from foundations.desc import digest
+from foundations.devices import describe_device
 from foundations.environment import Environment
 
 CHECKSUM = "checksum"
@@ -26,6 +28,8 @@ def describe_environment(environment: Environment) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": environment.device_name,
+        "gpu": None if environment.device_name == "cpu" else describe_device(environment.device_name),
+        **describe_arithmetic(environment.device_name),
         "world_size": environment.world_size,
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -37,12 +37,22 @@ class RunDirectory:
         return (self / "result.json").is_file()
 
     def open(self, hparams: dict[str, Any]) -> None:
-        """Create the directory and write hparams.json, which records what was hashed.
+        """Create the directory and write hparams.json, which records what was hashed, and on which devices it is made.
 
         Removes temporary files that a killed process left half-written. Call only while no other process writes there.
         """
         self._remove_temporary_files()
         write_json(self / "hparams.json", hparams)
+
+    def devices(self) -> list[str]:
+        """The devices on which the parts that are there were made, first to last, by hparams.json; [] if unknown."""
+        if not any((self / name).is_dir() for name in (*WORKING, "checkpoints")):
+            return []
+        try:
+            told = read_json(self / "hparams.json")["devices"]
+        except (RunError, KeyError, TypeError):
+            return []
+        return [str(name) for name in told] if isinstance(told, list) else []
 
     def result(self) -> dict[str, Any]:
         """The content of result.json; raises RunError if it was edited."""

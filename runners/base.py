@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from foundations.arithmetic import arithmetic
+from foundations.devices import describe_device
 from foundations.environment import Environment
 from foundations.errors import RunError
+from foundations.hparams import PrecisionHparams
 from foundations.results import describe_environment
 from foundations.run_directory import LOCK, Lock, RunDirectory
 from runners.commands import stored_command
@@ -33,12 +36,20 @@ class Runner(ABC):
                 self.directory.tidy_after_a_kill()
             return finished if finished is not None else self.directory.result()
         started = time.monotonic()
-        self.prepare()
-        with self._alone():
-            finished = finished_result(self.desc, self.environment.root_dir)
-            if self.environment.broadcast(finished is not None):  # completed by another command during `prepare`
-                return finished if finished is not None else self.directory.result()
-            return self._run(started)
+        with arithmetic(self._tf32()):
+            self.prepare()
+            with self._alone():
+                finished = finished_result(self.desc, self.environment.root_dir)
+                if self.environment.broadcast(finished is not None):  # completed by another command during `prepare`
+                    return finished if finished is not None else self.directory.result()
+                return self._run(started)
+
+    def _tf32(self) -> bool:
+        """Whether networks compute in TF32; says so if that changes nothing on this device."""
+        precision: PrecisionHparams = getattr(self.desc, "precision", PrecisionHparams())
+        if precision.tf32 and self.environment.device.type != "cuda":
+            self.environment.log(f"note: --tf32 changes nothing on {self.environment.device_name}")
+        return precision.tf32
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -55,8 +66,9 @@ class Runner(ABC):
             lock.release()
 
     def _run(self, started: float) -> dict[str, Any]:
+        devices = self._devices() if self.environment.is_primary else []
         if self.environment.is_primary:
-            self.directory.open(self.stored())
+            self.directory.open({**self.stored(), "devices": devices})
         self.environment.barrier()
         try:
             result = self.run()
@@ -69,13 +81,24 @@ class Runner(ABC):
             "dataset_name": self.desc.dataset_name,
             **result,
             "wall_seconds": round(time.monotonic() - started, 3),
-            "environment": describe_environment(self.environment),
+            "environment": {**describe_environment(self.environment), "devices": devices},
         }
         if self.environment.is_primary:
             self.directory.finish(result)
             self.directory.tidy()
         self.environment.barrier()
         return result
+
+    def _devices(self) -> list[str]:
+        """The devices on which this run is made, first to last; says so if it goes on on another kind of device."""
+        here, earlier = describe_device(self.environment.device_name), self.directory.devices()
+        if not earlier or earlier[-1] == here:
+            return earlier or [here]
+        self.environment.log(
+            f"note: going on on {here} with what was begun on {earlier[-1]}: last bits may differ from those of a run "
+            "on one kind of device"
+        )
+        return [*earlier, here]
 
     def stored(self) -> dict[str, Any]:
         """The content of hparams.json."""

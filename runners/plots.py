@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from foundations.files import write_bytes
+from foundations.pixels import as_floats
 from foundations.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _contact_sheet(images: Tensor, columns: int, row_names: Sequence[str]) -> Fi
     from matplotlib.figure import Figure
     from torchvision.utils import make_grid
 
-    grid = make_grid(images.cpu().float() / 255, nrow=columns, padding=GAP, pad_value=1.0)
+    grid = make_grid(as_floats(images.cpu()), nrow=columns, padding=GAP, pad_value=1.0)
     height, width = grid.shape[1:]
     figure = Figure(figsize=(width / 100 + 1, height / 100 + 0.2))
     axes = figure.add_subplot()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError
+from foundations.pixels import as_floats
 from testing.shards import Shard, count_correct
 from threat_specification.attacks.base import Attack, predicted
 from threat_specification.attacks.search import Cell, Search
@@ -129,7 +130,7 @@ class AttackEvaluation:
     def _rows(self, search: Search, shard: Shard) -> dict[str, Tensor]:
         perturbed = (shard.images + search.worst).clamp(0, 1)
         robust = search.robust(self.headline)
-        rounded = (perturbed * 255).round() / 255
+        rounded = as_floats((perturbed * 255).round().byte())
         flat = search.worst.flatten(1)
         values = {
             "clean_prediction": search.clean_prediction,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from foundations.clock import timed
 from testing.shards import Shard
 from threat_specification.base import Measure, Threat
 
@@ -44,7 +43,7 @@ class PerturbationEvaluation:
 
     perturbations: Sequence[Perturbation]
     measures: dict[str, Measure]
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=dict)
 
     pictures = ()
 
@@ -56,22 +55,19 @@ class PerturbationEvaluation:
         measured = {name: self._bound(name, measure, shard) for name, measure in self.measures.items()}
         found: dict[str, list[Tensor]] = {name: [] for name in self.measures}
         for perturbation in self.perturbations:
-            started = time.perf_counter()
-            images, meant = perturbation.apply(shard)
-            self.seconds["perturbations"] += time.perf_counter() - started
+            with timed(self.seconds, "perturbations", shard.images.device):
+                images, meant = perturbation.apply(shard)
             for name, measure in measured.items():
-                started = time.perf_counter()
-                threat = measure(images).cpu()
-                self.seconds[name] += time.perf_counter() - started
+                with timed(self.seconds, name, shard.images.device):
+                    threat = measure(images).cpu()
                 found[name].append(threat if meant is None else torch.where(meant.cpu(), threat, torch.nan))
         return {name: torch.stack(columns, dim=1) for name, columns in found.items()}
 
     def _bound(self, name: str, measure: Measure, shard: Shard) -> Callable[[Tensor], Tensor]:
         """The measure as a function of perturbed images; work that depends only on the shard is done once."""
-        started = time.perf_counter()
         if not isinstance(measure, Threat):
             return lambda images: measure.evaluate(shard.images, shard.labels, images)
         context = {"indices": shard.index} if measure.segmented else {}
-        bound = measure.bind(shard.images, shard.labels, **context)
-        self.seconds[name] += time.perf_counter() - started
+        with timed(self.seconds, name, shard.images.device):
+            bound = measure.bind(shard.images, shard.labels, **context)
         return lambda images: bound.evaluate(images - shard.images)

@@ -19,6 +19,7 @@ from torch import Tensor
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.files import write_npz
+from foundations.memory import is_out_of_memory
 from threat_specification.attacks.base import predicted
 
 Arrays = dict[str, numpy.ndarray]
@@ -104,7 +105,9 @@ class Memory:
         """Evaluate a shard, in parts where necessary; raises RunError if memory cannot suffice."""
         try:
             parts = [evaluation(part) for part in self._parts(shard)]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             parts = []
         if not parts:  # outside the `except` block, in which the traceback keeps the failed tensors in memory
             self._halve()

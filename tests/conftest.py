@@ -19,6 +19,49 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
 
+MOST_PROCESSES = 3  # of a command of these tests
+MATHEMATICS = ("tests/threat_specification/", "tests/training/")
+
+
+def device_of_commands(gpus: int) -> str:
+    """The device that commands choose where no flag names one: equal ones for one process and for many."""
+    return "auto" if gpus >= MOST_PROCESSES else "cpu"
+
+
+if device_of_commands(torch.cuda.device_count()) == "cpu":
+    os.environ.setdefault("NONISOTROPIC_DEVICE", "cpu")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--on-device=cuda: a second pass of the mathematics, attacks and training, on a GPU."""
+    parser.addoption("--on-device", help=f"run {' and '.join(MATHEMATICS)} alone, with this default device of torch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make tensors and generators on --on-device, those of test modules too, which are not imported yet."""
+    device = config.getoption("--on-device")
+    if not device:
+        return
+    plain = torch.Generator
+
+    class Generator(plain):  # type: ignore[misc, valid-type]
+        """A generator of the default device, without which it could not fill a tensor there."""
+
+        def __new__(cls, device: torch.device | str = device) -> Generator:
+            return plain.__new__(cls, device=device)
+
+    torch.Generator = Generator  # type: ignore[misc]
+    torch.set_default_device(device)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what --on-device does not mean."""
+    if not config.getoption("--on-device"):
+        return
+    kept = [item for item in items if item.nodeid.startswith(MATHEMATICS)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
 
 @dataclass
 class Command:

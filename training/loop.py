@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError
+from foundations.memory import is_out_of_memory
 from foundations.step import Step
 from training.batch import Batch, Movement, Source, Transform, pieces, unmoved
 from training.network import plain
@@ -137,7 +138,9 @@ class Trainer:
             for batch in batches:
                 with nullcontext() if batch is batches[-1] else self._without_communication():
                     self._add_gradient(batch, step)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self.totals = before
             return False
         return True

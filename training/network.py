@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from foundations.modes import buffers_kept
+
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,6 +39,19 @@ def distributed(model: nn.Module, device: torch.device) -> nn.Module:
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     ids = [device] if device.type == "cuda" else None
     return wrapper(model, device_ids=ids, **{option: False})
+
+
+def settle_buckets(model: nn.Module, images: Tensor) -> None:
+    """Have DistributedDataParallel group the gradients for good, by a pass that changes nothing.
+
+    It groups them anew after the first backward pass of a process, by the order in which they came. Without this pass
+    that would be the first step of a run, or the first one after a restart: the sums of three and more processes would
+    then be taken in another order than in the same step of an undisturbed run. A collective operation.
+    """
+    model.train()
+    with buffers_kept(model):
+        (model(images) * 0).sum().backward()
+    model.zero_grad(set_to_none=True)
 
 
 def plain(model: nn.Module) -> nn.Module:

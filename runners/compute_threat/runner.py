@@ -13,6 +13,7 @@ from datasets.sampling import stratified_subset
 from foundations.desc import derive_seed
 from foundations.errors import RunError
 from foundations.files import read_json, write_bytes, write_json
+from foundations.pixels import as_floats
 from runners.base import Runner
 from runners.inputs import read_data, selection_space
 from runners.plots import write_contact_sheet
@@ -162,7 +163,7 @@ class ComputeThreat(Runner):
         for part in stratified_subset(test.labels, size, self.seed).split(part_size(self.data.info.shape)):
             images, labels = test.read(part), test.labels[part]
             usable = ~anchors.equal_with_another_label(images, labels)
-            pixels = images[usable].to(device).float() / 255
+            pixels = as_floats(images[usable].to(device))
             found.append(threat.inscribed_radius(pixels, labels[usable].to(device)).cpu())
         radii = torch.cat(found)
         levels = {"lowest": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "highest": 1.0}
@@ -185,7 +186,7 @@ class ComputeThreat(Runner):
         for here in (test.labels[:-1] != test.labels[1:]).nonzero().flatten().split(part_size(self.data.info.shape)):
             images = test.read(here)
             usable = ~anchors.equal_with_another_label(images, test.labels[here])
-            x, other = images[usable].to(device).float() / 255, test.pixels(here[usable] + 1).to(device)
+            x, other = as_floats(images[usable].to(device)), test.pixels(here[usable] + 1).to(device)
             labels = test.labels[here[usable]].to(device)
             found = torch.stack([threat.evaluate(x, labels, other).cpu() for threat in halves])
             measured = torch.cat([measured, found], 1)[:, :HALVES_EXAMPLES]

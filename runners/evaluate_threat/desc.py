@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from foundations.desc import Desc, builds_on
 from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
-from foundations.hparams import DatasetHparams
+from foundations.hparams import DatasetHparams, PrecisionHparams
 from foundations.results import markdown_table
 from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, check_dataset, names_in
 from runners.compute_threat.desc import ThreatDesc
@@ -153,6 +153,7 @@ class EvaluateThreatDesc(Desc):
 
     dataset: DatasetHparams
     perturbation: PerturbationHparams
+    precision: PrecisionHparams
     anchors: ThreatDesc = builds_on()
     train: Any = builds_on(lambda desc: desc.train is not None)
     judge: Any = builds_on(lambda desc: desc.judge is not None, implied=lambda desc: True)
@@ -185,6 +186,7 @@ class EvaluateThreatDesc(Desc):
             replicate=values.get(cls.replicate_flag, 1),
             dataset=dataset,
             perturbation=perturbation,
+            precision=PrecisionHparams.of(values),
             anchors=ThreatDesc.from_flags(values),
             train=models[0] if models else None,
             more=tuple(models[1:]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from datasets.sampling import stratified_subset
+from foundations.clock import timed
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import RunError
 from foundations.files import write_text
@@ -93,13 +93,11 @@ class EvaluateThreat(Runner):
                 self.store,
                 in_lockstep=self.desc.anchors.threat.shard_anchors,
             )
-            started = time.perf_counter()
-            result = self._metrics(threats)
-            evaluation.seconds["statistics"] += time.perf_counter() - started
+            with timed(evaluation.seconds, "statistics", device):
+                result = self._metrics(threats)
             if self.environment.is_primary:
-                started = time.perf_counter()
-                self._write(threats, result)
-                evaluation.seconds["pictures"] += time.perf_counter() - started
+                with timed(evaluation.seconds, "pictures", device):
+                    self._write(threats, result)
         return {**result, "seconds": {name: round(spent, 3) for name, spent in evaluation.seconds.items()}}
 
     def _threat_in_one_place(self) -> ProjectedDisplacement:

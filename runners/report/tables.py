@@ -198,7 +198,7 @@ def environment_table(runs: list[FinishedRun]) -> Table:
         counts[key] = counts.get(key, 0) + 1
     environments: list[dict[str, Any]] = [json.loads(key) for key in counts]
     table = Table("Environment and versions", ["what", *(f"{count} runs" for count in counts.values())])
-    for fact in ("python", "platform", "device", "world_size", "threads"):
+    for fact in ("python", "platform", "device", "gpu", "precision", "deterministic", "world_size", "threads"):
         table.add([fact.replace("_", " "), *(str(made.get(fact, "-")) for made in environments)], None)
     for package in sorted({name for made in environments for name in made.get("packages", {})}):
         table.add([package, *(made.get("packages", {}).get(package) or "-" for made in environments)], None)

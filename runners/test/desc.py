@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, format_value, setting
-from foundations.hparams import DatasetHparams, ModelHparams, TestingHparams
+from foundations.hparams import DatasetHparams, ModelHparams, PrecisionHparams, TestingHparams
 from foundations.results import markdown_table, wilson_interval
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
@@ -75,6 +75,7 @@ class TestDesc(Desc):
 
     dataset: DatasetHparams
     testing: TestingHparams
+    precision: PrecisionHparams
     train: TrainDesc = builds_on()
     anchors: ThreatDesc = builds_on(_tests_under_threat)
 

@@ -11,7 +11,7 @@ from foundations.desc import Desc, StoredRun, builds_on
 from foundations.environment import resolve_root
 from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, in_range, setting
-from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, TrainingHparams
+from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, PrecisionHparams, TrainingHparams
 from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc
@@ -54,6 +54,7 @@ class TrainDesc(Desc):
     model: ModelHparams
     augmentation: AugmentationHparams
     training: TrainingHparams
+    precision: PrecisionHparams
     anchors: ThreatDesc = builds_on(_trains_under_threat)
 
     @classmethod

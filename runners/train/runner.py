@@ -32,7 +32,7 @@ from training.augmentation import NonisotropicAugmentation
 from training.batch import Batch
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
-from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, size_of
+from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, settle_buckets, size_of
 from training.optimizers import OPTIMIZERS
 from training.random_states import seed_everything
 from training.schedule import Schedule
@@ -123,7 +123,7 @@ class Train(Runner):
 
     def _check_network(self) -> None:
         """Raise an error if the network does not take the images, or not the smallest part of a batch."""
-        images = self.data.train.pixels(torch.arange(1).to(self.data.train.labels.device)).to(self.environment.device)
+        images = self._first_images(1)
         self.network.check(images, self.data.info.num_classes)
         size, parts = self.batches.batch_size, self.environment.world_size * self.desc.training.accumulation
         if size >= 2 * parts or not any(isinstance(module, _BatchNorm) for module in self.network.modules()):
@@ -136,6 +136,10 @@ class Train(Runner):
                 f"batch normalisation needs two examples in every part of a batch; --batch_size={size} makes one in "
                 f"{parts} parts (processes times --accumulation)"
             ) from error
+
+    def _first_images(self, count: int) -> torch.Tensor:
+        rows = torch.arange(count).to(self.data.train.labels.device)
+        return self.data.train.pixels(rows).to(self.environment.device)
 
     def _refuse_what_cannot_be_done(self) -> None:
         training, environment = self.desc.training, self.environment
@@ -214,7 +218,12 @@ class Train(Runner):
     def _distributed(self, model: MixedPrecision) -> nn.Module:
         if self.desc.training.compile:
             model.network.compile()
-        return model if self.environment.world_size == 1 else distributed(model, self.environment.device)
+        if self.environment.world_size == 1:
+            return model
+        wrapped = distributed(model, self.environment.device)
+        part = -(-self.batches.batch_size // (self.environment.world_size * self.desc.training.accumulation))
+        settle_buckets(wrapped, self._first_images(part))
+        return wrapped
 
     def _after_step(self, progress: Progress) -> None:
         """Broadcast the buffers, update the moving average, and store where the adversaries ended."""

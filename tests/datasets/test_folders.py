@@ -120,6 +120,25 @@ def test_a_damaged_image_is_named(tmp_path: Path, num_workers: int, damage: Call
     assert not multiprocessing.active_children()  # while the error, with its traceback, is still there
 
 
+def test_workers_get_nothing_that_is_on_a_gpu() -> None:
+    """A forked process cannot use CUDA, and one that is spawned would be sent the labels."""
+
+    class OnCpu:
+        def decode(self, row: int) -> torch.Tensor:
+            return torch.full((1, 2, 2), row, dtype=torch.uint8)
+
+    class OnGpu:
+        device = torch.device("cpu")  # of the images that the reader returns
+
+        def to(self, device: torch.device) -> OnCpu:
+            assert device.type == "cpu"
+            return OnCpu()
+
+    split: Any = OnGpu()
+    (images,) = read_ahead(split, [torch.tensor([3, 1])], 0)
+    assert images[:, 0, 0, 0].tolist() == [3, 1]
+
+
 def test_workers_end_with_their_reader(tmp_path: Path) -> None:
     """They ignore SIGTERM; a reader that stops half-way, or loses one of them, must not wait for them."""
     written.write_folders(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams
-from foundations.hparams import AugmentationHparams, TestingHparams, ThreatHparams, TrainingHparams
+from foundations.hparams import AugmentationHparams, PrecisionHparams, TestingHparams, ThreatHparams, TrainingHparams
 from runners.compute_threat.desc import ThreatDesc
 from runners.multi.desc import MultiTestDesc, MultiTrainDesc
 from runners.test.desc import TestDesc
@@ -87,7 +87,9 @@ def fields_of(*groups: type[Hparams]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("group", "field"), fields_of(TrainingHparams, AugmentationHparams, ThreatHparams))
+@pytest.mark.parametrize(
+    ("group", "field"), fields_of(TrainingHparams, AugmentationHparams, ThreatHparams, PrecisionHparams)
+)
 def test_each_setting_of_a_training_run_changes_its_hash_when_it_can_change_the_result(
     group: type[Hparams], field: dataclasses.Field
 ) -> None:
@@ -165,6 +167,17 @@ def test_a_training_run_without_threat_ignores_its_anchors() -> None:
     assert "anchors" not in plain.hashed()
     under = TrainDesc.from_flags(NAMED | {"N_adv_train": True})
     assert under.hashed()["anchors"] == {"hash": ThreatDesc.from_flags(NAMED).hash, "replicate": 1}
+
+
+def test_tf32_enters_the_hash_of_what_networks_compute_and_of_nothing_else() -> None:
+    """Unset it leaves no trace: runs made before there was the flag keep their names."""
+    flags = NAMED | {"N_adv_eval": True, "train_replicate": 2}
+    plain, lower = (TestDesc.from_flags(flags | more) for more in ({}, {"tf32": True}))
+    assert "precision" not in plain.hashed() and "precision" not in plain.train.hashed()
+    assert lower.hashed()["precision"] == {"tf32": True} and plain.hash != lower.hash
+    assert lower.train == TrainDesc.from_flags(flags | {"tf32": True}) and lower.train.hash != plain.train.hash
+    assert lower.anchors.hash == plain.anchors.hash
+    assert "tf32" in lower.flags()
 
 
 @pytest.mark.parametrize("alias", ["lenet", "mnist_lenet", "mnist_5k_lenet", "digits_lenet"])

@@ -177,10 +177,11 @@ class SmallDevice(Brightness):
     """Has memory for three images at a time."""
 
     room = 3
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().forward(images)
 
 
@@ -205,6 +206,16 @@ def test_out_of_memory_shards_are_evaluated_in_parts(capsys: pytest.CaptureFixtu
         model = SmallDevice()
         model.room = 0
         attacked(model)
+
+
+def test_other_errors_end_the_evaluation_and_those_of_libraries_for_lack_of_memory_do_not() -> None:
+    images, labels, model = torch.rand(10, 1, 2, 2), torch.arange(10) % 2, SmallDevice()
+    words = (lambda rows: images[rows], labels, torch.arange(10), 5, [CleanEvaluation(model)], ALONE)
+    model.error = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+    assert len(evaluate_in_shards(*words)["standard_correct"]) == 10
+    model.error = RuntimeError("CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        evaluate_in_shards(*words)
 
 
 def test_out_of_memory_in_lockstep_is_an_error() -> None:

@@ -307,11 +307,12 @@ class SmallDevice(nn.Module):
     def __init__(self, network: nn.Module, room: int) -> None:
         super().__init__()
         self.network, self.room, self.refused = network, room, 0
+        self.error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) > self.room:
             self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.network(images)
 
 
@@ -334,6 +335,16 @@ def test_out_of_memory_with_one_image_or_among_processes_is_an_error() -> None:
         trainer(1, model=SmallDevice(smooth(), room=0), notice=lambda text: None).run()
     with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
         trainer(1, model=SmallDevice(smooth(), room=1), world_size=2).run()
+
+
+def test_other_errors_end_training_and_those_of_libraries_for_lack_of_memory_do_not() -> None:
+    small = SmallDevice(smooth(), room=1)
+    small.error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    trainer(2, model=small, notice=lambda text: None).run()
+    assert small.refused == 1
+    small.error = RuntimeError("CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        trainer(2, model=small).run()
 
 
 def test_a_batch_that_runs_out_of_memory_half_way_is_counted_once() -> None:

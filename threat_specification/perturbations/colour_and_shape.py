@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from foundations.pixels import as_floats
 from threat_specification.perturbations import filters
 from threat_specification.perturbations.draws import Draws
 
@@ -79,7 +80,7 @@ def elastic(x: Tensor, draws: Draws, strength: float, sigma: float) -> Tensor:
 
 def posterize(x: Tensor, draws: Draws, bits: int) -> Tensor:
     """Keep the highest `bits` bits of each 8-bit value."""
-    return functional.posterize((x * 255).round().byte(), bits).to(x) / 255
+    return as_floats(functional.posterize((x * 255).round().byte(), bits)).to(x.dtype)
 
 
 def autocontrast(x: Tensor, draws: Draws) -> Tensor:

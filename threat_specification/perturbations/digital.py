@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from foundations.pixels import as_floats
 from threat_specification.perturbations import filters
 from threat_specification.perturbations.draws import Draws
 
@@ -53,9 +54,8 @@ def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
     planes = x if x.shape[1] == 3 else x.flatten(0, 1).unsqueeze(1)
     pixels = (planes * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     decoded = numpy.stack([_through_jpeg(image.squeeze(2) if len(x[0]) != 3 else image, quality) for image in pixels])
-    return (
-        torch.from_numpy(decoded).view(len(planes), *x.shape[2:], -1).permute(0, 3, 1, 2).reshape(x.shape).to(x) / 255
-    )
+    images = torch.from_numpy(decoded).view(len(planes), *x.shape[2:], -1).permute(0, 3, 1, 2).reshape(x.shape)
+    return as_floats(images.to(x.device)).to(x.dtype)
 
 
 def _through_jpeg(image: numpy.ndarray, quality: int) -> numpy.ndarray:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from foundations.pixels import as_floats
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.pace import pace_of
 
@@ -138,11 +139,6 @@ class DensePart(TiledPart):
         return out
 
 
-def as_floats(images: Tensor) -> Tensor:
-    """Convert images to float32 in [0, 1]; a byte k becomes the float32 nearest to k / 255."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-
-
 class _Products(torch.autograd.Function):
     """Products as an autograd function, since autograd cannot record operations on reused buffers."""
 
@@ -252,8 +248,7 @@ def _rows_in(images: Tensor, numbers: Tensor, buffers: Buffers) -> Tensor:
     torch.index_select(images, 0, numbers, out=raw)
     if images.dtype == torch.float32:
         return raw
-    rows = buffers.get("rows", shape, torch.float32, images.device).copy_(raw)
-    return rows.div_(255) if images.dtype == torch.uint8 else rows
+    return as_floats(raw, out=buffers.get("rows", shape, torch.float32, images.device))
 
 
 def _mean(flat: Tensor) -> Tensor:

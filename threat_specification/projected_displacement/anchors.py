@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
+from foundations.pixels import as_floats
 
 
 class AnchorSet:
@@ -50,7 +51,7 @@ class AnchorSet:
     def floats(self) -> Tensor:
         """[N, D] float32 in [0, 1]."""
         flat = self.images.flatten(1)
-        return flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
+        return as_floats(flat)
 
     def equal_with_another_label(self, images: Tensor, labels: Tensor) -> Tensor:
         """[B] bool: images [B,C,H,W] (of the anchors' dtype) that are bit-identical to an anchor of another label.

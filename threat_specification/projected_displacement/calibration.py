@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from foundations.errors import UsageError
+from foundations.pixels import as_floats
 from threat_specification.projected_displacement.class_weights import check_class_weights, check_labels_covered
 from threat_specification.projected_displacement.directions import BETA
 from threat_specification.projected_displacement.threat import ProjectedDisplacement
@@ -29,7 +30,7 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
         raise UsageError("calibration of class weights: expected images of at least two classes, got one class")
     plain, weighted = [], []
     for part in torch.arange(len(first)).split(BATCH):
-        x, other, y = _floats(images[first[part]]), _floats(images[second[part]]), labels[first[part]]
+        x, other, y = as_floats(images[first[part]]), as_floats(images[second[part]]), labels[first[part]]
         bound = threat.bind(x, y)
         along = bound.displacements((other - x).flatten(1)).clamp_min(0)
         plain.append(along.amax(1))
@@ -38,10 +39,6 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
     if not float(got) > 0:
         raise UsageError("calibration of class weights: most pairs of images have threat 0; use more anchors or images")
     return weights * (got / expected)
-
-
-def _floats(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from foundations.pixels import as_floats
 from threat_specification.projected_displacement import anchor_matrix
 from threat_specification.projected_displacement.anchor_matrix import (
     AnchorMatrix,
     DensePart,
     TiledPart,
-    as_floats,
 )
 
 VARIANTS = {
