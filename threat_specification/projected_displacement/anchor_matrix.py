@@ -234,10 +234,16 @@ class AnchorMatrix:
         """Anchors by number from the raw images, not centred: [P, D] float32 in [0, 1], in the buffers if given."""
         if len(self.parts) == 1:
             return _rows_in(self.parts[0].images, numbers, buffers or Buffers())
-        out = torch.empty(len(numbers), self.shape[1], device=self.device)
+        return as_floats(self.stored_rows(numbers))
+
+    def stored_rows(self, numbers: Tensor) -> Tensor:
+        """Anchors by number, [P, D] in the dtype that they are stored in, on the first device."""
+        if len(self.parts) == 1:
+            return self.parts[0].images[numbers]
+        out = torch.empty(len(numbers), self.shape[1], dtype=self.parts[0].images.dtype, device=self.device)
         for part, start, stop in zip(self.parts, self.starts, self.starts[1:], strict=False):
             here = ((numbers >= start) & (numbers < stop)).nonzero().flatten()
-            out[here] = as_floats(part.images[(numbers[here] - start).to(part.images.device)]).to(self.device)
+            out[here] = part.images[(numbers[here] - start).to(part.images.device)].to(self.device)
         return out
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, distributed
 
 from foundations.errors import UsageError
+from foundations.pixels import as_floats
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.buffers import Buffers
 
-PIECE_ROWS = 64  # anchors sent at a time
+PIECE_BYTES = 1 << 28  # of anchors sent at a time
 
 
 class DistributedAnchorMatrix(AnchorMatrix):
@@ -36,14 +37,16 @@ class DistributedAnchorMatrix(AnchorMatrix):
         distributed.all_reduce(total)
         centre = (total / sum(counts) / (255 if flat.dtype == torch.uint8 else 1)).float()
         super().__init__(images, num_chunks, devices, centre)
+        self.counts = counts
         rank = distributed.get_rank()
         self.mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
         self.shape = torch.Size([sum(counts), flat.shape[1]])
         self.squared_norms = gather(self.squared_norms)
 
     def over_parts(self, method: str, vectors: Tensor) -> Tensor:
-        """Call a method of the parts of all processes and gather the results to [B, N]."""
-        return gather(super().over_parts(method, vectors).T.contiguous()).T.contiguous()
+        """Call a method of the parts of all processes and gather the results to [B, N], by one collective operation."""
+        mine = super().over_parts(method, vectors)
+        return gather(mine.T.contiguous(), self.counts).T.contiguous()
 
     @property
     def has_gram(self) -> bool:
@@ -55,27 +58,35 @@ class DistributedAnchorMatrix(AnchorMatrix):
         return total
 
     def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
-        out = torch.zeros(len(numbers), self.shape[1], device=self.device)
-        for piece in torch.arange(len(numbers), device=numbers.device).split(PIECE_ROWS):
-            wanted, part = numbers[piece], torch.zeros(len(piece), self.shape[1], device=self.device)
-            here = (wanted >= self.mine.start) & (wanted < self.mine.stop)
-            part[here] = super().rows(wanted[here] - self.mine.start)
+        """As `AnchorMatrix.rows`: every process adds its own anchors to zeros, in the dtype that they are stored in."""
+        stored = self.parts[0].images.dtype
+        out = torch.empty(len(numbers), self.shape[1], device=self.device)
+        size = torch.empty((), dtype=stored).element_size() * self.shape[1]
+        for piece in torch.arange(len(numbers), device=numbers.device).split(max(1, PIECE_BYTES // size)):
+            wanted = numbers[piece]
+            here = ((wanted >= self.mine.start) & (wanted < self.mine.stop)).nonzero().squeeze(1)
+            part = torch.zeros(len(piece), self.shape[1], dtype=stored, device=self.device)
+            part[here] = self.stored_rows(wanted[here] - self.mine.start)
             distributed.all_reduce(part)
-            out[piece] = part
+            out[piece] = as_floats(part)
         return out
 
 
-def gather(part: Tensor) -> Tensor:
-    """All-gather the parts [n_r, ...] of all processes, which may differ in length, to [sum n_r, ...]."""
-    count = torch.tensor([len(part)], device=part.device)
-    counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, count)
-    longest = int(torch.cat(counts).max())
-    padded = part.new_zeros(longest, *part.shape[1:])
+def gather(part: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """All-gather the parts [n_r, ...] of all processes, which may differ in length, to [sum n_r, ...].
+
+    counts  n_r of all processes, if they are known: otherwise they are gathered first
+    """
+    if counts is None:
+        count = torch.tensor([len(part)], device=part.device)
+        found = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(found, count)
+        counts = torch.cat(found).tolist()
+    padded = part.new_zeros(max(counts), *part.shape[1:])
     padded[: len(part)] = part
     parts = [torch.empty_like(padded) for _ in counts]
     distributed.all_gather(parts, padded)
-    return torch.cat([rows[: int(n)] for rows, n in zip(parts, counts, strict=True)])
+    return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
 
 
 def any_of(flags: Tensor) -> Tensor:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from tests.conftest import PROJECT
 from tests.threat_specification.projected_displacement.rank_worker import FORMS, anchors, measure
 from threat_specification import AnchorSet
+from threat_specification.projected_displacement import distributed_matrix
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
+from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -48,3 +53,31 @@ def test_a_part_keeps_the_digest_of_the_whole(tmp_path: Path) -> None:
     assert torch.cat([part.images for part in parts]).equal(whole.images)
     assert torch.cat([part.indices for part in parts if part.indices is not None]).equal(torch.arange(23) + 100)
     assert {part.digest for part in parts} == {whole.digest}
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float"])
+def test_products_and_rows_are_one_collective_operation_each(
+    dtype: str, group_of_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = anchors(dtype).images
+    matrix, alone = DistributedAnchorMatrix(images), AnchorMatrix(images)
+    called: list[str] = []
+    for name in ("all_gather", "all_reduce"):
+        function = getattr(distributed, name)
+        monkeypatch.setattr(
+            distributed, name, lambda *known, function=function, name=name: called.append(name) or function(*known)
+        )
+    vectors, numbers = torch.rand(4, 25), torch.arange(23).repeat(20)
+    torch.testing.assert_close(matrix.products(vectors), alone.products(vectors), rtol=1e-5, atol=1e-6)
+    assert called == ["all_gather"]
+    assert torch.equal(matrix.rows(numbers), alone.rows(numbers))
+    assert called == ["all_gather", "all_reduce"]
+    monkeypatch.setattr(distributed_matrix, "PIECE_BYTES", 100)
+    assert torch.equal(matrix.rows(numbers), alone.rows(numbers))
