@@ -162,12 +162,17 @@ def test_severity_has_a_panel_of_lines_for_each_corruption(measurement: Measurem
     assert titles == [name for names in CATEGORIES.values() for name in sorted(names, key=list(SAFE).index)]
     corners = [frame for frame in frames if len(frame) == 3]
     assert len(corners) == len(halves) == len(titles)
-    line = axes.lines[measurement.main.index("PD")].get_xydata()
-    runs = numpy.split(line, numpy.flatnonzero(numpy.isnan(line[:, 0])) + 1)[:-1]
+    lines = [line.get_xydata() for line in axes.lines[: len(measurement.main)]]
+    gaps = numpy.flatnonzero(numpy.isnan(lines[0][:, 0])) + 1
+    runs = numpy.split(lines[measurement.main.index("PD")], gaps)[:-1]
+    all_runs = numpy.split(numpy.stack(lines)[:, :, 1], gaps, axis=1)[:-1]
+    highest = max(
+        (zero - numpy.nanmin(of)) / (zero - top) for ((_, top), (_, zero), _), of in zip(corners, all_runs, strict=True)
+    )
+    assert highest == pytest.approx(1 / 1.05, abs=1e-5)  # the largest mean fills a panel
     unit = numpy.median(measurement.threats["PD"][:, measurement.other_class])
-    for title, ((_, top), (_, zero), _), half, run in zip(titles, corners, halves, runs, strict=True):
+    for title, (_, (_, zero), _), half, run in zip(titles, corners, halves, runs, strict=True):
         columns = [c for c, p in enumerate(measurement.perturbations) if p.name == title and p.group == "safe"]
-        assert top <= run[:-1, 1].min() and run[:-1, 1].max() <= zero
         heights = 0.5 * (zero - run[:-1, 1]) / (zero - half[0, 1])
         assert heights == pytest.approx(measurement.threats["PD"][:, columns].mean(0) / unit, abs=1e-5)
 
