@@ -23,6 +23,7 @@ ADVERSARIES = ("--N_adv_train", "--N_adv_train_attack_iter=2")
 ATTACKED = ("--N_adv_eval", "--num_examples=20", "--N_attack_iter=2", "--attacks=apgd_ce")
 UNATTACKED = ("--standard_eval",)  # needs no anchors
 LAUNCHER = ("-m", "torch.distributed.run", "--nnodes=1", "--standalone")
+MARKED = "tests/threat_specification/projected_displacement/test_anchor_matrix.py"
 MATHEMATICS = ("test_norms", "test_intersection", "projected_displacement/test_projection",
                "projected_displacement/test_threat", "attacks/test_attacks")  # fmt: skip
 AT_MOST = 150.0  # seconds of one command
@@ -122,7 +123,7 @@ def torchrun(bench: Bench) -> None:
 def tests(bench: Bench) -> None:
     """The tests that need a CUDA device; then those of the mathematics with the device as torch's default."""
     base = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
-    done = _pytest(bench, [*base, "-m", "cuda", "tests/threat_specification"])
+    done = _pytest(bench, [*base, "-m", "cuda", bench.sized("tests", MARKED)])
     bench.tell("tests marked cuda", _last(done))
     if done.returncode not in (0, 5):  # 5: none was collected
         raise RuntimeError(f"tests marked cuda: {done.stdout[-400:]}")
