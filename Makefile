@@ -2,6 +2,8 @@
 # make test   set up .venv, then lint, types and tests
 # make mutants  faults put into the code on purpose: each must fail a test (minutes)
 # make bench  side-by-side measurements
+# make gpu    a pass over a GPU: tests on it, then ratios side by side (under 8 minutes); writes benchmarks/RESULTS_GPU.md
+#             where there is no GPU: make gpu GPU_FLAGS='--device=cpu --tiny'
 # make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium)
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test mutants bench soak clean
+.PHONY: demo test mutants bench gpu soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -51,6 +53,9 @@ soak: .venv/installed
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/bench-installed
 	$(BIN)/python -m benchmarks
+
+gpu: .venv/installed
+	$(BIN)/python -m benchmarks.gpu $(GPU_FLAGS)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,8 +20,14 @@ from foundations.signals import Interrupted
 if TYPE_CHECKING:
     import numpy
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
-UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+DPI = 150
+# Neither a version nor a date in the files; a PNG compressed less takes half of the time and 5 % more space.
+SAVING: dict[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
 # Okabe and Ito's colours, for colour-blind readers.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00")
 GAP = 2  # pixels between images, before enlargement
@@ -37,9 +43,8 @@ def write_figure(path: Path, make: Callable[[], Figure | None], kinds: Sequence[
             figure = make()
             if figure is None:
                 return False
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # compute the layout once, not for each file
-            written = {kind: _rendered(figure, kind) for kind in kinds}
+            box = _laid_out(figure)
+            written = {kind: _rendered(figure, kind, box) for kind in kinds}
     except Interrupted:
         raise
     except Exception as error:
@@ -66,9 +71,22 @@ def plain_style() -> Iterator[None]:
         yield
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def _laid_out(figure: Figure) -> Bbox:
+    """Lay a figure out once, not for each file, and return the part that is not empty, in inches."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DPI)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine(None)  # one that remains, "none" too, draws a figure once more for each file
+    return figure.get_tightbbox(renderer).padded(matplotlib.rcParams["savefig.pad_inches"])
+
+
+def _rendered(figure: Figure, kind: str, box: Bbox) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata=UNDATED[kind])
+    figure.savefig(buffer, format=kind, dpi=DPI, bbox_inches=box, **SAVING[kind])
     return buffer.getvalue()
 
 

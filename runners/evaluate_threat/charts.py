@@ -57,13 +57,16 @@ def separation(measurement: Measurement) -> Figure:
     rows |= {f"severity {level}": found for level, found in result["separation_by_severity"].items()}
     figure = Figure(figsize=(WIDTH * 0.75, 0.9 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
+    places: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in measurement.main}
     for row, found in enumerate(rows.values()):
         shown = [name for name in measurement.main if name in found]
         for place, name in enumerate(shown):
-            metrics = found[name]
-            position = row + (place - (len(shown) - 1) / 2) * 0.17
-            error = [[max(0.0, metrics["auroc"] - metrics["low"])], [max(0.0, metrics["high"] - metrics["auroc"])]]
-            axes.errorbar(metrics["auroc"], position, xerr=error, markersize=4, linewidth=1, capsize=2, **styles[name])
+            places[name].append((row + (place - (len(shown) - 1) / 2) * 0.17, found[name]))
+    for name, marks in places.items():
+        centres, low, high = (numpy.array([metrics[key] for _, metrics in marks]) for key in ("auroc", "low", "high"))
+        error = numpy.stack((centres - low, high - centres)).clip(min=0)
+        look: dict[str, Any] = {"linestyle": "none", "markersize": 4, "elinewidth": 1, "capsize": 2} | styles[name]
+        axes.errorbar(centres, [position for position, _ in marks], xerr=error, **look)
     axes.axvline(0.5, color="#999999", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.invert_yaxis()

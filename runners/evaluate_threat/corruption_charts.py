@@ -6,11 +6,14 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from runners.evaluate_threat.charts import GROUP_COLOURS, WIDTH, legend, style, without_frame
+from runners.evaluate_threat.panels import CELL, Panel
 from runners.plots import PALETTE
+from runners.sheets import Labels, Sheet
 from threat_specification.perturbations.registry import CATEGORIES, OTHER
 
 if TYPE_CHECKING:
@@ -36,31 +39,36 @@ def types_of(measurement: Measurement) -> dict[str, list[int]]:
 
 def severity(measurement: Measurement) -> Figure:
     """A panel for each corruption with a line for each threat, in units of an image of another class."""
-    names, styles = measurement.main, style(measurement.main)
-    types = types_of(measurement)
-    rows = -(-len(types) // PANELS)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.05 * rows), layout="constrained")
-    grid = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False)
-    most = 0.0
-    for place, axes in enumerate(grid.flat):
-        if place >= len(types):
-            axes.set_axis_off()
-            continue
-        title, columns = list(types.items())[place]
-        levels = [measurement.perturbations[column].severity for column in columns]
-        for name in names:
-            means = measurement.threats[name][:, columns].mean(0) / measurement.unit(name)
-            axes.plot(levels, means, markersize=2.5, linewidth=1, **styles[name])
-            most = max(most, float(means.max()))
-        axes.axhline(0.5, color="#999999", linewidth=0.6, linestyle=":")
-        axes.set_title(textwrap.fill(title.replace("_", " "), 18), fontsize=6.5, pad=2)
-        axes.tick_params(labelsize=6)
-        axes.set_xticks(levels)
-    grid[0][0].set_ylim(0, 1.05 * most)
+    names, styles, types = measurement.main, style(measurement.main), types_of(measurement)
+    means = {name: measurement.threats[name].mean(0) / measurement.unit(name) for name in names}
+    severities = numpy.array([perturbation.severity for perturbation in measurement.perturbations])
+    safe = measurement.columns("safe")
+    most = 1.05 * max(float(numpy.nanmax(found[safe], initial=0)) for found in means.values())
+    sheet = Sheet(-(-len(types) // PANELS), PANELS, CELL, corner=(0.42, 0.15), rest=(0.05, 0.45))
+    levels = numpy.unique(severities[safe])
+    panels = [Panel(sheet.cell(place), levels, most or 1.0) for place in range(len(types))]
+    for name in names:
+        lines: list[Any] = []
+        for panel, columns in zip(panels, types.values(), strict=True):
+            lines += [panel.points(severities[columns], means[name][columns]), [[numpy.nan, numpy.nan]]]
+        # One line for all panels, with gaps between them.
+        sheet.axes.plot(*numpy.concatenate(lines).T, markersize=2.5, linewidth=1, **styles[name])
+    for place, (panel, title) in enumerate(zip(panels, types, strict=True)):
+        panel.write(
+            sheet.axes,
+            textwrap.fill(title.replace("_", " "), 18),
+            across=place + PANELS >= len(types),
+            up=place % PANELS == 0,
+        )
+    frames = [line for panel in panels for line in panel.frame()]
+    sheet.axes.add_collection(LineCollection(frames, colors="black", linewidths=0.8))
+    halves = [panel.half() for panel in panels if panel.most > 0.5]
+    sheet.axes.add_collection(LineCollection(halves, colors="#999999", linewidths=0.6, linestyles=":"))
+    figure = sheet.finished()
     figure.supxlabel("severity; threats in units of an image of another class (median), dotted: half of it", fontsize=8)
-    figure.supylabel("mean threat", fontsize=8)
+    figure.supylabel("mean threat", x=0.005, fontsize=8)
     legend(figure, styles)
-    return without_frame(figure)
+    return figure
 
 
 def heatmap(measurement: Measurement) -> Figure:
@@ -85,7 +93,7 @@ def _heatmaps(measurement: Measurement, units: dict[str, float], most: float | N
     types = types_of(measurement)
     levels = sorted({p.severity for p in measurement.perturbations if p.group == "safe"})
     figure = Figure(figsize=(WIDTH * 1.1, 0.9 + 0.165 * len(types)), layout="constrained")
-    grid = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(units), squeeze=False)[0]
     for axes, (name, unit) in zip(grid, units.items(), strict=True):
         cells = numpy.full((len(types), len(levels)), numpy.nan)
         for row, columns in enumerate(types.values()):
@@ -94,12 +102,12 @@ def _heatmaps(measurement: Measurement, units: dict[str, float], most: float | N
                 cells[row, place] = measurement.threats[name][:, column].mean() / unit
         top = most or max(float(numpy.nanmax(cells)), 1e-12)
         drawn = axes.imshow(cells, cmap="cividis", vmin=0, vmax=top, aspect="auto")
-        for (row, place), value in numpy.ndenumerate(cells):
-            if not numpy.isnan(value):
-                ink = "white" if value < 0.55 * top else "black"
-                axes.text(place, row, _short(value), ha="center", va="center", fontsize=4.5, color=ink)
+        known = {(place, row): value for (row, place), value in numpy.ndenumerate(cells) if not numpy.isnan(value)}
+        inks = ["white" if value < 0.55 * top else "black" for value in known.values()]
+        Labels(axes, list(known), [_short(value) for value in known.values()], inks, size=4.5)
         axes.set_title(name, fontsize=8)
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels], fontsize=7)
+        axes.set_yticks([])
         axes.tick_params(length=0)
     grid[0].set_yticks(range(len(types)), [title.replace("_", " ") for title in types], fontsize=6.5)
     _divide(grid, [measurement.perturbations[columns[0]].category for columns in types.values()])
@@ -128,13 +136,18 @@ def quadrants(measurement: Measurement) -> Figure:
     others = ["Linf", *(name for name in measurement.main if name not in ("PD", "PD-W", "PD-S", "L2", "Linf", "SSIM"))]
     figure = Figure(figsize=(WIDTH * min(1.0, 0.55 * len(others)), 3.1), layout="constrained")
     for axes, other in zip(figure.subplots(1, len(others), sharey=True, squeeze=False)[0], others, strict=True):
-        for column in measurement.columns("safe"):
-            p = measurement.perturbations[column]
-            at = (measurement.threats[other][:, column].mean(), measurement.threats["PD"][:, column].mean())
-            axes.scatter(*at, s=6 + 7 * p.severity, color=COLOURS[p.category], alpha=0.7, linewidth=0)
+        columns = measurement.columns("safe")
+        safe = [measurement.perturbations[column] for column in columns]
+        at = [measurement.threats[name][:, columns].mean(0) for name in (other, "PD")]
+        colours = [COLOURS[p.category] for p in safe]
+        axes.scatter(*at, s=[6 + 7 * p.severity for p in safe], color=colours, alpha=0.7, linewidth=0)
         column = measurement.other_class
-        at = (measurement.threats[other][:, column].mean(), measurement.threats["PD"][:, column].mean())
-        axes.scatter(*at, s=90, marker="*", color=GROUP_COLOURS["unsafe"])
+        axes.scatter(
+            *(measurement.threats[name][:, column].mean() for name in (other, "PD")),
+            s=90,
+            marker="*",
+            color=GROUP_COLOURS["unsafe"],
+        )
         axes.axhline(QUADRANTS["PD"], color="#999999", linewidth=0.8, linestyle=":")
         if (line := QUADRANTS.get(other.split(":")[0])) is not None:
             axes.axvline(line, color="#999999", linewidth=0.8, linestyle=":")

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from runners.evaluate_threat.charts import GROUP_COLOURS, WIDTH
-from runners.plots import amplified, shown
+from runners.plots import amplified
+from runners.sheets import Sheet
 from testing.shards import Shard
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ def example(measurement: Measurement) -> tuple[int, Shard]:
     """The measured image whose move to another class has the median threat: its row, and a shard of it alone."""
     values = measurement.threats["PD"][:, measurement.other_class]
     row = int(numpy.argsort(values, kind="stable")[len(values) // 2])
-    return row, shard_of(measurement, row)
+    return row, shard_of(measurement, [row])
 
 
-def shard_of(measurement: Measurement, row: int) -> Shard:
-    """A shard of one measured image alone."""
+def shard_of(measurement: Measurement, rows: list[int]) -> Shard:
+    """A shard of these measured images."""
     test, device = measurement.data.test, measurement.threat.labels.device
-    index = measurement.index[row : row + 1]
+    index = measurement.index[rows]
     pixels = test.pixels(index.to(test.labels.device)).to(device)
     return Shard(-1, pixels, test.labels.cpu()[index].to(device), index.to(device))
 
@@ -45,20 +46,16 @@ def gallery(measurement: Measurement) -> Figure:
     columns = [column for column, p in enumerate(measurement.perturbations) if _is_shown(measurement, p)]
     columns.sort(key=lambda column: list(GROUP_COLOURS).index(measurement.perturbations[column].group))
     columns = [c for c in columns if not numpy.isnan(measurement.threats["PD"][row, c])]
-    rows = -(-(len(columns) + 1) // ACROSS)
-    figure = Figure(figsize=(WIDTH * 1.15, 1.36 * rows), layout="constrained")
-    grid = figure.subplots(rows, ACROSS, squeeze=False).flat
+    sheet = Sheet(-(-(len(columns) + 1) // ACROSS), ACROSS, (WIDTH * 1.15 / ACROSS, 1.36))
     name = measurement.data.info.classes[int(shard.labels[0])]
-    _picture(grid[0], shard.images[0], f"x: {name}", "", "#000000")
-    for axes, column in zip(grid[1:], columns, strict=False):
+    sheet.picture(0, shard.images[0], f"x: {name}", "", "#000000")
+    for place, column in enumerate(columns, start=1):
         perturbation = measurement.perturbations[column]
         images, _ = perturbation.apply(shard)
         threats = {n: float(measurement.threats[n][row, column]) for n in ("PD", "L2", "Linf")}
         caption = f"PD {threats['PD']:.2f}\nl2 {threats['L2']:.1f}  l∞ {threats['Linf']:.2f}"
-        _picture(axes, images[0], _title(perturbation), caption, GROUP_COLOURS[perturbation.group])
-    for axes in list(grid)[len(columns) + 1 :]:
-        axes.set_axis_off()
-    return figure
+        sheet.picture(place, images[0], _title(perturbation), caption, GROUP_COLOURS[perturbation.group])
+    return sheet.finished()
 
 
 def _is_shown(measurement: Measurement, perturbation: Any) -> bool:
@@ -76,16 +73,6 @@ def _title(perturbation: Any) -> str:
     return f"{name} {perturbation.severity:g}" if graded else name
 
 
-def _picture(axes: Any, image: Tensor, title: str, caption: str, colour: str) -> None:
-    axes.imshow(shown(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(title, fontsize=7, pad=2, color=colour)
-    axes.set_xlabel(caption, fontsize=6.5, labelpad=2)
-    for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=1.5)
-
-
 def equal_linf(measurement: Measurement) -> Figure:
     """Changes of three images, made as long in l-inf as one another, with their PD (the paper's Figs. 1, 8 and 9).
 
@@ -94,22 +81,22 @@ def equal_linf(measurement: Measurement) -> Figure:
     order = numpy.argsort(measurement.threats["PD"][:, measurement.other_class], kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in (0.25, 0.5, 0.75)]
     columns = [*_strongest(measurement).values(), measurement.other_class]
-    figure = Figure(figsize=(0.95 * (len(columns) + 1), 1.2 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(columns) + 1, squeeze=False)
-    for line, row in zip(grid, rows, strict=True):
-        shard = shard_of(measurement, row)
-        changes = [measurement.perturbations[c].apply(shard)[0] - shard.images for c in columns]
-        lengths = [float(change.abs().max()) for change in changes]
-        common = min(length for length in lengths if length > 0)
-        name = measurement.data.info.classes[int(shard.labels[0])]
-        _picture(line[0], shard.images[0], name, f"l∞ {common:.2f}", "#000000")
-        for axes, column, change, length in zip(line[1:], columns, changes, lengths, strict=True):
+    sheet = Sheet(len(rows), len(columns) + 1, (0.95, 1.2))
+    shard = shard_of(measurement, rows)
+    changes = torch.stack([measurement.perturbations[c].apply(shard)[0] - shard.images for c in columns])
+    lengths = changes.flatten(2).abs().amax(2)
+    common = lengths.where(lengths > 0, math.inf).amin(0)  # of each image
+    drawn = shard.images + changes * (common / lengths.maximum(common)).view(len(columns), -1, 1, 1, 1)
+    threats = torch.stack([measurement.threat.evaluate(shard.images, shard.labels, images) for images in drawn])
+    for row, (image, label) in enumerate(zip(shard.images, shard.labels.tolist(), strict=True)):
+        first = row * (len(columns) + 1)
+        sheet.picture(first, image, measurement.data.info.classes[label], f"l∞ {float(common[row]):.2f}", "#000000")
+        for place, column in enumerate(columns):
             perturbation = measurement.perturbations[column]
-            images = shard.images + change * (common / max(length, common))
-            threat = float(measurement.threat.evaluate(shard.images, shard.labels, images))
-            told = f"PD {threat:.2f}" if length > 0 else "no change"
-            _picture(axes, images[0].clamp(0, 1), _title(perturbation), told, GROUP_COLOURS[perturbation.group])
-    return figure
+            told = f"PD {float(threats[place, row]):.2f}" if lengths[place, row] > 0 else "no change"
+            picture = drawn[place, row].clamp(0, 1)
+            sheet.picture(first + 1 + place, picture, _title(perturbation), told, GROUP_COLOURS[perturbation.group])
+    return sheet.finished()
 
 
 def _strongest(measurement: Measurement) -> dict[str, int]:
@@ -143,19 +130,17 @@ def directions(measurement: Measurement) -> Figure:
     numbers = nearest_anchors(measurement, shard, different=False, count=NEAREST)
     anchors, classes = measurement.threat.anchors, measurement.data.info.classes
     assert anchors is not None
-    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
-    grid = figure.subplots(2, len(numbers) + 1, squeeze=False)
-    _picture(grid[0][0], shard.images[0], f"x: {classes[int(shard.labels[0])]}", "", "#000000")
-    grid[1][0].set_axis_off()
+    sheet = Sheet(2, len(numbers) + 1, (WIDTH / (NEAREST + 1), 1.17))
+    sheet.picture(0, shard.images[0], f"x: {classes[int(shard.labels[0])]}", "", "#000000")
     images = anchors.floats()[numbers].to(shard.images).view(-1, *shard.images.shape[1:])
     changes = images - shard.images
-    for place, number in enumerate(numbers, start=1):
+    for place, number in enumerate(numbers):
         name = classes[int(measurement.threat.labels[number])]
-        _picture(grid[0][place], images[place - 1], f"anchor: {name}", "", GROUP_COLOURS["unsafe"])
-        length = float(changes[place - 1].norm())
-        change = amplified(changes[place - 1 : place])[0]
-        _picture(grid[1][place], change, "", f"l2 {length:.2f}", GROUP_COLOURS["unsafe"])
-    return figure
+        sheet.picture(1 + place, images[place], f"anchor: {name}", "", GROUP_COLOURS["unsafe"])
+        length = float(changes[place].norm())
+        change = amplified(changes[place : place + 1])[0]
+        sheet.picture(len(numbers) + 2 + place, change, "", f"l2 {length:.2f}", GROUP_COLOURS["unsafe"])
+    return sheet.finished()
 
 
 def plane_slice(measurement: Measurement) -> Figure | None:
@@ -178,14 +163,15 @@ def plane_slice(measurement: Measurement) -> Figure | None:
     reach = 1.25 * float(numpy.abs(places).max())
     along = torch.linspace(-reach, reach, CELLS, device=corners.device)
     fields = _fields(measurement, shard, axes_of_plane, along)
+    grid = along.cpu().numpy()
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     labels = [measurement.data.info.classes[int(measurement.threat.labels[n])] for n in (first, second)]
     labels.append(measurement.data.info.classes[int(shard.labels[0])])
     for axes, (name, field) in zip(figure.subplots(1, 3, sharey=True), fields.items(), strict=True):
         levels = [_level_of_area(field, float((fields["PD"] <= level).mean())) for level in LEVELS]
         levels = list(LEVELS) if name == "PD" else levels
-        axes.contourf(along.cpu(), along.cpu(), field, levels=[-1, *levels], colors=("#4A90C2", "#9CC5E0", "#DCEBF5"))
-        axes.contour(along.cpu(), along.cpu(), field, levels=levels, colors="#0072B2", linewidths=0.8)
+        axes.contourf(grid, grid, field, levels=[-1, *levels], colors=("#4A90C2", "#9CC5E0", "#DCEBF5"))
+        axes.contour(grid, grid, field, levels=levels, colors="#0072B2", linewidths=0.8)
         axes.plot(0, 0, "o", color="black", markersize=4)
         axes.annotate(f"x: {labels[2]}", (0, 0), (4, 4), textcoords="offset points", fontsize=7)
         for place, label in zip(places, labels, strict=False):
@@ -209,10 +195,33 @@ def _fields(measurement: Measurement, shard: Shard, plane: Tensor, along: Tensor
     first, second = bound.displacements(plane)
     there = first.isfinite() & second.isfinite()
     first, second = first[there], second[there]
-    threat = torch.stack([(along.view(-1, 1) * first + y * second).amax(1).clamp_min(0) for y in along])
-    largest = torch.stack([(along.view(-1, 1) * plane[0] + y * plane[1]).abs().amax(1) for y in along])
-    length = (along.square().view(-1, 1) + along.square().view(1, -1)).sqrt()
-    return {"PD": threat.cpu().numpy(), "l2": length.cpu().numpy(), "l∞": largest.cpu().numpy()}
+    grid_x, grid_y = along.view(1, -1), along.view(-1, 1)
+    length = (grid_x.square() + grid_y.square()).sqrt()
+    fields = {
+        "PD": _largest(torch.stack((first, second)), along).clamp_min(0),
+        "l2": length,
+        "l∞": _largest(torch.cat((plane, -plane), dim=1), along),
+    }
+    return {name: field.cpu().numpy() for name, field in fields.items()}
+
+
+def _largest(points: Tensor, along: Tensor) -> Tensor:
+    """The largest x * first + y * second over points [2, n], for all x and y in `along`: [y, x].
+
+    A corner of their convex hull attains it. At ImageNet's size there are 300,000 points, and a few dozen corners.
+    """
+    corners = points[:, convex_corners(points)]
+    return torch.stack([(along.view(-1, 1) * corners[0] + y * corners[1]).amax(1) for y in along])
+
+
+def convex_corners(points: Tensor) -> Tensor:
+    """Numbers of the points [2, n] that are corners of their convex hull; all of them where they lie on a line."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    try:
+        return torch.from_numpy(ConvexHull(points.T.double().cpu().numpy()).vertices).long().to(points.device)
+    except (QhullError, ValueError):  # all on one line, or fewer than three
+        return torch.arange(points.shape[1], device=points.device)
 
 
 def _level_of_area(field: numpy.ndarray, share: float) -> float:

@@ -64,7 +64,7 @@ def test_every_corruption_has_one_category() -> None:
 
 def test_quadrants_has_a_mark_at_the_means_of_each_corruption(measurement: Measurement) -> None:
     (axes,) = corruption_charts.quadrants(measurement).axes
-    marks = numpy.array([mark.get_offsets()[0] for mark in axes.collections])
+    marks = numpy.concatenate([mark.get_offsets() for mark in axes.collections])
     columns = [*measurement.columns("safe"), measurement.other_class]
     means = numpy.stack([measurement.threats[name][:, columns].mean(0) for name in ("Linf", "PD")], axis=1)
     assert len(marks) == len(means)
@@ -114,24 +114,75 @@ def test_changes_are_made_equally_long(measurement: Measurement) -> None:
     """The pictures differ from the image by the same l-inf norm, and say the PD of what is drawn."""
     figure = image_plots.equal_linf(measurement)
     columns = 2 + len(CATEGORIES)
-    assert len(figure.axes) == 3 * columns
+    found = pictures(figure)
+    assert len(found) == 3 * columns
     for row in range(3):
-        first, *others = figure.axes[row * columns : (row + 1) * columns]
-        image, said = drawn(first), float(first.get_xlabel().split()[1])
-        others = [axes for axes in others if axes.get_xlabel() != "no change"]
-        told = [float(axes.get_xlabel().split()[1]) for axes in others]
+        (image, _, said_of_image), *others = found[row * columns : (row + 1) * columns]
+        said = float(said_of_image.split()[1])
+        others = [picture for picture in others if picture[2] != "no change"]
+        told = [float(caption.split()[1]) for _, _, caption in others]
         assert len(set(told)) > 3
-        for axes, threat in zip(others, told, strict=True):
-            assert numpy.abs(drawn(axes) - image).max() == pytest.approx(said, abs=0.006)
+        for (drawn, title, _), threat in zip(others, told, strict=True):
+            assert numpy.abs(drawn - image).max() == pytest.approx(said, abs=0.006)
             (at,) = (i for i in INDEX.tolist() if numpy.allclose(measurement.data.test.pixels(i)[0], image, atol=1e-6))
             x, y = measurement.data.test.pixels(torch.tensor([at])), measurement.data.test.labels[at : at + 1]
-            z = torch.from_numpy(drawn(axes)).view_as(x)
-            if axes is others[-1]:  # towards the image of another class of this very image
+            z = torch.from_numpy(drawn).view_as(x)
+            if title == "other class":  # towards the image of another class of this very image
                 partner, label = perturbations.Partners(measurement.data, 0)(Shard(0, x, y, torch.tensor([at])))
                 share = said / float((partner - x).abs().max())
                 assert torch.allclose(z, x + share * (partner - x), atol=0.02) and int(label) != int(y)
             assert float(measurement.threat.evaluate(x, y, z)) == pytest.approx(threat, abs=0.006)
 
 
-def drawn(axes: Any) -> numpy.ndarray:
-    return numpy.asarray(axes.images[0].get_array(), dtype=numpy.float32)
+def pictures(figure: Any) -> list[tuple[numpy.ndarray, str, str]]:
+    """Image, title and caption of each picture of a sheet."""
+    (axes,) = figure.axes
+    texts = [text.get_text() for text in axes.texts]
+    images = [numpy.asarray(image.get_array(), dtype=numpy.float32) for image in axes.images]
+    return list(zip(images, texts[::2], texts[1::2], strict=True))
+
+
+def test_the_gallery_says_what_was_measured(measurement: Measurement) -> None:
+    (image, title, caption), *others = pictures(image_plots.gallery(measurement))
+    (at,) = (i for i in INDEX.tolist() if numpy.allclose(measurement.data.test.pixels(i)[0], image, atol=1e-6))
+    row = INDEX.tolist().index(at)
+    assert title == f"x: {int(measurement.data.test.labels[at])}" and caption == ""
+    columns = {p.name: c for c, p in enumerate(measurement.perturbations) if p.group == "unsafe" or p.severity == 4}
+    for name in ("gaussian_noise", "contrast", "other_class"):
+        ((drawn, _, said),) = (found for found in others if found[1] == name.replace("_", " "))
+        assert said.startswith(f"PD {measurement.threats['PD'][row, columns[name]]:.2f}\nl2 ")
+        assert f"l∞ {numpy.abs(drawn - image).max():.2f}" in said
+
+
+def test_severity_has_a_panel_of_lines_for_each_corruption(measurement: Measurement) -> None:
+    """Heights of the marks, in units of the height of the dotted line, which is at 0.5."""
+    (axes,) = corruption_charts.severity(measurement).axes
+    frames, halves = (collection.get_segments() for collection in axes.collections[:2])
+    titles = [text.get_text().replace("\n", " ").replace(" ", "_") for text in axes.texts if text.get_fontsize() == 6.5]
+    assert titles == [name for names in CATEGORIES.values() for name in sorted(names, key=list(SAFE).index)]
+    corners = [frame for frame in frames if len(frame) == 3]
+    assert len(corners) == len(halves) == len(titles)
+    lines = [line.get_xydata() for line in axes.lines[: len(measurement.main)]]
+    gaps = numpy.flatnonzero(numpy.isnan(lines[0][:, 0])) + 1
+    runs = numpy.split(lines[measurement.main.index("PD")], gaps)[:-1]
+    all_runs = numpy.split(numpy.stack(lines)[:, :, 1], gaps, axis=1)[:-1]
+    highest = max(
+        (zero - numpy.nanmin(of)) / (zero - top) for ((_, top), (_, zero), _), of in zip(corners, all_runs, strict=True)
+    )
+    assert highest == pytest.approx(1 / 1.05, abs=1e-5)  # the largest mean fills a panel
+    unit = numpy.median(measurement.threats["PD"][:, measurement.other_class])
+    for title, (_, (_, zero), _), half, run in zip(titles, corners, halves, runs, strict=True):
+        columns = [c for c, p in enumerate(measurement.perturbations) if p.name == title and p.group == "safe"]
+        heights = 0.5 * (zero - run[:-1, 1]) / (zero - half[0, 1])
+        assert heights == pytest.approx(measurement.threats["PD"][:, columns].mean(0) / unit, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["cloud", "line", "point"])
+def test_corners_of_the_hull_attain_what_all_points_attain(shape: str) -> None:
+    points = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
+    points = {"cloud": points, "line": points[:1] * torch.tensor([[1.0], [2.0]]), "point": points[:, :1]}[shape]
+    corners = image_plots.convex_corners(points)
+    angles = torch.linspace(0, 6.28, 1000)
+    plane = torch.stack((angles.cos(), angles.sin()))
+    assert torch.allclose((plane.T @ points).amax(1), (plane.T @ points[:, corners]).amax(1), atol=1e-5)
+    assert shape != "cloud" or len(corners) < 50

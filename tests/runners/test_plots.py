@@ -44,6 +44,20 @@ def test_names_are_text_and_settings_are_given_back(tmp_path: Path) -> None:
     matplotlib.rcParams["lines.linewidth"] = matplotlib.rcParamsDefault["lines.linewidth"]
 
 
+def test_a_figure_is_drawn_once_for_each_file(tmp_path: Path) -> None:
+    class Counting(Figure):
+        draws = 0
+
+        def draw(self, renderer: object) -> None:
+            self.draws += 1
+            super().draw(renderer)
+
+    figure = Counting(layout="constrained")
+    figure.subplots(2, 2)
+    assert write_figure(tmp_path / "picture", lambda: figure, ("png", "pdf"))
+    assert figure.draws == 2
+
+
 def test_a_request_to_end_is_no_picture_that_fails(tmp_path: Path) -> None:
     def interrupted() -> Figure:
         raise Interrupted("stopped")
