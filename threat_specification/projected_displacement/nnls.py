@@ -11,6 +11,7 @@ from torch import Tensor
 SIGN = 1e-9  # values below minus this fraction of the largest entry count as negative
 RIDGE = 1e-10  # relative to the diagonal, so that a Cholesky factor exists for nearly dependent rows
 EXCHANGES = 12  # most block exchanges; problems that need more usually cycle
+FEW = 2  # free variables are few if there are at most one in so many
 CHANGES = 4  # most changes of single variables, in units of K + 8
 
 
@@ -98,7 +99,7 @@ def _active_set(hessian: Tensor, linear: Tensor, point: Tensor) -> Tensor:
     free = point > 0
     barred = torch.zeros_like(free)
     for _ in range(CHANGES * (8 + linear.shape[1])):
-        target = _solve_free(hessian, linear, free)
+        target = _solve_few(hessian, linear, free)
         floor = -SIGN * target.abs().amax(1, keepdim=True)
         blocked = free & (target < floor)
         ratio = torch.where(blocked, point / (point - target).clamp_min(1e-300), torch.inf)
@@ -122,6 +123,18 @@ def _active_set(hessian: Tensor, linear: Tensor, point: Tensor) -> Tensor:
 
 def _product(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.bmm(matrix, vector.unsqueeze(2)).squeeze(2)
+
+
+def _solve_few(hessian: Tensor, linear: Tensor, free: Tensor) -> Tensor:
+    """As `_solve_free`, from the rows and columns of the free variables alone if these are few."""
+    count = int(free.sum(1).max())
+    if FEW * count > free.shape[1]:
+        return _solve_free(hessian, linear, free)
+    which = free.to(torch.uint8).topk(count, dim=1).indices
+    rows = hessian.gather(1, which.unsqueeze(2).expand(-1, -1, hessian.shape[2]))
+    small = rows.gather(2, which.unsqueeze(1).expand(-1, count, -1))
+    found = _solve_free(small, linear.gather(1, which), free.gather(1, which))
+    return torch.zeros_like(linear).scatter_(1, which, found)
 
 
 def _solve_free(hessian: Tensor, linear: Tensor, free: Tensor) -> Tensor:
