@@ -25,7 +25,7 @@ UNATTACKED = ("--standard_eval",)  # needs no anchors
 LAUNCHER = ("-m", "torch.distributed.run", "--nnodes=1", "--standalone")
 MARKED = "tests/threat_specification/projected_displacement/test_anchor_matrix.py"
 MATHEMATICS = ("test_norms", "test_intersection", "projected_displacement/test_projection",
-               "projected_displacement/test_threat", "attacks/test_attacks")  # fmt: skip
+               "projected_displacement/test_fixed_shapes", "projected_displacement/test_threat", "attacks/test_attacks")  # fmt: skip
 AT_MOST = 150.0  # seconds of one command
 
 
@@ -128,8 +128,8 @@ def tests(bench: Bench) -> None:
     if done.returncode not in (0, 5):  # 5: none was collected
         raise RuntimeError(f"tests marked cuda: {done.stdout[-400:]}")
     files = [f"tests/threat_specification/{name}.py" for name in bench.sized(MATHEMATICS, ("test_norms",))]
-    plugin = ["-p", "benchmarks.gpu.default_device", "-o", "filterwarnings=default", "--tb=line"]
-    done = _pytest(bench, [*base, *plugin, *files])
+    options = [f"--on-device={bench.device.type}", "-o", "filterwarnings=default", "--tb=line"]
+    done = _pytest(bench, [*base, *options, *files])
     bench.tell(f"tests of the mathematics with torch's default device {bench.device.type}", _last(done))
     for line in done.stdout.splitlines():
         if line.startswith("FAILED"):
@@ -137,7 +137,7 @@ def tests(bench: Bench) -> None:
 
 
 def _pytest(bench: Bench, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "BENCHMARK_DEVICE": str(bench.device), "PYTHONPATH": str(PROJECT)}
+    variables = {**os.environ, "PYTHONPATH": str(PROJECT)}
     limit = max(30.0, min(AT_MOST, bench.left()))
     return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=limit, env=variables)
 
