@@ -24,8 +24,15 @@ ATTACKED = ("--N_adv_eval", "--num_examples=20", "--N_attack_iter=2", "--attacks
 UNATTACKED = ("--standard_eval",)  # needs no anchors
 LAUNCHER = ("-m", "torch.distributed.run", "--nnodes=1", "--standalone")
 MARKED = "tests/threat_specification/projected_displacement/test_anchor_matrix.py"
-MATHEMATICS = ("test_norms", "test_intersection", "projected_displacement/test_projection",
-               "projected_displacement/test_fixed_shapes", "projected_displacement/test_threat", "attacks/test_attacks")  # fmt: skip
+PD = "projected_displacement"
+MATHEMATICS = (
+    "test_norms",
+    "test_intersection",
+    f"{PD}/test_projection",
+    f"{PD}/test_fixed_shapes",
+    f"{PD}/test_threat",
+    "attacks/test_attacks",
+)
 AT_MOST = 150.0  # seconds of one command
 
 
