@@ -27,6 +27,7 @@ SUITES = {
     "Attacks, time as a multiple": "benchmarks.bench_attacks:rows",
     "Training": "benchmarks.bench_training:rows",
     "Choosing anchors": "benchmarks.bench_selection:rows",
+    "One projection on a GPU, counted on an emulated one": "benchmarks.count_kernels:rows",
     "Growth": "benchmarks.bench_growth:rows",
 }
 
@@ -40,11 +41,16 @@ def main() -> None:
     wanted = sys.argv[1:] or list(SUITES)
     parts = ["# Measurements", f"{_processor()}, one thread, torch {torch.__version__}, {datetime.date.today()}."]
     for name in wanted:
-        rows = [[case, f"{value:.3g}", floor, aim] for case, value, floor, aim in load_object(SUITES[name])()]
+        rows = [[case, _written(value), floor, aim] for case, value, floor, aim in load_object(SUITES[name])()]
         parts += [f"## {name}", markdown_table(["case", "measured", "floor", "aim"], rows)]
         print("\n\n".join(parts[-2:]), flush=True)
     if not sys.argv[1:]:
         write_text(HERE / "RESULTS.md", "\n\n".join(parts) + "\n")
+
+
+def _written(value: float) -> str:
+    """A count in full, a measurement with three digits."""
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def _processor() -> str:

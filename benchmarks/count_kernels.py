@@ -96,6 +96,18 @@ class Case:
     threat: Threat | None = None  # None: the anchors' PD
 
 
+# Case -> what is aimed at: kernels and waits.
+AIMS = {
+    "l2, 0.5": ("80", "1"),
+    "PD 0.1, radius 32/255, first step": ("25", "1"),
+    "PD 0.1, radius 32/255, warm": ("2500", "6"),
+    "PD 0.01, radius 32/255, warm": ("2500", "6"),
+    "PD 0.001, radius 32/255, warm": ("2500", "6"),
+    "hard, cold": ("5000", "30"),
+    "hard, warm": ("1500", "10"),
+}
+BATCH = 50  # of `rows`; more take minutes
+
 CASES = [
     Case("l-inf, 8/255", 8 / 255, math.inf, (step, step), Linf()),
     Case("l2, 0.5", 0.5, math.inf, (step, step), L2()),
@@ -129,6 +141,20 @@ def _binding(bound: BoundThreat, point: Tensor, threshold: float) -> list[str]:
         return ["", "", ""]
     tight = (bound.displacements(point.flatten(1)) > threshold * (1 - TIGHT)).sum(1)
     return [f"{float((tight > 0).float().mean()):.0%}", str(int(tight.max())), str(bound.fallbacks)]
+
+
+def rows() -> list[tuple[str, float, str, str]]:
+    """(case, number, floor, aim) of every case, for python -m benchmarks; these are counts, not times."""
+    made: list[tuple[str, float, str, str]] = []
+    with emulated_cuda() as counts:
+        setting = Setting.make(BATCH, 500)
+        setting.threat.bind(setting.examples, setting.labels).project(setting.course, 0.01)  # what anchors cache
+        for case in CASES:
+            launched, waited = (int(number.replace(",", "")) for number in count(case, setting, counts, Counter())[1:3])
+            kernels, waits = AIMS.get(case.name, ("-", "-"))
+            name = f"{case.name}: B={BATCH}, N=500, 3x32x32"
+            made += [(f"kernels, {name}", launched, "-", kernels), (f"waits, {name}", waited, "-", waits)]
+    return made
 
 
 def main() -> None:
