@@ -66,21 +66,26 @@ def project_in_fixed_shapes(
     target, lower, upper  [B, D]
     along                 [B, N] displacements at the clipped targets
     """
-    width, at_first = WIDTH, (warm.anchors.clone(), warm.multipliers.clone())
+    at_first, most = (warm.anchors.clone(), warm.multipliers.clone()), along.shape[1]
+    width = min(max(WIDTH, round(SPARE * warm.widest)), most)
+    warm.widest = 0
     for _ in range(ATTEMPTS):
-        width = min(max(width, round(SPARE * warm.widest)), along.shape[1])
-        left = []
+        left, widest = [], 0
         for part in numbers.split(max(1, pace_of(target.device).rows_bytes // (4 * width * target.shape[1]))):
             work = _begin(bound, part, target, lower, upper, along[part], threshold, warm, width)
-            solved, along[part] = _attempt(bound, work, along[part], threshold, warm)
+            solved, along[part], active = _attempt(bound, work, along[part], threshold, warm)
             result[part] = torch.where(solved.unsqueeze(1), work.point, result[part])
             warm.store(part, work.anchors, work.l, width)
-            left.append(numbers_of_part(part, ~solved))
+            left.append(_of_part(part, ~solved))
+            widest = max(widest, active)
         before, numbers = len(numbers), torch.cat(left)
-        narrow = SPARE * warm.widest > width
-        if not len(numbers) or (len(numbers) > HOPELESS * before and not narrow):
+        warm.widest = max(warm.widest, widest)
+        if not len(numbers):
+            return numbers
+        if _is_narrow(width, widest, most):
+            width = min(max(WIDENING * width, round(SPARE * widest)), most)
+        elif len(numbers) > HOPELESS * before:
             break
-        width = WIDENING * width if narrow else width
     # Multipliers that led nowhere are no good start: those from before are put back.
     anchors, multipliers = at_first
     warm.multipliers[numbers] = 0
@@ -88,7 +93,12 @@ def project_in_fixed_shapes(
     return numbers
 
 
-def numbers_of_part(part: Tensor, mask: Tensor) -> Tensor:
+def _is_narrow(width: int, widest: int, most: int) -> bool:
+    """True if working sets have too little room beside the active anchors, and can be wider."""
+    return width < min(SPARE * widest, most)
+
+
+def _of_part(part: Tensor, mask: Tensor) -> Tensor:
     """The entries of `part` where the mask is True."""
     return part[numbers_of(mask, int(mask.sum()))]
 
@@ -117,9 +127,12 @@ def _chosen(along: Tensor, anchors: Tensor, multipliers: Tensor, width: int) -> 
     return chosen, known.gather(1, chosen)
 
 
-def _attempt(bound, work: Work, along: Tensor, threshold: float, warm: WarmStart) -> tuple[Tensor, Tensor]:
-    """Project the examples of `work`; returns which are solved, [R] bool, and the displacements `along` [R, N] anew."""
-    count = len(work.numbers)
+def _attempt(bound, work: Work, along: Tensor, threshold: float, warm: WarmStart) -> tuple[Tensor, Tensor, int]:
+    """Project the examples of `work`.
+
+    Returns which are solved, [R] bool; the displacements `along` [R, N] anew; the largest number of active anchors.
+    """
+    count, width = work.anchors.shape
     for check in range(CHECKS):
         if check:
             _renew(bound, work, along, threshold, warm)
@@ -131,23 +144,19 @@ def _attempt(bound, work: Work, along: Tensor, threshold: float, warm: WarmStart
         at_rest = is_converged(work)
         at_zero = at_rest & is_vanished(work)
         done = at_rest & (at_zero | (nearest <= threshold - noise))
-        num_done, warm.widest = torch.stack((done.sum(), (work.l > 0).sum(1).amax())).tolist()
-        if num_done == count or (check and num_done >= count - count // FEW) or _too_narrow(work, warm):
+        num_done, widest = torch.stack((done.sum(), (work.l > 0).sum(1).amax())).tolist()
+        nearly = check > 0 and num_done >= count - count // FEW
+        if num_done == count or nearly or _is_narrow(width, widest, along.shape[1]):
             break
     if not num_done:
-        return done, along
+        return done, along, widest
     work.point = work.point.masked_fill(at_zero.unsqueeze(1), 0)
     before = work.point
     good = _make_feasible(work, threshold, warm.buffers)
     moved_by = (work.point - before).norm(dim=1)
     reach = (moved_by + NOISE * before.norm(dim=1)) * warm.longest[work.numbers]
     near = moved_by <= FAR * (SETTLED + NOISE * (before.norm(dim=1) + (work.target - before).norm(dim=1)))
-    return done & good & near & (nearest + reach <= threshold), along
-
-
-def _too_narrow(work: Work, warm: WarmStart) -> bool:
-    """True if the working sets have too little room beside the active anchors."""
-    return SPARE * warm.widest > work.anchors.shape[1]
+    return done & good & near & (nearest + reach <= threshold), along, widest
 
 
 def _renew(bound, work: Work, along: Tensor, threshold: float, warm: WarmStart) -> None:

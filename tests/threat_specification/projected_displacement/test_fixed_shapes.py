@@ -131,3 +131,13 @@ def test_numbers_of_a_mask_are_in_order() -> None:
     mask = torch.tensor([False, True, True, False, True])
     assert numbers_of(mask, 3).tolist() == [1, 2, 4]
     assert numbers_of(mask, 2).tolist() == [1, 2]
+
+
+def test_sets_of_all_anchors_are_wide_enough(left: list[int]) -> None:
+    """Most of the anchors bind, so that there is no room beside them, and none is needed."""
+    problem = Problem("3x32x32", num_anchors=30, batch=4)
+    d = perturbations(problem, "twenty anchors") * 2
+    lower, upper = BOUNDS["radius"](problem.x)
+    p = problem.bound.nearest(d, 0.001, lower, upper)
+    assert assert_certified(problem, d, p, 0.001, lower, upper) > 30 / fixed_shapes.SPARE
+    assert sum(left) == 0
