@@ -11,6 +11,8 @@ from typing import Any
 
 from foundations.errors import UsageError
 
+VARIABLE = "NONISOTROPIC_DEVICE"  # what --device=auto is, if it is set
+
 
 def choose_device(name: str, local_rank: int, local_world_size: int) -> str:
     """The name of this process's device, such as cpu or cuda:1, for a value of --device.
@@ -20,26 +22,29 @@ def choose_device(name: str, local_rank: int, local_world_size: int) -> str:
     """
     import torch
 
+    source = "--device"
+    if name == "auto" and os.environ.get(VARIABLE, "auto") not in ("", "auto"):
+        name, source = os.environ[VARIABLE], VARIABLE
     if name == "auto":
-        name = os.environ.get("NONISOTROPIC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return name
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:<n>, got '{name}'") from None
+        raise UsageError(f"{source}: expected auto, cpu, cuda or cuda:<n>, got '{name}'") from None
     if device.type != "cuda" or not torch.cuda.is_available():
-        raise UsageError(f"--device={name}: no such device here; use --device=cpu")
+        raise UsageError(f"{source}={name}: no such device here; use --device=cpu")
     if device.index is not None and local_world_size > 1:
         raise UsageError(
-            f"--device={name}: {local_world_size} processes of this machine would share that GPU; use --device=cuda, "
+            f"{source}={name}: {local_world_size} processes of this machine would share that GPU; use --device=cuda, "
             "which gives each process its own"
         )
     present = torch.cuda.device_count()
     index = (0 if present == 1 else local_rank) if device.index is None else device.index
     if index >= present:
         what = "start fewer processes" if device.index is None else f"expected a number below {present}"
-        raise UsageError(f"--device={name}: GPUs that this process sees: {present}; {what}, or use --device=cpu")
+        raise UsageError(f"{source}={name}: GPUs that this process sees: {present}; {what}, or use --device=cpu")
     torch.cuda.set_device(index)
     return f"cuda:{index}"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
+BACKENDS = "cpu:gloo,cuda:nccl"  # of a process group on GPUs
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 # Evaluation has no collective operation before its end, when a slow rank may be hours behind a fast one. The watchdog
@@ -87,7 +88,7 @@ class Environment:
         from torch import distributed
 
         # Tensors of both kinds are exchanged: what is counted or compared on the CPU stays there.
-        backend, device = ("cpu:gloo,cuda:nccl", self.device) if self.device.type == "cuda" else ("gloo", None)
+        backend, device = (BACKENDS, self.device) if self.device.type == "cuda" else ("gloo", None)
         store, rank, world_size = next(distributed.rendezvous("env://"))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
             # torchrun keeps one store across restarts: without a prefix, processes would look for those of the

@@ -42,6 +42,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from foundations import pixels
+
 CUDA = torch.device("cuda", 0)
 PROJECT = Path(__file__).resolve().parents[1]
 GIGABYTES = 80 << 30  # of memory that the device claims to have
@@ -462,6 +464,8 @@ def emulated_cuda() -> Iterator[Counts]:
         stack.enter_context(_Functions())
         stack.enter_context(_Operations())
         _counts = Counts()
+        pixels._table.cache_clear()
+        stack.callback(pixels._table.cache_clear)
         # Module.to cannot give a parameter data of another class.
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:

@@ -91,7 +91,7 @@ def _largest_factor(delta: Tensor, lower: Tensor, upper: Tensor, threshold: floa
         free = square * squares < walls
         slope = torch.where(free, squares, 0).sum(1, keepdim=True)
         fixed = torch.where(free, 0, walls).sum(1, keepdim=True)
-        before, square = square, (threshold**2 - fixed) / slope.clamp_min(1e-300)
+        before, square = square, ((threshold**2 - fixed) / slope.clamp_min(1e-300)).clamp(0, 1)
         if number % STEPS == 0 and not bool((square > before * (1 + 1e-12)).any()):
             break
     return square.sqrt().squeeze(1)

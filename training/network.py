@@ -42,7 +42,9 @@ def distributed(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def settle_buckets(model: nn.Module, images: Tensor) -> None:
-    """Have DistributedDataParallel group the gradients for good, by a pass that changes nothing.
+    """Have DistributedDataParallel group the gradients for good, by a pass over a few images.
+
+    It changes no weight and no buffer, but draws random numbers where the network does, and leaves it in training mode.
 
     It groups them anew after the first backward pass of a process, by the order in which they came. Without this pass
     that would be the first step of a run, or the first one after a restart: the sums of three and more processes would

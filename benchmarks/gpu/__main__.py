@@ -24,6 +24,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler talks
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from foundations.arithmetic import fix_workspaces  # noqa: E402
 from foundations.errors import UsageError, nearest  # noqa: E402
 from foundations.lazy import load_object  # noqa: E402
 
@@ -64,6 +65,7 @@ def main(words: Sequence[str]) -> int:
     except UsageError as error:
         print(f"benchmarks.gpu: {error}", file=sys.stderr)
         return 2
+    fix_workspaces()  # as commands do
     import torch
 
     from benchmarks.gpu.bench import Bench

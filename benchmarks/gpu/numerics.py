@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from benchmarks.gpu.bench import Bench
+from foundations.environment import BACKENDS
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.attacks.random_numbers import uniform
 from threat_specification.projected_displacement.distributed_matrix import any_of, gather
@@ -125,7 +126,7 @@ def _agree(call: Callable[[], Tensor], times: int = 2) -> bool:
 
 def collectives(bench: Bench) -> None:
     """What anchors divided over processes ask of the backend, in a group of this process alone."""
-    backend = "nccl" if bench.is_cuda else "gloo"
+    backend = BACKENDS if bench.is_cuda else "gloo"
     distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     try:
         bench.tell(f"{backend}: gather", gather(torch.arange(3, device=bench.device)).tolist(), aim="[0, 1, 2]")

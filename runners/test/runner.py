@@ -32,6 +32,7 @@ from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
 from testing.gradient_masking import masking_warnings
+from testing.lockstep import InLockstep
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.base import NO_CLASS, Attack, predicted
@@ -210,6 +211,12 @@ class Test(Runner):
                 found[part] |= threat.equals_other_anchor(images, labels).cpu()
         return found
 
+    @property
+    def _attacked(self) -> Any:
+        """The model that attacks ask: the same answers on all processes where these share out the anchors."""
+        together = self._is_lockstep() and self.environment.world_size > 1
+        return InLockstep(self.model) if together else self.model
+
     def _evaluations(self) -> dict[str, Any]:
         """The evaluations that were asked for, by their names in result.json."""
         testing = self.desc.testing
@@ -233,10 +240,10 @@ class Test(Runner):
         # No pixel changes by more than the l2 norm of the perturbation.
         ball, kept = Cell(power, power), BALL_COLUMNS
         after = then_project.measures(
-            self.model, self.projected_onto, power, testing.then_project_method, self.distances
+            self._attacked, self.projected_onto, power, testing.then_project_method, self.distances
         )
         return AttackEvaluation(
-            self.model, threat, ball, attacks, PGD_STEPS, self.seed, measures=after, prefix="adv", kept=kept
+            self._attacked, threat, ball, attacks, PGD_STEPS, self.seed, measures=after, prefix="adv", kept=kept
         )
 
     def _projected_onto(self) -> dict[str, ProjectedDisplacement]:
@@ -258,7 +265,7 @@ class Test(Runner):
             plain = read_threat(self.desc.anchors, self.environment)
             measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
         return AttackEvaluation(
-            self.model if testing.eot == 1 else ExpectationOverTransformation(self.model, testing.eot),
+            self._attacked if testing.eot == 1 else ExpectationOverTransformation(self._attacked, testing.eot),
             threat,
             Cell(testing.N_threshold, testing.N_radius),
             attacks_named(names_in(testing.attacks), self.data.info.num_classes),

@@ -40,6 +40,7 @@ from training.starts import LastPerturbations
 from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
+SETTLING = 2  # images with which DistributedDataParallel groups its gradients: as few as batch normalisation takes
 SHOWN = 6  # images in augmentation.png
 
 
@@ -222,7 +223,7 @@ class Train(Runner):
             return model
         wrapped = distributed(model, self.environment.device)
         part = -(-self.batches.batch_size // (self.environment.world_size * self.desc.training.accumulation))
-        settle_buckets(wrapped, self._first_images(part))
+        settle_buckets(wrapped, self._first_images(min(part, SETTLING)))
         return wrapped
 
     def _after_step(self, progress: Progress) -> None:

@@ -53,6 +53,7 @@ SECOND_NODE = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 
         (4, "auto", {}, "cuda:0"),
         (4, "cpu", SECOND, "cpu"),
         (4, "auto", {"NONISOTROPIC_DEVICE": "cpu"}, "cpu"),
+        (4, "auto", {"NONISOTROPIC_DEVICE": "auto"}, "cuda:0"),
         (4, "cuda", {"NONISOTROPIC_DEVICE": "cpu"}, "cuda:0"),
         (4, "cuda:1", {}, "cuda:1"),
         (4, "auto", SECOND, "cuda:1"),

@@ -123,7 +123,9 @@ class UnsafeDirections:
         return self._differences(which, anchors) * self.inverse[which, anchors].view(-1, 1)
 
     def working_rows(self, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
-        """v_j(x) for K anchors [R, K] of each of R examples, [R, K, D], and ||v_j||, [R, K] float64; 0 where masked.
+        """v_j(x) for K anchors [R, K] of each of R examples, [R, K, D], 0 where masked; and ||v_j||, [R, K] float64.
+
+        The length of masked rows, which pad working sets and are never active, is given as 1.
 
         With buffers, the rows are valid until the buffers are used again.
         """
@@ -137,7 +139,7 @@ class UnsafeDirections:
         else:
             scale = inverse if self.weights is None else inverse / self.weights[numbers].gather(1, anchors)
             norms = (scale.double() / BETA).sqrt()
-        return rows.mul_(inverse.unsqueeze(2)), norms
+        return rows.mul_(inverse.unsqueeze(2)), norms.masked_fill_(norms == 0, 1)
 
     def displacements(self, flat: Tensor, rows: Tensor | None = None, checked: bool = True) -> Tensor:
         """<d, v_j(x)> of perturbations `flat` [B, D] for every anchor, [B, N]; -inf where masked.

@@ -60,7 +60,8 @@ class DistributedAnchorMatrix(AnchorMatrix):
     def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
         """As `AnchorMatrix.rows`: every process adds its own anchors to zeros, in the dtype that they are stored in."""
         stored = self.parts[0].images.dtype
-        out = torch.empty(len(numbers), self.shape[1], device=self.device)
+        shape = (len(numbers), self.shape[1])
+        out = (buffers or Buffers()).get("rows", shape, torch.float32, self.device)
         size = torch.empty((), dtype=stored).element_size() * self.shape[1]
         for piece in torch.arange(len(numbers), device=numbers.device).split(max(1, PIECE_BYTES // size)):
             wanted = numbers[piece]

@@ -67,6 +67,7 @@ def project_in_fixed_shapes(
     along                 [B, N] displacements at the clipped targets
     """
     at_first, most = (warm.anchors.clone(), warm.multipliers.clone()), along.shape[1]
+    along = along.clone()  # the caller goes on with that at the clipped targets
     width = min(max(WIDTH, round(SPARE * warm.widest)), most)
     warm.widest = 0
     for _ in range(ATTEMPTS):
@@ -88,7 +89,6 @@ def project_in_fixed_shapes(
             break
     # Multipliers that led nowhere are no good start: those from before are put back.
     anchors, multipliers = at_first
-    warm.multipliers[numbers] = 0
     warm.store(numbers, anchors[numbers], multipliers[numbers], anchors.shape[1])
     return numbers
 
@@ -108,7 +108,6 @@ def _begin(bound, numbers, target, lower, upper, along, threshold: float, warm: 
     anchors, multipliers = warm.anchors[numbers], warm.multipliers[numbers]
     chosen, multipliers = _chosen(along, anchors, multipliers, width)
     rows, norms = bound.working_rows(numbers, chosen, warm.buffers)
-    norms = norms.masked_fill_(norms == 0, 1)
     target, lower, upper = target[numbers], lower[numbers], upper[numbers]
     work = Work(numbers, target, lower, upper, chosen, rows, norms, multipliers, target, target, multipliers)
     work.move(threshold)
@@ -162,8 +161,7 @@ def _attempt(bound, work: Work, along: Tensor, threshold: float, warm: WarmStart
 def _renew(bound, work: Work, along: Tensor, threshold: float, warm: WarmStart) -> None:
     """Replace anchors that are not active by the most violated ones."""
     work.anchors, work.l = _chosen(along, work.anchors, work.l, work.anchors.shape[1])
-    work.rows, norms = bound.working_rows(work.numbers, work.anchors, warm.buffers)
-    work.norms = norms.masked_fill_(norms == 0, 1)
+    work.rows, work.norms = bound.working_rows(work.numbers, work.anchors, warm.buffers)
     work.excess = inner(work.rows, work.point).double() - threshold
 
 
@@ -203,7 +201,8 @@ def _line_search(work: Work, step: Tensor, threshold: float) -> Tensor:
     lengths, slopes = (torch.cat(both, 1) for both in ((torch.zeros_like(start), lengths), (start, slopes)))
     place = (slopes[:, 1:] > 0).sum(1, keepdim=True)
     after = (place + 1).clamp_max(lengths.shape[1] - 1)
-    low, high, rising, falling = (of.gather(1, at) for of in (lengths, slopes) for at in (place, after))
+    low, high = lengths.gather(1, place), lengths.gather(1, after)
+    rising, falling = slopes.gather(1, place), slopes.gather(1, after)
     between = low + (high - low) * (rising / (rising - falling).clamp_min(1e-30)).clamp(0, 1)
     fits = slopes[:, whole : whole + 1].abs() <= FLAT * start + noise
     return torch.where(fits, lengths[:, whole : whole + 1], between)
@@ -215,15 +214,15 @@ def _make_feasible(work: Work, threshold: float, buffers: Buffers) -> Tensor:
     Success needs a part of the margin, which a degenerate corner may not have.
     """
     hessian = curvature(work, torch.zeros_like(work.norms[:, 0]))
-    limit = 0.5 * ACCEPT * threshold
+    room = 0.5 * ACCEPT * threshold
     margin = MARGIN * (1 + 4 * work.point.square().mean(1, keepdim=True).sqrt()) * work.norms
-    kept = (0.5 * margin - limit).clamp_min(0)
+    kept = (0.5 * margin - room).clamp_min(0)
     inside = (work.point > work.lower) & (work.point < work.upper)
     at_zero = ~work.point.any(1)
     beyond = exact_inner(work.rows, work.point, buffers) - threshold
     good = at_zero
     for move in range(MOVES):
-        goal = beyond + (4.0**move * margin - limit).clamp_min(0)
+        goal = beyond + (4.0**move * margin - room).clamp_min(0)
         linear = goal + torch.bmm(hessian, work.l.unsqueeze(2)).squeeze(2)
         step = nnls_of_fixed_length(hessian, linear, work.l, EXCHANGES_NEAR) - work.l
         work.l = torch.where(good.unsqueeze(1), work.l, work.l + step)
@@ -232,5 +231,5 @@ def _make_feasible(work: Work, threshold: float, buffers: Buffers) -> Tensor:
         moved = torch.where(inside & ~good.unsqueeze(1), moved, work.point)
         beyond = beyond + inner(work.rows, moved - work.point)
         work.point = moved
-        good = (beyond + kept <= 0.5 * limit).all(1) | at_zero
+        good = (beyond + kept <= 0.5 * room).all(1) | at_zero
     return good

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from threat_specification.base import refuse_non_finite
-from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.dual_newton import (
     ACCEPT,
@@ -161,17 +160,11 @@ def _begin(bound, numbers, target, lower, upper, point, along, threshold: float,
     l = torch.zeros_like(along, dtype=torch.float64)  # noqa: E741
     l[which, bound_to] = multipliers[which, slot]
     l = l.gather(1, chosen)  # noqa: E741
-    rows, norms = _rows(bound, numbers, chosen, warm.buffers)
+    rows, norms = bound.working_rows(numbers, chosen, warm.buffers)
     shifted = target - torch.bmm(l.float().unsqueeze(1), rows).squeeze(1)
     point = torch.minimum(torch.maximum(shifted, lower), upper)
     excess = inner(rows, point).double() - threshold
     return Work(numbers, target, lower, upper, chosen, rows, norms, l, shifted, point, excess)
-
-
-def _rows(bound, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
-    """v_j(x) of anchors [R, K], [R, K, D], and |v|; 1 for masked anchors, which pad the sets and are never active."""
-    rows, norms = bound.working_rows(numbers, anchors, buffers)
-    return rows, norms.masked_fill_(norms == 0, 1)
 
 
 def _accept(bound, work: Work, nearest: Tensor, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
@@ -266,7 +259,7 @@ def _extend(bound, work: Work, along: Tensor, missing: Tensor, threshold: float)
         return
     count = min(wanted, max(FIRST, int((work.l > 0).sum(1).max()) // 2), along.shape[1] - work.anchors.shape[1])
     value, chosen = along.topk(count, dim=1)
-    rows, norms = _rows(bound, work.numbers, chosen)
+    rows, norms = bound.working_rows(work.numbers, chosen)
     zeros = torch.zeros_like(value, dtype=torch.float64)
     work.anchors = torch.cat([work.anchors, chosen], 1)
     work.rows = torch.cat([work.rows, rows], 1)

@@ -95,3 +95,17 @@ def test_the_settings_are_put_back() -> None:
         problem.threat.bind(problem.x, problem.y).project(problem.x, 0.05)
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def test_precision_that_was_inherited_is_inherited_again() -> None:
+    problem = Problem("28x28", batch=2)
+    products = torch.backends.cuda.matmul
+    before, own = torch.backends.fp32_precision, products.fp32_precision
+    try:
+        torch.backends.fp32_precision, products.fp32_precision = "tf32", "none"
+        problem.threat.bind(problem.x, problem.y).project(problem.x, 0.05)
+        assert products.fp32_precision == "tf32"
+        torch.backends.fp32_precision = "ieee"
+        assert products.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision, products.fp32_precision = before, own
