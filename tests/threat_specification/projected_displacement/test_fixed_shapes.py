@@ -155,7 +155,7 @@ def test_the_other_solver_goes_on_with_the_perturbations_that_were_given(
     monkeypatch.setattr(fixed_shapes, "_attempt", fails)
     problem = Problem("3x32x32")
     lower, upper = BOUNDS["none"](problem.x)
-    d = perturbations(problem, "twenty anchors")
+    d = 3 * perturbations(problem, "noise")  # towards some anchors and away from others
     for threshold in (0.05, 0.2):
         p = problem.bound.nearest(d, threshold, lower, upper)
         assert_certified(problem, d, p, threshold, lower, upper)

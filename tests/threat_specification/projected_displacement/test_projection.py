@@ -160,6 +160,18 @@ def test_feasible_rows_return_their_bits_and_do_not_disturb_others() -> None:
     assert_certified(problem, d, p, 0.05, lower, upper)
 
 
+def test_float64_decides_what_float32_cannot() -> None:
+    """Points beyond the threshold by less than the rounding of their displacements, and points on it."""
+    problem = Problem("3x32x32")
+    none = BOUNDS["none"](problem.x)
+    p = problem.bound.nearest(3 * perturbations(problem, "noise"), 0.05, *none)
+    beyond = p * (1 + 1e-5)
+    assert problem.excess(beyond, 0.05) > 5e-6 * 0.05
+    again = problem.bound.nearest(beyond, 0.05, *none)
+    assert problem.excess(again, 0.05) <= 1e-6 * 0.05
+    assert torch.equal(problem.bound.nearest(p, 0.05, *none), p)
+
+
 def test_without_anchors_of_other_classes_only_the_bounds_count() -> None:
     images, labels = data("3x32x32")
     same = labels == 3
