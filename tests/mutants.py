@@ -18,6 +18,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 SEARCH = "threat_specification/attacks/search.py"
 DIRECTIONS = "threat_specification/projected_displacement/directions.py"
+FIXED_SHAPES = "threat_specification/projected_displacement/fixed_shapes.py"
 PGD = "threat_specification/attacks/pgd.py"
 EVALUATIONS = "testing/evaluations.py"
 ON_SEARCH = "tests/testing/test_evaluations.py tests/threat_specification/attacks/test_far_starts.py"
@@ -26,6 +27,7 @@ ON_SHARDS = "tests/testing/test_testing.py"
 ON_RUNS = "tests/runners/test_runs.py"
 PD_TESTS = "tests/threat_specification/projected_displacement"
 ON_PROJECTION = f"{PD_TESTS}/test_projection.py tests/threat_specification/test_intersection.py"
+ON_FIXED_SHAPES = f"{PD_TESTS}/test_fixed_shapes.py"
 ON_PD = f"{PD_TESTS}/test_threat.py"
 
 
@@ -353,6 +355,48 @@ MUTANTS = [
         "lower, upper = lower.clamp_min(-threshold * level), upper.clamp_max(threshold * level)",
         "pass",
         ON_PROJECTION,
+    ),
+    Mutant(
+        "points of fixed shapes are kept without the check that they are feasible",
+        FIXED_SHAPES,
+        "return done & good & near &",
+        "return done & near &",
+        ON_FIXED_SHAPES,
+    ),
+    Mutant(
+        "the other solver gets displacements of other points",
+        FIXED_SHAPES,
+        "    along = along.clone()",
+        "    pass",
+        ON_FIXED_SHAPES,
+    ),
+    Mutant(
+        "the projection in the caller's precision",
+        "threat_specification/projected_displacement/bound.py",
+        "        with full_precision(self.examples.device.type):",
+        "        if True:",
+        f"{PD_TESTS}/test_lowered_precision.py",
+    ),
+    Mutant(
+        "float64 does not decide",
+        "threat_specification/projected_displacement/projection.py",
+        "    if doubtful:",
+        "    if False:",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "the l2 ball by the wrong bounds",
+        "threat_specification/norms.py",
+        "torch.where(delta > 0, upper, -lower)",
+        "torch.where(delta > 0, upper, upper)",
+        "tests/threat_specification/test_norms.py",
+    ),
+    Mutant(
+        "processes in lockstep with gradients of their own",
+        "testing/lockstep.py",
+        "return _of_first(gradient)",
+        "return gradient",
+        "tests/testing/test_lockstep.py",
     ),
     Mutant(
         "the projection knows no upper bound",
