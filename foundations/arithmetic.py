@@ -1,4 +1,4 @@
-"""How a GPU multiplies: to the same bits every time, and in full float32 precision unless TF32 is asked for.
+"""Settings of a GPU's products: the same bits every time, and full float32 precision unless TF32 is asked for.
 
 On the CPU nothing changes. The settings are those of torch, for the whole process.
 """
@@ -90,7 +90,7 @@ def describe_arithmetic(device_name: str) -> dict[str, Any]:
 
 
 def _older(backend: Any) -> bool | None:
-    """What the older interface says; None if the newer one says something else."""
+    """The setting of the older interface; None if the newer one says something else."""
     try:
         return bool(backend.allow_tf32)
     except RuntimeError:

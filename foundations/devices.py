@@ -58,7 +58,7 @@ def describe_device(device_name: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process computes: its machine, and the name and unique id of its GPU ("" for the CPU)."""
+    """The place of a process: its machine, and the name and unique id of its GPU ("" for the CPU)."""
 
     host: str
     gpu: str
@@ -86,7 +86,7 @@ def check_apart(store: Any, rank: int, world_size: int, device_name: str) -> Non
 
 
 def mistake(places: Sequence[Place]) -> str:
-    """What is wrong with the places of the processes, in rank order; "" if nothing is."""
+    """The message on places of processes (in rank order) that cannot work together; "" if they can."""
     on_gpu = [rank for rank, place in enumerate(places) if place.gpu]
     on_cpu = [rank for rank, place in enumerate(places) if not place.gpu]
     if on_gpu and on_cpu:

@@ -45,7 +45,7 @@ class Runner(ABC):
                 return self._run(started)
 
     def _tf32(self) -> bool:
-        """Whether networks compute in TF32; says so if that changes nothing on this device."""
+        """True if networks compute in TF32; logs a note if that changes nothing on this device."""
         precision: PrecisionHparams = getattr(self.desc, "precision", PrecisionHparams())
         if precision.tf32 and self.environment.device.type != "cuda":
             self.environment.log(f"note: --tf32 changes nothing on {self.environment.device_name}")

@@ -65,7 +65,7 @@ class DeviceError(RuntimeError):
 
 @dataclass
 class Counts:
-    """What a GPU would have been asked to do.
+    """Counts of the work that a GPU would have been given.
 
     kernels   name of an operation -> how often it was launched
     waits     reason -> how often the host waited for the device

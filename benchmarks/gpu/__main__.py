@@ -126,7 +126,7 @@ def _chosen(only: str) -> list[str]:
 
 
 def _folder(arguments: argparse.Namespace, whole: bool) -> Path:
-    """Where the results go: figures of a GPU are replaced by those of a whole pass over a GPU alone."""
+    """The folder for the results: figures of a GPU are replaced by those of a whole pass over a GPU alone."""
     counts = whole and not arguments.tiny and arguments.device.startswith("cuda")
     if not arguments.out:
         return HERE.parent if counts else Path(tempfile.mkdtemp(prefix="gpu_pass_"))

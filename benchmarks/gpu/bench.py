@@ -1,4 +1,4 @@
-"""What all sections of a pass share: the device, clocks that wait for it, images, a threat and a network."""
+"""The common ground of all sections of a pass: the device, clocks that wait for it, images, a threat, a network."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Bench:
             self.tell(f"{case}: peak memory", torch.cuda.max_memory_allocated(self.device) / 2**30, "GiB")
 
     def waits(self, call: Callable[[], Any]) -> int:
-        """How often a call makes the host wait for the device, as torch sees it; 0 on the CPU."""
+        """The number of times that a call makes the host wait for the device, as torch sees it; 0 on the CPU."""
         if not self.is_cuda:
             return 0
         with warnings.catch_warnings(record=True) as caught:

@@ -79,7 +79,7 @@ def _threats(anchors: AnchorSet, images: Tensor, labels: Tensor, delta: Tensor) 
 
 
 def bits(bench: Bench) -> None:
-    """Whether the same again gives the same bits, with torch's settings and with deterministic ones."""
+    """Compare the bits of the same work done twice, with torch's settings and with deterministic ones."""
     count, anchors = bench.sized((256, 500), (8, 40))
     images, labels = bench.examples(count)
     threat, towards = bench.threat(anchors), bench.noise(*images.shape, seed=1)
@@ -125,7 +125,7 @@ def _agree(call: Callable[[], Tensor], times: int = 2) -> bool:
 
 
 def collectives(bench: Bench) -> None:
-    """What anchors divided over processes ask of the backend, in a group of this process alone."""
+    """Run the exchanges that anchors divided over processes need, in a group of this process alone."""
     backend = BACKENDS if bench.is_cuda else "gloo"
     distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     try:

@@ -25,7 +25,7 @@ def settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def both_interfaces() -> tuple[bool, bool, str, str]:
-    """What other packages read; reading the older interface is an error if the two disagree."""
+    """Other packages read the older interface, which is an error if the two disagree."""
     return cublas.allow_tf32, cudnn.allow_tf32, cublas.fp32_precision, cudnn.conv.fp32_precision
 
 

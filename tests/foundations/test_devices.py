@@ -1,4 +1,4 @@
-"""Which device each process gets, on machines whose GPUs are made up."""
+"""The device of each process, on machines whose GPUs are made up."""
 
 from __future__ import annotations
 

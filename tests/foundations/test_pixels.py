@@ -46,7 +46,7 @@ def test_a_byte_becomes_the_nearest_float_on_every_device(
 
 
 def test_a_gpu_divides_by_nothing(table_here: None) -> None:
-    """What it would make of a division by 255 is a product with 1 / 255, which is another number for some bytes."""
+    """There a division by 255 is a product with 1 / 255, which is another number for some bytes."""
     product = BYTES.float() * (1 / torch.tensor(255.0))
     assert not torch.equal(product, nearest(BYTES))
     assert torch.equal(as_floats(BYTES.as_subclass(Elsewhere)).as_subclass(torch.Tensor), nearest(BYTES))

@@ -1,4 +1,4 @@
-"""What a run tells of the device that made it, and of its arithmetic there."""
+"""The record of a run's device, and of its arithmetic there."""
 
 from __future__ import annotations
 

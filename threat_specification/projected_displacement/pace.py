@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pace:
-    """What one kind of device gets; none of it changes what is computed beyond rounding.
+    """Sizes for one kind of device; none of them changes a result beyond rounding.
 
     rows_bytes    rows of working sets processed at a time
     tile_bytes    float64 rows at a time

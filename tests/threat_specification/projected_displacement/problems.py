@@ -105,3 +105,11 @@ def assert_certified(problem: Problem, d: Tensor, p: Tensor, threshold: float, l
         assert certificate.gap <= 1e-6 + 2 * rounding or distance < 1e-6, (i, certificate, rounding)
         most = max(most, certificate.active)
     return most
+
+
+def mislead(problem: Problem) -> None:
+    """Put wrong anchors with large multipliers into the warm start of the bound threat."""
+    generator = torch.Generator().manual_seed(0)
+    warm, count = problem.bound.warm, len(problem.x)
+    warm.anchors = torch.stack([torch.randperm(len(problem.anchors), generator=generator)[:9] for _ in range(count)])
+    warm.multipliers = 1e3 * torch.rand(count, 9, generator=generator, dtype=torch.float64)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import BOUNDS, THRESHOLDS, Problem, assert_certified, perturbations
+from problems import BOUNDS, THRESHOLDS, Problem, assert_certified, mislead, perturbations
 from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
@@ -107,10 +107,7 @@ def test_a_wrong_warm_start_changes_nothing(left: list[int]) -> None:
     lower, upper = BOUNDS["radius"](problem.x)
     d = perturbations(problem, "twenty anchors")
     cold = problem.bound.nearest(d, 0.05, lower, upper)
-    generator = torch.Generator().manual_seed(0)
-    warm = problem.bound.warm
-    warm.anchors = torch.stack([torch.randperm(120, generator=generator)[:9] for _ in d])
-    warm.multipliers = 1e3 * torch.rand(len(d), 9, generator=generator, dtype=torch.float64)
+    mislead(problem)
     again = problem.bound.nearest(d, 0.05, lower, upper)
     assert float((again - cold).abs().max()) < 1e-6
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import BATCH, BOUNDS, THRESHOLDS, Problem, assert_certified, data, perturbations
+from problems import BATCH, BOUNDS, THRESHOLDS, Problem, assert_certified, data, mislead, perturbations
 from scipy.optimize import minimize
 from scipy.optimize import nnls as scipy_nnls
 
@@ -139,10 +139,7 @@ def test_a_wrong_warm_start_changes_nothing() -> None:
     lower, upper = BOUNDS["radius"](problem.x)
     d = perturbations(problem, "twenty anchors")
     cold = problem.bound.nearest(d, 0.05, lower, upper)
-    generator = torch.Generator().manual_seed(0)
-    warm = problem.bound.warm
-    warm.anchors = torch.stack([torch.randperm(120, generator=generator)[:9] for _ in d])
-    warm.multipliers = 1e3 * torch.rand(len(d), 9, generator=generator, dtype=torch.float64)
+    mislead(problem)
     again = problem.bound.nearest(d, 0.05, lower, upper)
     assert float((again - cold).abs().max()) < 1e-6
     assert getattr(problem.bound, "fallbacks", 0) == 0
