@@ -430,3 +430,16 @@ def test_corruptions(channels: int) -> None:
         }
 
     agree(run)
+
+
+def test_a_projection_waits_for_the_device_a_few_times_only() -> None:
+    """The number of waits depends neither on the examples nor on the anchors that bind."""
+    with emulated_cuda() as counts:
+        x, labels, delta = (to_cuda(each) for each in (IMAGES, LABELS, DELTA))
+        bound = plain("cuda").prepare().bind(x, labels)
+        lower, upper = (-x).clamp_min(-0.25), (1 - x).clamp_max(0.25)
+        bound.project(delta, 0.01, lower, upper)
+        counts.reset()
+        moved = bound.project(1.1 * delta, 0.01, lower, upper)
+        assert counts.waited <= 6
+        assert bool((moved != 1.1 * delta).flatten(1).any(1).all())

@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.projected_displacement.pace import OTHERS, PACES
 
 FORMS = ("plain", "weighted", "segmented")
 
@@ -52,6 +53,7 @@ def measure(chosen: AnchorSet, form: str, over_ranks: bool) -> dict[str, torch.T
 
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
+    usual = PACES["cpu"]
     rank, world = distributed.get_rank(), distributed.get_world_size()
     for dtype in ("uint8", "float"):
         part = AnchorSet.load(f"{sys.argv[2]}/{dtype}.safetensors", (rank, world))
@@ -59,4 +61,7 @@ if __name__ == "__main__":
             raise SystemExit(f"expected a part of the anchors, got {len(part)}")
         for form in FORMS:
             torch.save(measure(part, form, over_ranks=True), f"{sys.argv[2]}/{dtype}_{form}_{rank}.pt")
+        PACES["cpu"] = OTHERS  # as on GPUs
+        torch.save(measure(part, "plain", over_ranks=True), f"{sys.argv[2]}/{dtype}_fixed_{rank}.pt")
+        PACES["cpu"] = usual
     distributed.destroy_process_group()

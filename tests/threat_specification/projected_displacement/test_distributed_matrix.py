@@ -35,8 +35,8 @@ def test_processes_together_are_one(processes: int, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for dtype in ("uint8", "float"):
-        for form in FORMS:
-            alone = measure(anchors(dtype), form, over_ranks=False)
+        for form in (*FORMS, "fixed"):  # fixed: the plain form, projected in fixed shapes
+            alone = measure(anchors(dtype), "plain" if form == "fixed" else form, over_ranks=False)
             for rank in range(processes):
                 together = torch.load(tmp_path / f"{dtype}_{form}_{rank}.pt", weights_only=True)
                 for name, expected in alone.items():

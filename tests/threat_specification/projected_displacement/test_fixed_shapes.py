@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import BOUNDS, THRESHOLDS, Problem, assert_certified, mislead, perturbations
+from problems import BOUNDS, THRESHOLDS, Problem, assert_certified, certify_segmented, mislead, perturbations
 from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
@@ -58,6 +58,13 @@ def test_corners_where_more_anchors_meet_than_there_are_pixels(bounds: str, left
             p = problem.bound.nearest(d, threshold, lower, upper)
             assert_certified(problem, d, p, threshold, lower, upper)
     assert problem.bound.fallbacks == 0
+
+
+@pytest.mark.parametrize("norm", ["full", "masked"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_segmented_and_weighted_answers_are_certified(weighted: bool, norm: str, left: list[int]) -> None:
+    certify_segmented("28x28", weighted, norm)
+    assert left and sum(left) == 0
 
 
 def test_working_sets_grow_to_what_binds(left: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import kkt
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import BATCH, BOUNDS, THRESHOLDS, Problem, assert_certified, data, mislead, perturbations
+from problems import (
+    BATCH,
+    BOUNDS,
+    THRESHOLDS,
+    Problem,
+    assert_certified,
+    certify_segmented,
+    data,
+    mislead,
+    perturbations,
+)
 from scipy.optimize import minimize
 from scipy.optimize import nnls as scipy_nnls
 
@@ -38,33 +47,7 @@ def test_answers_are_certified_and_stay(name: str, kind: str, bounds: str) -> No
 @pytest.mark.parametrize("name", ["digits", "28x28"])
 def test_segmented_and_weighted_answers_are_certified(name: str, weighted: bool, norm: str) -> None:
     """Both norms of the segmented form, with and without weights, by the KKT conditions in float64."""
-    problem = Problem(name)
-    generator = torch.Generator().manual_seed(2)
-    weights = 0.1 + 0.9 * torch.rand(10, 10, generator=generator) if weighted else None
-    masks = torch.rand(BATCH, 1, *problem.x.shape[2:], generator=generator) < 0.6
-    anchors = AnchorSet(problem.anchors, problem.anchor_labels)
-    threat = ProjectedDisplacement(
-        None, weighted, True, anchors, class_weights=weights, background="radius", segmented_norm=norm
-    )
-    bound = threat.prepare().bind(problem.x, problem.y, masks=masks)
-    flat, matrix = problem.anchors.flatten(1).numpy(), None if weights is None else weights.numpy()
-    rows = [
-        kkt.directions(
-            problem.x[i].flatten().numpy(), int(problem.y[i]), flat, problem.anchor_labels.numpy(), matrix, mask, norm
-        )
-        for i, mask in enumerate(masks.expand_as(problem.x).flatten(1).double().numpy())
-    ]
-    problem.rows = rows.__getitem__  # type: ignore[method-assign]
-    radius = bound.inscribed_radius()
-    expected = torch.tensor([1 / np.linalg.norm(each, axis=1).max() for each in rows])
-    torch.testing.assert_close(radius.double(), expected, rtol=1e-5, atol=0)
-    lower, upper = BOUNDS["radius"](problem.x)
-    for kind in ("noise", "twenty anchors"):
-        d = perturbations(problem, kind)
-        for threshold in (0.05, 0.3):
-            p = bound.nearest(d, threshold, lower, upper)
-            assert_certified(problem, d, p, threshold, lower, upper)
-    assert bound.fallbacks == 0
+    certify_segmented(name, weighted, norm)
 
 
 def test_a_cell_that_is_attacked_projects_to_its_nearest_point() -> None:
