@@ -12,6 +12,7 @@ import torch
 from foundations.arithmetic import Settings, arithmetic, describe_arithmetic, fix_workspaces
 
 cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+cpu_products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +21,10 @@ def settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     fresh = Settings(False, False, False, True, "none", "tf32", "tf32")
     fresh.apply()
+    before = cpu_products.fp32_precision  # other tests of this process may have set it
     yield
     fresh.apply()
+    cpu_products.fp32_precision = before
 
 
 def both_interfaces() -> tuple[bool, bool, str, str]:
@@ -42,10 +45,12 @@ def test_convolutions_are_in_full_precision_and_repeat_their_bits() -> None:
         assert not describe_arithmetic("cuda:0")["deterministic"]
 
 
-def test_tf32_where_it_is_asked_for() -> None:
+@pytest.mark.parametrize("on_the_cpu", ("none", "ieee"))  # a new process's; after set_float32_matmul_precision
+def test_tf32_where_it_is_asked_for(on_the_cpu: str) -> None:
+    cpu_products.fp32_precision = on_the_cpu
     with arithmetic(tf32=True):
         assert both_interfaces() == (True, True, "tf32", "tf32")
-        assert torch.backends.mkldnn.matmul.fp32_precision == "none"  # type: ignore[attr-defined]
+        assert cpu_products.fp32_precision == on_the_cpu
         assert describe_arithmetic("cuda:0")["precision"] == "tf32"
         assert describe_arithmetic("cpu") == {"precision": "float32", "deterministic": True}
         with arithmetic(tf32=False):
