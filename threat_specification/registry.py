@@ -20,6 +20,14 @@ THREATS: dict[str, str] = {
 }
 NEED_ANCHORS = ("PD",)
 
+# Tangent of the tangent form of PD -> a function of images [B,C,H,W] that returns [B,n,C,H,W].
+TANGENTS: dict[str, str] = {
+    "brightness": "threat_specification.projected_displacement.tangents:brightness",
+    "contrast": "threat_specification.projected_displacement.tangents:contrast",
+    "affine": "threat_specification.projected_displacement.tangents:affine",
+    "blur": "threat_specification.projected_displacement.tangents:blur",
+}
+
 
 def check_norm(flag: str, name: str) -> None:
     """Raise UsageError unless a flag names a known threat that needs no anchors."""

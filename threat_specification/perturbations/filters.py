@@ -14,9 +14,9 @@ from threat_specification.perturbations.draws import Draws
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def gaussian_kernel(sigma: float, radius: int) -> Tensor:
+def gaussian_kernel(sigma: float, radius: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A Gaussian kernel [2 radius + 1] with sum 1."""
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    offsets = torch.arange(-radius, radius + 1, dtype=dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return kernel / kernel.sum()
 
@@ -26,7 +26,7 @@ def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return x
-    kernel = gaussian_kernel(sigma, radius).to(x)
+    kernel = gaussian_kernel(sigma, radius, x.dtype).to(x.device)
     flat = x.flatten(0, 1).unsqueeze(1)
     flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
     flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from foundations.pixels import as_floats
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.pace import pace_of
+from threat_specification.projected_displacement.short_sums import short_sums
 
 DENSE_BYTES = 1 << 30  # largest float32 matrix that is stored
 TILE_COLUMNS = 4096  # longer float32 sums lose digits
@@ -97,6 +98,14 @@ class TiledPart:
         for rows, columns, tile in self.tiles():
             out[rows].addmm_(tile, vectors[:, columns].T, alpha=self.unit)
         return out.T.contiguous()
+
+    def exact_products(self, vectors: Tensor) -> Tensor:
+        """<v, a_j - centre>, [B, N] float64: short float32 sums, added in float64."""
+        out = vectors.new_zeros(len(self.images), len(vectors), dtype=torch.float64)
+        for rows, columns, tile in self.tiles():
+            for pixels in short_sums(tile.shape[1]):
+                out[rows] += (tile[:, pixels] @ vectors[:, columns][:, pixels].T).mul_(self.unit)
+        return out.T
 
     def square_products(self, weights: Tensor) -> Tensor:
         """<w, (a_j - centre)^2>, [B, N]."""
@@ -205,6 +214,11 @@ class AnchorMatrix:
     def products(self, vectors: Tensor, origins: Tensor | None = None) -> Tensor:
         """<v, a_j - centre - o> for float32 vectors [B, D] and origins [B, D] (or 0), [B, N]; differentiable once."""
         return _Products.apply(vectors, origins, self)
+
+    def exact_products(self, vectors: Tensor) -> Tensor:
+        """<v, a_j - centre> for float32 vectors [B, D], [B, N] float64; more exact than float32."""
+        with torch.no_grad(), full_precision(self.device.type):
+            return self.over_parts("exact_products", vectors)
 
     def square_products(self, weights: Tensor) -> Tensor:
         """<w, (a_j - centre)^2> for weights [B, D], [B, N]."""

@@ -16,6 +16,7 @@ from threat_specification.projected_displacement.anchor_matrix import AnchorMatr
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.masks import BACKGROUNDS
 from threat_specification.projected_displacement.projection import project_exact
+from threat_specification.projected_displacement.tangents import Tangents
 from threat_specification.projected_displacement.warm_start import WarmStart
 
 
@@ -37,9 +38,10 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         background: str = "frozen",
         projection: str = "exact",
         full_norms: bool = True,
+        tangents: Tangents | None = None,
     ) -> None:
-        """Take anchor_labels [N], class_weights [K, K], masks bool [B,1|C,H,W], and the threat's two options."""
-        super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks, full_norms)
+        """Take anchor_labels [N], class_weights [K, K], masks bool [B,1|C,H,W], and the threat's options."""
+        super().__init__(examples, labels, matrix, anchor_labels, class_weights, masks, full_norms, tangents)
         self.background, self.projection = background, projection
         self.warm: WarmStart | None = None
         self.scaled = torch.zeros(len(examples), dtype=torch.int64, device=examples.device)

@@ -15,26 +15,34 @@ from foundations.errors import UsageError
 from threat_specification.base import refuse_non_finite
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.buffers import Buffers
-from threat_specification.projected_displacement.pace import pace_of
+from threat_specification.projected_displacement.lengths import Differences, TangentLengths, squared_lengths
+from threat_specification.projected_displacement.tangents import Tangents
 
 BETA = 0.5
 SAME_IMAGE = 1e-6  # an anchor of another class that is nearer than this (l2) equals the image: it has no direction
 
-# Let r = ||a - x||^2 / (||a||^2 + ||x||^2). The rounding error of ||a||^2 - 2<a,x> + ||x||^2 grows like 1 / r, that of
-# <d, a> - <d, x> like 1 / sqrt(r). If r is below these values, the difference a - x is computed instead:
-NEAR_DISTANCE = 0.3  # for distances, once
-NEAR = 0.1  # for displacements, at every call
+# The rounding error of <d, a> - <d, x> grows like 1 / sqrt(r), with r as in `lengths.py`. If r is below this value, the
+# difference a - x is multiplied instead, at every call.
+NEAR = 0.1
+
+# Error of <d, v_j> with a float32 row of the tangent form, relative to |d| |v_j|: after the subtraction, equal pixels of
+# an even part of the image are rounded alike, so that errors add up. Rows of the other forms are exact by comparison.
+ROW_ERROR = 2**-23
 
 
 class UnsafeDirections:
     """v_j(x) for every anchor of another class.
 
-    inverse  [B, N] 1 / (beta w n_j), with n_j = ||u_j||^2, or ||a_j - x||^2 for a segmented form with full norms; 0
-             where masked
-    lengths  [B, N] ||u_j||^2 float64, kept only where it is not n_j
+    inverse  [B, N] 1 / (beta w n_j), with n_j = <u_j, M u_j>, or that of all of a_j - x for a segmented form with full
+             norms; 0 where masked. M is the identity, but for the tangent form
+    lengths  [B, N] ||M u_j||^2 float64, kept only where it is not n_j
     masked   [B, N] True if an anchor does not count: it has the label of the example, or no direction
     mask     [B, D] float 0/1 of the segmented form, else None
+    metric   M of the tangent form, for masked vectors if there is a mask, else None
     weights  [B, N] w of the weighted form, else None
+    longest  [B] the largest ||u_j|| / (beta w n_j), for the float32 error of displacements; at least every ||v_j||
+    row_error        ROW_ERROR in the tangent form, else 0
+    along_tangents   [B, N, k] what M M removes from products of the u_j, where `curvature` needs it, else k = 0
     """
 
     def __init__(
@@ -46,53 +54,56 @@ class UnsafeDirections:
         class_weights: Tensor | None = None,
         masks: Tensor | None = None,
         full_norms: bool = True,
+        tangents: Tangents | None = None,
     ) -> None:
-        """full_norms: the segmented form divides by the squared norm of all of a_j - x, not of its masked part."""
+        """full_norms: the segmented form divides by the norm of all of a_j - x, not of its masked part."""
         self.examples, self.matrix = examples, matrix
-        self._piece_bytes = pace_of(examples.device).piece_bytes
         self.mask = None if masks is None else masks.expand_as(examples).flatten(1).float()
+        self.metric = None if tangents is None else tangents.metric(examples, self.mask)
         self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)
         self.weights = None if class_weights is None else class_weights[labels][:, anchor_labels]
         self.centred = examples.flatten(1) - self.matrix.centre
-        squared, scale = self._squared_lengths(self.mask)
+        self.differences = Differences(examples, matrix, self.mask)
+        squared, scale = squared_lengths(self.differences, self.centred, self.masked)
         near = (squared < NEAR * scale) & ~self.masked
         self._refuse_equal_anchors(squared, anchor_labels)
         self.masked |= squared < SAME_IMAGE**2
         self.near = (near & ~self.masked).nonzero(as_tuple=True)
-        self.near_rows = self._differences(*self.near) if self._fits_piece(len(self.near[0])) else None
-        self.lengths: Tensor | None = None
-        if self.mask is not None and full_norms:
-            self.lengths, squared = squared, self._squared_lengths(None)[0]
-        weighted = squared if self.weights is None else squared * self.weights
+        fits = self.differences.fit_piece(len(self.near[0]))
+        self.near_rows = self.differences.of(*self.near) if fits else None
+        divisors, self.lengths = self._divisors(squared, scale, tangents, full_norms)
+        weighted = divisors if self.weights is None else divisors * self.weights
         self.inverse = (1 / (BETA * weighted)).float().masked_fill_(self.masked, 0)
+        self.row_error = 0.0 if self.metric is None else ROW_ERROR
+        self.longest = (squared.sqrt() * self.inverse).amax(1).float()
 
-    def _squared_lengths(self, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """||m (a_j - x)||^2, and the magnitude of the terms that cancel in it; [B, N] float64.
-
-        From products alone, but for near pairs, whose digits would be lost: those come from the raw images. Examples
-        with an empty mask have no near pairs; their lengths are 0 already.
-        """
-        if mask is None:
-            of_anchors = self.matrix.squared_norms.view(1, -1)
-            inside = self.centred
-        else:
-            of_anchors = self.matrix.square_products(mask).double()
-            inside = self.centred * mask
-        scale = of_anchors + inside.square().sum(1, dtype=torch.float64).view(-1, 1)
-        squared = scale - 2 * self.matrix.products(inside).double()
-        which, anchors = ((squared < NEAR_DISTANCE * scale) & ~self.masked).nonzero(as_tuple=True)
-        for pair in self._pieces(len(which)):
-            rows = self._raw(which[pair], anchors[pair])
-            rows = rows if mask is None else rows.mul_(mask[which[pair]])
-            squared[which[pair], anchors[pair]] = rows.square_().sum(1, dtype=torch.float64)
-        return squared, scale
+    def _divisors(
+        self, squared: Tensor, scale: Tensor, tangents: Tangents | None, full_norms: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """n_j, and ||M u_j||^2 where it is not n_j, else None; [B, N] float64."""
+        divisors, lengths = squared, None
+        self.along_tangents = squared.new_zeros(*squared.shape, 0, dtype=torch.float32)
+        if self.metric is not None:
+            found = TangentLengths.of(self.differences, self.centred, self.masked, self.metric, squared, scale)
+            divisors, lengths = found.inner, found.outer
+            if self.has_gram:
+                self.along_tangents = found.scaled(self.metric)
+        if self.mask is None or not full_norms:
+            return divisors, lengths
+        whole = Differences(self.examples, self.matrix)
+        divisors, scale = squared_lengths(whole, self.centred, self.masked)
+        if tangents is not None:
+            metric = tangents.metric(self.examples)
+            divisors = TangentLengths.of(whole, self.centred, self.masked, metric, divisors, scale).inner
+        return divisors, squared if lengths is None else lengths
 
     def _refuse_equal_anchors(self, squared: Tensor, anchor_labels: Tensor) -> None:
         which, anchors = ((squared < SAME_IMAGE**2) & ~self.masked).nonzero(as_tuple=True)
         if self.mask is not None and len(which):
             visible = self.mask.any(1)[which]
             which, anchors = which[visible], anchors[visible]
-            pieces = [self._raw(which[pair], anchors[pair]).norm(dim=1) for pair in self._pieces(len(which))]
+            whole = Differences(self.examples, self.matrix)
+            pieces = [whole.of(which[pair], anchors[pair]).norm(dim=1) for pair in whole.pieces(len(which))]
             equal = torch.cat(pieces) < SAME_IMAGE if pieces else visible[visible]
             which, anchors = which[equal], anchors[equal]
         if len(which):
@@ -102,25 +113,12 @@ class UnsafeDirections:
                 ": it has no direction towards it; leave one of the two out"
             )
 
-    def _fits_piece(self, pairs: int) -> bool:
-        return 4 * pairs * self.matrix.shape[1] <= self._piece_bytes
-
-    def _pieces(self, pairs: int) -> list[slice]:
-        """Slices of a list of pairs, each so small that its differences fit into `piece_bytes`."""
-        step = max(1, self._piece_bytes // (4 * self.matrix.shape[1]))
-        return [slice(start, min(start + step, pairs)) for start in range(0, pairs, step)]
-
-    def _raw(self, which: Tensor, anchors: Tensor) -> Tensor:
-        return self.matrix.rows(anchors).sub_(self.examples.flatten(1)[which])
-
-    def _differences(self, which: Tensor, anchors: Tensor) -> Tensor:
-        """u_j for pairs of an example and an anchor, [P, D], from the uncentred images."""
-        raw = self._raw(which, anchors)
-        return raw if self.mask is None else raw.mul_(self.mask[which])
-
     def directions(self, which: Tensor, anchors: Tensor) -> Tensor:
         """v_j(x) for P pairs of an example number and an anchor number, [P, D]; 0 where masked."""
-        return self._differences(which, anchors) * self.inverse[which, anchors].view(-1, 1)
+        rows = self.differences.of(which, anchors)
+        if self.metric is not None:
+            self.metric.shorten(rows.unsqueeze(1), which)
+        return rows * self.inverse[which, anchors].view(-1, 1)
 
     def working_rows(self, numbers: Tensor, anchors: Tensor, buffers: Buffers | None = None) -> tuple[Tensor, Tensor]:
         """v_j(x) for K anchors [R, K] of each of R examples, [R, K, D], 0 where masked; and ||v_j||, [R, K] float64.
@@ -133,6 +131,8 @@ class UnsafeDirections:
         rows.sub_(self.examples.flatten(1)[numbers].unsqueeze(1))
         if self.mask is not None:
             rows.mul_(self.mask[numbers].unsqueeze(1))
+        if self.metric is not None:
+            self.metric.shorten(rows, numbers)
         inverse = self.inverse[numbers].gather(1, anchors)
         if self.lengths is not None:
             norms = self.lengths[numbers].gather(1, anchors).sqrt() * inverse.double()
@@ -154,6 +154,8 @@ class UnsafeDirections:
             mask = None if self.mask is None else self.mask[rows]
             centred, inverse, masked = self.centred[rows], self.inverse[rows], self.masked[rows]
         flat = flat.float() if mask is None else flat * mask
+        if self.metric is not None:
+            flat = self.metric.apply(flat, rows)
         along = self.matrix.products(flat, centred)
         if checked:
             refuse_non_finite("delta", along[:, :1])  # NaN or infinity in d reaches the products with all anchors
@@ -169,12 +171,11 @@ class UnsafeDirections:
             where = torch.full((len(self.examples),), -1, device=flat.device)
             where[rows] = torch.arange(len(rows), device=flat.device)
             place = where[which]
-        for pair in self._pieces(len(which)):
+        for pair in self.differences.pieces(len(which)):
             wanted = (place[pair] >= 0).nonzero().flatten() + pair.start
-            differences = (
-                self._differences(which[wanted], anchors[wanted]) if self.near_rows is None else self.near_rows[wanted]
-            )
-            along[place[wanted], anchors[wanted]] = (differences * flat[place[wanted]]).sum(1)
+            kept = self.near_rows
+            apart = self.differences.of(which[wanted], anchors[wanted]) if kept is None else kept[wanted]
+            along[place[wanted], anchors[wanted]] = (apart * flat[place[wanted]]).sum(1)
 
     @property
     def has_gram(self) -> bool:
@@ -202,6 +203,10 @@ class UnsafeDirections:
         # This is several times as fast as indexing with two tensors.
         products = gram.view(-1).index_select(0, places.view(-1)).view(places.shape)
         products.sub_(origins.unsqueeze(2) + origins.unsqueeze(1)).add_(self.squared_lengths[which].unsqueeze(2))
+        if self.metric is not None:
+            tangent = self.along_tangents[which, anchors]
+            removed = tangent @ tangent.transpose(1, 2)
+            products.sub_((removed + removed.transpose(1, 2)) / 2)
         return products.mul_(inverse.unsqueeze(2) * inverse.unsqueeze(1))
 
     def inscribed_radius(self) -> Tensor:

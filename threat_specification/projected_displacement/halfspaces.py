@@ -4,7 +4,8 @@ Without the bounds, the dual of the projection,
 
     min over l >= 0 of  1/2 l^T Q l - l^T (c - threshold),      Q_ij = <v_i, v_j>,  c = V d,
 
-depends on the anchors only through their Gram matrix G: <a_i - x, a_j - x> = G_ij - g_i - g_j + <x, x> with g = A x.
+depends on the anchors only through their Gram matrix G: <a_i - x, a_j - x> = G_ij - g_i - g_j + <x, x> with g = A x
+(and, in the tangent form, through their products with the tangents).
 If the point d - V^T l satisfies the bounds, it is the projection onto both; if not, it is a good warm start.
 
 Shapes: R examples, N anchors, K anchors in the working set.
@@ -32,6 +33,7 @@ class _Examples:
     numbers  [R] numbers of the examples              along    [R, N] <d, v_j>; -inf where masked
     inverse  [R, N] 1 / (beta w ||u_j||^2), or 0      origins  [R, N] <a_j, x>
     squared  [R, 1] <x, x>                            reach    [R, 1] threshold plus the error of displacements
+    tangent  [R, N, k] what the tangent form removes from products, as `along_tangents` there; k = 0 in other forms
     """
 
     numbers: Tensor
@@ -40,6 +42,7 @@ class _Examples:
     origins: Tensor
     squared: Tensor
     reach: Tensor
+    tangent: Tensor
 
     def take(self, index: Tensor) -> _Examples:
         return _Examples(*(getattr(self, field.name)[index] for field in fields(self)))
@@ -64,6 +67,7 @@ def halfspace_multipliers(
         bound.origins[numbers],
         bound.squared_lengths[numbers].unsqueeze(1),
         (threshold + noise).unsqueeze(1),
+        bound.along_tangents[numbers],
     )
     anchors = along.topk(min(ENTERING, along.shape[1]), dim=1).indices
     multipliers = torch.zeros_like(anchors, dtype=torch.float64)
@@ -105,6 +109,11 @@ def _left(gram: Tensor, work: _Examples, anchors: Tensor, multipliers: Tensor) -
     towards = (weights * work.origins.gather(1, anchors)).sum(1, keepdim=True)
     # This reads only K rows of G for each example.
     pulled = torch.nn.functional.embedding_bag(anchors, gram, per_sample_weights=weights, mode="sum")
-    pulled.sub_(total * work.origins).add_(total * work.squared - towards).mul_(work.inverse)
+    pulled.sub_(total * work.origins).add_(total * work.squared - towards)
+    if work.tangent.shape[2]:
+        chosen = work.tangent.gather(1, anchors.unsqueeze(2).expand(-1, -1, work.tangent.shape[2]))
+        removed = torch.bmm(weights.unsqueeze(1), chosen)
+        pulled.sub_(torch.bmm(removed, work.tangent.transpose(1, 2)).squeeze(1))
+    pulled.mul_(work.inverse)
     left = work.along - pulled
     return left.scatter_(1, anchors, left.gather(1, anchors).masked_fill_(multipliers > 0, -torch.inf))

@@ -144,7 +144,8 @@ def _outside(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: flo
         which, anchors = (along[doubtful] > (threshold - noise[doubtful]).unsqueeze(1)).nonzero(as_tuple=True)
         which = doubtful[which]
         exact = (bound.directions(numbers[which], anchors).double() * flat[which].double()).sum(1)
-        outside[which[exact > threshold * (1 + ACCEPT)]] = True
+        accepted = threshold * (1 + ACCEPT) + bound.row_error * flat.norm(dim=1)[which] * warm.longest[numbers[which]]
+        outside[which[exact > accepted]] = True
     return outside
 
 

@@ -11,6 +11,9 @@ For an image x with label y, anchors a_j with labels c_j and a perturbation d:
                 threat, and {PD-W <= t} lies inside {PD <= t} if w is at most 1 (see class_weights.FORMS)
     segmented   u_j = m (a_j - x) with a 0/1 mask m of the object in x; changes of the background have no effect. The
                 norm is that of all of a_j - x (Definition 8), or with segmented_norm="masked" that of u_j
+    tangents    v_j = M u_j / (beta w <u_j, M u_j>) with a metric M(x) in which the first-order changes of x that keep
+                its meaning (contrast, small geometry, blur) cost little; see tangents.py. A step of d = t (a_j - x)
+                has threat at least 2 t, as in the plain form
 
 PD is convex and positively homogeneous in d, but not a norm.
 
@@ -23,7 +26,7 @@ Edge cases
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +52,7 @@ from threat_specification.projected_displacement.class_weights import (
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, any_of, gather
 from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
 from threat_specification.projected_displacement.stored import directory_of
+from threat_specification.projected_displacement.tangents import Tangents
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class ProjectedDisplacement(Threat):
                     is to pass masks= with each call
     projection      default method of projection: a key of PROJECTIONS
     segmented_norm  of segmented=True: a key of FULL_NORMS
+    tangents        True, or names among registry.TANGENTS: the tangent form
+    tangent_weight  its lambda above 0: the smaller, the less a change along a tangent costs
     background      allowed changes of pixels outside the mask in projections: a key of masks.BACKGROUNDS
     """
 
@@ -87,6 +93,8 @@ class ProjectedDisplacement(Threat):
         background: str = "frozen",
         projection: str = "exact",
         segmented_norm: str = "full",
+        tangents: bool | str | Sequence[str] = False,
+        tangent_weight: float = 0.1,
     ) -> None:
         if anchors is None and source is None:
             raise UsageError("ProjectedDisplacement needs anchors=AnchorSet(...) or source=, a callable returning one")
@@ -104,9 +112,11 @@ class ProjectedDisplacement(Threat):
         self.anchors, self.source = anchors, source
         self.weighted, self.segmented, self.background = weighted, segmented, background
         self.projection, self.segmented_norm = projection, segmented_norm
+        self.tangents = Tangents.of(tangents, tangent_weight)
         self.class_weights = None if class_weights is None else check_class_weights(class_weights)
         self.mask_source = None if mask_source is None else mask_source_from(mask_source)
-        self.name = "PD" + (weighted or segmented) * "-" + weighted * "W" + segmented * "S"
+        form = weighted * "W" + segmented * "S" + (self.tangents is not None) * "T"
+        self.name = f"PD-{form}" if form else "PD"
         self._num_devices = 1
         self._over_ranks = False
         self._is_prepared = False
@@ -179,6 +189,7 @@ class ProjectedDisplacement(Threat):
                 self.background,
                 self.projection,
                 FULL_NORMS[self.segmented_norm],
+                self.tangents,
             )
 
     def _masks(self, examples: Tensor, masks: Tensor | None, indices: Tensor | None) -> Tensor | None:

@@ -17,7 +17,7 @@ class WarmStart:
 
     anchors      [B, K] int64 working sets
     multipliers  [B, K] float64, 0 if the constraint of the anchor is not active
-    longest      [B] float32 the largest |v|, for estimates of the float32 error of displacements
+    longest      [B] float32 that of the bound threat: at least every |v|
     buffers      memory for the rows of the working sets
     widest       largest number of active anchors, if the host has learnt it
     """
@@ -32,7 +32,7 @@ class WarmStart:
     def empty(cls, bound: UnsafeDirections) -> WarmStart:
         """A warm start without any guess."""
         none = torch.zeros(len(bound.examples), 0, device=bound.examples.device)
-        return cls(1 / bound.inscribed_radius(), none.long(), none.double(), Buffers())
+        return cls(bound.longest, none.long(), none.double(), Buffers())
 
     def store(self, numbers: Tensor, anchors: Tensor, multipliers: Tensor, width: int | None = None) -> None:
         """Keep the active anchors of working sets [R, K] and their multipliers.
