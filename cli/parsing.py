@@ -61,10 +61,11 @@ def make_parser(
 
 
 def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any, hide: bool = False) -> None:
-    """Add one field as a flag; a boolean flag may be given without a value."""
+    """Add one field as a flag; a boolean flag, or one with a value for that, may be given alone."""
     names = [f"--{name}" for name in (field.name, field.metadata["alias"]) if name]
     shown = "" if default in ("", ()) or default is False else f" [{format_value(default)}]"
-    options: dict[str, Any] = {"nargs": "?", "const": True} if declared is bool else {}
+    alone = True if declared is bool else field.metadata["bare"]
+    options: dict[str, Any] = {"nargs": "?", "const": alone} if alone else {}
     section.add_argument(
         *names,
         type=_PARSERS[declared],

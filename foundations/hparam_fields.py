@@ -30,6 +30,7 @@ def setting(
     hashed_if_set: bool = False,
     when: str = "",
     alias: str = "",
+    bare: str = "",
     path_in: Callable[[str], str] | None = None,
 ) -> Any:
     """Declare one hyperparameter.
@@ -41,11 +42,12 @@ def setting(
     when    name of a boolean (or "name=value" for a choice) of the same class, without which this field cannot change a
             result; the field enters the hash only if that condition holds; "a|b" means a or b
     alias   another name of the flag, for published recipes
+    bare    value of the flag given alone, for a flag that otherwise takes a name
     path_in returns the path that a value contains, or ""; a file enters the hash by its content, a folder by the names
             and contents of its files
     """
     metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
-    metadata["hashed_if_set"] = hashed_if_set
+    metadata |= {"hashed_if_set": hashed_if_set, "bare": bare}
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 

@@ -338,6 +338,20 @@ class TrainingHparams(Hparams):
         "That adversary uses the weighted form of PD; needs the --class_weights that compute_threat was given.",
         when="N_adv_train",
     )
+    N_train_tangents: str = setting(
+        "",
+        "That adversary uses the tangent form of PD, as --tangents of test.",
+        when="N_adv_train",
+        hashed_if_set=True,
+        bare="all",
+    )
+    N_train_tangent_weight: float = setting(
+        0.1,
+        "Its lambda, as --tangent_weight of test.",
+        check=in_range(0, above=True),
+        when="N_train_tangents",
+        hashed_if_set=True,
+    )
     N_train_segmented: bool = setting(False, "That adversary uses the segmented form of PD.", when="N_adv_train")
     N_train_mask_source: str = setting(
         "center",
@@ -522,7 +536,7 @@ class TestingHparams(Hparams):
     then_project: str = setting(
         "",
         "Table 3 of the paper: project what --adv_eval finds once onto {PD <= radius of the ball}, and ask again; "
-        "pd, pd_s, pd_w, comma-separated. Not adaptive: an upper bound.",
+        "pd, pd_s, pd_w, pd_t, comma-separated. Not adaptive: an upper bound.",
         when="adv_eval",
         hashed_if_set=True,
     )
@@ -574,6 +588,21 @@ class TestingHparams(Hparams):
         False,
         "Use the weighted form of PD; needs the --class_weights that compute_threat was given.",
         when="N_adv_eval",
+    )
+    tangents: str = setting(
+        "",
+        "Use the tangent form of PD, in which these changes cost little: brightness, contrast, affine, blur, "
+        "comma-separated (all: the flag alone).",
+        when="N_adv_eval",
+        hashed_if_set=True,
+        bare="all",
+    )
+    tangent_weight: float = setting(
+        0.1,
+        "Lambda of the tangent form: the smaller, the less those changes cost.",
+        check=in_range(0, above=True),
+        when="tangents",
+        hashed_if_set=True,
     )
     segmented: bool = setting(False, "Use the segmented form of PD: only the object counts.", when="N_adv_eval")
     mask_source: str = setting(

@@ -29,6 +29,12 @@ TANGENTS: dict[str, str] = {
 }
 
 
+def check_tangents(flag: str, names: str) -> None:
+    """Raise UsageError unless a flag is empty, "all", or names tangents, comma-separated."""
+    for name in [] if names in ("", "all") else names.split(","):
+        check_choice(flag, name.strip(), TANGENTS)
+
+
 def check_norm(flag: str, name: str) -> None:
     """Raise UsageError unless a flag names a known threat that needs no anchors."""
     check_choice(flag, name, [known for known in THREATS if known not in NEED_ANCHORS])

@@ -15,6 +15,8 @@ from runners.compute_threat.desc import ThreatDesc
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
 
+MEASURED = 2  # version of what is measured: 2 has the tangent form, and coverage
+HEADLINE = 0.95  # the coverage of the headline
 SUITE_NAMES = ("C", "C-bar", "torchvision")
 
 
@@ -117,6 +119,11 @@ class PerturbationHparams(Hparams):
         False,
         "PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training images, too.",
     )
+    coverage_images: int = setting(
+        250,
+        "Training images, no anchors, whose changes give the thresholds that hold a given share of the safe ones.",
+        check=in_range(1),
+    )
     bootstrap: int = setting(1000, "Resamples of the images for the 95 % intervals.", check=in_range(100))
 
     def __post_init__(self) -> None:
@@ -217,8 +224,9 @@ class EvaluateThreatDesc(Desc):
         return () if self.train is None else (self.train, *self.more)
 
     def hashed(self) -> dict[str, Any]:
+        """A version of the measurement enters too, so that results that lack something are not taken for new ones."""
         more = [{"hash": run.hash, "replicate": run.replicate} for run in self.more]
-        return super().hashed() | ({"more": more} if more else {})
+        return super().hashed() | {"measured": MEASURED} | ({"more": more} if more else {})
 
     def flags(self) -> dict[str, Any]:
         names = ",".join(run.model.model_name for run in self.models) if self.more else ""
@@ -250,7 +258,30 @@ class EvaluateThreatDesc(Desc):
             )
 
         rows = [[threat, *(cell(found, threat) for found in shown.values())] for threat in result["threats"]]
+        covered = ""
+        if result["coverage"]:
+            covered = (
+                f"at thresholds that hold {HEADLINE:.0%} of the safe changes of "
+                f"{result['coverage']['num_training_images']} training images\n{coverage_table(result)}\n"
+            )
+        images = f"{result['num_examples']} images of {result['dataset_name']}"
         return (
-            f"AUROC of telling unsafe from safe changes of {result['num_examples']} images of {result['dataset_name']} "
+            f"{covered}AUROC of telling unsafe from safe changes of {images} "
             f"(95 % intervals; {result['num_matched_pairs']} matched pairs)\n{markdown_table(['threat', *shown], rows)}"
         )
+
+
+def coverage_table(result: dict[str, Any], level: float = HEADLINE) -> str:
+    """At equal coverage: threshold, and what it holds of the changes of test images; a Markdown table."""
+    rows = []
+    for name, levels in result["coverage"]["threats"].items():
+        found = levels[f"{level:g}"]
+        rows.append(
+            [
+                name,
+                f"{found['threshold']:.3g}",
+                f"{found['safe_held']:.3f}",
+                f"{found['unsafe_held']:.3f} [{found['low']:.3f}, {found['high']:.3f}]",
+            ]
+        )
+    return markdown_table(["threat", "threshold", "safe held", "unsafe held"], rows)

@@ -15,6 +15,8 @@ from threat_specification import ProjectedDisplacement
 if TYPE_CHECKING:
     import torch
 
+    from runners.evaluate_threat.coverage import Coverage
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -23,6 +25,7 @@ class Measurement:
     threats   name -> [n, P]; one row for each entry of `index`, one column for each perturbation
     class_distances   [n] class weight of each image and the image of another class that takes its place, if PD-W was
               measured
+    coverage  the changes of training images, if there were training images that are no anchors
     """
 
     data: Dataset
@@ -32,6 +35,7 @@ class Measurement:
     threats: dict[str, numpy.ndarray]
     result: dict[str, Any]
     class_distances: numpy.ndarray | None = None
+    coverage: Coverage | None = None
 
     @property
     def other_class(self) -> int:

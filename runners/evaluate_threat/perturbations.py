@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from datasets.base import Dataset
+from datasets.base import Dataset, Examples
 from datasets.corruption_files import Reader, names_of, read_corruption_files
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
@@ -29,10 +29,14 @@ PATCHES = (0.1, 0.25, 0.5)  # shares of the image area
 
 @dataclass
 class Partners:
-    """For each image, a test image of another class; computed once per shard."""
+    """For each image, one of `images` of another class; computed once per shard.
 
-    data: Dataset
+    rows   the images among which partners are drawn (default: all)
+    """
+
+    images: Examples
     seed: int
+    rows: Tensor | None = None
     # By the rows of the shard: parts of a shard, and shards of one image, have the same number.
     _known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -40,16 +44,22 @@ class Partners:
         """Images [n,C,H,W] and labels [n] of the partners."""
         key = tuple(shard.index.tolist())
         if key not in self._known:
-            labels, device = self.data.test.labels, shard.images.device
-            rows = partners(labels.cpu(), shard.labels.cpu(), Draws(self.seed, shard.index.cpu(), "partner"))
-            images = self.data.test.pixels(rows.to(labels.device))
-            self._known = {key: (images.to(device), labels.cpu()[rows].to(device))}
+            device = shard.images.device
+            rows = self._drawn(shard.labels.cpu(), shard.index.cpu())
+            images = self.images.pixels(rows.to(self.images.labels.device))
+            self._known = {key: (images.to(device), self.images.labels.cpu()[rows].to(device))}
         return self._known[key]
 
+    def _drawn(self, labels: Tensor, index: Tensor) -> Tensor:
+        """Rows of the partners of images with these labels and row numbers, [n]."""
+        every = self.images.labels.cpu()
+        rows = torch.arange(len(every)) if self.rows is None else self.rows
+        return rows[partners(every[rows], labels, Draws(self.seed, index, "partner"))]
+
     def labels(self, index: Tensor) -> Tensor:
-        """The labels of the partners of some rows of the test set, [n], without reading an image."""
-        labels = self.data.test.labels.cpu()
-        return labels[partners(labels, labels[index], Draws(self.seed, index, "partner"))]
+        """The labels of the partners of some rows, [n], without reading an image."""
+        labels = self.images.labels.cpu()
+        return labels[self._drawn(labels[index], index)]
 
 
 def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:

@@ -13,16 +13,17 @@ import numpy
 import torch
 from matplotlib.figure import Figure
 
+from datasets.base import Examples
 from datasets.sampling import stratified_subset
 from foundations.clock import timed
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import RunError
-from foundations.files import write_text
+from foundations.files import write_npz, write_text
 from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners.base import Runner
 from runners.checks import names_in
-from runners.evaluate_threat import charts, corruption_charts, image_plots, perturbations
+from runners.evaluate_threat import charts, corruption_charts, coverage, image_plots, perturbations
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
 from runners.evaluate_threat.measurement import Measurement
@@ -34,12 +35,20 @@ from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
 from threat_specification import L2, Linf, Measure, ProjectedDisplacement
 from threat_specification.perceptual import FeatureDistance, from_package
+from threat_specification.projected_displacement.masks import FileMasks
 from threat_specification.ssim import SSIMDistance
+
+
+def has_file_masks(measure: Measure) -> bool:
+    """True for a segmented threat whose masks are those of the test images, from a file."""
+    return isinstance(measure, ProjectedDisplacement) and isinstance(measure.mask_source, FileMasks)
+
 
 # Figures by name; each is written as PNG and PDF.
 FIGURES: dict[str, Callable[[Measurement], Figure | None]] = {
     "separation": charts.separation,
     "distributions": charts.distributions,
+    "coverage": coverage.figure,
     "gallery": image_plots.gallery,
     "severity": corruption_charts.severity,
     "heatmap": corruption_charts.heatmap,
@@ -72,33 +81,57 @@ class EvaluateThreat(Runner):
         self.threat = read_threat(desc.anchors, environment)
         self.measures = self._measures()
         self.index, self.excluded = self._sample()
-        self.find = perturbations.Partners(self.data, self.seed)
+        self.find = perturbations.Partners(self.data.test, self.seed)
         self.perturbations = self._perturbations()
         self.store = ShardStore(self.directory / "shards")
 
     def run(self) -> dict[str, Any]:
         evaluation = PerturbationEvaluation(self.perturbations, self.measures)
-        test, device = self.data.test, self.environment.device
+        device = self.environment.device
         with ExitStack() as stack:
             for model in (*self.models.values(), self.judge, self.features):
                 if model is not None:
                     stack.enter_context(evaluation_mode(model))
-            threats = evaluate_in_shards(
-                lambda rows: test.pixels(rows.to(test.labels.device)).to(device),
-                test.labels.to(device),
-                self.index.to(device),
-                self.desc.perturbation.images_per_shard,
-                [evaluation],
-                self.environment,
-                self.store,
-                in_lockstep=self.desc.anchors.threat.shard_anchors,
-            )
+            threats = self._measured(evaluation, self.data.test, self.index, self.store)
+            covered = self._coverage(evaluation.seconds)
             with timed(evaluation.seconds, "statistics", device):
-                result = self._metrics(threats)
+                result = self._metrics(threats, covered)
             if self.environment.is_primary:
                 with timed(evaluation.seconds, "pictures", device):
-                    self._write(threats, result)
+                    self._write(threats, result, covered)
         return {**result, "seconds": {name: round(spent, 3) for name, spent in evaluation.seconds.items()}}
+
+    def _measured(
+        self, evaluation: PerturbationEvaluation, images: Examples, index: torch.Tensor, store: ShardStore
+    ) -> dict[str, numpy.ndarray]:
+        """Threats [n, P] by name, of the changes of some images."""
+        device = self.environment.device
+        return evaluate_in_shards(
+            lambda rows: images.pixels(rows.to(images.labels.device)).to(device),
+            images.labels.to(device),
+            index.to(device),
+            self.desc.perturbation.images_per_shard,
+            [evaluation],
+            self.environment,
+            store,
+            in_lockstep=self.desc.anchors.threat.shard_anchors,
+        )
+
+    def _coverage(self, seconds: dict[str, float]) -> coverage.Coverage | None:
+        """The same changes of training images that are no anchors; None if there are no such images."""
+        hparams, images = self.desc.perturbation, self.data.train
+        rows = coverage.training_rows(images, self.threat.indices, hparams.coverage_images, self.seed)
+        rows = rows[~self._equal_other_anchor(images, rows)]
+        if len(images.labels.cpu()[rows].unique()) < 2:
+            return None
+        find = perturbations.Partners(images, self.seed, rows)
+        changes = perturbations.safe(names_in(hparams.suites), hparams.severities, self.seed)
+        changes += perturbations.unsafe(find, self.seed)
+        changes = [change for change in changes if change.group in ("safe", "unsafe")]
+        measures = {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
+        evaluation = PerturbationEvaluation(changes, measures, seconds)
+        threats = self._measured(evaluation, images, rows, ShardStore(self.directory / "shards" / "coverage"))
+        return coverage.Coverage(threats, [change.group for change in changes])
 
     def _threat_in_one_place(self) -> ProjectedDisplacement:
         """The threat with all its anchors in one process, for the figures, which only the primary process draws."""
@@ -116,7 +149,7 @@ class EvaluateThreat(Runner):
     def _measures(self) -> dict[str, Measure]:
         """The threats by name, PD first."""
         desc, environment = self.desc, self.environment
-        made: list[Measure] = [self.threat]
+        made: list[Measure] = [self.threat, read_threat(desc.anchors, environment, tangents=True)]
         if desc.anchors.threat.class_weights:
             made.append(read_threat(desc.anchors, environment, weighted=True))
         if desc.perturbation.threat_masks:
@@ -142,16 +175,22 @@ class EvaluateThreat(Runner):
         """
         labels = self.data.test.labels
         rows = stratified_subset(labels.cpu(), min(self.desc.perturbation.num_images, len(labels)), self.seed)
-        equal = torch.zeros(len(rows), dtype=torch.bool)
-        pixels = self.data.test.pixels(rows.to(labels.device)).cpu()
-        for threat in self.measures.values():
-            if isinstance(threat, ProjectedDisplacement):
-                assert threat.anchors is not None
-                images = as_bytes(pixels) if threat.anchors.images.dtype == torch.uint8 else pixels
-                equal |= threat.equals_other_anchor(images, labels.cpu()[rows]).cpu()
+        equal = self._equal_other_anchor(self.data.test, rows)
         if bool(equal.any()):
             self.environment.log(f"left out: {int(equal.sum())} test images that equal an anchor of another class")
         return rows[~equal], int(equal.sum())
+
+    def _equal_other_anchor(self, images: Examples, rows: torch.Tensor) -> torch.Tensor:
+        """Mask [n] bool of the images that equal an anchor of another class of any of the threats."""
+        equal = torch.zeros(len(rows), dtype=torch.bool)
+        pixels = images.pixels(rows.to(images.labels.device)).cpu()
+        labels = images.labels.cpu()[rows]
+        for threat in self.measures.values():
+            if isinstance(threat, ProjectedDisplacement):
+                assert threat.anchors is not None
+                stored = as_bytes(pixels) if threat.anchors.images.dtype == torch.uint8 else pixels
+                equal |= threat.equals_other_anchor(stored, labels).cpu()
+        return equal
 
     def _perturbations(self) -> list[Perturbation]:
         hparams = self.desc.perturbation
@@ -170,13 +209,14 @@ class EvaluateThreat(Runner):
                 made += perturbations.adversarials(model, radii, hparams.adversarial_iter, self.seed, of)
         return made
 
-    def _metrics(self, threats: dict[str, numpy.ndarray]) -> dict[str, Any]:
+    def _metrics(self, threats: dict[str, numpy.ndarray], covered: coverage.Coverage | None) -> dict[str, Any]:
         bootstrap = Bootstrap.over(len(self.index), self.desc.perturbation.bootstrap, self.seed)
         separations = Separations(self.perturbations, threats, bootstrap)
         result = {
             "num_examples": len(self.index),
             "excluded": self.excluded,
             "threats": list(threats),
+            "coverage": covered.describe(self.perturbations, threats, bootstrap) if covered else None,
             **separations.describe(),
             "rising": separations.rising(),
             "responsible": responsible(
@@ -188,11 +228,16 @@ class EvaluateThreat(Runner):
             result["stability"] = agreement(threats)
         return result
 
-    def _write(self, threats: dict[str, numpy.ndarray], result: dict[str, Any]) -> None:
+    def _write(
+        self, threats: dict[str, numpy.ndarray], result: dict[str, Any], covered: coverage.Coverage | None
+    ) -> None:
         labels = self.data.test.labels.cpu()[self.index]
         self.directory.write_examples({"index": self.index.numpy(), "label": labels.numpy(), **threats})
         write_text(self.directory / "table.csv", table_csv(result["table"]))
         write_text(self.directory / "separation.csv", separation_csv(result))
+        if covered is not None:
+            write_text(self.directory / "coverage.csv", covered.csv())
+            write_npz(self.directory / "coverage.npz", covered.arrays())
         measurement = Measurement(
             self.data,
             self._threat_in_one_place(),
@@ -201,6 +246,7 @@ class EvaluateThreat(Runner):
             threats,
             result,
             self._class_distances(labels),
+            covered,
         )
         for name, draw in FIGURES.items():
             write_figure(self.directory / name, partial(draw, measurement), ("png", "pdf"))

@@ -13,7 +13,14 @@ from testing.separation import Bootstrap, Placements, matched_pairs, rising
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 20
-HOMOGENEOUS = ("PD", "PD-W", "PD-S", "L2", "Linf")  # their threat of d / ||d|| is the threat of d, divided by ||d||
+HOMOGENEOUS = (
+    "PD",
+    "PD-T",
+    "PD-W",
+    "PD-S",
+    "L2",
+    "Linf",
+)  # their threat of d / ||d|| is the threat of d, divided by ||d||
 
 Arrays = dict[str, numpy.ndarray]
 

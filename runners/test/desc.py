@@ -15,7 +15,7 @@ from foundations.results import markdown_table, wilson_interval
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
-from threat_specification.registry import check_norm
+from threat_specification.registry import check_norm, check_tangents
 
 # Version of the attacks, increased when they change: results of another ensemble belong to another run, so that an old
 # figure is never returned for stronger attacks.
@@ -45,7 +45,7 @@ def _tests_under_threat(desc: TestDesc) -> bool:
 
 
 # --then_project: forms of the threat onto whose sets the adversarial examples of the ball are projected.
-FORMS = ("pd", "pd_s", "pd_w")
+FORMS = ("pd", "pd_s", "pd_w", "pd_t")
 
 
 def forms_of(flag: str) -> list[str]:
@@ -127,6 +127,7 @@ class TestDesc(Desc):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
+        check_tangents("tangents", testing.tangents)
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":

@@ -195,7 +195,9 @@ class Test(Runner):
 
     def _read_threat(self) -> ProjectedDisplacement:
         testing = self.desc.testing
-        form = {"weighted": testing.weighted, "segmented": testing.segmented, "background": testing.background}
+        form: dict[str, Any] = {"weighted": testing.weighted, "segmented": testing.segmented}
+        form |= {"background": testing.background}
+        form |= {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}
         if testing.segmented:
             form |= {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
         return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
@@ -261,7 +263,7 @@ class Test(Runner):
     def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
         testing = self.desc.testing
         measures = {}
-        if threat.weighted or threat.segmented:
+        if threat.name != "PD":
             plain = read_threat(self.desc.anchors, self.environment)
             measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
         return AttackEvaluation(

@@ -16,7 +16,12 @@ from testing.shards import Shard, count_correct
 from threat_specification import Measure, ProjectedDisplacement
 
 # --then_project -> form of the threat
-FORMS: dict[str, dict[str, bool]] = {"pd": {}, "pd_s": {"segmented": True}, "pd_w": {"weighted": True}}
+FORMS: dict[str, dict[str, bool]] = {
+    "pd": {},
+    "pd_s": {"segmented": True},
+    "pd_w": {"weighted": True},
+    "pd_t": {"tangents": True},
+}
 
 # Accuracies of the paper at 16/255 (Table 3): l-inf, then projected onto each set.
 PUBLISHED: dict[str, dict[str, float]] = {

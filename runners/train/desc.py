@@ -16,7 +16,7 @@ from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc
 from runners.train.defaults import named_defaults
-from threat_specification.registry import check_norm
+from threat_specification.registry import check_norm, check_tangents
 from training.optimizers import OPTIMIZERS
 
 # The switches that add something to plain training.
@@ -76,6 +76,7 @@ class TrainDesc(Desc):
         check_choice("optimizer", self.training.optimizer, OPTIMIZERS)
         if self.training.adv_train:
             check_norm("adv_train_attack_norm", self.training.adv_train_attack_norm)
+        check_tangents("N_train_tangents", self.training.N_train_tangents)
         if self.training.N_adv_train and self.training.N_train_segmented:
             check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
 

@@ -166,6 +166,7 @@ class Train(Runner):
         if not training.N_adv_train:
             return None
         form: dict[str, Any] = {"weighted": training.N_train_weighted, "segmented": training.N_train_segmented}
+        form |= {"tangents": training.N_train_tangents, "tangent_weight": training.N_train_tangent_weight}
         form["projection"] = training.N_adv_train_projection
         if training.N_train_segmented:
             form |= {"mask_source": training.N_train_mask_source, "background": training.N_train_background}

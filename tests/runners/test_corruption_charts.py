@@ -46,7 +46,7 @@ def measured(mask_source: Any) -> Measurement:
     anchors = AnchorSet(data.train.pixels(rows), data.train.labels[rows], rows)
     plain = ProjectedDisplacement(anchors=anchors)
     segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source=mask_source)
-    find = perturbations.Partners(data, 0)
+    find = perturbations.Partners(data.test, 0)
     made = perturbations.safe(["C", "C-bar", "torchvision"], (1, 4), 0) + perturbations.unsafe(find, 0)
     assert segmented.mask_source is not None
     made += perturbations.regions(made, segmented.mask_source)
@@ -128,7 +128,7 @@ def test_changes_are_made_equally_long(measurement: Measurement) -> None:
             x, y = measurement.data.test.pixels(torch.tensor([at])), measurement.data.test.labels[at : at + 1]
             z = torch.from_numpy(drawn).view_as(x)
             if title == "other class":  # towards the image of another class of this very image
-                partner, label = perturbations.Partners(measurement.data, 0)(Shard(0, x, y, torch.tensor([at])))
+                partner, label = perturbations.Partners(measurement.data.test, 0)(Shard(0, x, y, torch.tensor([at])))
                 share = said / float((partner - x).abs().max())
                 assert torch.allclose(z, x + share * (partner - x), atol=0.02) and int(label) != int(y)
             assert float(measurement.threat.evaluate(x, y, z)) == pytest.approx(threat, abs=0.006)

@@ -1,0 +1,122 @@
+"""Thresholds that mean something: those that hold a given share of the safe changes of training images.
+
+They are found on training images that are no anchors; what they hold is measured on test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from matplotlib.figure import Figure
+
+from datasets.base import Examples
+from datasets.sampling import stratified_subset
+from foundations.results import csv_table
+from runners.evaluate_threat import charts
+from runners.evaluate_threat.desc import HEADLINE
+from testing.coverage import curve, held_per_image, threshold_at
+from testing.perturbed import Perturbation
+from testing.separation import Bootstrap
+
+if TYPE_CHECKING:
+    from runners.evaluate_threat.measurement import Measurement
+
+NAMED = (0.8, 0.9, 0.95, 0.99)  # coverages of the tables
+CURVE = tuple(number / 100 for number in range(50, 101))
+
+Arrays = dict[str, numpy.ndarray]
+
+
+def training_rows(images: Examples, indices: torch.Tensor | None, size: int, seed: int) -> torch.Tensor:
+    """A seeded, class-stratified sample of at most `size` training images that are no anchors, [n] row numbers.
+
+    indices  rows of the anchors in the training set, if they are known; otherwise no image is left out
+    """
+    labels = images.labels.cpu()
+    free = torch.ones(len(labels), dtype=torch.bool)
+    if indices is not None:
+        free[indices.cpu()] = False
+    rows = free.nonzero().flatten()
+    return rows[stratified_subset(labels[rows], min(size, len(rows)), seed)]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Threats of the changes of training images, [n, P] by name, and the groups of the P changes."""
+
+    threats: Arrays
+    groups: Sequence[str]
+
+    def values(self, name: str, group: str) -> numpy.ndarray:
+        """Threats of the changes of one group."""
+        return self.threats[name][:, [column for column, of in enumerate(self.groups) if of == group]]
+
+    def describe(self, perturbations: Sequence[Perturbation], test: Arrays, bootstrap: Bootstrap) -> dict[str, Any]:
+        """The field `coverage` of result.json: threat -> coverage -> threshold, and what it holds of test images."""
+        columns = {group: [c for c, p in enumerate(perturbations) if p.group == group] for group in ("safe", "unsafe")}
+
+        def on_test(name: str, threshold: float) -> dict[str, Any]:
+            shares = {group: held_per_image(test[name][:, of], threshold) for group, of in columns.items()}
+            means = {group: float(share.mean()) for group, share in shares.items()}
+            resampled = bootstrap.counts @ shares["unsafe"] / bootstrap.counts.sum(1)
+            interval = bootstrap.interval(means["unsafe"], resampled)
+            return {
+                "safe_held": round(means["safe"], 6),
+                "unsafe_held": round(means["unsafe"], 6),
+                "low": round(interval.low, 6),
+                "high": round(interval.high, 6),
+            }
+
+        found: dict[str, Any] = {}
+        for name in self.threats:
+            found[name] = {}
+            for level in NAMED:
+                threshold = threshold_at(self.values(name, "safe"), level)
+                found[name][f"{level:g}"] = {"threshold": float(f"{threshold:.6g}"), **on_test(name, threshold)}
+        return {"num_training_images": len(next(iter(self.threats.values()))), "threats": found}
+
+    def csv(self) -> str:
+        """The curve of each threat, on the training images."""
+        lines: list[list[Any]] = [["threat", "coverage", "threshold", "unsafe_held"]]
+        for name in self.threats:
+            thresholds, shares = curve(self.values(name, "safe"), self.values(name, "unsafe"), CURVE)
+            lines += [
+                [name, level, f"{threshold:.6g}", f"{share:.6g}"]
+                for level, threshold, share in zip(CURVE, thresholds, shares, strict=True)
+            ]
+        return csv_table(lines)
+
+    def arrays(self) -> Arrays:
+        """The content of coverage.npz, from which other runs take a threshold."""
+        return {"group": numpy.array(self.groups), **self.threats}
+
+
+def stored_threshold(arrays: Arrays, name: str, coverage: float) -> float:
+    """The threshold of a threat for a coverage, from the content of coverage.npz."""
+    return threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage)
+
+
+def figure(measurement: Measurement) -> Figure | None:
+    """What is held of the unsafe changes, against the share of the safe changes: lower is better."""
+    coverage = measurement.coverage
+    if coverage is None:
+        return None
+    styles = charts.style(measurement.main)
+    drawn = Figure(figsize=(charts.WIDTH * 0.6, 3.2), layout="constrained")
+    axes = drawn.add_subplot()
+    for name in measurement.main:
+        if name in coverage.threats:
+            _, shares = curve(coverage.values(name, "safe"), coverage.values(name, "unsafe"), CURVE)
+            axes.plot(CURVE, shares, **styles[name], markevery=5, markersize=4, linewidth=1.2)
+    axes.axvline(HEADLINE, color="#999999", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("share of safe changes held", fontsize=8)
+    axes.set_ylabel("share of unsafe changes held", fontsize=8)
+    axes.set_ylim(-0.02, 1.02)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    charts.legend(drawn, styles)
+    return charts.without_frame(drawn)

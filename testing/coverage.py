@@ -1,0 +1,44 @@
+"""Coverage: the share of the safe changes that a set {threat <= threshold} holds.
+
+Thresholds of different threats do not compare; coverages do. At equal coverage, the better threat holds the smaller
+share of the unsafe changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+
+Array = numpy.ndarray
+
+
+def threshold_at(safe: Array, coverage: float) -> float:
+    """The smallest threshold that holds at least this share of the safe changes.
+
+    safe      threats of safe changes, of any shape; NaN where there is no such change
+    coverage  in [0, 1]
+    """
+    known = numpy.sort(safe[~numpy.isnan(safe)].astype(numpy.float64))
+    # The share of n values in a set has the digits of a float64: 0.95 of 100 is 95 of them, not 96.
+    needed = max(1, int(numpy.ceil(round(coverage * len(known), 9))))
+    return float(known[needed - 1])
+
+
+def held(values: Array, threshold: float) -> float:
+    """The share of changes whose threat is at most the threshold; NaN entries are no changes."""
+    known = values[~numpy.isnan(values)]
+    return float((known.astype(numpy.float64) <= threshold).mean()) if len(known) else float("nan")
+
+
+def held_per_image(values: Array, threshold: float) -> Array:
+    """That share for each image, [n], of threats [n, P]; every image has a change."""
+    there = ~numpy.isnan(values)
+    inside = (numpy.nan_to_num(values, nan=numpy.inf).astype(numpy.float64) <= threshold) & there
+    return inside.sum(1) / there.sum(1)
+
+
+def curve(safe: Array, unsafe: Array, coverages: Sequence[float]) -> tuple[list[float], list[float]]:
+    """For each coverage, the threshold, and the share of unsafe changes that it holds."""
+    thresholds = [threshold_at(safe, coverage) for coverage in coverages]
+    return thresholds, [held(unsafe, threshold) for threshold in thresholds]
