@@ -26,13 +26,15 @@ def digest(content: Any) -> str:
 
 
 def builds_on(
-    needed: Callable[[Any], bool] = lambda desc: True, implied: Callable[[Any], bool] = lambda desc: False
+    needed: Callable[[Any], bool] = lambda desc: True,
+    implied: Callable[[Any], bool] = lambda desc: False,
+    default: Any = dataclasses.MISSING,
 ) -> Any:
     """Declare a run that this one reads; its hash and replicate enter the hash of this run if `needed(desc)` holds.
 
     implied   whether its flags follow from the other flags, and are left out of the command that repeats this run
     """
-    return dataclasses.field(kw_only=True, metadata={"needed": needed, "implied": implied})
+    return dataclasses.field(kw_only=True, default=default, metadata={"needed": needed, "implied": implied})
 
 
 @dataclass(frozen=True, kw_only=True)

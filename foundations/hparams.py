@@ -303,6 +303,13 @@ class TrainingHparams(Hparams):
     N_adv_train_threshold: float = setting(
         0.1, "PD threshold of the nonisotropic adversary.", check=in_range(0), when="N_adv_train"
     )
+    N_train_coverage: float = setting(
+        0.0,
+        "Take that threshold, and the radius of --adv_train's ball, from evaluate_threat, as --N_coverage of test.",
+        check=in_range(0, 1),
+        when=ADVERSARY,
+        hashed_if_set=True,
+    )
     N_adv_train_radius: float = setting(
         32 / 255,
         "l-inf radius of the nonisotropic adversary; the default depends on the data set.",
@@ -560,6 +567,14 @@ class TestingHparams(Hparams):
         "Its second bound, an l-inf radius in pixels; the default depends on the data set.",
         check=in_range(0),
         when="N_adv_eval",
+    )
+    N_coverage: float = setting(
+        0.0,
+        "Take the threshold, and the radius of --adv_eval's ball, from evaluate_threat: those that hold this share of "
+        "the safe changes, such as 0.95 (0: as given). So sets of different threats compare.",
+        check=in_range(0, 1),
+        when="N_adv_eval|adv_eval",
+        hashed_if_set=True,
     )
     N_thresholds: tuple[float, ...] = setting(
         (), "A grid: these PD thresholds too, each with every radius.", check=in_range(0), when="N_adv_eval"

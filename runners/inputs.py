@@ -5,6 +5,7 @@ The error for a missing input gives the command that makes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,7 +51,7 @@ def read_data(desc: Desc, environment: Environment) -> Dataset:
     return data
 
 
-def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Environment) -> RunDirectory:
+def require_complete(desc: Desc | StoredRun, environment: Environment) -> RunDirectory:
     """The directory of an earlier run; raises RunError, with the command that makes the run, if it is not complete.
 
     A run whose hparams.json or result.json was edited or damaged also raises an error: its figures would belong to
@@ -59,7 +60,9 @@ def require_complete(desc: ThreatDesc | TrainDesc | StoredRun, environment: Envi
     directory = RunDirectory(desc.directory(environment.root_dir))
     if not directory.is_complete:
         how = f"finish its training in {desc.relative}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
-        kind = "anchors are" if isinstance(desc, ThreatDesc) else "model is"
+        kind = {"compute_threat": "anchors are", "evaluate_threat": "thresholds are"}.get(
+            "" if isinstance(desc, StoredRun) else desc.runner, "model is"
+        )
         earlier = desc.earlier_version(environment.root_dir) if isinstance(desc, ThreatDesc) else ""
         raise RunError(f"the {kind} not there yet; first {how}{earlier or _others(directory.path, desc.name)}")
     directory.result()
@@ -107,6 +110,27 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
     if form.get("weighted"):
         form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1)
+
+
+def read_thresholds(desc: Desc, environment: Environment, coverage: float, names: Sequence[str]) -> dict[str, float]:
+    """By name of a threat, the threshold that holds this share of the safe changes that an evaluate_threat run made."""
+    import numpy
+
+    from testing.coverage import threshold_at
+
+    path = require_complete(desc, environment) / "coverage.npz"
+    if not path.is_file():
+        raise RunError(f"no thresholds in {path.parent}: expected training images that are no anchors, got none")
+    with numpy.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    for name in names:
+        if name not in arrays:
+            known = ", ".join(measured for measured in arrays if measured != "group")
+            raise RunError(f"no thresholds of {name} in {path.parent}: expected one of {known}")
+    found = {name: threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage) for name in names}
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    environment.log(f"thresholds that hold {coverage:g} of the safe changes: {shown}")
+    return found
 
 
 def selection_space(desc: ThreatDesc, data: Dataset, environment: Environment) -> SelectionSpace:

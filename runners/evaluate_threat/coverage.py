@@ -7,23 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import torch
-from matplotlib.figure import Figure
 
 from datasets.base import Examples
 from datasets.sampling import stratified_subset
 from foundations.results import csv_table
-from runners.evaluate_threat import charts
-from runners.evaluate_threat.desc import HEADLINE
 from testing.coverage import curve, held_per_image, threshold_at
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
-
-if TYPE_CHECKING:
-    from runners.evaluate_threat.measurement import Measurement
 
 NAMED = (0.8, 0.9, 0.95, 0.99)  # coverages of the tables
 CURVE = tuple(number / 100 for number in range(50, 101))
@@ -91,32 +85,5 @@ class Coverage:
         return csv_table(lines)
 
     def arrays(self) -> Arrays:
-        """The content of coverage.npz, from which other runs take a threshold."""
+        """The content of coverage.npz, from which other runs take thresholds (runners/inputs.py)."""
         return {"group": numpy.array(self.groups), **self.threats}
-
-
-def stored_threshold(arrays: Arrays, name: str, coverage: float) -> float:
-    """The threshold of a threat for a coverage, from the content of coverage.npz."""
-    return threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage)
-
-
-def figure(measurement: Measurement) -> Figure | None:
-    """What is held of the unsafe changes, against the share of the safe changes: lower is better."""
-    coverage = measurement.coverage
-    if coverage is None:
-        return None
-    styles = charts.style(measurement.main)
-    drawn = Figure(figsize=(charts.WIDTH * 0.6, 3.2), layout="constrained")
-    axes = drawn.add_subplot()
-    for name in measurement.main:
-        if name in coverage.threats:
-            _, shares = curve(coverage.values(name, "safe"), coverage.values(name, "unsafe"), CURVE)
-            axes.plot(CURVE, shares, **styles[name], markevery=5, markersize=4, linewidth=1.2)
-    axes.axvline(HEADLINE, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("share of safe changes held", fontsize=8)
-    axes.set_ylabel("share of unsafe changes held", fontsize=8)
-    axes.set_ylim(-0.02, 1.02)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    charts.legend(drawn, styles)
-    return charts.without_frame(drawn)

@@ -23,7 +23,7 @@ from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners.base import Runner
 from runners.checks import names_in
-from runners.evaluate_threat import charts, corruption_charts, coverage, image_plots, perturbations
+from runners.evaluate_threat import charts, corruption_charts, coverage, coverage_chart, image_plots, perturbations
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
 from runners.evaluate_threat.measurement import Measurement
@@ -48,7 +48,7 @@ def has_file_masks(measure: Measure) -> bool:
 FIGURES: dict[str, Callable[[Measurement], Figure | None]] = {
     "separation": charts.separation,
     "distributions": charts.distributions,
-    "coverage": coverage.figure,
+    "coverage": coverage_chart.coverage,
     "gallery": image_plots.gallery,
     "severity": corruption_charts.severity,
     "heatmap": corruption_charts.heatmap,

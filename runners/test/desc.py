@@ -14,6 +14,7 @@ from foundations.hparams import DatasetHparams, ModelHparams, PrecisionHparams, 
 from foundations.results import markdown_table, wilson_interval
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
+from runners.coverage import Form, coverage_run
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm, check_tangents
 
@@ -78,6 +79,7 @@ class TestDesc(Desc):
     precision: PrecisionHparams
     train: TrainDesc = builds_on()
     anchors: ThreatDesc = builds_on(_tests_under_threat)
+    coverage: Any = builds_on(lambda desc: desc.coverage is not None, implied=lambda desc: True, default=None)
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
         return not self.testing.save_adversarials or result["saved_adversarials"]
@@ -102,7 +104,7 @@ class TestDesc(Desc):
         if _is_weighted(values) and not values.get("class_weights"):
             raise UsageError(needs_weights("weighted" if values.get("weighted") else "then_project=pd_w"))
         if not train_dir:
-            made = cls._with_own_weights(super().from_flags(values), values)
+            made = cls._with_own_inputs(super().from_flags(values), values)
             is_pretrained = values.get("model_type") == "pretrained"
             return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
         stored = stored_model(train_dir, values.get("root_dir", ""))
@@ -111,14 +113,20 @@ class TestDesc(Desc):
             raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
         values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
         made = super().from_flags(values)
-        return dataclasses.replace(cls._with_own_weights(made, values), train=stored)
+        return dataclasses.replace(cls._with_own_inputs(made, values), train=stored)
 
     @classmethod
-    def _with_own_weights(cls, made: Any, values: dict[str, Any]) -> Any:
-        """The description without class weights unless the evaluation is weighted, whatever training used."""
-        if _is_weighted(values):
+    def _with_own_inputs(cls, made: Any, values: dict[str, Any]) -> Any:
+        """The description with class weights only if the evaluation is weighted, and thresholds only if it asks."""
+        if not _is_weighted(values):
+            values = {**values, "class_weights": ""}
+            made = dataclasses.replace(made, anchors=ThreatDesc.from_flags(values))
+        testing = made.testing
+        if not testing.N_coverage or not (testing.N_adv_eval or testing.adv_eval):
             return made
-        return dataclasses.replace(made, anchors=ThreatDesc.from_flags({**values, "class_weights": ""}))
+        form = Form.of_test(testing)
+        form.check("N_coverage")
+        return dataclasses.replace(made, coverage=coverage_run(values, form))
 
     def __post_init__(self) -> None:
         check_dataset(self.dataset)

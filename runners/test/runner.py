@@ -22,7 +22,8 @@ from models.sources import zoo_entry
 from runners.base import Runner
 from runners.checks import names_in
 from runners.compute_threat.desc import ThreatDesc
-from runners.inputs import read_data, read_model, read_threat
+from runners.coverage import Form
+from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves
 from runners.test import then_project
@@ -99,7 +100,8 @@ class Test(Runner):
     __test__ = False  # not a test case, although pytest would collect a class of this name
 
     def prepare(self) -> None:
-        testing, environment = self.desc.testing, self.environment
+        environment = self.environment
+        self.testing = testing = self._with_thresholds()
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
         self.threat = self._read_threat() if testing.N_adv_eval else None
         others = self.desc.train_anchors
@@ -108,7 +110,7 @@ class Test(Runner):
         named = names_in(testing.then_project_distances) if self.projected_onto else []
         self.distances = [from_package(name, environment.device) for name in named]
         self.data = read_data(self.desc, environment)
-        self.images, available = IMAGES[self.desc.testing.split](self.data, self.desc.train)
+        self.images, available = IMAGES[self.testing.split](self.data, self.desc.train)
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
         self.model.check(self.images.pixels(available[:1]).to(environment.device), self.data.info.num_classes)
         if environment.world_size > 1 and any(weight.requires_grad for weight in self.model.parameters()):
@@ -124,6 +126,16 @@ class Test(Runner):
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
 
+    def _with_thresholds(self) -> TestingHparams:
+        """The flags of the evaluation, with the thresholds that --N_coverage stands for."""
+        testing = self.desc.testing
+        if self.desc.coverage is None:
+            return testing
+        names = {"N_threshold": Form.of_test(testing).name} if testing.N_adv_eval else {}
+        names |= {"adv_test_attack_power": testing.adv_test_attack_norm} if testing.adv_eval else {}
+        found = read_thresholds(self.desc.coverage, self.environment, testing.N_coverage, list(names.values()))
+        return replace(testing, **{flag: found[name] for flag, name in names.items()})
+
     def run(self) -> dict[str, Any]:
         split = self.images.to(self.environment.device)
         with evaluation_mode(self.model):
@@ -131,7 +143,7 @@ class Test(Runner):
                 split.pixels,
                 split.labels,
                 self.index.to(self.environment.device),
-                self.desc.testing.shard_size,
+                self.testing.shard_size,
                 list(self.evaluations.values()),
                 self.environment,
                 self.store,
@@ -141,7 +153,7 @@ class Test(Runner):
             refuse_no_answers(torch.from_numpy(lost), self.index)
         result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
         self._add_published(result)
-        result["saved_adversarials"] = self.desc.testing.save_adversarials
+        result["saved_adversarials"] = self.testing.save_adversarials
         for name in ("adv", "N_adv"):
             if name in result:
                 # On every process, since anchors may be sharded over the processes.
@@ -174,7 +186,7 @@ class Test(Runner):
             self.environment.log(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
         if "standard" in result:
             result["standard"]["published"] = entry.clean
-        testing = self.desc.testing
+        testing = self.testing
         power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
         same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
         if "adv" in result and same and power is not None and same_radius(result["adv"]["threshold"], power):
@@ -185,7 +197,7 @@ class Test(Runner):
         return measured and self.desc.anchors.threat.shard_anchors
 
     def _chosen_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        testing, total = self.desc.testing, len(rows)
+        testing, total = self.testing, len(rows)
         if testing.num_examples > total:
             asked = testing.num_examples
             raise UsageError(f"--num_examples: expected at most {total}, the {testing.split} images, got {asked}")
@@ -194,7 +206,7 @@ class Test(Runner):
         return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
     def _read_threat(self) -> ProjectedDisplacement:
-        testing = self.desc.testing
+        testing = self.testing
         form: dict[str, Any] = {"weighted": testing.weighted, "segmented": testing.segmented}
         form |= {"background": testing.background}
         form |= {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}
@@ -221,7 +233,7 @@ class Test(Runner):
 
     def _evaluations(self) -> dict[str, Any]:
         """The evaluations that were asked for, by their names in result.json."""
-        testing = self.desc.testing
+        testing = self.testing
         evaluations: dict[str, Any] = {}
         if testing.standard_eval:
             evaluations["standard"] = CleanEvaluation(self.model)
@@ -236,7 +248,7 @@ class Test(Runner):
         return evaluations
 
     def _ball_evaluation(self) -> AttackEvaluation:
-        testing, num_classes = self.desc.testing, self.data.info.num_classes
+        testing, num_classes = self.testing, self.data.info.num_classes
         threat, power = norm(testing.adv_test_attack_norm), testing.ball_power
         attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
         # No pixel changes by more than the l2 norm of the perturbation.
@@ -250,7 +262,7 @@ class Test(Runner):
 
     def _projected_onto(self) -> dict[str, ProjectedDisplacement]:
         """The threats of --then_project by name."""
-        testing = self.desc.testing
+        testing = self.testing
         names = forms_of(testing.then_project) if testing.adv_eval else []
         masks = {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
         return {
@@ -261,7 +273,7 @@ class Test(Runner):
         }
 
     def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
-        testing = self.desc.testing
+        testing = self.testing
         measures = {}
         if threat.name != "PD":
             plain = read_threat(self.desc.anchors, self.environment)
@@ -280,9 +292,10 @@ class Test(Runner):
     def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
         """The fields of result.json for one evaluation."""
         evaluation = self.evaluations[name]
-        common = {"num_examples": len(self.index), "excluded": self.num_excluded}
+        common: dict[str, Any] = {"num_examples": len(self.index), "excluded": self.num_excluded}
         if name == "standard":
             return common | clean_metrics(arrays)
+        common |= {"coverage": self.testing.N_coverage} if self.testing.N_coverage else {}
         if name == "adv":
             return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
@@ -292,7 +305,7 @@ class Test(Runner):
         """The accuracies of --then_project, beside the published ones of the same model and radius."""
         if not self.projected_onto:
             return {}
-        power = self.desc.testing.ball_power
+        power = self.testing.ball_power
         found: dict[str, Any] = then_project.metrics(
             arrays, list(self.projected_onto), power, [measure.name for measure in self.distances]
         )
@@ -307,12 +320,12 @@ class Test(Runner):
         assert threat.anchors is not None
         parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
         if threat.segmented:
-            parts += [self.desc.testing.mask_source.partition(":")[0], threat.background]
+            parts += [self.testing.mask_source.partition(":")[0], threat.background]
         return f"{threat.name}[{','.join(parts)}]"
 
     def _suspicions(self, name: str, arrays: dict[str, numpy.ndarray]) -> list[str]:
         """Sentences on why a figure under attack may be too high."""
-        rows = slice(0, min(PROBED, self.desc.testing.shard_size))
+        rows = slice(0, min(PROBED, self.testing.shard_size))
         split, index = self.images.to(self.environment.device), self.index[rows].to(self.environment.device)
         shard = Shard(0, split.pixels(index), split.labels[index], index)
         robust = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(self.environment.device)
@@ -340,7 +353,7 @@ class Test(Runner):
         for name in attacked:
             columns += self._attacked_columns(name, clean[rows], first[f"{name}_image"][rows])
         write_strip(self.directory / "strip.png", columns)
-        if self.desc.testing.save_adversarials:
+        if self.testing.save_adversarials:
             self._write_adversarials(attacked)
 
     def _attacked_columns(self, name: str, clean: torch.Tensor, perturbed: torch.Tensor) -> list[Column]:
@@ -353,7 +366,7 @@ class Test(Runner):
     def _write_adversarials(self, attacked: list[str]) -> None:
         from safetensors.numpy import save
 
-        shards = [self.store.pictures(n) for n in range(-(-len(self.index) // self.desc.testing.shard_size))]
+        shards = [self.store.pictures(n) for n in range(-(-len(self.index) // self.testing.shard_size))]
         images = {name: numpy.concatenate([shard[f"{name}_image"] for shard in shards]) for name in attacked}
         write_bytes(self.directory / "adversarials.safetensors", save({"index": self.index.numpy(), **images}))
 

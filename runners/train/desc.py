@@ -15,6 +15,7 @@ from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparam
 from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc
+from runners.coverage import Form, coverage_run
 from runners.train.defaults import named_defaults
 from threat_specification.registry import check_norm, check_tangents
 from training.optimizers import OPTIMIZERS
@@ -56,6 +57,7 @@ class TrainDesc(Desc):
     training: TrainingHparams
     precision: PrecisionHparams
     anchors: ThreatDesc = builds_on(_trains_under_threat)
+    coverage: Any = builds_on(lambda desc: desc.coverage is not None, implied=lambda desc: True, default=None)
 
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> TrainDesc:
@@ -68,7 +70,14 @@ class TrainDesc(Desc):
         # A model that test calls finetuned was trained from pretrained weights.
         kind = {"finetuned": "pretrained"}.get(values.get("model_type", "scratch"), values.get("model_type", "scratch"))
         more = {"class_weights": weights, "threat_replicate": replicate, "model_type": kind}
-        return super().from_flags({**values, **more})
+        values = {**values, **more}
+        made = super().from_flags(values)
+        training = made.training
+        if not training.N_train_coverage or not training.has_adversary:
+            return made
+        form = Form.of_training(training)
+        form.check("N_train_coverage")
+        return dataclasses.replace(made, coverage=coverage_run(values, form))
 
     def __post_init__(self) -> None:
         check_dataset(self.dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from datasets.sampling import complement, held_out
 from foundations.desc import derive_seed
 from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
+from foundations.hparams import TrainingHparams
 from foundations.modes import evaluation_mode
 from foundations.step import iterations
 from models.normalize import Classifier
 from runners.base import Runner
-from runners.inputs import read_data, read_initial_model, read_threat, watched
+from runners.coverage import Form
+from runners.inputs import read_data, read_initial_model, read_threat, read_thresholds, watched
 from runners.plots import Column, write_strip
 from runners.train.checkpoints import BestWeights, Resume
 from runners.train.history import History
@@ -67,7 +70,11 @@ class Train(Runner):
         )
         self.test = self.data.test.to(environment.device)
         self.adversaries = adversaries_from(
-            training, self.batches.split, self.data.info, self._threat_of_adversary(), self._seed("objective")
+            self._with_thresholds(),
+            self.batches.split,
+            self.data.info,
+            self._threat_of_adversary(),
+            self._seed("objective"),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
@@ -159,6 +166,16 @@ class Train(Runner):
         labels = self.data.train.labels
         rows = held_out(labels, self.desc.training.validation_fraction, self.desc.seed)
         return complement(rows, len(labels)), rows
+
+    def _with_thresholds(self) -> TrainingHparams:
+        """The flags of training, with the thresholds that --N_train_coverage stands for."""
+        training = self.desc.training
+        if self.desc.coverage is None:
+            return training
+        names = {"N_adv_train_threshold": Form.of_training(training).name} if training.N_adv_train else {}
+        names |= {"adv_train_attack_power": training.adv_train_attack_norm} if training.adv_train else {}
+        found = read_thresholds(self.desc.coverage, self.environment, training.N_train_coverage, list(names.values()))
+        return replace(training, **{flag: found[name] for flag, name in names.items()})
 
     def _threat_of_adversary(self) -> ProjectedDisplacement | None:
         """The form of PD that the nonisotropic adversary uses; None if there is no such adversary."""

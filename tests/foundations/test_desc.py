@@ -57,6 +57,8 @@ def other(field: dataclasses.Field) -> Any:
         "class_weights_form": "similarity",
         "selection_space": "raw",
         "class_weights": __file__,
+        "tangents": "affine",
+        "N_train_tangents": "affine",
         "then_project": "pd",
         "then_project_method": "scale",
         "then_project_distances": "lpips",

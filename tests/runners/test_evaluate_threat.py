@@ -38,7 +38,7 @@ def measured(digits_root: Command) -> Path:
 def test_result_says_what_the_rows_say(measured: Path) -> None:
     result, rows = read(measured)
     table = result["table"]
-    assert result["threats"] == ["PD", "L2", "Linf", "SSIM"]
+    assert result["threats"] == ["PD", "PD-T", "L2", "Linf", "SSIM"]
     assert all(rows[name].shape == (40, len(table)) for name in result["threats"])
     assert (numpy.diff(rows["index"]) > 0).all() and set(numpy.bincount(rows["label"])) == {4}
     assert len({row["perturbation"] for row in table if row["suite"] == "C"}) == 19
@@ -91,7 +91,7 @@ def test_separations_by_scikit_learn(measured: Path) -> None:
     assert result["separation"]["PD"]["auroc"] > max(result["separation"][n]["auroc"] for n in ("L2", "Linf"))
     assert set(result["separation_by_severity"]) == {"1", "5"}
     assert result["num_matched_pairs"] > 100
-    assert set(result["separation_directions"]) == {"PD", "Linf"}
+    assert set(result["separation_directions"]) == {"PD", "PD-T", "Linf"}
 
 
 def test_threats_by_an_independent_count(measured: Path, digits_root: Command) -> None:
@@ -169,7 +169,7 @@ def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_
     words += ["--mask_source=center", "--num_examples=30", "--severities=1,2", "--suites=torchvision"]
     words += ["--adversarial_iter=5", "--bootstrap=100"]
     result, rows = read(digits_root.ok(*words))
-    assert result["threats"][:3] == ["PD", "PD-W", "PD-S"] and "model:conv" in result["threats"]
+    assert result["threats"][:4] == ["PD", "PD-T", "PD-W", "PD-S"] and "model:conv" in result["threats"]
     variants = [name for name in result["threats"] if name.startswith("PD[")]
     assert variants == ["PD[k=5]", "PD[k=10]", "PD[k=20]", "PD[k=50]", "PD[half 1]", "PD[half 2]"]
     assert result["stability"]["PD[k=50]"]["rank_correlation"] > 0.7

@@ -25,8 +25,8 @@ SAME_IMAGE = 1e-6  # an anchor of another class that is nearer than this (l2) eq
 # difference a - x is multiplied instead, at every call.
 NEAR = 0.1
 
-# Error of <d, v_j> with a float32 row of the tangent form, relative to |d| |v_j|: after the subtraction, equal pixels of
-# an even part of the image are rounded alike, so that errors add up. Rows of the other forms are exact by comparison.
+# Error of <d, v_j> with a float32 row of the tangent form, relative to |d| |v_j|: after the subtraction, equal pixels
+# of an even part of an image are rounded alike, so that errors add up. Rows of the other forms are nearly exact.
 ROW_ERROR = 2**-23
 
 

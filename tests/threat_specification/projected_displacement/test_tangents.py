@@ -121,7 +121,7 @@ def test_names() -> None:
     assert ProjectedDisplacement(anchors=anchors, segmented=True, tangents="affine, blur").name == "PD-ST"
     assert Tangents.of("all", 0.1) == Tangents.of(True, 0.1) == Tangents.of(ALL, 0.1)
     assert Tangents.of(False, 0.1) is Tangents.of("", 0.1) is None
-    with pytest.raises(UsageError, match="unknown tangent 'brightnes' .*brightness"):
+    with pytest.raises(UsageError, match=r"unknown tangent 'brightnes' .*brightness"):
         Tangents.of("brightnes", 0.1)
     with pytest.raises(UsageError, match="above 0"):
         Tangents.of(True, 0.0)
