@@ -50,7 +50,7 @@ def test_result_says_what_the_rows_say(measured: Path) -> None:
             assert summary["quantiles"]["0.5"] == pytest.approx(numpy.median(values), rel=1e-4, abs=1e-6)
             assert sum(summary["histogram"]) == 40
     lines = list(csv.DictReader((measured / "table.csv").read_text().splitlines()))
-    assert len(lines) == 4 * len(table)
+    assert len(lines) == 5 * len(table)
     assert {line["category"] for line in lines if line["perturbation"] == "pixelate"} == {"compression"}
 
 

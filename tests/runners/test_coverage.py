@@ -1,0 +1,90 @@
+"""Thresholds that hold a share of the safe changes: measured by evaluate_threat, used by test and train."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+
+from tests.conftest import TINY, Command
+
+ATTACK = ["--N_adv_eval", "--num_examples=20", "--attacks=apgd_ce", "--N_attack_iter=3", "--N_radius=0.3"]
+
+
+@pytest.fixture(scope="module")
+def measured(digits_root: Command) -> Path:
+    digits_root.ok("compute_threat", "--dataset_name=digits")
+    return digits_root.ok("evaluate_threat", "--dataset_name=digits")
+
+
+def safe_values(measured: Path) -> dict[str, numpy.ndarray]:
+    with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
+        return {name: file[name][:, file["group"] == "safe"] for name in file.files if name != "group"}
+
+
+def test_thresholds_hold_their_share_of_training_images_and_nearly_of_test_images(measured: Path) -> None:
+    result = json.loads((measured / "result.json").read_text())
+    found, values = result["coverage"]["threats"], safe_values(measured)
+    assert list(found) == result["threats"] == list(values)
+    assert result["coverage"]["num_training_images"] == 250 == len(values["PD"])
+    with numpy.load(measured / "examples.npz", allow_pickle=False) as file:
+        rows = dict(file)
+    for name, levels in found.items():
+        for level, told in levels.items():
+            assert (values[name] <= told["threshold"] * (1 + 1e-5)).mean() >= float(level)
+            for group in ("safe", "unsafe"):
+                of = [c for c, row in enumerate(result["table"]) if row["group"] == group]
+                share = (rows[name][:, of] <= told["threshold"] * (1 + 1e-6)).mean()
+                assert told[f"{group}_held"] == pytest.approx(share, abs=2e-4)
+            assert abs(told["safe_held"] - float(level)) < 0.05 or name == "Linf"
+    assert found["PD-T"]["0.95"]["unsafe_held"] < found["L2"]["0.95"]["unsafe_held"]
+    lines = list(csv.DictReader((measured / "coverage.csv").read_text().splitlines()))
+    of_pd = {line["coverage"]: float(line["threshold"]) for line in lines if line["threat"] == "PD"}
+    assert of_pd["0.95"] == pytest.approx(found["PD"]["0.95"]["threshold"], rel=1e-5)
+    assert (measured / "coverage.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("form", "name"), [([], "PD"), (["--tangents"], "PD-T")])
+def test_an_evaluation_takes_its_threshold(form: list[str], name: str, digits_root: Command, measured: Path) -> None:
+    result = digits_root.result("test", *TINY, *ATTACK, *form, "--N_coverage=0.6")["N_adv"]
+    expected = float(numpy.quantile(safe_values(measured)[name], 0.6, method="inverted_cdf"))
+    assert result["norm"] == name and result["coverage"] == 0.6
+    assert result["threshold"] == pytest.approx(expected, rel=1e-6)
+    with numpy.load(digits_root.where("test", *TINY, *ATTACK, *form, "--N_coverage=0.6") / "examples.npz") as file:
+        assert 0 < file["N_adv_threat"].max() <= expected * (1 + 2e-6)
+
+
+def test_so_does_a_ball_and_training(digits_root: Command, measured: Path) -> None:
+    ball = ["--adv_eval", "--adv_test_attack_norm=L2", "--adv_test_attack_type=pgd", "--num_examples=20"]
+    result = digits_root.result("test", *TINY, *ball, "--N_coverage=0.3")["adv"]
+    values = safe_values(measured)
+    assert result["threshold"] == pytest.approx(float(numpy.quantile(values["L2"], 0.3, method="inverted_cdf")))
+    done = digits_root(
+        "train", *TINY, "--N_adv_train", "--N_train_tangents", "--N_train_coverage=0.4", "--training_steps=2it"
+    )
+    assert done.returncode == 0, done.stderr
+    expected = float(numpy.quantile(values["PD-T"], 0.4, method="inverted_cdf"))
+    assert f"thresholds that hold 0.4 of the safe changes: PD-T {expected:.4g}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--per_label=7"], 1, "first run: python nonisotropic.py evaluate_threat --dataset_name=digits --per_label=7"),
+        (["--tangents=blur"], 2, "--N_coverage: evaluate_threat measures all tangents with weight 0.1"),
+        (["--tangents", "--segmented"], 2, "--N_coverage: evaluate_threat measures each form alone"),
+        (["--tangents=blurr"], 2, "did you mean 'blur'?"),
+        (["--tangents", "--tangent_weight=0"], 2, "--tangent_weight: expected a number in (0, inf)"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    words: list[str], code: int, told: str, digits_root: Command, measured: Path
+) -> None:
+    if code == 1:
+        words = [*words, "--selection=random"]
+        digits_root.ok("compute_threat", "--dataset_name=digits", *words)
+    done = digits_root("test", *TINY, *ATTACK, "--N_coverage=0.6", *words)
+    assert done.returncode == code and told in done.stderr and done.stderr.count("\n") == 1

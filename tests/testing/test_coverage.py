@@ -1,0 +1,40 @@
+"""Thresholds by coverage against counting one by one."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+from testing.coverage import curve, held, held_per_image, threshold_at
+
+
+def test_the_smallest_threshold_that_holds_the_share() -> None:
+    values = numpy.random.default_rng(0).exponential(size=(20, 5)).astype(numpy.float32)
+    values[3, 2] = numpy.nan
+    known = sorted(float(v) for v in values.ravel() if v == v)
+    for share in (0.0, 0.01, 0.5, 0.95, 1.0):
+        threshold = threshold_at(values, share)
+        inside = sum(v <= threshold for v in known)
+        assert inside >= share * len(known) and threshold in known
+        smaller = [v for v in known if v < threshold]
+        assert not smaller or sum(v <= smaller[-1] for v in known) < share * len(known)
+
+
+def test_95_of_100_are_95() -> None:
+    """0.95 * 100 is 95.00000000000001 in float64 for some sizes: no value more than needed."""
+    for count in (20, 40, 100, 1000, 2000):
+        assert threshold_at(numpy.arange(1, count + 1), 0.95) == round(0.95 * count)
+
+
+def test_shares_do_not_count_what_is_not_there() -> None:
+    values = numpy.array([[1.0, numpy.nan], [3.0, 1.0], [2.0, numpy.nan]])
+    assert held(values, 2) == 3 / 4
+    assert held_per_image(values, 2).tolist() == [1.0, 0.5, 1.0]
+    assert numpy.isnan(held(numpy.array([numpy.nan]), 1))
+
+
+def test_a_threat_that_separates_holds_no_unsafe_change() -> None:
+    safe, unsafe = numpy.linspace(0, 1, 100), numpy.linspace(1.5, 2, 50)
+    thresholds, shares = curve(safe, unsafe, (0.5, 0.95, 1.0))
+    assert shares == [0, 0, 0] and thresholds == pytest.approx([49 / 99, 94 / 99, 1])
+    assert curve(safe, safe, (0.5,))[1] == [0.5]
