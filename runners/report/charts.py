@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from foundations.results import wilson_interval
+from runners.plots import PALETTE
 from runners.report.collect import FinishedRun, read_metrics
 from runners.test.desc import EVALUATIONS, describe_set
 
@@ -64,6 +65,29 @@ def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
             axes.axhline(result["adv"]["accuracy"], color=colour, linestyle=":", linewidth=1, label=name)
     axes.axvline(1, color="#999999", linewidth=0.8)
     axes.set(xlabel="t: size of the set", ylabel="accuracy", ylim=(0, 1.02))
+    axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def radius_curves(metrics: dict[str, Any]) -> Figure:
+    """Accuracy against the radius: with each threshold, and with the radius alone (dashed).
+
+    metrics   those of a nonisotropic evaluation with several radii
+    """
+    rows = [row for row in metrics["curve"] + metrics["references"] if row["radius"] is not None]
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    thresholds = sorted({row["threshold"] for row in rows}, key=lambda value: (value is None, value or 0))
+    for number, threshold in enumerate(thresholds):
+        points = sorted((row["radius"], row["accuracy"]) for row in rows if row["threshold"] == threshold)
+        radii, accuracy = (list(values) for values in zip(*points, strict=True))
+        look: dict[str, Any] = {"color": "#000000", "linestyle": "--", "label": "radius alone"}
+        if threshold is not None:
+            look = {"color": PALETTE[number % len(PALETTE)], "label": f"{metrics['norm']} <= {threshold:.4g}"}
+        axes.plot(radii, accuracy, marker=".", **look)
+        bands = [wilson_interval(value, metrics["num_examples"]) for value in accuracy]
+        axes.fill_between(radii, [low for low, _ in bands], [high for _, high in bands], color=look["color"], alpha=0.1)
+    axes.set(xlabel="radius (l-inf)", ylabel="accuracy", ylim=(0, 1.02))
     axes.legend(fontsize=7, frameon=False)
     return figure
 

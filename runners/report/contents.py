@@ -21,6 +21,7 @@ MOST_MEASUREMENTS = 3  # runs of evaluate_threat that are shown in full
 MEASUREMENT_PICTURES = {
     "gallery": "{}: an image, its corruptions (blue) and its unsafe twins (red) with their threats",
     "separation": "{}: AUROC of telling unsafe from safe changes, with 95 % intervals",
+    "coverage": "{}: what sets hold of the unsafe changes, against what they hold of the safe ones (lower is better)",
     "distributions": "{}: threats of safe, weaker and unsafe changes; medians marked",
     "severity": "{}: mean threat against severity",
     "heatmap": "{}: mean threat by corruption and severity",
@@ -59,7 +60,8 @@ class Contents:
         measurements = self.runs["evaluate_threat"]
         if not measurements:
             return []
-        parts: Parts = [tables.separation_table(measurements)]
+        parts: Parts = [*_given(tables.coverage_table(measurements, self.runs["test"]))]
+        parts.append(tables.separation_table(measurements))
         for run in measurements[:MOST_MEASUREMENTS]:
             parts += [
                 Picture(caption.format(run.label), run.path / f"{name}.png", run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from foundations.results import wilson_interval
+from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
 from runners.report.tables import by_accuracy
 from runners.test.desc import EVALUATIONS, describe_set
@@ -19,9 +20,14 @@ def found_in(runs: dict[str, dict[str, list[FinishedRun]]]) -> list[str]:
 def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
     if not runs["evaluate_threat"]:
         return []
-    separation = runs["evaluate_threat"][0].result["separation"]
-    shown = ", ".join(f"{threat} {found['auroc']:.3f}" for threat, found in separation.items())
-    return [f"unsafe changes are told from safe ones with AUROC {shown}"]
+    result = runs["evaluate_threat"][0].result
+    lines = []
+    if result.get("coverage"):
+        levels = result["coverage"]["threats"].items()
+        held = ", ".join(f"{threat} {found[f'{HEADLINE:g}']['unsafe_held']:.3f}" for threat, found in levels)
+        lines.append(f"sets that hold {HEADLINE:.0%} of the safe changes hold this share of the unsafe ones: {held}")
+    shown = ", ".join(f"{threat} {found['auroc']:.3f}" for threat, found in result["separation"].items())
+    return [*lines, f"unsafe changes are told from safe ones with AUROC {shown}"]
 
 
 def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:

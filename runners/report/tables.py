@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foundations.results import wilson_interval
-from runners.evaluate_threat.desc import COMPARISONS
+from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
 from runners.test.desc import EVALUATIONS, describe_set, grid_table
 
@@ -127,6 +127,36 @@ def separation_table(measurements: list[FinishedRun]) -> Table:
         for threat in run.result["threats"]:
             cells = [_auroc(run.result.get(key, {}).get(threat)) for key in shown.values()]
             table.add([threat, run.label, *cells, str(run.result["num_examples"])], run)
+    return table
+
+
+def coverage_table(measurements: list[FinishedRun], tests: list[FinishedRun]) -> Table | None:
+    """At equal coverage: what each set holds of the unsafe changes, and the accuracies of models inside it.
+
+    A test counts that took its threshold from a measurement (--N_coverage) for the coverage of the headline.
+    """
+    covered = [run for run in measurements if run.result.get("coverage")]
+    if not covered:
+        return None
+    inside: dict[tuple[str, str], str] = {}
+    for run in tests:
+        for metrics in (run.result.get(name, {}) for name in ("adv", "N_adv")):
+            if metrics.get("coverage") == HEADLINE:
+                radius = "" if metrics["radius"] is None else f" (Linf <= {metrics['radius']:.4g})"
+                inside[run.label, metrics["norm"]] = f"{metrics['accuracy']:.4f}{radius}"
+    models = list(dict.fromkeys(label for label, _ in inside))
+    title = f"At equal coverage: sets that hold {HEADLINE:.0%} of the safe changes"
+    table = Table(title, ["threat", "anchors", "threshold", "unsafe held", *(f"accuracy of {name}" for name in models)])
+    table.note = (
+        "Thresholds are found on training images; what sets hold is of test images, with 95 % bootstrap intervals. "
+        f"Accuracies are of tests with --N_coverage={HEADLINE:g}, in the set and the pixel box."
+    )
+    for run in covered:
+        for threat, levels in run.result["coverage"]["threats"].items():
+            found = levels[f"{HEADLINE:g}"]
+            held = f"{found['unsafe_held']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+            accuracies = (inside.get((name, threat), "-") for name in models)
+            table.add([threat, run.label, f"{found['threshold']:.3g}", held, *accuracies], run)
     return table
 
 

@@ -194,7 +194,7 @@ class TestDesc(Desc):
         tables = [markdown_table(header, rows)]
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
-        tables += filter(None, [then_project_table([("", result)])])
+        tables += filter(None, [binding(result.get("N_adv", {})), then_project_table([("", result)])])
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -202,6 +202,28 @@ class TestDesc(Desc):
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
         return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+
+
+def binding(metrics: dict[str, Any]) -> str:
+    """What the threshold changes of the accuracy at the radius, in words; "" if the radius alone was not attacked."""
+    alone = next(
+        (
+            row["accuracy"]
+            for row in metrics.get("references", ())
+            if row["threshold"] is None and row["radius"] == metrics["radius"] is not None
+        ),
+        None,
+    )
+    if alone is None:
+        return ""
+    change, name = metrics["accuracy"] - alone, metrics["norm"]
+    # Twice the standard error of the difference: only images that are robust in one set and not in the other count.
+    matters = change > 2 * (max(change, 0) / metrics["num_examples"]) ** 0.5
+    verdict = "the threat binds" if matters else "the threat hardly matters; the radius decides"
+    return (
+        f"at radius {metrics['radius']:.4g} the threshold of {name} changes {change:.4f} of accuracy "
+        f"(radius alone: {alone:.4f}): {verdict}"
+    )
 
 
 def grid_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -25,7 +25,7 @@ from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
-from runners.report.charts import gauge_curves
+from runners.report.charts import gauge_curves, radius_curves
 from runners.test import then_project
 from runners.test.desc import EVALUATIONS, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
@@ -166,6 +166,8 @@ class Test(Runner):
                 write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
                 write_figure(self.directory / "curves.png", lambda: gauge_curves([(self.desc.name, result)]))
+                if self.testing.N_radii:
+                    write_figure(self.directory / "radius_curves.png", lambda: radius_curves(result["N_adv"]))
         return result
 
     @staticmethod
@@ -378,8 +380,11 @@ class Test(Runner):
 
 
 def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:
-    """Cells of every threshold with every radius, each bound alone, and the pixel box alone; empty without a grid."""
+    """Cells of every threshold with every radius, each bound alone, and the pixel box alone.
+
+    Without a grid, the radius alone: beside the headline it shows whether the threshold matters.
+    """
     if not thresholds and not radii:
-        return []
+        return [Cell(math.inf, radius)]
     rows, columns = {threshold, *thresholds}, {radius, *radii}
     return [Cell(t, r) for t in (*rows, math.inf) for r in (*columns, math.inf)]
