@@ -118,7 +118,7 @@ def main(words: list[str]) -> None:
         raise SystemExit("failed: compute_threat")
     desc = desc_class("compute_threat").from_flags(runner_parser("compute_threat", flags).parse(flags))
     environment = make_environment("", "", "cpu", True, 0)
-    data = load_dataset(desc.dataset)
+    data = load_dataset(desc.dataset, Path(desc.dataset.data_dir or "."))
     chosen = {"PD": (), "PD-T": tuple(TANGENTS), "two tangents": LIGHT, "another's": tuple(TANGENTS)}
     families = {"without " + ", ".join(names): without(names) for names in dict.fromkeys(FAMILIES.values())}
     forms = {name: read_threat(desc, environment, tangents=names) for name, names in (chosen | families).items()}

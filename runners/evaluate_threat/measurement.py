@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from datasets.base import Dataset
 from testing.perturbed import Perturbation
-from threat_specification import ProjectedDisplacement
+from threat_specification import ProjectedDisplacement, Threat
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ class Measurement:
     threats   name -> [n, P]; one row for each entry of `index`, one column for each perturbation
     class_distances   [n] class weight of each image and the image of another class that takes its place, if PD-W was
               measured
+    sets      threats by name onto whose sets figures may project
     coverage  the changes of training images, if there were training images that are no anchors
     """
 
@@ -36,6 +37,7 @@ class Measurement:
     result: dict[str, Any]
     class_distances: numpy.ndarray | None = None
     coverage: Coverage | None = None
+    sets: dict[str, Threat] = field(default_factory=dict)
 
     @property
     def other_class(self) -> int:

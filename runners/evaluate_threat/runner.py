@@ -23,7 +23,15 @@ from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners.base import Runner
 from runners.checks import names_in
-from runners.evaluate_threat import charts, corruption_charts, coverage, coverage_chart, image_plots, perturbations
+from runners.evaluate_threat import (
+    border,
+    charts,
+    corruption_charts,
+    coverage,
+    coverage_chart,
+    image_plots,
+    perturbations,
+)
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
 from runners.evaluate_threat.measurement import Measurement
@@ -33,7 +41,7 @@ from runners.plots import write_figure
 from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
-from threat_specification import L2, Linf, Measure, ProjectedDisplacement
+from threat_specification import L2, Linf, Measure, ProjectedDisplacement, Threat
 from threat_specification.perceptual import FeatureDistance, from_package
 from threat_specification.projected_displacement.masks import FileMasks
 from threat_specification.ssim import SSIMDistance
@@ -58,6 +66,7 @@ FIGURES: dict[str, Callable[[Measurement], Figure | None]] = {
     "equal_linf": image_plots.equal_linf,
     "directions": image_plots.directions,
     "slice": image_plots.plane_slice,
+    "border": border.border,
     "class_distance": charts.class_distance,
 }
 
@@ -247,9 +256,17 @@ class EvaluateThreat(Runner):
             result,
             self._class_distances(labels),
             covered,
+            self._sets(),
         )
         for name, draw in FIGURES.items():
             write_figure(self.directory / name, partial(draw, measurement), ("png", "pdf"))
+
+    def _sets(self) -> dict[str, Threat]:
+        """The threats whose sets figures show; none where the anchors are shared out among processes."""
+        if self.desc.anchors.threat.shard_anchors:
+            return {}
+        chosen = {name: measure for name, measure in self.measures.items() if isinstance(measure, Threat)}
+        return {name: threat for name, threat in chosen.items() if not threat.segmented and "[" not in name}
 
     def _class_distances(self, labels: torch.Tensor) -> numpy.ndarray | None:
         """[n] class weights of the images and their partners of another class, if the weighted form is measured."""

@@ -19,7 +19,13 @@ COMMANDS = {
     "compute_threat": ("compute_threat", "--dataset_name=digits", "--per_label=60", "--halves"),
     "train": ("train", *DIGITS, "--training_steps=6ep", "--checkpoint_minutes=1e-7", "--N_aug"),
     "test": ("test", *DIGITS, "--training_steps=3ep", "--standard_eval", "--N_adv_eval", "--attacks=apgd_ce,pgd"),
-    "evaluate_threat": ("evaluate_threat", "--dataset_name=digits", "--per_label=10", "--num_examples=150"),
+    "evaluate_threat": (
+        "evaluate_threat",
+        "--dataset_name=digits",
+        "--per_label=10",
+        "--num_examples=150",
+        "--coverage_images=20",
+    ),
 }
 
 

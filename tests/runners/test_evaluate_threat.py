@@ -21,7 +21,14 @@ from datasets.registry import load_dataset
 from tests.conftest import PROJECT, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
-WORDS = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", "--num_examples=40", "--shard_size=16"]
+WORDS = [
+    "evaluate_threat",
+    "--dataset_name=digits",
+    "--per_label=10",
+    "--num_examples=40",
+    "--shard_size=16",
+    "--coverage_images=20",
+]
 WORDS += ["--severities=1,5", "--suites=C", "--bootstrap=100"]
 
 
@@ -167,7 +174,7 @@ def test_models_weights_masks_files_and_other_anchors(digits_root: Command, tmp_
     words = ["evaluate_threat", *anchors, "--model_name=conv", "--training_steps=3ep", "--morphs", "--adversarials"]
     words += ["--judge_name=resnet_8_4", "--perceptual=model:conv", f"--corruption_files={tmp_path}", "--stability"]
     words += ["--mask_source=center", "--num_examples=30", "--severities=1,2", "--suites=torchvision"]
-    words += ["--adversarial_iter=5", "--bootstrap=100"]
+    words += ["--adversarial_iter=5", "--bootstrap=100", "--coverage_images=20"]
     result, rows = read(digits_root.ok(*words))
     assert result["threats"][:4] == ["PD", "PD-T", "PD-W", "PD-S"] and "model:conv" in result["threats"]
     variants = [name for name in result["threats"] if name.startswith("PD[")]

@@ -68,6 +68,7 @@ def test_a_measurement_with_weights_draws_them_by_class_distance(digits_root: Co
     weights = f"--class_weights=tree:{tree}"
     digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights)
     words = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", weights, "--suites=torchvision"]
+    words.append("--coverage_images=20")
     made = digits_root.ok(*words, "--severities=3", "--num_examples=40", "--bootstrap=100")
     assert (made / "class_distance.png").is_file()
     rows = numpy.load(made / "examples.npz")
@@ -79,7 +80,7 @@ def test_adversarial_examples_of_a_model_as_it_is(digits_root: Command, tmp_path
     digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10")
     weights = digits_root.where("train", *TINY) / "model.safetensors"
     words = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", "--suites=torchvision", "--severities=3"]
-    words += ["--num_examples=20", "--bootstrap=100", "--adversarials", "--adversarial_iter=3"]
+    words += ["--num_examples=20", "--bootstrap=100", "--adversarials", "--adversarial_iter=3", "--coverage_images=20"]
     as_it_is = ["--model_name=conv", "--model_type=pretrained", f"--model_source=file:{weights}"]
     made = [digits_root.ok(*words, *model) for model in (as_it_is, TINY[1:])]
     assert made[0].parent.name.startswith("greedy_subsets_10_conv_pretrained_")

@@ -33,7 +33,7 @@ COMMANDS = {
     "--N_thresholds=0.05,0.2 --attacks=momentum_ce,minimal_gauge --save_adversarials",
     "test, then project": f"{TEST} --adv_eval --adv_test_attack_type=pgd --then_project=pd,pd_s --mask_source=center",
     "evaluate_threat": f"evaluate_threat {STANDARD} --num_images=4 --images_per_shard=3 --suites=torchvision "
-    "--severities=3 --bootstrap=100 --adversarials --adversarial_iter=1",
+    "--severities=3 --bootstrap=100 --adversarials --adversarial_iter=1 --coverage_images=6",
 }
 UNLIKE = {
     "environment",

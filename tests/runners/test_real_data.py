@@ -121,7 +121,7 @@ def test_adversarial_examples_of_several_models_of_the_zoo(place: Here, capsys: 
     place.ok(capsys, "compute_threat", *cifar10(place), "--per_label=3")
     words = ("evaluate_threat", *cifar10(place), "--per_label=3", "--model_type=pretrained", "--adversarials")
     words += ("--num_images=12", "--suites=C", "--severities=1", "--bootstrap=100", "--adversarial_iter=2")
-    words += ("--adversarial_Linf=0.5", "--adversarial_L2=20")
+    words += ("--adversarial_Linf=0.5", "--adversarial_L2=20", "--coverage_images=6")
     both = place.ok(capsys, *words, f"--model_name={','.join(names)}")
     assert "_2_models_pretrained_" in both.parent.name
     assert f"--model_name={','.join(names)}" in json.loads((both / "hparams.json").read_text())["command"]

@@ -23,7 +23,14 @@ from tests.browser import CHROMIUM, look_at
 from tests.conftest import TINY, Command
 
 MANY = 300
-MEASURED = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", "--num_examples=20", "--severities=1,5"]
+MEASURED = [
+    "evaluate_threat",
+    "--dataset_name=digits",
+    "--per_label=10",
+    "--num_examples=20",
+    "--severities=1,5",
+    "--coverage_images=20",
+]
 MEASURED += ["--suites=C", "--bootstrap=100"]
 TESTED = ["test", *TINY, "--standard_eval", "--N_adv_eval", "--adv_eval", "--per_label=10", "--num_examples=10"]
 TESTED += ["--adv_test_attack_type=pgd", "--N_attack_iter=3", "--N_thresholds=0.05"]
