@@ -96,7 +96,7 @@ class TiledPart:
         out = vectors.new_zeros(len(self.images), len(vectors))
         for rows, columns, tile in self.tiles():
             out[rows].addmm_(tile, vectors[:, columns].T, alpha=self.unit)
-        return out.T.contiguous()
+        return out.T.clone(memory_format=torch.contiguous_format)  # never a view, which autograd refuses
 
     def square_products(self, weights: Tensor) -> Tensor:
         """<w, (a_j - centre)^2>, [B, N]."""

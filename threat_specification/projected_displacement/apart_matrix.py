@@ -102,6 +102,5 @@ class ApartAnchorMatrix(DistributedAnchorMatrix):
         """Answer a question of all processes, and keep the answers at these places."""
         if question == "rows":
             return self.rows_at(everyone, kept, buffers)
-        if question == "combine":
-            return super().combine(everyone)[kept]
-        return super().over_parts(question, everyone)[kept]
+        found = super().combine(everyone) if question == "combine" else super().over_parts(question, everyone)
+        return found[kept].clone()  # autograd takes no view, and the answers to others are not kept in memory

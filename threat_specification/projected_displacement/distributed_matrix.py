@@ -1,8 +1,9 @@
 """Anchors distributed over the processes of a group, for sets that do not fit on one device.
 
-Invariant: all processes work on the same examples in lockstep. Each process multiplies with its own part of the
-anchors, and an all-gather after every product gives all of them the whole [B, N]. So all later steps (projections,
-attacks) are the same in all processes, and no process waits for a collective operation that another does not reach.
+Invariant: all processes work on the same examples in lockstep (apart_matrix.py is for those that do not). Each process
+multiplies with its own part of the anchors, and an all-gather after every product gives all of them the whole [B, N].
+So all later steps (projections, attacks) are the same in all processes, and no process waits for a collective operation
+that another does not reach.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class DistributedAnchorMatrix(AnchorMatrix):
     def over_parts(self, method: str, vectors: Tensor) -> Tensor:
         """Call a method of the parts of all processes and gather the results to [B, N], by one collective operation."""
         mine = super().over_parts(method, vectors)
-        return gather(mine.T.contiguous(), self.counts).T.contiguous()
+        # Never a view, which autograd refuses.
+        return gather(mine.T.contiguous(), self.counts).T.clone(memory_format=torch.contiguous_format)
 
     @property
     def has_gram(self) -> bool:

@@ -227,7 +227,10 @@ class ProjectedDisplacement(Threat):
         return Binding(number, int(self.labels[number]), index, threat)
 
     def equals_other_anchor(self, images: Tensor, labels: Tensor) -> Tensor:
-        """[B] bool: images, of the anchors' dtype, that equal an anchor of another label; `bind` raises for them."""
+        """[B] bool: images, of the anchors' dtype, that equal an anchor of another label; `bind` raises for them.
+
+        If anchors are divided over processes, all processes ask for the same images.
+        """
         if self.anchors is None:
             self.prepare(self._num_devices)
         assert self.anchors is not None
