@@ -461,7 +461,8 @@ class ThreatHparams(Hparams):
     )
     shard_anchors: bool = setting(
         False,
-        "Spread the anchors over the processes, for sets that no device can hold; all then work on the same examples.",
+        "Divide the anchors over the processes, for sets that no device can hold. In test and evaluate_threat all then "
+        "work on the same examples; in train each works on its own, and they answer one another.",
         hashed=False,
     )
     halves: bool = setting(

@@ -97,9 +97,10 @@ def read_anchors(desc: ThreatDesc, environment: Environment, part: tuple[int, in
     return AnchorSet.load(require_complete(desc, environment) / "anchors.safetensors", part)
 
 
-def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> ProjectedDisplacement:
+def read_threat(desc: ThreatDesc, environment: Environment, apart: bool = False, **form: Any) -> ProjectedDisplacement:
     """The PD threat over the anchors of a compute_threat run, ready on the device.
 
+    apart  if anchors are divided over processes: these work on different examples
     form   options of `ProjectedDisplacement`: weighted (by the weights stored with the anchors), segmented, ...
     """
     from threat_specification import ProjectedDisplacement
@@ -109,7 +110,7 @@ def read_threat(desc: ThreatDesc, environment: Environment, **form: Any) -> Proj
     anchors = read_anchors(desc, environment, part).to(environment.device)
     if form.get("weighted"):
         form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
-    return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1)
+    return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1, apart=apart)
 
 
 def read_thresholds(desc: Desc, environment: Environment, coverage: float, names: Sequence[str]) -> dict[str, float]:

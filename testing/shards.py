@@ -7,7 +7,8 @@ counts once, and the results are bit-identical for any number of processes, inte
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from foundations.memory import is_out_of_memory
 from threat_specification.attacks.base import predicted
 
 Arrays = dict[str, numpy.ndarray]
+Session = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def evaluate_in_shards(
     store: ShardStore | None = None,
     show: bool = True,
     in_lockstep: bool = False,
+    session: Session = nullcontext,
 ) -> Arrays:
     """Arrays of every evaluation, one row per example in the order of `index`, on every process.
 
@@ -149,6 +152,7 @@ def evaluate_in_shards(
     labels       [N] of the whole split
     index        [M] the rows to evaluate
     in_lockstep  all processes evaluate every shard together, because a threat is distributed over them
+    session      makes a block around the shards of this process, which ends when all processes are at its end
     """
     count = len(index)
     columns = {name: kind for evaluation in evaluations for name, kind in evaluation.columns.items()}
@@ -158,7 +162,7 @@ def evaluate_in_shards(
     bar = environment.progress(range(first, -(-count // shard_size), stride), "evaluating", unit="shard", hide=not show)
     done = numpy.zeros(count, bool)
     memory = Memory(environment, shard_size, in_lockstep)
-    for number in bar:
+    for number in _inside(session, bar, environment):
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
         # In lockstep all processes follow the primary: another process might see a file that it has just written.
@@ -177,6 +181,15 @@ def evaluate_in_shards(
         done[rows] = True
         bar.set_postfix({name: f"{arrays[name][done].mean():.3f}" for name in columns if name.endswith("_correct")})
     return arrays if in_lockstep else {name: environment.all_reduce_sum(array) for name, array in arrays.items()}
+
+
+def _inside(session: Session, numbers: Iterable[int], environment: Environment) -> Iterator[int]:
+    """The numbers of this process's shards, inside a session."""
+    with ExitStack() as stack:
+        stack.enter_context(session())
+        yield from numbers
+        with environment.watchdog.waiting():
+            stack.close()
 
 
 def _empty(count: int, kind: str | tuple[str, int]) -> numpy.ndarray:

@@ -27,6 +27,7 @@ ON_SHARDS = "tests/testing/test_testing.py"
 ON_RUNS = "tests/runners/test_runs.py"
 PD_TESTS = "tests/threat_specification/projected_displacement"
 ON_PROJECTION = f"{PD_TESTS}/test_projection.py tests/threat_specification/test_intersection.py"
+ON_PROCESSES = f"{PD_TESTS}/test_distributed_matrix.py"
 ON_FIXED_SHAPES = f"{PD_TESTS}/test_fixed_shapes.py"
 ON_PD = f"{PD_TESTS}/test_threat.py"
 
@@ -397,6 +398,20 @@ MUTANTS = [
         "return _of_first(gradient)",
         "return gradient",
         "tests/testing/test_lockstep.py",
+    ),
+    Mutant(
+        "processes that work apart keep the answers to others",
+        "threat_specification/projected_displacement/apart_matrix.py",
+        "start = sum(counts[: distributed.get_rank()])",
+        "start = sum(counts[distributed.get_rank() + 1 :])",
+        ON_PROCESSES,
+    ),
+    Mutant(
+        "a process that has finished answers no more",
+        "threat_specification/projected_displacement/apart_matrix.py",
+        "while self._sessions == 1 and self._round()[0]:",
+        "while False:",
+        ON_PROCESSES,
     ),
     Mutant(
         "the projection knows no upper bound",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -91,6 +92,13 @@ class Threat(Measure):
     def prepare(self, num_devices: int = 1) -> Self:
         """Load the data that the threat needs and place it on the devices; returns self."""
         return self
+
+    def session(self) -> AbstractContextManager[None]:
+        """A block around all use of the threat by processes that work on different examples; all enter it and leave it.
+
+        Only a threat whose data is divided over processes needs it; for all others it does nothing.
+        """
+        return nullcontext()
 
     @abstractmethod
     def bind(self, examples: Tensor, labels: Tensor) -> BoundThreat:

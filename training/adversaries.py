@@ -97,6 +97,10 @@ class PGD:
     growth: Callable[[int], float] = Growth()
 
     def __call__(self, model: nn.Module, batch: Batch, step: Step) -> Part:
+        with self.threat.session():
+            return self._perturbed(model, batch, step)
+
+    def _perturbed(self, model: nn.Module, batch: Batch, step: Step) -> Part:
         bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
         allowed = AttackSet.within(bound, self.threshold, self.radius)
         factor = self.growth(step.epoch)

@@ -202,13 +202,12 @@ class NonisotropicAugmentation:
 
     def parts(self, batch: Batch, draw: int) -> list[Part]:
         """Both parts for any batch: the other image, then the noise."""
-        bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
         noise = self.mean + self.std * _normal(self.seed, batch.index, draw, tuple(batch.images.shape[1:]))
         changes = (difference(batch.partner_images, batch.images), noise)
-        return [
-            Part("N_aug", (batch.images + bound.project(change, self.threshold)).clamp(0, 1), batch.labels)
-            for change in changes
-        ]
+        with self.threat.session():
+            bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
+            projected = [bound.project(change, self.threshold) for change in changes]
+        return [Part("N_aug", (batch.images + change).clamp(0, 1), batch.labels) for change in projected]
 
 
 def _normal(seed: int, index: Tensor, draw: int, shape: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from runners.train.checkpoints import BestWeights, Resume
 from runners.train.history import History
 from runners.train.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
 from testing.evaluations import CleanEvaluation
-from testing.shards import Evaluation, evaluate_in_shards
+from testing.shards import Evaluation, Session, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
 from training.augmentation import NonisotropicAugmentation
 from training.batch import Batch
@@ -69,12 +70,9 @@ class Train(Runner):
             environment.num_workers,
         )
         self.test = self.data.test.to(environment.device)
+        self.threat = self._threat_of_adversary()
         self.adversaries = adversaries_from(
-            self._with_thresholds(),
-            self.batches.split,
-            self.data.info,
-            self._threat_of_adversary(),
-            self._seed("objective"),
+            self._with_thresholds(), self.batches.split, self.data.info, self.threat, self._seed("objective")
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
@@ -108,12 +106,15 @@ class Train(Runner):
         Whether these still show their class must be judged by eye.
         """
         trainer, augment = self.trainer, self.trainer.objective.additions
-        if not isinstance(augment, NonisotropicAugmentation) or not self.environment.is_primary:
+        takes_part = self.environment.is_primary or self._divides_anchors
+        if not isinstance(augment, NonisotropicAugmentation) or not takes_part:
             return
         source = next(iter(self.batches.epoch(0)))
         batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.erase)
         names = [self.data.info.title(int(label)) for label in batch.labels]
         parts = augment.parts(batch, 0)
+        if not self.environment.is_primary:
+            return
         titles = ("as trained on", "another image,\nprojected", "noise,\nprojected")
         pictures = [batch.images, *(part.images for part in parts)]
         columns = [Column(title, images.cpu(), names) for title, images in zip(titles, pictures, strict=True)]
@@ -134,6 +135,11 @@ class Train(Runner):
         images = self._first_images(1)
         self.network.check(images, self.data.info.num_classes)
         size, parts = self.batches.batch_size, self.environment.world_size * self.desc.training.accumulation
+        if size < parts and self._divides_anchors:
+            raise UsageError(
+                f"--shard_anchors: expected an example in every part of a batch, got {size} examples for {parts} parts "
+                "(processes times --accumulation); use a smaller --accumulation"
+            )
         if size >= 2 * parts or not any(isinstance(module, _BatchNorm) for module in self.network.modules()):
             return
         try:
@@ -158,8 +164,12 @@ class Train(Runner):
             )
         if training.precision == "fp16" and environment.device.type != "cuda":
             raise UsageError("--precision=fp16: expected a GPU; use --precision=bf16 here")
-        if self.desc.needed_runs() and self.desc.anchors.threat.shard_anchors and environment.world_size > 1:
-            raise UsageError("--shard_anchors: processes train on different examples; only test can share anchors out")
+
+    @property
+    def _divides_anchors(self) -> bool:
+        """True if the objective needs anchors and they are divided over several processes."""
+        divided = bool(self.desc.needed_runs()) and self.desc.anchors.threat.shard_anchors
+        return divided and self.environment.world_size > 1
 
     def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows to train on, and rows held out; the same ones for every replicate."""
@@ -188,12 +198,13 @@ class Train(Runner):
         if training.N_train_segmented:
             form |= {"mask_source": training.N_train_mask_source, "background": training.N_train_background}
             form["segmented_norm"] = training.N_train_segmented_norm
-        return read_threat(self.desc.anchors, self.environment, **form)
+        return read_threat(self.desc.anchors, self.environment, apart=True, **form)
 
     def _trainer(self) -> Trainer:
         training, augmentation, seed = self.desc.training, self.desc.augmentation, self._seed("augmentation")
         projection = augmentation.N_aug_projection
-        plain = read_threat(self.desc.anchors, self.environment, projection=projection) if augmentation.N_aug else None
+        anchors, environment = self.desc.anchors, self.environment
+        plain = read_threat(anchors, environment, apart=True, projection=projection) if augmentation.N_aug else None
         num_classes = self.data.info.num_classes
         passes = MixedPrecision(self.network, training.precision, training.channels_last)
         return Trainer(
@@ -263,7 +274,9 @@ class Train(Runner):
         if self.desc.training.select == "best" and accuracy > self.best.accuracy:
             self.best.take(accuracy, len(self.history.rows), weights_of(self.evaluated))
 
-    def _evaluate(self, split: Any, rows: torch.Tensor, evaluation: Evaluation) -> dict[str, float]:
+    def _evaluate(
+        self, split: Any, rows: torch.Tensor, evaluation: Evaluation, session: Session = nullcontext
+    ) -> dict[str, float]:
         """Means of the arrays that an evaluation returns for some rows of a split."""
         with evaluation_mode(self.evaluated):
             arrays = evaluate_in_shards(
@@ -274,6 +287,7 @@ class Train(Runner):
                 [evaluation],
                 self.environment,
                 show=False,
+                session=session,
             )
         return {name: float(values.mean()) for name, values in arrays.items()}
 
@@ -285,7 +299,8 @@ class Train(Runner):
         if not len(self.validation_rows):
             return {}
         evaluation = RobustValidation(self.evaluated, self.adversaries)
-        means = self._evaluate(self.batches.split, self.validation_rows, evaluation)
+        session = self.threat.session if self.threat else nullcontext
+        means = self._evaluate(self.batches.split, self.validation_rows, evaluation, session)
         robust = {"validation_robust_accuracy": means["robust_correct"]} if self.adversaries else {}
         return {"validation_accuracy": means["validation_correct"], **robust}
 

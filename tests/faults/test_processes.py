@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from foundations.watchdog import FAILED, GRACE, WAITING, WORKING, Sign, verdict
 from tests.faults.processes import (
     TORCHRUN,
+    copied,
     differences,
     directory,
     epochs,
@@ -164,3 +167,49 @@ def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 0, told
     assert "going on from step" in told
     assert differences(directory(straight, "train"), directory(root, "train")) == []
+
+
+DIVIDED = [
+    *("train", "--dataset_name=digits", "--model_name=conv", "--per_label=10", "--training_steps=5it"),
+    *("--batch_size=431", "--accumulation=2", "--validation_fraction=0.1", "--select=best", "--checkpoint_minutes=0"),
+    *("--N_aug", "--augmentation_frequency=1", "--N_adv_train", "--N_adv_train_radius=0.1"),
+    *("--N_adv_train_attack_iter=2", "--adv_start=last"),
+]
+
+# kill -9 of rank 1 before its fifth step, once: one step after the checkpoint of the first epoch.
+KILLED_ONCE = """
+import os, signal, sys
+from training.loop import Trainer
+step = Trainer._step
+def step_or_die(self, source, epoch):
+    if (self.iteration, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (4, "1", "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, source, epoch)
+Trainer._step = step_or_die
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_training_with_anchors_divided_over_processes(digits_root, tmp_path: Path) -> None:
+    """The weights of one process to rounding, and killed and started again its own to the bit.
+
+    The processes' parts differ in length, and only one of them has images to validate on.
+    """
+    program, divided = tmp_path / "killed.py", [*DIVIDED, "--shard_anchors", "--hang_minutes=0.5"]
+    program.write_text(KILLED_ONCE)
+    alone, straight, killed = (copied(digits_root.root, tmp_path / name) for name in ("alone", "straight", "killed"))
+    for root in (alone, straight, killed):
+        shutil.rmtree(root / "runs/digits/train")
+    finish(alone, *DIVIDED)
+    finish(straight, *divided, launcher=TWO)
+    process = start(killed, *divided, launcher=[*TWO, "--max-restarts=3"], entry=[str(program)])
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0 and "going on from step 3" in told, told
+    assert differences(directory(straight, "train"), directory(killed, "train")) == []
+    one, two = (load_file(directory(root, "train") / "model.safetensors") for root in (alone, straight))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    read = lambda root: (directory(root, "train") / "metrics.jsonl").read_text().splitlines()[-1]  # noqa: E731
+    last = [json.loads(read(root)) for root in (alone, straight)]
+    assert last[0] == pytest.approx(last[1], abs=1e-3)
+    assert 0 < last[1]["validation_robust_accuracy"] < last[1]["validation_accuracy"]

@@ -92,7 +92,9 @@ def test_each_process_reads_its_part_of_the_anchors(digits_root: Command, monkey
     """Without --shard_anchors, all of them. Figures do not tell: they are the same."""
     words = ["--dataset_name=digits", "--per_label=10"]
     prepared: list[bool] = []
-    monkeypatch.setattr(ProjectedDisplacement, "prepare", lambda made, over_ranks: prepared.append(over_ranks) or made)
+    monkeypatch.setattr(
+        ProjectedDisplacement, "prepare", lambda made, over_ranks, apart: prepared.append(over_ranks) or made
+    )
 
     def read(rank: int, *more: str) -> AnchorSet:
         desc = ThreatDesc.from_flags(runner_parser("compute_threat", words).parse([*words, *more]))

@@ -97,7 +97,7 @@ class TiledPart:
         out = vectors.new_zeros(len(self.images), len(vectors))
         for rows, columns, tile in self.tiles():
             out[rows].addmm_(tile, vectors[:, columns].T, alpha=self.unit)
-        return out.T.contiguous()
+        return out.T.clone(memory_format=torch.contiguous_format)  # never a view, which autograd refuses
 
     def exact_products(self, vectors: Tensor) -> Tensor:
         """<v, a_j - centre>, [B, N] float64: short float32 sums, added in float64."""

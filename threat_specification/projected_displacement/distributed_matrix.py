@@ -1,8 +1,9 @@
 """Anchors distributed over the processes of a group, for sets that do not fit on one device.
 
-Invariant: all processes work on the same examples in lockstep. Each process multiplies with its own part of the
-anchors, and an all-gather after every product gives all of them the whole [B, N]. So all later steps (projections,
-attacks) are the same in all processes, and no process waits for a collective operation that another does not reach.
+Invariant: all processes work on the same examples in lockstep (apart_matrix.py is for those that do not). Each process
+multiplies with its own part of the anchors, and an all-gather after every product gives all of them the whole [B, N].
+So all later steps (projections, attacks) are the same in all processes, and no process waits for a collective operation
+that another does not reach.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class DistributedAnchorMatrix(AnchorMatrix):
     def over_parts(self, method: str, vectors: Tensor) -> Tensor:
         """Call a method of the parts of all processes and gather the results to [B, N], by one collective operation."""
         mine = super().over_parts(method, vectors)
-        return gather(mine.T.contiguous(), self.counts).T.contiguous()
+        # Never a view, which autograd refuses.
+        return gather(mine.T.contiguous(), self.counts).T.clone(memory_format=torch.contiguous_format)
 
     @property
     def has_gram(self) -> bool:
@@ -58,18 +60,26 @@ class DistributedAnchorMatrix(AnchorMatrix):
         return total
 
     def rows(self, numbers: Tensor, buffers: Buffers | None = None) -> Tensor:
-        """As `AnchorMatrix.rows`: every process adds its own anchors to zeros, in the dtype that they are stored in."""
+        return self.rows_at(numbers, slice(0, len(numbers)), buffers)
+
+    def rows_at(self, numbers: Tensor, kept: slice, buffers: Buffers | None = None) -> Tensor:
+        """As `AnchorMatrix.rows` of numbers[kept], where all processes ask for the same numbers.
+
+        Every process adds its own anchors to zeros, in the dtype that they are stored in.
+        """
         stored = self.parts[0].images.dtype
-        shape = (len(numbers), self.shape[1])
+        shape = (kept.stop - kept.start, self.shape[1])
         out = (buffers or Buffers()).get("rows", shape, torch.float32, self.device)
-        size = torch.empty((), dtype=stored).element_size() * self.shape[1]
-        for piece in torch.arange(len(numbers), device=numbers.device).split(max(1, PIECE_BYTES // size)):
-            wanted = numbers[piece]
+        step = max(1, PIECE_BYTES // (torch.empty((), dtype=stored).element_size() * self.shape[1]))
+        for start in range(0, len(numbers), step):
+            wanted = numbers[start : start + step]
             here = ((wanted >= self.mine.start) & (wanted < self.mine.stop)).nonzero().squeeze(1)
-            part = torch.zeros(len(piece), self.shape[1], dtype=stored, device=self.device)
+            part = torch.zeros(len(wanted), self.shape[1], dtype=stored, device=self.device)
             part[here] = self.stored_rows(wanted[here] - self.mine.start)
             distributed.all_reduce(part)
-            out[piece] = as_floats(part)
+            first, last = max(kept.start, start), min(kept.stop, start + len(wanted))
+            if first < last:
+                out[first - kept.start : last - kept.start] = as_floats(part[first - start : last - start])
         return out
 
 

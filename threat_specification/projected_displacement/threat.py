@@ -27,6 +27,7 @@ Edge cases
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,7 @@ from threat_specification.base import (
 )
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from, full_precision
 from threat_specification.projected_displacement.anchors import AnchorSet
+from threat_specification.projected_displacement.apart_matrix import ApartAnchorMatrix
 from threat_specification.projected_displacement.bound import FULL_NORMS, PROJECTIONS, BoundProjectedDisplacement
 from threat_specification.projected_displacement.class_weights import (
     check_class_weights,
@@ -118,7 +120,7 @@ class ProjectedDisplacement(Threat):
         form = weighted * "W" + segmented * "S" + (self.tangents is not None) * "T"
         self.name = f"PD-{form}" if form else "PD"
         self._num_devices = 1
-        self._over_ranks = False
+        self._over_ranks = self._apart = False
         self._is_prepared = False
 
     @classmethod
@@ -135,12 +137,18 @@ class ProjectedDisplacement(Threat):
             form["class_weights"] = load_class_weights(path / "class_weights.safetensors")
         return cls(weighted=weighted, anchors=AnchorSet.load(path / "anchors.safetensors"), **form)
 
-    def prepare(self, num_devices: int = 1, device: torch.device | str | None = None, over_ranks: bool = False) -> Self:
+    def prepare(
+        self,
+        num_devices: int = 1,
+        device: torch.device | str | None = None,
+        over_ranks: bool = False,
+        apart: bool = False,
+    ) -> Self:
         """Load the anchors, place them on devices and cache what depends on them alone; returns self.
 
         num_devices > 1 divides the anchors over that many GPUs, or all GPUs if there are fewer; on the CPU it divides
         them into that many parts. With over_ranks, the given anchors are this process's part of the set, and all
-        processes work on the same examples.
+        processes work on the same examples; with `apart` too, on different ones, inside a `session`.
         """
         if num_devices < 1:
             raise UsageError(f"num_devices: expected a number from 1 up, got {num_devices}")
@@ -148,7 +156,8 @@ class ProjectedDisplacement(Threat):
             assert self.source is not None
             self.anchors = self.source()
         home = torch.device(device) if device is not None else self.anchors.images.device
-        matrix = DistributedAnchorMatrix if over_ranks else AnchorMatrix
+        distributed = ApartAnchorMatrix if apart else DistributedAnchorMatrix
+        matrix = distributed if over_ranks else AnchorMatrix
         self.matrix = matrix(self.anchors.images, self.hparams.num_chunks, devices_from(home, num_devices))
         self.labels, self.indices = self.anchors.labels.to(home), self.anchors.indices
         if over_ranks:
@@ -157,8 +166,13 @@ class ProjectedDisplacement(Threat):
         if self.class_weights is not None:
             check_labels_covered(self.class_weights, self.labels, "anchors")
             self.class_weights = self.class_weights.to(home)
-        self._num_devices, self._over_ranks, self._is_prepared = num_devices, over_ranks, True
+        self._num_devices, self._is_prepared = num_devices, True
+        self._over_ranks, self._apart = over_ranks, over_ranks and apart
         return self
+
+    def session(self) -> AbstractContextManager[None]:
+        matrix = self.matrix if self._is_prepared else None
+        return matrix.session() if isinstance(matrix, ApartAnchorMatrix) else nullcontext()
 
     def bind(
         self, examples: Tensor, labels: Tensor, masks: Tensor | None = None, indices: Tensor | None = None
@@ -169,7 +183,7 @@ class ProjectedDisplacement(Threat):
         """
         check_images(examples, labels)
         if not self._is_prepared or self.labels.device != examples.device:
-            self.prepare(self._num_devices, examples.device, self._over_ranks)
+            self.prepare(self._num_devices, examples.device, self._over_ranks, self._apart)
         assert self.anchors is not None
         if examples.shape[1:] != self.anchors.images.shape[1:]:
             shape = list(self.anchors.images.shape[1:])
@@ -224,7 +238,10 @@ class ProjectedDisplacement(Threat):
         return Binding(number, int(self.labels[number]), index, threat)
 
     def equals_other_anchor(self, images: Tensor, labels: Tensor) -> Tensor:
-        """[B] bool: images, of the anchors' dtype, that equal an anchor of another label; `bind` raises for them."""
+        """[B] bool: images, of the anchors' dtype, that equal an anchor of another label; `bind` raises for them.
+
+        If anchors are divided over processes, all processes ask for the same images.
+        """
         if self.anchors is None:
             self.prepare(self._num_devices)
         assert self.anchors is not None

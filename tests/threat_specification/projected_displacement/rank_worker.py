@@ -22,8 +22,16 @@ def anchors(dtype: str) -> AnchorSet:
     return AnchorSet(images if dtype == "uint8" else images.float() / 255, torch.arange(23) % 3, torch.arange(23) + 100)
 
 
-def measure(chosen: AnchorSet, form: str, over_ranks: bool) -> dict[str, torch.Tensor]:
-    """Everything that a threat can say of a few examples."""
+def rows_of(rank: int, world: int) -> slice:
+    """The examples of a process that works apart: parts of unequal length; the last of three processes has none."""
+    bounds = (0, 5, 8, 8)
+    return slice(bounds[rank], bounds[rank + 1] if rank + 1 < world else 8)
+
+
+def measure(
+    chosen: AnchorSet, form: str, over_ranks: bool, apart: bool = False, rows: slice = slice(0, 8)
+) -> dict[str, torch.Tensor]:
+    """Everything that a threat can say of a few examples; with `apart`, of those that are this process's own."""
     generator = torch.Generator().manual_seed(1)
     x, labels = torch.rand(8, 1, 5, 5, generator=generator), torch.arange(8) % 3
     other = torch.rand(8, 1, 5, 5, generator=generator)
@@ -32,22 +40,38 @@ def measure(chosen: AnchorSet, form: str, over_ranks: bool) -> dict[str, torch.T
         "weighted": {"weighted": True, "class_weights": 1 + torch.rand(3, 3, generator=generator)},
         "segmented": {"segmented": True, "mask_source": "center"},
     }[form]
-    threat = ProjectedDisplacement(anchors=chosen, **options).prepare(over_ranks=over_ranks)
+    threat = ProjectedDisplacement(anchors=chosen, **options).prepare(over_ranks=over_ranks, apart=apart)
+    with threat.session():
+        measured = _measure(threat, x[rows], labels[rows], other[rows])
+    if not apart:
+        measured["equal"] = _equal(threat, chosen, labels)
+    return measured
+
+
+def _equal(threat: ProjectedDisplacement, chosen: AnchorSet, labels: torch.Tensor) -> torch.Tensor:
+    """Which of eight images equal an anchor of another label: one, if any."""
+    equal = torch.zeros(8, 1, 5, 5, dtype=chosen.images.dtype)
+    equal[3] = anchors("uint8" if equal.dtype == torch.uint8 else "float").images[20]
+    return threat.equals_other_anchor(equal, labels)
+
+
+def _measure(
+    threat: ProjectedDisplacement, x: torch.Tensor, labels: torch.Tensor, other: torch.Tensor
+) -> dict[str, torch.Tensor]:
     moved = other.clone().requires_grad_(True)
     value = threat.bind(x, labels).evaluate(moved - x)
     (gradient,) = torch.autograd.grad(value.sum(), moved)
     explained = threat.explain(x, labels, other)
-    equal = torch.zeros(8, 1, 5, 5, dtype=torch.uint8) if chosen.images.dtype == torch.uint8 else torch.zeros_like(x)
-    equal[3] = anchors("uint8" if equal.dtype == torch.uint8 else "float").images[20]
+    with threat.session():  # inside another one it changes nothing
+        projected = threat.project(x, labels, other, 0.1)
     return {
         "threat": value.detach(),
         "gradient": gradient,
         "radius": threat.inscribed_radius(x, labels),
-        "projected": threat.project(x, labels, other, 0.1),
+        "projected": projected,
         "scaled": threat.project(x, labels, other, 0.1, method="scale"),
-        "numbers": torch.tensor([[b.anchor for b in row[:1]] for row in explained]),
-        "indices": torch.tensor([[b.index for b in row[:1]] for row in explained]),
-        "equal": threat.equals_other_anchor(equal, labels),
+        "numbers": torch.tensor([row[0].anchor for row in explained]),
+        "indices": torch.tensor([row[0].index for row in explained]),
     }
 
 
@@ -59,9 +83,12 @@ if __name__ == "__main__":
         part = AnchorSet.load(f"{sys.argv[2]}/{dtype}.safetensors", (rank, world))
         if len(part) not in (23 // world, 23 // world + 1):
             raise SystemExit(f"expected a part of the anchors, got {len(part)}")
-        for form in FORMS:
-            torch.save(measure(part, form, over_ranks=True), f"{sys.argv[2]}/{dtype}_{form}_{rank}.pt")
-        PACES["cpu"] = OTHERS  # as on GPUs
-        torch.save(measure(part, "plain", over_ranks=True), f"{sys.argv[2]}/{dtype}_fixed_{rank}.pt")
+        for form in (*FORMS, "fixed"):
+            if form == "fixed":
+                PACES["cpu"] = OTHERS  # as on GPUs
+            kind = "plain" if form == "fixed" else form
+            torch.save(measure(part, kind, over_ranks=True), f"{sys.argv[2]}/{dtype}_{form}_{rank}.pt")
+            own = measure(part, kind, over_ranks=True, apart=True, rows=rows_of(rank, world))
+            torch.save(own, f"{sys.argv[2]}/{dtype}_{form}_{rank}_apart.pt")
         PACES["cpu"] = usual
     distributed.destroy_process_group()

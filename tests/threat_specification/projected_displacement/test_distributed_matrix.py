@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import distributed
 
+from foundations.hparams import ThreatHparams
 from tests.conftest import PROJECT
-from tests.threat_specification.projected_displacement.rank_worker import FORMS, anchors, measure
-from threat_specification import AnchorSet
+from tests.threat_specification.projected_displacement.rank_worker import FORMS, anchors, measure, rows_of
+from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement import distributed_matrix
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix
@@ -22,6 +23,7 @@ from threat_specification.projected_displacement.distributed_matrix import Distr
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_together_are_one(processes: int, tmp_path: Path) -> None:
+    """Whether they work on the same examples, or each on its own inside a session."""
     for dtype in ("uint8", "float"):
         anchors(dtype).save(tmp_path / f"{dtype}.safetensors")
     worker = Path(__file__).with_name("rank_worker.py")
@@ -38,12 +40,21 @@ def test_processes_together_are_one(processes: int, tmp_path: Path) -> None:
         for form in (*FORMS, "fixed"):  # fixed: the plain form, projected in fixed shapes
             alone = measure(anchors(dtype), "plain" if form == "fixed" else form, over_ranks=False)
             for rank in range(processes):
-                together = torch.load(tmp_path / f"{dtype}_{form}_{rank}.pt", weights_only=True)
-                for name, expected in alone.items():
-                    if expected.is_floating_point():
-                        assert torch.allclose(together[name], expected, rtol=1e-5, atol=2e-6), (dtype, form, name)
-                    else:
-                        assert together[name].equal(expected), (dtype, form, name)
+                path = tmp_path / f"{dtype}_{form}_{rank}.pt"
+                agree(torch.load(path, weights_only=True), alone, (dtype, form))
+                rows = rows_of(rank, processes)
+                own = {name: values[rows] for name, values in alone.items() if name != "equal"}
+                apart = torch.load(path.with_stem(f"{path.stem}_apart"), weights_only=True)
+                agree(apart, own, (dtype, form, "apart"))
+
+
+def agree(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], case: tuple[str, ...]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, expected in wanted.items():
+        if expected.is_floating_point():
+            assert torch.allclose(found[name], expected, rtol=1e-5, atol=2e-6), (*case, name)
+        else:
+            assert found[name].tolist() == expected.tolist(), (*case, name)
 
 
 def test_a_part_keeps_the_digest_of_the_whole(tmp_path: Path) -> None:
@@ -81,3 +92,26 @@ def test_products_and_rows_are_one_collective_operation_each(
     assert called == ["all_gather", "all_reduce"]
     monkeypatch.setattr(distributed_matrix, "PIECE_BYTES", 100)
     assert torch.equal(matrix.rows(numbers), alone.rows(numbers))
+    assert torch.equal(matrix.rows_at(numbers, slice(7, 30)), alone.rows(numbers[7:30]))
+
+
+@pytest.mark.parametrize("over_ranks", [False, True])
+@pytest.mark.parametrize("num_chunks", [1, 2])
+def test_one_example_has_a_gradient(num_chunks: int, over_ranks: bool, group_of_one: None) -> None:
+    """That of the largest <d, v_j>: v_j itself, by its definition."""
+    chosen = anchors("float")
+    threat = ProjectedDisplacement(ThreatHparams(num_chunks=num_chunks), anchors=chosen).prepare(over_ranks=over_ranks)
+    x, d = torch.full((1, 1, 5, 5), 0.4), chosen.images[4:5] - 0.4
+    moved = d.clone().requires_grad_(True)
+    threat.bind(x, torch.zeros(1, dtype=torch.long)).evaluate(moved).sum().backward()
+    assert moved.grad is not None
+    torch.testing.assert_close(moved.grad, d / (0.5 * d.square().sum()), rtol=1e-5, atol=1e-6)
+
+
+def test_processes_that_work_apart_ask_inside_a_session(group_of_one: None) -> None:
+    threat = ProjectedDisplacement(anchors=anchors("float")).prepare(over_ranks=True, apart=True)
+    x, labels = torch.full((2, 1, 5, 5), 0.4), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="inside `with threat"):
+        threat.bind(x, labels)
+    with threat.session():
+        threat.bind(x, labels)
