@@ -266,7 +266,7 @@ class Test(Runner):
         """The threats of --then_project by name."""
         testing = self.testing
         names = forms_of(testing.then_project) if testing.adv_eval else []
-        masks = {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
+        masks: dict[str, Any] = {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
         return {
             name: read_threat(
                 self.desc.anchors, self.environment, **then_project.FORMS[name], **(masks if name == "pd_s" else {})

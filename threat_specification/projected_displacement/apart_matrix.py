@@ -22,7 +22,7 @@ from threat_specification.projected_displacement.anchor_matrix import full_preci
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, gather
 
-QUESTIONS = ("", "products", "square_products", "combine", "rows")  # "": none
+QUESTIONS = ("", "products", "exact_products", "square_products", "combine", "rows")  # "": none
 
 
 class ApartAnchorMatrix(DistributedAnchorMatrix):
@@ -48,7 +48,8 @@ class ApartAnchorMatrix(DistributedAnchorMatrix):
 
     def over_parts(self, method: str, vectors: Tensor) -> Tensor:
         """As `AnchorMatrix.over_parts`, for the vectors [b, D] of this process: [b, N]."""
-        return self._ask(method, vectors) if len(vectors) else vectors.new_zeros(0, self.shape[0])
+        dtype = torch.float64 if method == "exact_products" else vectors.dtype
+        return self._ask(method, vectors) if len(vectors) else vectors.new_zeros(0, self.shape[0], dtype=dtype)
 
     def combine(self, weights: Tensor) -> Tensor:
         return self._ask("combine", weights) if len(weights) else weights.new_zeros(0, self.shape[1])

@@ -92,7 +92,7 @@ class TangentLengths:
     ) -> TangentLengths:
         """From ||u_j||^2 and the magnitude of the terms that cancel in it."""
         matrix, basis = differences.matrix, metric.basis
-        along = matrix.exact_products(basis.flatten(0, 1)).view(*basis.shape[:2], -1)
+        along = matrix.exact_products(basis.flatten(0, 1)).view(*basis.shape[:2], matrix.shape[0])
         along -= exact_products(centred.unsqueeze(1), basis).transpose(1, 2)
         inner, outer = squared.clone(), squared.clone()
         for i, (once, twice) in enumerate(zip(metric.shrink.T, metric.both.T, strict=True)):

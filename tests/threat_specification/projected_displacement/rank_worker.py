@@ -13,7 +13,7 @@ from torch import distributed
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement.pace import OTHERS, PACES
 
-FORMS = ("plain", "weighted", "segmented")
+FORMS = ("plain", "weighted", "segmented", "tangents")
 
 
 def anchors(dtype: str) -> AnchorSet:
@@ -39,6 +39,7 @@ def measure(
         "plain": {},
         "weighted": {"weighted": True, "class_weights": 1 + torch.rand(3, 3, generator=generator)},
         "segmented": {"segmented": True, "mask_source": "center"},
+        "tangents": {"tangents": True},
     }[form]
     threat = ProjectedDisplacement(anchors=chosen, **options).prepare(over_ranks=over_ranks, apart=apart)
     with threat.session():

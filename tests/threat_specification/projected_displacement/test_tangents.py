@@ -115,6 +115,12 @@ def test_it_goes_with_masks_and_weights(weighted: bool, norm: str) -> None:
     certify_segmented("28x28", weighted, norm, tangents=True)
 
 
+def test_no_image_at_all() -> None:
+    x, y = data("digits")
+    bound = ProjectedDisplacement(anchors=AnchorSet(x[:50], y[:50]), tangents=True).bind(x[:0], y[:0])
+    assert bound.evaluate(x[:0]).shape == (0,) and bound.project(x[:0], 0.1).shape == (0, 1, 8, 8)
+
+
 def test_names() -> None:
     anchors = AnchorSet(*data("digits"))
     assert ProjectedDisplacement(anchors=anchors, tangents=True).name == "PD-T"
