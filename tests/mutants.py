@@ -29,6 +29,9 @@ PD_TESTS = "tests/threat_specification/projected_displacement"
 ON_PROJECTION = f"{PD_TESTS}/test_projection.py tests/threat_specification/test_intersection.py"
 ON_PROCESSES = f"{PD_TESTS}/test_distributed_matrix.py"
 ON_FIXED_SHAPES = f"{PD_TESTS}/test_fixed_shapes.py"
+TANGENTS = "threat_specification/projected_displacement/tangents.py"
+ON_TANGENTS = f"{PD_TESTS}/test_tangents.py"
+ON_COVERAGE = "tests/testing/test_coverage.py"
 ON_PD = f"{PD_TESTS}/test_threat.py"
 
 
@@ -433,6 +436,55 @@ MUTANTS = [
         '"exact": BoundProjectedDisplacement.nearest,',
         '"exact": BoundProjectedDisplacement.scale,',
         ON_PROJECTION,
+    ),
+    Mutant(
+        "tangents cost what they cost without lambda",
+        TANGENTS,
+        "strength / (self.weight + strength), 0)",
+        "strength / (2 * self.weight + strength), 0)",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "tangents of masked images are those of whole ones",
+        TANGENTS,
+        "            made *= mask[start : start + len(images)].unsqueeze(1)\n",
+        "            pass\n",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "the tangent form divides by the plain norm",
+        DIRECTIONS,
+        "divisors, lengths = found.inner, found.outer",
+        "divisors, lengths = squared, found.outer",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "near pairs of the tangent form forget the metric",
+        DIRECTIONS,
+        "            self.metric.shorten(rows.unsqueeze(1), which)\n",
+        "            pass\n",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "products of working sets forget the tangents",
+        DIRECTIONS,
+        "            products.sub_((removed + removed.transpose(1, 2)) / 2)\n",
+        "            pass\n",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "coverage counts one safe change too few",
+        "testing/coverage.py",
+        "known[needed - 1]",
+        "known[max(needed - 2, 0)]",
+        ON_COVERAGE,
+    ),
+    Mutant(
+        "thresholds come from all changes, unsafe ones too",
+        "runners/inputs.py",
+        'arrays[name][:, arrays["group"] == "safe"]',
+        "arrays[name]",
+        "tests/runners/test_coverage.py",
     ),
 ]
 
