@@ -129,10 +129,11 @@ def write_pairs(path: Path, pairs: HumanPairs) -> None:
 
 def _arrays(path: Path | str) -> dict[str, Array]:
     try:
-        with numpy.load(path, allow_pickle=False) as file:
-            if not isinstance(file, numpy.lib.npyio.NpzFile):
+        with open(path, "rb") as file:
+            content = numpy.load(file, allow_pickle=False)
+            if isinstance(content, numpy.ndarray):
                 raise UsageError(f"--human: {path}: expected an .npz file of several arrays, got a single one (.npy)")
-            return dict(file)
+            return dict(content)
     except OSError as error:
         raise UsageError(f"--human: cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:

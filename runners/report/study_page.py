@@ -18,7 +18,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
        margin: 1rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; margin: .5rem 0; } h2 { font-size: 1.1rem; margin: 1rem 0 .5rem; }
 .pair { display: flex; gap: 1rem; } figure { flex: 1; margin: 0; } figcaption, .quiet { color: var(--quiet); }
-.pair img { display: block; width: 100%; border: 1px solid var(--line); } .coarse img { image-rendering: pixelated; }
+.pair img { display: block; width: 100%; border: 1px solid var(--line); }
+.coarse { max-width: 26rem; } .coarse img { image-rendering: pixelated; }
 figure:last-child img { border: 2px solid var(--link); }
 button, input { font: inherit; color: inherit; background: none; border: 1px solid var(--line); border-radius: 6px;
                 padding: .4rem .8rem; }
@@ -135,7 +136,7 @@ const choose = (number, name, key) => {
 };
 study.classes.forEach((name, number) => choose(number, name, byKeys ? String(number) : ""));
 choose(-1, "none of these", byKeys ? "x" : "");
-at("filter").hidden = byKeys;
+at("finding").hidden = byKeys;
 at("keys").hidden = !byKeys;
 at("filter").addEventListener("input", filter);
 at("filter").addEventListener("keydown", (event) => {
@@ -183,7 +184,7 @@ may close the page and go on later.</p>
 <div class="pair{coarse}"><figure><figcaption>before</figcaption><img id="before" alt="before the change"></figure>
 <figure><figcaption><b>now</b></figcaption><img id="after" alt="after the change"></figure></div>
 <h2>Which class do you see now?</h2>
-<div class="row">
+<div class="row" id="finding">
 <input id="filter" placeholder="type to find a class" autocomplete="off" aria-label="find a class"></div>
 <div id="choices"></div>
 <div class="row"><button type="button" id="back">Back</button>
