@@ -28,8 +28,10 @@ from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
 from threat_specification import Measure, ProjectedDisplacement
+from threat_specification.projected_displacement.masks import FileMasks
 
 ANY_LABEL = -1
+NO_MASKS = "its masks come from a file, which has none for these images"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class People:
         agreement = agreement_of(pairs, answers, classes) if answers else None
         if agreement is not None:
             pairs = replace(pairs, people=agreement.people)
-        file_masks = desc.perturbation.threat_masks.startswith("file:")
-        not_measured = {"PD-S": "its masks come from a file, which has none for these images"} if file_masks else {}
+        not_measured = {name: NO_MASKS for name, measure in measures.items() if _has_file_masks(measure)}
         measures = {name: measure for name, measure in measures.items() if name not in not_measured}
         chosen, left_out = _usable(pairs, measures)
         if not chosen.any():
@@ -131,6 +132,10 @@ class People:
         values = [[f"{value:.6g}" for value in column] for column in threats.values()]
         columns = [column.tolist() for column in told] + values
         return [["image", "group", "change", "label", "people", *threats], *zip(*columns, strict=True)]
+
+
+def _has_file_masks(measure: Measure) -> bool:
+    return isinstance(measure, ProjectedDisplacement) and isinstance(measure.mask_source, FileMasks)
 
 
 def _floats(images: numpy.ndarray) -> torch.Tensor:

@@ -61,7 +61,7 @@ def test_the_packaged_pairs_are_measured_by_default(told: str, mnist_root: Comma
     change = (pairs["changed"].astype(float) - pairs["clean"]).reshape(279, -1) / 255
     values["L2"] = numpy.sqrt((change**2).sum(1))
     other = pairs["people"] != pairs["label"]
-    assert human["threats"] == ["PD", "L2", "Linf", "SSIM"] and human["num_images"] == 93
+    assert {"PD", "L2", "Linf", "SSIM"} <= set(human["threats"]) and human["num_images"] == 93
     assert (human["num_pairs"], human["changed"], set(human["left_out"].values())) == (279, 103, {0})
     for name, column in values.items():
         column = numpy.array(column)
@@ -81,7 +81,9 @@ def test_tables_files_and_words_say_the_same(told: str, mnist_root: Command) -> 
     human = json.loads((directory / "result.json").read_text())["human"]
     assert "279 pairs of 93 images, of which people see another class in 103" in told
     lines = list(csv.DictReader((directory / "human.csv").read_text().splitlines()))
-    assert [line["pairs"] for line in lines[::4]] == ["all pairs", "within groups", "l-inf 0.3", "l-inf 0.4", "l0"]
+    assert human["threats"] == [line["threat"] for line in lines[: len(human["threats"])]]
+    titles = list(dict.fromkeys(line["pairs"] for line in lines))
+    assert titles == ["all pairs", "within groups", "l-inf 0.3", "l-inf 0.4", "l0"]
     for line in lines:
         part = {"all pairs": human, "within groups": human["within_groups"]}.get(line["pairs"])
         found = (part or human["by_group"][line["pairs"]])["auroc"][line["threat"]]
