@@ -70,6 +70,10 @@ def test_the_packaged_pairs_are_measured_by_default(told: str, mnist_root: Comma
             rows = pairs["group"] == group
             assert part["auroc"][name]["auroc"] == pytest.approx(roc_auc_score(other[rows], column[rows]), abs=1e-3)
             assert part["auroc"][name]["low"] < part["auroc"][name]["auroc"] < part["auroc"][name]["high"]
+        comparisons = [part["changed"] * (part["num_pairs"] - part["changed"]) for part in human["by_group"].values()]
+        of_groups = [part["auroc"][name]["auroc"] for part in human["by_group"].values()]
+        within = human["within_groups"]["auroc"][name]["auroc"]
+        assert within == pytest.approx(numpy.average(of_groups, weights=comparisons), abs=1e-5)
     for group in ("l-inf 0.3", "l-inf 0.4"):  # all changes of one size
         assert human["by_group"][group]["auroc"]["Linf"] == {"auroc": 0.5, "low": 0.5, "high": 0.5}
     rows = list(csv.DictReader((directory / "human_pairs.csv").read_text().splitlines()))
