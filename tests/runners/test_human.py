@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from cli.main import main, runner_parser
 from datasets.human_sets import HUMAN_SETS
 from datasets.registry import load_dataset
+from runners.coverage import Form, coverage_run
 from runners.evaluate_threat.desc import EvaluateThreatDesc
 from tests.conftest import Command
 from threat_specification import AnchorSet
@@ -159,6 +160,12 @@ def test_hashes_change_where_people_are_asked_and_nowhere_else() -> None:
     without = described("--dataset_name=mnist_5k", "--human=")
     by_path = described("--dataset_name=mnist_5k", f"--human={HUMAN_SETS['mnist_invariance'].path}")
     assert named.hash == default.hash == by_path.hash != without.hash and "human" not in without.hashed()
+
+
+def test_thresholds_by_coverage_are_those_of_the_default_measurement() -> None:
+    words = ["--dataset_name=mnist_5k", "--model_name=lenet", "--N_adv_eval", "--N_coverage=0.95"]
+    values = runner_parser("test", words).parse(words)
+    assert coverage_run(values, Form(False, ("", ""), "", 0.1)).hash == described("--dataset_name=mnist_5k").hash
 
 
 @pytest.mark.parametrize(
