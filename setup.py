@@ -21,6 +21,7 @@ setup(
     description="Measure, attack and train image classifiers under nonisotropic threats",
     python_requires=">=3.10",
     packages=PACKAGES,
+    package_data={"datasets": ["human/*"]},  # answers of people, with the notice of their licence
     py_modules=["nonisotropic"],
     install_requires=[
         "torch>=2.9,<3",

@@ -86,7 +86,7 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.3086,),
         num_train=4000,
         num_test=1000,
-        defaults=MNIST_LIKE,
+        defaults=MNIST_LIKE | {"human": "mnist_invariance"},
     ),
     "mnist": DatasetInfo(
         summary="handwritten digits (LeCun et al. 1998), 60,000 for training and 10,000 for testing",
@@ -100,7 +100,7 @@ DATASETS: dict[str, DatasetInfo] = {
         folders=("MNIST/raw", "raw", "mnist"),
         files=IDX_FILES,
         compressed=True,
-        defaults=MNIST_LIKE,
+        defaults=MNIST_LIKE | {"human": "mnist_invariance"},
     ),
     "fashion_mnist": DatasetInfo(
         summary="clothes (Xiao et al. 2017), 60,000 for training and 10,000 for testing",

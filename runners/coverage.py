@@ -61,8 +61,9 @@ class Form:
 def coverage_run(values: dict[str, Any], form: Form) -> Any:
     """The description of the evaluate_threat run that has thresholds for this form, with the flags of a command."""
     kept = {field.name for group in (DatasetHparams, ThreatHparams) for field in dataclasses.fields(group)}
-    # The radii change nothing here; with those of the data set, the command that makes the run need not give them.
-    kept |= {"seed", "threat_replicate", "adversarial_Linf", "adversarial_L2"}
+    # The radii and what people see change nothing here; with those of the data set, the command that makes the run need
+    # not give them.
+    kept |= {"seed", "threat_replicate", "adversarial_Linf", "adversarial_L2", "human"}
     chosen = {name: value for name, value in (named_defaults(values) | values).items() if name in kept}
     if not form.weighted:
         chosen["class_weights"] = ""

@@ -50,13 +50,19 @@ frame.addEventListener("load", () => {
 """
 
 
-def look_at(page: Path, width: int, folder: Path, dark: bool = False) -> dict[str, Any]:
-    """What a browser sees of a page at a width: see PROBE; `console` holds the lines of its console."""
+def look_at(
+    page: Path, width: int, folder: Path, dark: bool = False, probe: str = PROBE, milliseconds: int = 8000
+) -> dict[str, Any]:
+    """What a browser sees of a page at a width: see PROBE; `console` holds the lines of its console.
+
+    probe          another script that leaves what it saw in <pre>, as JSON
+    milliseconds   how long it has, in time of the page
+    """
     listener = "<script>seenErrors = []; onerror = message => seenErrors.push(String(message));</script>"
     content = page.read_text().replace("<head>", f"<head>{listener}", 1)
     wrapper = folder / f"wrapper_{width}.html"
     frame = f'<iframe srcdoc="{html.escape(content)}" style="width:{width}px;height:2000px;border:0"></iframe>'
-    wrapper.write_text(f"<!doctype html><body><pre id=seen></pre>{frame}<script>{PROBE}</script></body>")
+    wrapper.write_text(f"<!doctype html><body><pre id=seen></pre>{frame}<script>{probe}</script></body>")
     done = subprocess.run(
         [
             str(CHROMIUM),
@@ -65,7 +71,7 @@ def look_at(page: Path, width: int, folder: Path, dark: bool = False) -> dict[st
             *(["--blink-settings=preferredColorScheme=0"] if dark else []),
             f"--user-data-dir={folder / 'profile'}",
             f"--window-size={width + 100},2100",
-            "--virtual-time-budget=8000",
+            f"--virtual-time-budget={milliseconds}",
             "--dump-dom",
             wrapper.as_uri(),
         ],

@@ -486,6 +486,27 @@ MUTANTS = [
         "arrays[name]",
         "tests/runners/test_coverage.py",
     ),
+    Mutant(
+        "answers about pairs of one image count as independent",
+        "testing/judged.py",
+        "counts[:, images[rows]]",
+        "counts[:, numpy.arange(len(images))[rows] % counts.shape[1]]",
+        "tests/testing/test_judged.py",
+    ),
+    Mutant(
+        "rounding decides between changes of one size",
+        "testing/judged.py",
+        "TIED = 1e-6",
+        "TIED = 0.0",
+        "tests/testing/test_judged.py",
+    ),
+    Mutant(
+        "who does not look at a study counts",
+        "datasets/human_answers.py",
+        "FAILED = 0.2",
+        "FAILED = 0.9",
+        "tests/datasets/test_human_pairs.py",
+    ),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from datasets.human_sets import check_human_set
 from foundations.desc import Desc, builds_on
 from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
@@ -12,6 +13,7 @@ from foundations.hparams import DatasetHparams, PrecisionHparams
 from foundations.results import markdown_table
 from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, check_dataset, names_in
 from runners.compute_threat.desc import ThreatDesc
+from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
 
@@ -160,6 +162,7 @@ class EvaluateThreatDesc(Desc):
 
     dataset: DatasetHparams
     perturbation: PerturbationHparams
+    human: HumanHparams = HumanHparams()
     precision: PrecisionHparams
     anchors: ThreatDesc = builds_on()
     train: Any = builds_on(lambda desc: desc.train is not None)
@@ -193,6 +196,7 @@ class EvaluateThreatDesc(Desc):
             replicate=values.get(cls.replicate_flag, 1),
             dataset=dataset,
             perturbation=perturbation,
+            human=HumanHparams.of(values),
             precision=PrecisionHparams.of(values),
             anchors=ThreatDesc.from_flags(values),
             train=models[0] if models else None,
@@ -233,6 +237,7 @@ class EvaluateThreatDesc(Desc):
         return super().flags() | ({"model_name": names} if names else {})
 
     def __post_init__(self) -> None:
+        check_human_set(self.human.human, self.dataset_name)
         if self.judge is not None and (self.judge.hash, self.judge.replicate) == (
             self.train.hash,
             self.train.replicate,
@@ -268,6 +273,7 @@ class EvaluateThreatDesc(Desc):
         return (
             f"{covered}AUROC of telling unsafe from safe changes of {images} "
             f"(95 % intervals; {result['num_matched_pairs']} matched pairs)\n{markdown_table(['threat', *shown], rows)}"
+            f"{human_summary(result)}"
         )
 
 

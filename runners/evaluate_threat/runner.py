@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from datasets.base import Examples
+from datasets.human_pairs import write_pairs
 from datasets.sampling import stratified_subset
 from foundations.clock import timed
 from foundations.desc import StoredRun, derive_seed
@@ -34,8 +35,11 @@ from runners.evaluate_threat import (
 )
 from runners.evaluate_threat.anchor_variants import as_bytes, variants
 from runners.evaluate_threat.attribution import agreement, responsible
+from runners.evaluate_threat.human import People
+from runners.evaluate_threat.human_desc import STUDY
 from runners.evaluate_threat.measurement import Measurement
 from runners.evaluate_threat.statistics import Separations, separation_csv, table, table_csv
+from runners.evaluate_threat.study import study_pairs
 from runners.inputs import read_data, read_model, read_threat, selection_space
 from runners.plots import write_figure
 from testing.perturbed import Perturbation, PerturbationEvaluation
@@ -72,7 +76,7 @@ FIGURES: dict[str, Callable[[Measurement], Figure | None]] = {
 
 
 class EvaluateThreat(Runner):
-    """A runner that writes examples.npz, table.csv, separation.csv and figures.
+    """A runner that writes examples.npz, table.csv, separation.csv, pairs for a study with people, and figures.
 
     examples.npz has one row for each image and one column for each perturbation. A finished shard is kept until the
     result is written, so that an interrupted run continues with the next shard.
@@ -89,6 +93,7 @@ class EvaluateThreat(Runner):
         self.models = {f" of {run.model.model_name}" if desc.more else "": self._model(run) for run in desc.models}
         self.threat = read_threat(desc.anchors, environment)
         self.measures = self._measures()
+        self.people = People.read(desc, self.data, self.measures)
         self.index, self.excluded = self._sample()
         self.find = perturbations.Partners(self.data.test, self.seed)
         self.perturbations = self._perturbations()
@@ -105,6 +110,9 @@ class EvaluateThreat(Runner):
             covered = self._coverage(evaluation.seconds)
             with timed(evaluation.seconds, "statistics", device):
                 result = self._metrics(threats, covered)
+            if self.people is not None:
+                with timed(evaluation.seconds, "people", device):
+                    result["human"] = self._judged(self.people)
             if self.environment.is_primary:
                 with timed(evaluation.seconds, "pictures", device):
                     self._write(threats, result, covered)
@@ -237,6 +245,14 @@ class EvaluateThreat(Runner):
             result["stability"] = agreement(threats)
         return result
 
+    def _judged(self, people: People) -> dict[str, Any]:
+        """How well each threat agrees with people."""
+        threats = people.threats(self.desc, self.environment, ShardStore(self.directory / "shards" / "people"))
+        human = people.describe(threats, self.desc.perturbation.bootstrap, self.seed)
+        if self.environment.is_primary:
+            people.write(self.directory, threats, human)
+        return human
+
     def _write(
         self, threats: dict[str, numpy.ndarray], result: dict[str, Any], covered: coverage.Coverage | None
     ) -> None:
@@ -258,6 +274,7 @@ class EvaluateThreat(Runner):
             covered,
             self._sets(),
         )
+        write_pairs(self.directory / STUDY, study_pairs(measurement, self.find.labels, self.seed))
         for name, draw in FIGURES.items():
             write_figure(self.directory / name, partial(draw, measurement), ("png", "pdf"))
 

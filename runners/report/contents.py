@@ -11,6 +11,7 @@ from runners.plots import write_figure
 from runners.report import tables
 from runners.report.charts import accuracy_bars, gauge_curves, training_curves
 from runners.report.collect import FinishedRun
+from runners.report.human_table import human_table
 from runners.report.page import Picture, Section
 from runners.report.tables import Table
 
@@ -19,6 +20,8 @@ MOST_CURVES = 10
 MOST_PICTURES = 12  # pictures of examples on one page
 MOST_MEASUREMENTS = 3  # runs of evaluate_threat that are shown in full
 MEASUREMENT_PICTURES = {
+    "human": "{}: AUROC of telling where people see another class, with 95 % intervals",
+    "human_pairs": "{}: PD is small, yet people see another class (red); it is large, yet they see the same (blue)",
     "gallery": "{}: an image, its corruptions (blue) and its unsafe twins (red) with their threats",
     "separation": "{}: AUROC of telling unsafe from safe changes, with 95 % intervals",
     "coverage": "{}: what sets hold of the unsafe changes, against what they hold of the safe ones (lower is better)",
@@ -64,6 +67,7 @@ class Contents:
         parts: Parts = [*_given(tables.coverage_table(measurements, self.runs["test"]))]
         parts.append(tables.separation_table(measurements))
         for run in measurements[:MOST_MEASUREMENTS]:
+            parts += _given(human_table(run))
             parts += [
                 Picture(caption.format(run.label), run.path / f"{name}.png", run)
                 for name, caption in MEASUREMENT_PICTURES.items()

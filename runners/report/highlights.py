@@ -26,8 +26,16 @@ def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
         levels = result["coverage"]["threats"].items()
         held = ", ".join(f"{threat} {found[f'{HEADLINE:g}']['unsafe_held']:.3f}" for threat, found in levels)
         lines.append(f"sets that hold {HEADLINE:.0%} of the safe changes hold this share of the unsafe ones: {held}")
-    shown = ", ".join(f"{threat} {found['auroc']:.3f}" for threat, found in result["separation"].items())
-    return [*lines, f"unsafe changes are told from safe ones with AUROC {shown}"]
+    lines.append(f"unsafe changes are told from safe ones with AUROC {_aurocs(result['separation'])}")
+    if within := _aurocs(result.get("human", {}).get("within_groups", {}).get("auroc", {})):
+        lines.append(
+            f"changes in which people see another class are told from others of their group with AUROC {within}"
+        )
+    return lines
+
+
+def _aurocs(found: dict[str, dict[str, float]]) -> str:
+    return ", ".join(f"{threat} {metrics['auroc']:.3f}" for threat, metrics in found.items())
 
 
 def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:

@@ -11,8 +11,9 @@ from runners.base import Runner
 from runners.commands import command
 from runners.report.collect import all_finished_runs, data_sets
 from runners.report.contents import Contents
-from runners.report.desc import PAGE
+from runners.report.desc import KIT, PAGE
 from runners.report.highlights import found_in
+from runners.report.human_kit import chosen_run, write_kit
 from runners.report.page import Section, csv_page, html_page, markdown_page
 
 # The runners whose runs are counted in the introduction.
@@ -25,7 +26,10 @@ INTRODUCED = {
 
 
 class Report(Runner):
-    """A runner that writes report.html, report.md and report.csv anew at each call, since the finished runs change."""
+    """A runner that writes report.html, report.md and report.csv anew at each call, since the finished runs change.
+
+    With --human_kit, it writes the page of a study with people and its pairs too.
+    """
 
     def prepare(self) -> None:
         root, name = self.environment.root_dir, self.desc.dataset_name
@@ -37,6 +41,9 @@ class Report(Runner):
             raise RunError(
                 f"no finished run{name and f' of {name}'} below {root / 'runs'}; make one first, as by {how}"
             )
+
+        measured = self.runs.get(name, {}).get("evaluate_threat", [])
+        self.asked = chosen_run(measured, name) if self.desc.kit.human_kit else None
 
     def run(self) -> dict[str, Any]:
         counts = Counter(dict.fromkeys(INTRODUCED, 0))
@@ -53,7 +60,11 @@ class Report(Runner):
             write_text(self.directory / PAGE, html_page(title, introduction, sections))
             write_text(self.directory / "report.md", markdown_page(title, introduction, sections))
             write_text(self.directory / "report.csv", csv_page(sections))
-        return {"counts": dict(counts), "page": PAGE, "found": found_in(self.runs), "command": command(self.desc)}
+        kit = {}
+        if self.asked is not None and self.environment.is_primary:
+            kit = {"kit": write_kit(self.asked, self.directory / KIT)}
+        told = {"counts": dict(counts), "page": PAGE, "found": found_in(self.runs), "command": command(self.desc)}
+        return {**told, **kit}
 
     def _sections(self) -> list[Section]:
         if self.desc.dataset_name:

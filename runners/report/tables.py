@@ -125,7 +125,7 @@ def separation_table(measurements: list[FinishedRun]) -> Table:
     )
     for run in measurements:
         for threat in run.result["threats"]:
-            cells = [_auroc(run.result.get(key, {}).get(threat)) for key in shown.values()]
+            cells = [auroc(run.result.get(key, {}).get(threat)) for key in shown.values()]
             table.add([threat, run.label, *cells, str(run.result["num_examples"])], run)
     return table
 
@@ -175,7 +175,7 @@ def _parts_table(title: str, levels: dict[str, Any], run: FinishedRun) -> Table:
     """A row for each threat and a column for each part of the safe changes."""
     table = Table(title, ["threat", *levels])
     for threat in run.result["threats"]:
-        table.add([threat, *(_auroc(found.get(threat)) for found in levels.values())], run)
+        table.add([threat, *(auroc(found.get(threat)) for found in levels.values())], run)
     return table
 
 
@@ -235,5 +235,6 @@ def environment_table(runs: list[FinishedRun]) -> Table:
     return table
 
 
-def _auroc(metrics: dict[str, float] | None) -> str:
+def auroc(metrics: dict[str, float] | None) -> str:
+    """An AUROC with its interval, as text."""
     return "-" if not metrics else f"{metrics['auroc']:.3f} [{metrics['low']:.3f}, {metrics['high']:.3f}]"
