@@ -311,7 +311,7 @@ class TrainingHparams(Hparams):
         hashed_if_set=True,
     )
     N_adv_train_radius: float = setting(
-        32 / 255,
+        8 / 255,
         "l-inf radius of the nonisotropic adversary; the default depends on the data set.",
         check=in_range(0),
         when="N_adv_train",
@@ -564,7 +564,7 @@ class TestingHparams(Hparams):
     )
     N_threshold: float = setting(0.1, "PD threshold of the nonisotropic set.", check=in_range(0), when="N_adv_eval")
     N_radius: float = setting(
-        32 / 255,
+        8 / 255,
         "Its second bound, an l-inf radius in pixels; the default depends on the data set.",
         check=in_range(0),
         when="N_adv_eval",

@@ -26,7 +26,7 @@ from threat_specification.norms import L2, Linf
 
 ArrayLike = Any  # a tensor, a NumPy array or a list
 
-RADIUS = 32 / 255  # default l-inf radius for a threat that is not a norm, whose set may be unbounded
+RADIUS = 8 / 255  # default l-inf radius for a threat that is not a norm, whose set may be unbounded
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 
 
@@ -78,7 +78,7 @@ def robust_accuracy(
     model    images [B,C,H,W] in [0, 1] -> logits [B,K]; evaluated in eval mode, and its own mode is restored
     images   [n,C,H,W] in [0, 1]; a tensor, an array or a list; they are not changed
     labels   [n] whole numbers, in the same ways
-    radius   second bound, in l-inf (default: none for L2 and Linf, 32/255 for other threats)
+    radius   second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
     attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes)
     details  return a RobustAccuracy, not only the share
 

@@ -292,7 +292,7 @@ MUTANTS = [
     Mutant(
         "robust_accuracy has another second bound",
         "testing/robust_accuracy.py",
-        "RADIUS = 32 / 255",
+        "RADIUS = 8 / 255",
         "RADIUS = 16 / 255",
         "tests/testing/test_robust_accuracy.py",
     ),

@@ -171,7 +171,7 @@ def test_defaults_follow_data_set_and_model() -> None:
     assert values["N_adv_train_radius"] == 0.3
     assert values["weight_decay"] == 5e-4
     plain = runner_parser("train", []).parse([])
-    assert plain["N_adv_train_radius"] == 32 / 255
+    assert plain["N_adv_train_radius"] == 8 / 255
     assert first_look(["--lr=3"]) == {}
     assert first_look(["--dataset_name=image_folder", "--image_size=224", "--model_name=resnet_8"])["lr_per"] == 256
     assert runner_parser("train", words).parse([*words, "--weight_decay=0"])["weight_decay"] == 0
