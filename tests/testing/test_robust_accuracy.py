@@ -41,7 +41,7 @@ class BoundHalf(BoundThreat):
 
 @pytest.mark.parametrize(
     ("threat", "threshold", "reach"),
-    [(Linf(), 0.07, 0.07), (L2(), 0.28, 0.07), (Half(), 0.01, 0.02), (Half(), 0.3, 8 / 255)],
+    [(Linf(), 0.07, 0.07), (L2(), 0.28, 0.07), (Half(), 0.0125, 0.025), (Half(), 0.3, 8 / 255)],
 )
 def test_known_borders(threat: Threat, threshold: float, reach: float) -> None:
     model = Brightness().train()
