@@ -23,6 +23,7 @@ from foundations.results import markdown_table  # noqa: E402
 SUITES = {
     "The threat": "benchmarks.bench_threat:rows",
     "Projections": "benchmarks.bench_projection:rows",
+    "The tangent form, time as a multiple of the plain form": "benchmarks.bench_tangents:rows",
     "Projections against a solver, and at the size of ImageNet": "benchmarks.bench_qp:rows",
     "Attacks, time as a multiple": "benchmarks.bench_attacks:rows",
     "Training": "benchmarks.bench_training:rows",

@@ -26,7 +26,7 @@ def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return x
-    kernel = gaussian_kernel(sigma, radius, x.dtype).to(x.device)
+    kernel = gaussian_kernel(sigma, radius).to(x)
     flat = x.flatten(0, 1).unsqueeze(1)
     flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
     flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))

@@ -22,6 +22,7 @@ from threat_specification.projected_displacement.tangents import TangentMetric
 # Let r = ||a - x||^2 / (||a||^2 + ||x||^2). The rounding error of ||a||^2 - 2<a,x> + ||x||^2 grows like 1 / r. If r is
 # below this value, the difference a - x is computed instead.
 NEAR_DISTANCE = 0.3
+NEAR_TANGENT = 0.1  # the same of the tangent form, whose lengths are shorter, while its rows cost more
 
 
 @dataclass
@@ -99,7 +100,7 @@ class TangentLengths:
             square = along[:, i].square()
             inner -= once.unsqueeze(1) * square
             outer -= twice.unsqueeze(1) * square
-        which, anchors = ((outer < NEAR_DISTANCE * scale) & ~masked).nonzero(as_tuple=True)
+        which, anchors = ((outer < NEAR_TANGENT * scale) & ~masked).nonzero(as_tuple=True)
         for pair in differences.pieces(len(which), 2 + basis.shape[1]):
             place = which[pair], anchors[pair]
             rows = differences.of(*place)
