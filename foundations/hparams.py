@@ -355,7 +355,7 @@ class TrainingHparams(Hparams):
     N_train_tangent_weight: float = setting(
         0.1,
         "Its lambda, as --tangent_weight of test.",
-        check=in_range(0, above=True),
+        check=in_range(0.01),
         when="N_train_tangents",
         hashed_if_set=True,
     )
@@ -616,7 +616,7 @@ class TestingHparams(Hparams):
     tangent_weight: float = setting(
         0.1,
         "Lambda of the tangent form: the smaller, the less those changes cost.",
-        check=in_range(0, above=True),
+        check=in_range(0.01),
         when="tangents",
         hashed_if_set=True,
     )
@@ -643,6 +643,14 @@ class TestingHparams(Hparams):
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
     evaluate_only_batch_test: bool = setting(False, "Evaluate the first shard alone: a quick look.")
     save_adversarials: bool = setting(False, "Keep all perturbed images (adversarials.safetensors).", hashed=False)
+
+    def hashed(self) -> dict[str, Any]:
+        """Without the thresholds and radii in whose place --N_coverage takes others."""
+        hashed = super().hashed()
+        if self.N_coverage:
+            power = "adv_test_attack_power"
+            hashed = {k: v for k, v in hashed.items() if k != "N_threshold" and not k.startswith(power)}
+        return hashed
 
     @property
     def ball_power(self) -> float:

@@ -13,6 +13,7 @@ from foundations.errors import UsageError
 from foundations.hparams import DatasetHparams, TestingHparams, ThreatHparams, TrainingHparams
 from foundations.lazy import load_object
 from runners.train.defaults import named_defaults
+from threat_specification.registry import TANGENTS
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,15 @@ class Form:
 
     @classmethod
     def of_test(cls, testing: TestingHparams) -> Form:
+        if not testing.N_adv_eval:
+            return PLAIN
         masks = (testing.mask_source, testing.segmented_norm) if testing.segmented else ("", "")
         return cls(testing.weighted, masks, testing.tangents, testing.tangent_weight)
 
     @classmethod
     def of_training(cls, training: TrainingHparams) -> Form:
+        if not training.N_adv_train:
+            return PLAIN
         segmented = training.N_train_segmented
         masks = (training.N_train_mask_source, training.N_train_segmented_norm) if segmented else ("", "")
         return cls(training.N_train_weighted, masks, training.N_train_tangents, training.N_train_tangent_weight)
@@ -51,11 +56,14 @@ class Form:
                 f"--{flag}: evaluate_threat measures each form alone, not two together; give the threshold"
             )
         usual = TestingHparams.__dataclass_fields__["tangent_weight"].default
-        if self.tangents and (self.tangents, self.tangent_weight) != ("all", usual):
+        if self.tangents and (self.tangents, self.tangent_weight) != (",".join(TANGENTS), usual):
             raise UsageError(
                 f"--{flag}: evaluate_threat measures all tangents with weight {usual:g}; give the threshold for "
                 f"{self.tangents} with {self.tangent_weight:g}"
             )
+
+
+PLAIN = Form(False, ("", ""), "", 0.1)
 
 
 def coverage_run(values: dict[str, Any], form: Form) -> Any:

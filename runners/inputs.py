@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from datasets.registry import load_dataset
 from foundations.desc import Desc, StoredRun
 from foundations.environment import Environment
-from foundations.errors import RunError
+from foundations.errors import RunError, UsageError
 from foundations.run_directory import RunDirectory
 from runners.commands import command
 from runners.compute_threat.desc import ThreatDesc
@@ -129,6 +129,12 @@ def read_thresholds(desc: Desc, environment: Environment, coverage: float, names
             known = ", ".join(measured for measured in arrays if measured != "group")
             raise RunError(f"no thresholds of {name} in {path.parent}: expected one of {known}")
     found = {name: threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage) for name in names}
+    for name, value in found.items():
+        if value <= 0:
+            raise UsageError(
+                f"--N_coverage: {name} is 0 for a share of {coverage:g} of the safe changes, so that every set holds "
+                "them; ask for a larger share"
+            )
     shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     environment.log(f"thresholds that hold {coverage:g} of the safe changes: {shown}")
     return found

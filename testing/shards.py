@@ -165,6 +165,8 @@ def evaluate_in_shards(
     for number in _inside(session, bar, environment):
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None
+        if found and any(found[name].shape != arrays[name][rows].shape for name in columns):
+            found = None  # of an earlier version, which measured something else
         # In lockstep all processes follow the primary: another process might see a file that it has just written.
         if not (environment.broadcast(found is not None) if in_lockstep else found is not None):
             shard = Shard(number, pixels(index[rows]), labels[index[rows]], index[rows])

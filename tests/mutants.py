@@ -473,6 +473,13 @@ MUTANTS = [
         ON_TANGENTS,
     ),
     Mutant(
+        "an image that is an anchor of its own class has no length",
+        "threat_specification/projected_displacement/lengths.py",
+        "return squared.clamp_min_(0), scale",
+        "return squared, scale",
+        ON_TANGENTS,
+    ),
+    Mutant(
         "coverage counts one safe change too few",
         "testing/coverage.py",
         "known[needed - 1]",

@@ -29,10 +29,15 @@ TANGENTS: dict[str, str] = {
 }
 
 
-def check_tangents(flag: str, names: str) -> None:
-    """Raise UsageError unless a flag is empty, "all", or names tangents, comma-separated."""
-    for name in [] if names in ("", "all") else names.split(","):
-        check_choice(flag, name.strip(), TANGENTS)
+def tangents_named(flag: str, value: str) -> str:
+    """The tangents of a flag, comma-separated, each once and in the order of TANGENTS; "all" names all of them.
+
+    Raises UsageError for an unknown one.
+    """
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    for name in names:
+        check_choice(flag, name, [*TANGENTS, "all"])
+    return ",".join(name for name in TANGENTS if name in names or "all" in names)
 
 
 def check_norm(flag: str, name: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from datasets.base import Examples
 from datasets.sampling import stratified_subset
-from foundations.results import csv_table
+from foundations.results import csv_table, wilson_interval
 from testing.coverage import curve, held_per_image, threshold_at
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
@@ -25,15 +25,15 @@ CURVE = tuple(number / 100 for number in range(50, 101))
 Arrays = dict[str, numpy.ndarray]
 
 
-def training_rows(images: Examples, indices: torch.Tensor | None, size: int, seed: int) -> torch.Tensor:
+def training_rows(images: Examples, anchors: Sequence[torch.Tensor], size: int, seed: int) -> torch.Tensor:
     """A seeded, class-stratified sample of at most `size` training images that are no anchors, [n] row numbers.
 
-    indices  rows of the anchors in the training set, if they are known; otherwise no image is left out
+    anchors  rows of the anchors in the training set, of each threat that knows them
     """
     labels = images.labels.cpu()
     free = torch.ones(len(labels), dtype=torch.bool)
-    if indices is not None:
-        free[indices.cpu()] = False
+    for rows in anchors:
+        free[rows.cpu()] = False
     rows = free.nonzero().flatten()
     return rows[stratified_subset(labels[rows], min(size, len(rows)), seed)]
 
@@ -51,18 +51,23 @@ class Coverage:
 
     def describe(self, perturbations: Sequence[Perturbation], test: Arrays, bootstrap: Bootstrap) -> dict[str, Any]:
         """The field `coverage` of result.json: threat -> coverage -> threshold, and what it holds of test images."""
-        columns = {group: [c for c, p in enumerate(perturbations) if p.group == group] for group in ("safe", "unsafe")}
+        # Changes from files are of test images alone: thresholds know nothing of them.
+        known = [(c, p.group) for c, p in enumerate(perturbations) if p.suite != "files"]
+        columns = {group: [c for c, of in known if of == group] for group in ("safe", "unsafe")}
 
         def on_test(name: str, threshold: float) -> dict[str, Any]:
             shares = {group: held_per_image(test[name][:, of], threshold) for group, of in columns.items()}
             means = {group: float(share.mean()) for group, share in shares.items()}
             resampled = bootstrap.counts @ shares["unsafe"] / bootstrap.counts.sum(1)
             interval = bootstrap.interval(means["unsafe"], resampled)
+            low, high = interval.low, interval.high
+            if means["unsafe"] in (0, 1):  # no resample differs
+                low, high = wilson_interval(means["unsafe"], len(test[name]))
             return {
                 "safe_held": round(means["safe"], 6),
                 "unsafe_held": round(means["unsafe"], 6),
-                "low": round(interval.low, 6),
-                "high": round(interval.high, 6),
+                "low": round(low, 6),
+                "high": round(high, 6),
             }
 
         found: dict[str, Any] = {}

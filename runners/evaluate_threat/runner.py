@@ -135,9 +135,11 @@ class EvaluateThreat(Runner):
         )
 
     def _coverage(self, seconds: dict[str, float]) -> coverage.Coverage | None:
-        """The same changes of training images that are no anchors; None if there are no such images."""
+        """The same changes of training images that are no anchors; None without such images or safe changes."""
         hparams, images = self.desc.perturbation, self.data.train
-        rows = coverage.training_rows(images, self.threat.indices, hparams.coverage_images, self.seed)
+        of_anchors = [getattr(measure, "indices", None) for measure in self.measures.values()]
+        known = [rows for rows in of_anchors if rows is not None]
+        rows = coverage.training_rows(images, known, hparams.coverage_images, self.seed)
         rows = rows[~self._equal_other_anchor(images, rows)]
         if len(images.labels.cpu()[rows].unique()) < 2:
             return None
@@ -145,6 +147,8 @@ class EvaluateThreat(Runner):
         changes = perturbations.safe(names_in(hparams.suites), hparams.severities, self.seed)
         changes += perturbations.unsafe(find, self.seed)
         changes = [change for change in changes if change.group in ("safe", "unsafe")]
+        if all(change.group == "unsafe" for change in changes):
+            return None
         measures = {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
         evaluation = PerturbationEvaluation(changes, measures, seconds)
         threats = self._measured(evaluation, images, rows, ShardStore(self.directory / "shards" / "coverage"))

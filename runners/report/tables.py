@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,13 +139,15 @@ def coverage_table(measurements: list[FinishedRun], tests: list[FinishedRun]) ->
     covered = [run for run in measurements if run.result.get("coverage")]
     if not covered:
         return None
-    inside: dict[tuple[str, str], str] = {}
+    # The same threshold, to six digits, is of the same measurement. A model may be tested with several radii.
+    inside: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for run in tests:
         for metrics in (run.result.get(name, {}) for name in ("adv", "N_adv")):
-            if metrics.get("coverage") == HEADLINE:
+            if metrics.get("coverage") == HEADLINE and run.split == "test":
                 radius = "" if metrics["radius"] is None else f" (Linf <= {metrics['radius']:.4g})"
-                inside[run.label, metrics["norm"]] = f"{metrics['accuracy']:.4f}{radius}"
-    models = list(dict.fromkeys(label for label, _ in inside))
+                of = (run.label, metrics["norm"], f"{metrics['threshold']:.6g}")
+                inside[of].append(f"{metrics['accuracy']:.4f}{radius}")
+    models = list(dict.fromkeys(label for label, _, _ in inside))
     title = f"At equal coverage: sets that hold {HEADLINE:.0%} of the safe changes"
     table = Table(title, ["threat", "anchors", "threshold", "unsafe held", *(f"accuracy of {name}" for name in models)])
     table.note = (
@@ -155,7 +158,8 @@ def coverage_table(measurements: list[FinishedRun], tests: list[FinishedRun]) ->
         for threat, levels in run.result["coverage"]["threats"].items():
             found = levels[f"{HEADLINE:g}"]
             held = f"{found['unsafe_held']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-            accuracies = (inside.get((name, threat), "-") for name in models)
+            threshold = f"{found['threshold']:.6g}"
+            accuracies = (", ".join(inside.get((name, threat, threshold), ["-"])) for name in models)
             table.add([threat, run.label, f"{found['threshold']:.3g}", held, *accuracies], run)
     return table
 

@@ -16,11 +16,11 @@ from runners.checks import check_dataset, check_distances, check_mask_rows, name
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
-from threat_specification.registry import check_norm, check_tangents
+from threat_specification.registry import check_norm, tangents_named
 
 # Version of the attacks, increased when they change: results of another ensemble belong to another run, so that an old
 # figure is never returned for stronger attacks.
-ENSEMBLE = 2
+ENSEMBLE = 3
 
 # The evaluations of `test`, by their names in result.json.
 OTHER_ANCHORS = "N_adv_train_anchors"  # with the anchors of training, if the evaluation uses others
@@ -135,7 +135,8 @@ class TestDesc(Desc):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
-        check_tangents("tangents", testing.tangents)
+        named = tangents_named("tangents", testing.tangents)
+        object.__setattr__(self, "testing", dataclasses.replace(testing, tangents=named))
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":

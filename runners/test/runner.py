@@ -103,9 +103,10 @@ class Test(Runner):
         environment = self.environment
         self.testing = testing = self._with_thresholds()
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
-        self.threat = self._read_threat() if testing.N_adv_eval else None
+        self.threat = self._read_threat(self.desc.anchors, testing.weighted) if testing.N_adv_eval else None
         others = self.desc.train_anchors
-        self.other_threat = read_threat(others, environment, projection=testing.projection) if others else None
+        # Anchors of training have no weights but their own.
+        self.other_threat = self._read_threat(others, weighted=False) if others else None
         self.projected_onto = self._projected_onto()
         named = names_in(testing.then_project_distances) if self.projected_onto else []
         self.distances = [from_package(name, environment.device) for name in named]
@@ -207,14 +208,15 @@ class Test(Runner):
             rows = rows[stratified_subset(self.images.labels[rows], testing.num_examples, self.seed)]
         return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
-    def _read_threat(self) -> ProjectedDisplacement:
+    def _read_threat(self, anchors: ThreatDesc, weighted: bool) -> ProjectedDisplacement:
+        """The form of PD that the flags name, over these anchors."""
         testing = self.testing
-        form: dict[str, Any] = {"weighted": testing.weighted, "segmented": testing.segmented}
+        form: dict[str, Any] = {"weighted": weighted, "segmented": testing.segmented}
         form |= {"background": testing.background}
         form |= {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}
         if testing.segmented:
             form |= {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
-        return read_threat(self.desc.anchors, self.environment, projection=testing.projection, **form)
+        return read_threat(anchors, self.environment, projection=testing.projection, **form)
 
     def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
         """Mask [n] bool of the images that equal an anchor of another class: PD is not defined for them."""
@@ -297,7 +299,8 @@ class Test(Runner):
         common: dict[str, Any] = {"num_examples": len(self.index), "excluded": self.num_excluded}
         if name == "standard":
             return common | clean_metrics(arrays)
-        common |= {"coverage": self.testing.N_coverage} if self.testing.N_coverage else {}
+        if self.testing.N_coverage and name != OTHER_ANCHORS:  # nobody measured the coverage of those
+            common["coverage"] = self.testing.N_coverage
         if name == "adv":
             return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors

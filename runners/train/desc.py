@@ -17,7 +17,7 @@ from runners.checks import check_dataset, check_mask_rows, needs_weights, resolv
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form, coverage_run
 from runners.train.defaults import named_defaults
-from threat_specification.registry import check_norm, check_tangents
+from threat_specification.registry import check_norm, tangents_named
 from training.optimizers import OPTIMIZERS
 
 # The switches that add something to plain training.
@@ -85,7 +85,8 @@ class TrainDesc(Desc):
         check_choice("optimizer", self.training.optimizer, OPTIMIZERS)
         if self.training.adv_train:
             check_norm("adv_train_attack_norm", self.training.adv_train_attack_norm)
-        check_tangents("N_train_tangents", self.training.N_train_tangents)
+        named = tangents_named("N_train_tangents", self.training.N_train_tangents)
+        object.__setattr__(self, "training", dataclasses.replace(self.training, N_train_tangents=named))
         if self.training.N_adv_train and self.training.N_train_segmented:
             check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
 

@@ -168,7 +168,7 @@ class Train(Runner):
     @property
     def _divides_anchors(self) -> bool:
         """True if the objective needs anchors and they are divided over several processes."""
-        divided = bool(self.desc.needed_runs()) and self.desc.anchors.threat.shard_anchors
+        divided = "anchors" in self.desc.needed_runs() and self.desc.anchors.threat.shard_anchors
         return divided and self.environment.world_size > 1
 
     def _split(self) -> tuple[torch.Tensor, torch.Tensor]:

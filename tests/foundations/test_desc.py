@@ -237,6 +237,23 @@ def test_anchors_of_evaluation_may_be_others_than_those_of_training() -> None:
     assert other.hash != TestDesc.from_flags(flags).hash
 
 
+def test_names_of_tangents_give_one_hash_in_any_order() -> None:
+    base = NAMED | {"N_adv_eval": True}
+    hashes = {
+        TestDesc.from_flags(base | {"tangents": named}).hash
+        for named in ("all", "brightness,contrast,affine,blur", "blur,affine,,contrast,brightness,blur")
+    }
+    assert len(hashes) == 1
+    assert TestDesc.from_flags(base | {"tangents": "blur"}).hash not in hashes | {TestDesc.from_flags(base).hash}
+
+
+def test_a_threshold_that_coverage_replaces_changes_nothing() -> None:
+    base = NAMED | {"N_adv_eval": True, "N_coverage": 0.9}
+    assert TestDesc.from_flags(base).hash == TestDesc.from_flags(base | {"N_threshold": 0.3}).hash
+    assert TestDesc.from_flags(base).hash != TestDesc.from_flags(base | {"N_coverage": 0.8}).hash
+    assert TestDesc.from_flags(base).hash != TestDesc.from_flags(base | {"per_label": 20}).hash
+
+
 def test_a_directory_names_data_set_runner_run_and_replicate() -> None:
     desc = TrainDesc.from_flags(NAMED | {"mixup": True, "adv_train": True})
     assert desc.directory(Path("root")) == Path(

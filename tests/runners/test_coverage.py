@@ -77,7 +77,7 @@ def test_so_does_a_ball_and_training(digits_root: Command, measured: Path) -> No
         (["--tangents=blur"], 2, "--N_coverage: evaluate_threat measures all tangents with weight 0.1"),
         (["--tangents", "--segmented"], 2, "--N_coverage: evaluate_threat measures each form alone"),
         (["--tangents=blurr"], 2, "did you mean 'blur'?"),
-        (["--tangents", "--tangent_weight=0"], 2, "--tangent_weight: expected a number in (0, inf)"),
+        (["--tangents", "--tangent_weight=0"], 2, "--tangent_weight: expected a number in [0.01, inf)"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

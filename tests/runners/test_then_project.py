@@ -130,7 +130,7 @@ def test_lazily_as_published_and_wrong_names(digits_root: Command) -> None:
     # Scaling takes back more of the change than is needed.
     assert accuracies["scale"] > accuracies["exact"]
     for flag, told in (
-        ("--then_project=pdw", "--then_project: expected one of pd, pd_s, pd_w, got pdw"),
+        ("--then_project=pdw", "--then_project: expected one of pd, pd_s, pd_w, pd_t, got pdw"),
         ("--then_project=pd_w", "--then_project=pd_w: expected --class_weights=FILE"),
     ):
         done = digits_root(*ATTACKED, flag)

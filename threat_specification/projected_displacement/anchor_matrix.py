@@ -233,6 +233,10 @@ class AnchorMatrix:
                 total += part.combine(weights[:, start:stop].to(part.images.device)).to(self.device)
         return total
 
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The tensor of the first process, where processes work on the same examples; else the tensor itself."""
+        return tensor
+
     @property
     def has_gram(self) -> bool:
         """True if the Gram matrix is small enough to be computed once and kept."""

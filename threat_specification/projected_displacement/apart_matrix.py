@@ -51,6 +51,9 @@ class ApartAnchorMatrix(DistributedAnchorMatrix):
         dtype = torch.float64 if method == "exact_products" else vectors.dtype
         return self._ask(method, vectors) if len(vectors) else vectors.new_zeros(0, self.shape[0], dtype=dtype)
 
+    def of_first(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def combine(self, weights: Tensor) -> Tensor:
         return self._ask("combine", weights) if len(weights) else weights.new_zeros(0, self.shape[1])
 

@@ -59,7 +59,7 @@ class UnsafeDirections:
         """full_norms: the segmented form divides by the norm of all of a_j - x, not of its masked part."""
         self.examples, self.matrix = examples, matrix
         self.mask = None if masks is None else masks.expand_as(examples).flatten(1).float()
-        self.metric = None if tangents is None else tangents.metric(examples, self.mask)
+        self.metric = None if tangents is None else tangents.metric(examples, self.mask, matrix)
         self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)
         self.weights = None if class_weights is None else class_weights[labels][:, anchor_labels]
         self.centred = examples.flatten(1) - self.matrix.centre
@@ -93,7 +93,7 @@ class UnsafeDirections:
         whole = Differences(self.examples, self.matrix)
         divisors, scale = squared_lengths(whole, self.centred, self.masked)
         if tangents is not None:
-            metric = tangents.metric(self.examples)
+            metric = tangents.metric(self.examples, None, self.matrix)
             divisors = TangentLengths.of(whole, self.centred, self.masked, metric, divisors, scale).inner
         return divisors, squared if lengths is None else lengths
 

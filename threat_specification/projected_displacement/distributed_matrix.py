@@ -50,6 +50,11 @@ class DistributedAnchorMatrix(AnchorMatrix):
         # Never a view, which autograd refuses.
         return gather(mine.T.contiguous(), self.counts).T.clone(memory_format=torch.contiguous_format)
 
+    def of_first(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.contiguous()
+        distributed.broadcast(tensor, 0)
+        return tensor
+
     @property
     def has_gram(self) -> bool:
         return False

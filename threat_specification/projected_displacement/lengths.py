@@ -65,7 +65,8 @@ def squared_lengths(differences: Differences, centred: Tensor, masked: Tensor) -
     for pair in differences.pieces(len(which)):
         rows = differences.of(which[pair], anchors[pair])
         squared[which[pair], anchors[pair]] = rows.square_().sum(1, dtype=torch.float64)
-    return squared, scale
+    # Masked pairs are not computed anew: an anchor that equals the image may be a little below 0.
+    return squared.clamp_min_(0), scale
 
 
 @dataclass
@@ -107,7 +108,7 @@ class TangentLengths:
             shortened = metric.shorten(rows.clone().unsqueeze(1), place[0]).squeeze(1)
             inner[place] = (rows * shortened).sum(1, dtype=torch.float64)
             outer[place] = shortened.square_().sum(1, dtype=torch.float64)
-        return cls(inner, outer, along)
+        return cls(inner.clamp_min_(0), outer.clamp_min_(0), along)  # as in `squared_lengths`
 
     def scaled(self, metric: TangentMetric) -> Tensor:
         """What M M removes from products: <M u_i, M u_j> = <u_i, u_j> - <r_i, r_j> with these r, [B, N, k]."""

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from foundations.errors import UsageError, look_up
 from foundations.lazy import load_object
 from threat_specification.perturbations.filters import gaussian_kernel
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
 from threat_specification.projected_displacement.pace import pace_of
 from threat_specification.projected_displacement.short_sums import exact_products
 from threat_specification.registry import TANGENTS
@@ -32,6 +35,7 @@ SHORTEST = 1e-4  # l2; a shorter tangent is dropped: an even image has no contra
 EDGE_SIGMA = 0.7  # of the blur before derivatives, in pixels
 BLUR_SIGMA = 1.0  # of the blur that is a tangent, in pixels
 MADE_AT_ONCE = 16  # images' worth of float64 memory that making the tangents of one image takes
+LIGHTEST = 0.01  # smallest lambda: with less, float32 rows lose their digits where an anchor is a tangent move away
 INDEPENDENT = 1e-12  # smallest eigenvalue of T T^T whose direction can be computed
 
 
@@ -91,17 +95,21 @@ class Tangents:
             names = list(TANGENTS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
         for name in names:
             look_up(TANGENTS, name, "tangent")
-        if not weight > 0:
-            raise UsageError(f"tangent_weight: expected a number above 0, got {weight}")
+        if not weight >= LIGHTEST:
+            raise UsageError(f"tangent_weight: expected a number from {LIGHTEST} up, got {weight}")
         return cls(tuple(dict.fromkeys(names)), weight) if names else None
 
-    def metric(self, images: Tensor, mask: Tensor | None = None) -> TangentMetric:
-        """The metric at images [B,C,H,W]; with a mask [B, D] 0/1, that of the masked tangents."""
+    def metric(self, images: Tensor, mask: Tensor | None = None, matrix: AnchorMatrix | None = None) -> TangentMetric:
+        """The metric at images [B,C,H,W]; with a mask [B, D] 0/1, that of the masked tangents.
+
+        matrix   of the anchors; if processes share it, all take the metric of the first
+        """
         step = max(1, pace_of(images.device).piece_bytes // (8 * MADE_AT_ONCE * images.shape[1:].numel()))
         parts = [self._of_part(images[i : i + step], mask, i) for i in range(0, len(images), step)]
         if not parts:
             return TangentMetric(images.new_zeros(0, 1, images.shape[1:].numel()), images.new_zeros(0, 1).double())
-        return TangentMetric(*(torch.cat(each) for each in zip(*parts, strict=True)))
+        made = [torch.cat(each) for each in zip(*parts, strict=True)]
+        return TangentMetric(*(made if matrix is None else map(matrix.of_first, made)))
 
     def _of_part(self, images: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor]:
         """Orthonormal rows [b, n, D] and their s [b, n], computed in float64."""
@@ -115,6 +123,27 @@ class Tangents:
         scale = torch.where(known, strength, 1).rsqrt() * known
         basis = (vectors * scale.unsqueeze(1)).transpose(1, 2) @ made
         return basis.float(), torch.where(known, strength / (self.weight + strength), 0)
+
+
+class _Applied(torch.autograd.Function):
+    """M v in full precision, also where gradients are computed: M is its own transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, basis: Tensor, shrink: Tensor) -> Tensor:
+        ctx.basis, ctx.shrink = basis, shrink
+        return _shortened(vectors, basis, shrink)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _shortened(gradient, ctx.basis, ctx.shrink), None, None
+
+
+def _shortened(vectors: Tensor, basis: Tensor, shrink: Tensor) -> Tensor:
+    with full_precision(vectors.device.type):
+        rows = vectors.unsqueeze(1)
+        along = torch.bmm(rows, basis.transpose(1, 2)) * shrink.unsqueeze(1)
+        return torch.baddbmm(rows, along, basis, alpha=-1).squeeze(1)
 
 
 class TangentMetric:
@@ -136,9 +165,7 @@ class TangentMetric:
         basis, shrink = self.basis, self._quick_shrink
         if numbers is not None:
             basis, shrink = basis[numbers], shrink[numbers]
-        rows = vectors.unsqueeze(1)
-        along = torch.bmm(rows, basis.transpose(1, 2)) * shrink.unsqueeze(1)
-        return torch.baddbmm(rows, along, basis, alpha=-1).squeeze(1)
+        return _Applied.apply(vectors, basis, shrink)
 
     def shorten(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """Replace K vectors v of each of the examples `numbers` [R], [R, K, D], by M v; returns them."""

@@ -139,6 +139,42 @@ def test_it_goes_with_masks_and_weights(weighted: bool, norm: str) -> None:
     certify_segmented("28x28", weighted, norm, tangents=True)
 
 
+@pytest.mark.parametrize("tangents", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("name", DATA)
+def test_images_that_are_anchors_of_their_own_class(
+    name: str, fixed: bool, tangents: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training: the distance to that anchor is 0, up to rounding, and must not spoil the others.
+
+    Few anchors are left, so that masked ones pad the working sets.
+    """
+    if fixed:
+        monkeypatch.setitem(PACES, "cpu", replace(OTHERS, rows_bytes=1 << 27))
+    problem = Problem(name, num_anchors=12, tangents=tangents)
+    problem.x, problem.y = problem.anchors.clone(), problem.anchor_labels
+    problem.bound = problem.threat.bind(problem.x, problem.y)
+    lower, upper = BOUNDS["box"](problem.x)
+    d = torch.cat([problem.x[1:], problem.x[:1]]) - problem.x
+    for threshold in (0.05, 0.3):
+        p = problem.bound.nearest(d, threshold, lower, upper)
+        assert_certified(problem, d, p, threshold, lower, upper)
+    assert problem.bound.fallbacks == 0
+
+
+def test_autocast_changes_neither_threat_nor_gradient() -> None:
+    problem = Problem("28x28", tangents=True)
+    d = perturbations(problem, "noise").requires_grad_(True)
+    expected = problem.bound.evaluate(d)
+    (gradient,) = torch.autograd.grad(expected.sum(), d)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = problem.bound.evaluate(d)
+        (inside,) = torch.autograd.grad(value.sum(), d)
+    assert torch.equal(value, expected) and torch.equal(inside, gradient)
+    along = (gradient * d).flatten(1).sum(1)  # Euler: the threat is homogeneous
+    torch.testing.assert_close(along, expected, rtol=1e-5, atol=0)
+
+
 def test_no_image_at_all() -> None:
     x, y = data("digits")
     bound = ProjectedDisplacement(anchors=AnchorSet(x[:50], y[:50]), tangents=True).bind(x[:0], y[:0])
@@ -153,5 +189,5 @@ def test_names() -> None:
     assert Tangents.of(False, 0.1) is Tangents.of("", 0.1) is None
     with pytest.raises(UsageError, match=r"unknown tangent 'brightnes' .*brightness"):
         Tangents.of("brightnes", 0.1)
-    with pytest.raises(UsageError, match="above 0"):
-        Tangents.of(True, 0.0)
+    with pytest.raises(UsageError, match=r"expected a number from 0\.01 up"):
+        Tangents.of(True, 0.001)
