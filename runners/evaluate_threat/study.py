@@ -18,6 +18,7 @@ from torch import Tensor
 from datasets.human_pairs import NOBODY, HumanPairs
 from runners.evaluate_threat.image_plots import shard_of
 from runners.evaluate_threat.measurement import Measurement
+from testing.shards import Shard
 
 NUMBER = 200  # pairs, without the trials of attention
 CATCH = 10  # trials of attention of either kind: another image, and the same image
@@ -40,12 +41,19 @@ def study_pairs(measurement: Measurement, partner_labels: Callable[[Tensor], Ten
     for columns in _halves(measurement):
         for row, column in _sample(measurement, columns, number // 2, images, generator):
             chosen.setdefault(column, []).append(row)
-    parts: Columns = {}
-    for column in sorted(chosen):
-        _add(parts, measurement, chosen[column], column)
     other, same = list(islice(images, CATCH)), list(islice(images, CATCH))
-    _add(parts, measurement, other, measurement.other_class, partner_labels(measurement.index[other]))
-    _add(parts, measurement, same, None, measurement.data.test.labels.cpu()[measurement.index[same]])
+    plan: list[tuple[list[int], int | None, Tensor | None]] = [(chosen[each], each, None) for each in sorted(chosen)]
+    plan.append((other, measurement.other_class, partner_labels(measurement.index[other])))
+    plan.append((same, None, measurement.data.test.labels.cpu()[measurement.index[same]]))
+    # Read together: each reading makes the host wait for a device.
+    whole = shard_of(measurement, [row for rows, _, _ in plan for row in rows])
+    parts: Columns = {}
+    start = 0
+    for rows, changed_by, catch in plan:
+        part = slice(start, start + len(rows))
+        shard = Shard(-1, whole.images[part], whole.labels[part], whole.index[part])
+        _add(parts, measurement, shard, changed_by, catch)
+        start = part.stop
     arrays = {name: numpy.concatenate(values) for name, values in parts.items()}
     info = measurement.data.info
     classes = numpy.array([info.title(label) for label in range(len(info.classes))])
@@ -76,25 +84,22 @@ def _sample(
     return found
 
 
-def _add(
-    parts: Columns, measurement: Measurement, rows: list[int], column: int | None, catch: Tensor | None = None
-) -> None:
-    """Add rows of one column of the measurement, or unchanged images; `catch` is what everybody must see, if it is."""
-    shard = shard_of(measurement, rows)
+def _add(parts: Columns, measurement: Measurement, shard: Shard, column: int | None, catch: Tensor | None) -> None:
+    """Add images changed as one column says, or unchanged; `catch` is what everybody must see in a trial, else None."""
     changed, meant, group, change = shard.images, None, "catch", "none"
     if column is not None:
         perturbation = measurement.perturbations[column]
         changed, meant = perturbation.apply(shard)
         change = f"{perturbation.name} {perturbation.severity:g}"
         group = perturbation.group if catch is None else group
-    kept = numpy.ones(len(rows), bool) if meant is None else meant.cpu().numpy()
+    kept = numpy.ones(len(shard.index), bool) if meant is None else meant.cpu().numpy()
     added = {
         "clean": _bytes(shard.images),
         "changed": _bytes(changed),
         "label": shard.labels.cpu().numpy(),
-        "group": numpy.full(len(rows), group),
-        "change": numpy.full(len(rows), change),
-        "catch": numpy.full(len(rows), NOBODY) if catch is None else catch.numpy(),
+        "group": numpy.full(len(shard.index), group),
+        "change": numpy.full(len(shard.index), change),
+        "catch": numpy.full(len(shard.index), NOBODY) if catch is None else catch.numpy(),
     }
     for name, values in added.items():
         parts.setdefault(name, []).append(values[kept])
