@@ -5,7 +5,6 @@ The error for a missing input gives the command that makes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,8 +112,11 @@ def read_threat(desc: ThreatDesc, environment: Environment, apart: bool = False,
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1, apart=apart)
 
 
-def read_thresholds(desc: Desc, environment: Environment, coverage: float, names: Sequence[str]) -> dict[str, float]:
-    """By name of a threat, the threshold that holds this share of the safe changes that an evaluate_threat run made."""
+def read_thresholds(desc: Desc, environment: Environment, coverage: float, names: dict[str, str]) -> dict[str, float]:
+    """By flag, the threshold that holds this share of the safe changes that an evaluate_threat run made.
+
+    names   flag -> name of the threat whose threshold it takes
+    """
     import numpy
 
     from testing.coverage import threshold_at
@@ -124,11 +126,11 @@ def read_thresholds(desc: Desc, environment: Environment, coverage: float, names
         raise RunError(f"no thresholds in {path.parent}: expected training images that are no anchors, got none")
     with numpy.load(path, allow_pickle=False) as file:
         arrays = dict(file)
-    for name in names:
+    for name in names.values():
         if name not in arrays:
-            known = ", ".join(measured for measured in arrays if measured != "group")
+            known = ", ".join(measured for measured in arrays if measured not in ("index", "group"))
             raise RunError(f"no thresholds of {name} in {path.parent}: expected one of {known}")
-    found = {name: threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage) for name in names}
+    found = {name: threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage) for name in names.values()}
     for name, value in found.items():
         if value <= 0:
             raise UsageError(
@@ -137,7 +139,7 @@ def read_thresholds(desc: Desc, environment: Environment, coverage: float, names
             )
     shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     environment.log(f"thresholds that hold {coverage:g} of the safe changes: {shown}")
-    return found
+    return {flag: found[name] for flag, name in names.items()}
 
 
 def selection_space(desc: ThreatDesc, data: Dataset, environment: Environment) -> SelectionSpace:

@@ -40,8 +40,9 @@ def training_rows(images: Examples, anchors: Sequence[torch.Tensor], size: int, 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Threats of the changes of training images, [n, P] by name, and the groups of the P changes."""
+    """Threats of the changes of training images, [n, P] by name; rows of the images [n]; groups of the P changes."""
 
+    index: numpy.ndarray
     threats: Arrays
     groups: Sequence[str]
 
@@ -91,4 +92,4 @@ class Coverage:
 
     def arrays(self) -> Arrays:
         """The content of coverage.npz, from which other runs take thresholds (runners/inputs.py)."""
-        return {"group": numpy.array(self.groups), **self.threats}
+        return {"index": self.index, "group": numpy.array(self.groups), **self.threats}

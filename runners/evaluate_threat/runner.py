@@ -152,7 +152,7 @@ class EvaluateThreat(Runner):
         measures = {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
         evaluation = PerturbationEvaluation(changes, measures, seconds)
         threats = self._measured(evaluation, images, rows, ShardStore(self.directory / "shards" / "coverage"))
-        return coverage.Coverage(threats, [change.group for change in changes])
+        return coverage.Coverage(rows.numpy(), threats, [change.group for change in changes])
 
     def _threat_in_one_place(self) -> ProjectedDisplacement:
         """The threat with all its anchors in one process, for the figures, which only the primary process draws."""

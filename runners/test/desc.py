@@ -205,8 +205,11 @@ class TestDesc(Desc):
         return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
 
 
+HARDLY = 0.02  # a difference of accuracies that hardly matters
+
+
 def binding(metrics: dict[str, Any]) -> str:
-    """What the threshold changes of the accuracy at the radius, in words; "" if the radius alone was not attacked."""
+    """A sentence on whether the threshold matters at the radius; "" if the radius alone was not attacked."""
     alone = next(
         (
             row["accuracy"]
@@ -219,8 +222,12 @@ def binding(metrics: dict[str, Any]) -> str:
         return ""
     change, name = metrics["accuracy"] - alone, metrics["norm"]
     # Twice the standard error of the difference: only images that are robust in one set and not in the other count.
-    matters = change > 2 * (max(change, 0) / metrics["num_examples"]) ** 0.5
-    verdict = "the threat binds" if matters else "the threat hardly matters; the radius decides"
+    if change > 2 * (max(change, 0) / metrics["num_examples"]) ** 0.5:
+        verdict = "the threat binds"
+    elif change < HARDLY:
+        verdict = "the threat hardly matters; the radius decides"
+    else:
+        verdict = "too few images to tell whether the threat binds"
     return (
         f"at radius {metrics['radius']:.4g} the threshold of {name} changes {change:.4f} of accuracy "
         f"(radius alone: {alone:.4f}): {verdict}"

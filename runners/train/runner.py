@@ -184,8 +184,8 @@ class Train(Runner):
             return training
         names = {"N_adv_train_threshold": Form.of_training(training).name} if training.N_adv_train else {}
         names |= {"adv_train_attack_power": training.adv_train_attack_norm} if training.adv_train else {}
-        found = read_thresholds(self.desc.coverage, self.environment, training.N_train_coverage, list(names.values()))
-        return replace(training, **{flag: found[name] for flag, name in names.items()})
+        found = read_thresholds(self.desc.coverage, self.environment, training.N_train_coverage, names)
+        return replace(training, **found)
 
     def _threat_of_adversary(self) -> ProjectedDisplacement | None:
         """The form of PD that the nonisotropic adversary uses; None if there is no such adversary."""

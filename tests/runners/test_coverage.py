@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy
 import pytest
 
+from runners.test.desc import binding
 from tests.conftest import TINY, Command
+from threat_specification import AnchorSet
 
 ATTACK = ["--N_adv_eval", "--num_examples=20", "--attacks=apgd_ce", "--N_attack_iter=3", "--N_radius=0.3"]
 
@@ -22,7 +24,8 @@ def measured(digits_root: Command) -> Path:
 
 def safe_values(measured: Path) -> dict[str, numpy.ndarray]:
     with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
-        return {name: file[name][:, file["group"] == "safe"] for name in file.files if name != "group"}
+        names = [name for name in file.files if name not in ("index", "group")]
+        return {name: file[name][:, file["group"] == "safe"] for name in names}
 
 
 def test_thresholds_hold_their_share_of_training_images_and_nearly_of_test_images(measured: Path) -> None:
@@ -45,6 +48,27 @@ def test_thresholds_hold_their_share_of_training_images_and_nearly_of_test_image
     of_pd = {line["coverage"]: float(line["threshold"]) for line in lines if line["threat"] == "PD"}
     assert of_pd["0.95"] == pytest.approx(found["PD"]["0.95"]["threshold"], rel=1e-5)
     assert (measured / "coverage.png").stat().st_size > 5000
+
+
+def test_its_images_are_no_anchors(digits_root: Command, measured: Path) -> None:
+    anchors = AnchorSet.load(digits_root.where("compute_threat", "--dataset_name=digits") / "anchors.safetensors")
+    assert anchors.indices is not None
+    with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
+        rows = set(file["index"].tolist())
+    assert len(rows) == 250 and not rows & set(anchors.indices.tolist())
+
+
+def test_the_radius_alone_is_attacked_beside_the_set(digits_root: Command) -> None:
+    """And words say whether the threshold matters."""
+    words = ["test", *TINY, *ATTACK[:-1], "--per_label=10", "--N_radius=0.15", "--N_threshold=0.001"]
+    done = digits_root(*words)
+    assert done.returncode == 0, done.stderr
+    found = digits_root.result(*words)["N_adv"]
+    (alone,) = found["references"]
+    assert (alone["threshold"], alone["radius"]) == (None, 0.15) and alone["accuracy"] < found["accuracy"]
+    change = found["accuracy"] - alone["accuracy"]
+    assert f"at radius 0.15 the threshold of PD changes {change:.4f} of accuracy" in done.stdout
+    assert "the threat binds" in done.stdout
 
 
 @pytest.mark.parametrize(("form", "name"), [([], "PD"), (["--tangents"], "PD-T")])
@@ -88,3 +112,19 @@ def test_mistakes_are_told_in_a_line(
         digits_root.ok("compute_threat", "--dataset_name=digits", *words)
     done = digits_root("test", *TINY, *ATTACK, "--N_coverage=0.6", *words)
     assert done.returncode == code and told in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("inside", "alone", "examples", "verdict"),
+    [
+        (0.6, 0.25, 20, "the threat binds"),
+        (0.2, 0.0, 20, "too few images to tell"),
+        (0.21, 0.2, 1000, "hardly matters"),
+        (0.3, 0.3, 20, "hardly matters"),
+    ],
+)
+def test_words_do_not_say_more_than_the_images(inside: float, alone: float, examples: int, verdict: str) -> None:
+    reference = {"threshold": None, "radius": 0.3, "accuracy": alone}
+    metrics = {"accuracy": inside, "radius": 0.3, "norm": "PD", "num_examples": examples, "references": [reference]}
+    assert verdict in binding(metrics)
+    assert binding(metrics | {"references": []}) == ""
