@@ -139,7 +139,12 @@ def _arrays(path: Path | str) -> dict[str, Array]:
     except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
         if isinstance(error, UsageError):
             raise
-        reason = (" ".join(str(error).split()) or "damaged").split(" Set allow_pickle")[0]
+        # NumPy takes whatever it does not know for a pickle.
+        reason = (
+            "another kind of file"
+            if "pickled" in str(error) and not zipfile.is_zipfile(path)
+            else (" ".join(str(error).split()) or "damaged").split(" Set allow_pickle")[0]
+        )
         raise UsageError(f"--human: {path}: expected an .npz file without pickles, got: {reason}") from error
 
 

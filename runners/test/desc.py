@@ -222,10 +222,10 @@ def binding(metrics: dict[str, Any]) -> str:
         return ""
     change, name = metrics["accuracy"] - alone, metrics["norm"]
     # Twice the standard error of the difference: only images that are robust in one set and not in the other count.
-    if change > 2 * (max(change, 0) / metrics["num_examples"]) ** 0.5:
-        verdict = "the threat binds"
-    elif change < HARDLY:
+    if change < HARDLY:
         verdict = "the threat hardly matters; the radius decides"
+    elif change > 2 * (change / metrics["num_examples"]) ** 0.5:
+        verdict = "the threat binds"
     else:
         verdict = "too few images to tell whether the threat binds"
     return (
