@@ -28,7 +28,7 @@ Answers = dict[int, int]  # pair -> answer
 
 @dataclass(frozen=True)
 class Agreement:
-    """What most annotators see, [n] (-1: no class, a tie, or no answer), and who was asked.
+    """The answers of most annotators, [n] (-1: no class, a tie, or no answer), and who was asked.
 
     excluded   annotator -> why his answers do not count
     agreement  mean share of the annotators of a pair who give its most frequent answer; None without answers

@@ -41,7 +41,7 @@ def clustered_auroc(
 
 
 def _won(values: Array, answers: Array, counts: Array) -> tuple[Array, Array]:
-    """How many comparisons of a yes with a no the yes wins, and how many there are, in each resample [R].
+    """The comparisons of a yes with a no that the yes wins, and all of them, counted in each resample [R].
 
     counts   [R, n] how often each pair is drawn
     """

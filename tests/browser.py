@@ -53,7 +53,7 @@ frame.addEventListener("load", () => {
 def look_at(
     page: Path, width: int, folder: Path, dark: bool = False, probe: str = PROBE, milliseconds: int = 8000
 ) -> dict[str, Any]:
-    """What a browser sees of a page at a width: see PROBE; `console` holds the lines of its console.
+    """The view that a browser has of a page at a width: see PROBE; `console` holds the lines of its console.
 
     probe          another script that leaves what it saw in <pre>, as JSON
     milliseconds   how long it has, in time of the page

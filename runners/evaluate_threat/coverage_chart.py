@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def coverage(measurement: Measurement) -> Figure | None:
-    """What is held of the unsafe changes, against the share of the safe changes: lower is better."""
+    """A chart of the share of unsafe changes held, against that of safe ones: lower is better."""
     covered = measurement.coverage
     if covered is None:
         return None

@@ -39,13 +39,13 @@ def human_parts(human: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def human_title(human: dict[str, Any]) -> str:
-    """What was compared, in a line."""
+    """A line on what was compared."""
     counts = f"{human['num_pairs']} pairs of {human['num_images']} images, of which people see another class in"
     return f"AUROC of telling changes in which people see another class ({counts} {human['changed']})"
 
 
 def human_notes(human: dict[str, Any]) -> list[str]:
-    """What was left out, and why."""
+    """Notes on what was left out, and why."""
     left = {why: count for why, count in human["left_out"].items() if count}
     notes = [f"{count} pairs left out: {why}" for why, count in left.items()]
     study = human.get("study")

@@ -250,7 +250,7 @@ class EvaluateThreat(Runner):
         return result
 
     def _judged(self, people: People) -> dict[str, Any]:
-        """How well each threat agrees with people."""
+        """A table of how well each threat agrees with people."""
         threats = people.threats(self.desc, self.environment, ShardStore(self.directory / "shards" / "people"))
         human = people.describe(threats, self.desc.perturbation.bootstrap, self.seed)
         if self.environment.is_primary:

@@ -18,7 +18,7 @@ KIT = "human_kit"  # folder beside the page
 
 @dataclass(frozen=True)
 class KitHparams(Hparams):
-    """What a report writes beside its page."""
+    """The files that a report writes beside its page."""
 
     heading: ClassVar[str] = "A study with people"
 

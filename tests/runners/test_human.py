@@ -33,7 +33,7 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 @pytest.fixture(scope="module")
 def told(mnist_root: Command) -> str:
-    """What the run on the packaged pairs prints."""
+    """The output of the run on the packaged pairs."""
     done = mnist_root(*PACKAGED)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -44,7 +44,7 @@ def pairs(kit: Path) -> HumanPairs:
 
 @pytest.fixture(scope="module")
 def shown(kit: Path) -> dict[str, Any]:
-    """What the page holds."""
+    """The content of the page."""
     found = re.search(r'id="study">(.*?)</script>', (kit / "study.html").read_text(), re.DOTALL)
     assert found
     return json.loads(found[1])
@@ -108,7 +108,7 @@ def shuffled(count: int, seed: int) -> list[int]:
 
 
 def seen_by_people(pairs: HumanPairs) -> numpy.ndarray:
-    """What the annotators of these tests see: the class of the image, and the next one after an unsafe change."""
+    """The answers of the annotators of these tests: the class of the image, and the next one after an unsafe change."""
     other = numpy.isin(pairs.group, ("unsafe", "dose"))
     return numpy.where(pairs.catch >= 0, pairs.catch, (pairs.label + other) % 10)
 

@@ -81,7 +81,7 @@ def _blur_matrix(side: int, sigma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Tangents:
-    """Which tangents there are, and the weight lambda: what a change along them still costs."""
+    """The names of tangents, and the weight lambda: what a change along them still costs."""
 
     names: tuple[str, ...]
     weight: float
@@ -178,5 +178,5 @@ class TangentMetric:
 
     @property
     def both(self) -> Tensor:
-        """What two applications of M remove: M M = I - B^T diag(2 s - s^2) B, [B, k]."""
+        """The s of two applications of M: M M = I - B^T diag(2 s - s^2) B, [B, k]."""
         return self.shrink * (2 - self.shrink)
