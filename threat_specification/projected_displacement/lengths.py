@@ -111,5 +111,5 @@ class TangentLengths:
         return cls(inner.clamp_min_(0), outer.clamp_min_(0), along)  # as in `squared_lengths`
 
     def scaled(self, metric: TangentMetric) -> Tensor:
-        """The factors of what M M removes from products: <M u_i, M u_j> = <u_i, u_j> - <r_i, r_j> with these r, [B, N, k]."""
+        """The r, [B, N, k], of <M u_i, M u_j> = <u_i, u_j> - <r_i, r_j>."""
         return (self.along * metric.both.sqrt().unsqueeze(2)).transpose(1, 2).float().contiguous()
