@@ -18,7 +18,7 @@ from foundations.errors import RunError
 from foundations.pixels import as_floats
 from testing.shards import Shard, count_correct
 from threat_specification.attacks.base import Attack, predicted
-from threat_specification.attacks.search import Cell, Search
+from threat_specification.attacks.search import Cell, Pixels, Search, Space
 from threat_specification.base import BoundThreat, Threat
 
 COLUMNS: dict[str, str | tuple[str, int]] = {
@@ -76,6 +76,7 @@ class AttackEvaluation:
 
     attacks   name -> attack, in order
     measures  further threats of the perturbed images, one column each: name -> (shard, perturbed) -> [n]
+    space     what the points of attacks stand for, given a shard and its bound threat (default: perturbations)
     prefix    prefix of the column names
     kept      names from COLUMNS, and CELLS, of the columns to write
     """
@@ -88,6 +89,7 @@ class AttackEvaluation:
     seed: int
     grid: Sequence[Cell] = ()
     measures: dict[str, Callable[[Shard, Tensor], Tensor]] = field(default_factory=dict)
+    space: Callable[[Shard, BoundThreat], Space] | None = None
     prefix: str = "N_adv"
     kept: Sequence[str] = (*COLUMNS, CELLS)
 
@@ -117,7 +119,8 @@ class AttackEvaluation:
         # If the background may change freely, the radius bounds only the pixels of the object.
         free = getattr(self.threat, "background", "") == "free"
         counted = getattr(bound, "mask", None) if free else None
-        return Search(self.model, bound, shard.labels, shard.index, self.headline, self.steps, self.seed, counted)
+        space = self.space(shard, bound) if self.space else Pixels(bound, counted)
+        return Search(self.model, bound, shard.labels, shard.index, self.headline, self.steps, self.seed, space)
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         search = self.search(shard)
@@ -128,15 +131,15 @@ class AttackEvaluation:
         return self._rows(search, shard)
 
     def _rows(self, search: Search, shard: Shard) -> dict[str, Tensor]:
-        perturbed = (shard.images + search.worst).clamp(0, 1)
+        perturbed, change = search.space.image(search.worst), search.space.change(search.worst)
         robust = search.robust(self.headline)
         rounded = as_floats((perturbed * 255).round().byte())
-        flat = search.worst.flatten(1)
+        flat = change.flatten(1)
         values = {
             "clean_prediction": search.clean_prediction,
             "correct": robust,
             "broken_by": search.broken_by,
-            "threat": search.bound.evaluate(search.worst),
+            "threat": search.bound.evaluate(change),
             "Linf": flat.abs().amax(1),
             "L2": flat.norm(dim=1),
             "loss": torch.where(search.right, search.loss, 0.0),

@@ -111,7 +111,7 @@ def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
     for number, (name, attack) in enumerate(ELSEWHERE.items(), start=1):
         before = search.robust(evaluation.headline) & robust
         if bool(before.any()):
-            search.record(attack(replace(task, robust=before)), number, task.allowed.fixed)
+            search.record(attack(replace(task, robust=before)), number)
         elsewhere[name] = float((before & ~search.robust(evaluation.headline)).sum()) / count
     sums = first.sum(1)
     return Probe(

@@ -82,6 +82,14 @@ class BoundThreat(ABC):
         factor = torch.where(threat > threshold, threshold / threat.clamp_min(1e-38) * (1 - 5e-7), 1.0)
         return clipped * factor.view(-1, *[1] * (delta.dim() - 1))
 
+    def project_beside(self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """A point near delta with threat <= threshold in a box that need not contain 0, and [B] bool: if one was found.
+
+        This one only clips to the box; threats with an exact projection find the nearest point.
+        """
+        clipped = torch.minimum(torch.maximum(delta, lower), upper)
+        return clipped, self.evaluate(clipped) <= threshold
+
 
 class Threat(Measure):
     """A measure with sublevel sets that can be projected onto. Subclasses implement `bind`; see docs/extending.md."""

@@ -39,7 +39,7 @@ def apgd_over_targets(task: Task, draw: int, start: str = "noise") -> AttackResu
 
     The targets are taken one after the other, each from its own start.
     """
-    result = replace(AttackResult.none(task.examples), forwards=task.robust.long())
+    result = replace(AttackResult.none(task.allowed.origin), forwards=task.robust.long())
     for rank, targets in enumerate(task.likeliest_others(MOST_TARGETS).unbind(1)):
         left = task.after(result)
         if not bool(left.robust.any()):

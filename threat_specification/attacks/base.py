@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from threat_specification.attacks.losses import LOSSES, Loss
 from threat_specification.base import BoundThreat
+from threat_specification.norms import BoundLinf
 
 Classifier = Callable[[Tensor], Tensor]  # [B,C,H,W] in [0, 1] -> [B,K] logits
 
@@ -84,11 +86,6 @@ class AttackSet:
         return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
 
     @property
-    def fixed(self) -> Tensor:
-        """[B,C,H,W] bool: pixels that must not change, as in a frozen background."""
-        return (self.lower == 0) & (self.upper == 0)
-
-    @property
     def steepest(self) -> str:
         """The key of DIRECTIONS that attacks use."""
         return self.direction or self.bound.steepest
@@ -97,9 +94,58 @@ class AttackSet:
         """The direction of steepest ascent for this set, with root mean square 1 over the pixels."""
         return DIRECTIONS[self.steepest](gradient)
 
+    @property
+    def origin(self) -> Tensor:
+        """The point that changes nothing."""
+        return torch.zeros_like(self.lower)
+
+    def image(self, delta: Tensor) -> Tensor:
+        """The perturbed images [B,C,H,W] of points."""
+        return (self.bound.examples + delta).clamp(0, 1)
+
+    def pull_back(self, gradient: Tensor, delta: Tensor) -> Tensor:
+        """The gradient of a function of `image(delta)` for delta, given that for the image."""
+        return gradient
+
+    def corner(self, share: Tensor) -> Tensor:
+        """A corner of the box, outside the set in general: the upper bound where share is at least a half."""
+        return torch.where(share >= 0.5, self.upper, self.lower)
+
+    def from_pixels(self, field: Tensor, more: Callable[[int], Tensor]) -> Tensor:
+        """A field of one number for each pixel, [B,C,H,W], as one for each coordinate of a point; `more(n)`: [B, n]."""
+        return field
+
+    def with_window(self, delta: Tensor, inside: Tensor, up: Tensor, chance: Tensor) -> Tensor:
+        """delta with a window of the image set to its bounds, outside the set in general.
+
+        inside   [B,1,H,W] bool: the window
+        up       [B,C,1,1] bool: the upper bound, or the lower one
+        chance   [B] further random numbers in [0, 1), for points that are more than pixels
+        """
+        return torch.where(inside, torch.where(up, self.upper, self.lower), delta)
+
     def project(self, delta: Tensor) -> Tensor:
         """A point of the set near delta."""
         return self.bound.project(delta, self.threshold, self.lower, self.upper)
+
+    def project_to_level(self, delta: Tensor, level: Tensor) -> Tensor:
+        """A point near delta of {threat <= level * threshold} and the box; level [B] > 0.
+
+        The threat is homogeneous: after division by the levels, all examples have the same threshold. A radius that is
+        also a member of the threat does not bound the box here, since it is part of the level.
+        """
+        t, (lower, upper) = per_image(level), self._box_beside_members
+        unit = self.bound.project(delta / t, self.threshold, lower / t, upper / t)
+        return torch.minimum(torch.maximum(unit * t, lower), upper)
+
+    @cached_property
+    def _box_beside_members(self) -> tuple[Tensor, Tensor]:
+        """The bounds without a radius that is also a member of the threat; fixed pixels are still fixed."""
+        members = getattr(self.bound, "members", ())
+        if not any(isinstance(member, BoundLinf) for member, _ in members):
+            return self.lower, self.upper
+        examples = self.bound.examples
+        return torch.where(self.lower < 0, -examples, 0), torch.where(self.upper > 0, 1 - examples, 0)
 
     def holds(self, delta: Tensor) -> Tensor:
         """[B] bool: the points that are in the set."""
@@ -132,7 +178,7 @@ class Task:
 
     def best_so_far(self) -> BestSoFar:
         """A new record of the model's answers for the examples to attack."""
-        return BestSoFar(self.model, self.labels, self.examples, self.robust)
+        return BestSoFar(self.model, self.labels, self.allowed, self.robust)
 
     def after(self, result: AttackResult) -> Task:
         """The same task, for the examples on which a result has no success."""
@@ -163,11 +209,11 @@ class AttackResult:
     backwards: Tensor
 
     @classmethod
-    def none(cls, examples: Tensor) -> AttackResult:
-        """The result before any query: no success, zero perturbations, no passes."""
-        count = torch.zeros(len(examples), dtype=torch.long, device=examples.device)
-        loss = torch.full((len(examples),), -torch.inf, device=examples.device)
-        return cls(count.bool(), torch.zeros_like(examples), loss, count, count.clone())
+    def none(cls, origin: Tensor) -> AttackResult:
+        """The result before any query: no success, no passes, and the points `origin`, which change nothing."""
+        count = torch.zeros(len(origin), dtype=torch.long, device=origin.device)
+        loss = torch.full((len(origin),), -torch.inf, device=origin.device)
+        return cls(count.bool(), origin, loss, count, count.clone())
 
     def then(self, other: AttackResult) -> AttackResult:
         """Combine this result with a later one for its robust examples: keep the better points, add the passes."""
@@ -184,9 +230,9 @@ class AttackResult:
 class BestSoFar:
     """Queries of the model at points of the set, and the best point of each example so far."""
 
-    def __init__(self, model: Classifier, labels: Tensor, examples: Tensor, robust: Tensor) -> None:
-        self.model, self.labels, self.examples, self.robust = model, labels, examples, robust
-        self.result = AttackResult.none(examples)
+    def __init__(self, model: Classifier, labels: Tensor, allowed: AttackSet, robust: Tensor) -> None:
+        self.model, self.labels, self.allowed, self.robust = model, labels, allowed, robust
+        self.result = AttackResult.none(allowed.origin)
         self.best_loss = self.result.loss.clone()
 
     @property
@@ -197,18 +243,18 @@ class BestSoFar:
     def ask(self, delta: Tensor, loss: Loss = LOSSES["margin"], targets: Tensor | None = None) -> Tensor:
         """The loss at delta, [B], without a gradient."""
         with torch.no_grad():
-            return self._note(delta, self.model((self.examples + delta).clamp(0, 1)), loss, targets)
+            return self._note(delta, self.model(self.allowed.image(delta)), loss, targets)
 
     def ask_gradient(self, delta: Tensor, loss: Loss, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss at delta, [B], and its gradient for the input only; the weights get no gradients."""
-        inputs = (self.examples + delta).clamp(0, 1).detach().requires_grad_(True)
+        """The loss at delta, [B], and its gradient for delta only; the weights get no gradients."""
+        inputs = self.allowed.image(delta).detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(inputs)
             gradient = input_gradient(loss(logits, self.labels, targets).sum(), inputs)
         counted = self.result.backwards + self.active
         noted = self._note(delta, logits.detach(), loss, targets)
         self.result = replace(self.result, backwards=counted)
-        return noted, gradient
+        return noted, self.allowed.pull_back(gradient, delta)
 
     def _note(self, delta: Tensor, logits: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
         answers = predicted(logits)

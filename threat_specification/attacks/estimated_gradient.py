@@ -34,7 +34,7 @@ def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResul
     useless = task.robust & is_useless(kinds(task, draw))
     left = replace(task, robust=useless)
     if not bool(useless.any()):
-        return AttackResult.none(task.examples)
+        return AttackResult.none(task.allowed.origin)
     memory, step = left.best_so_far(), 0
     memory.ask(start := begin(left, "corner", draw + DRAWS))
 
@@ -51,8 +51,8 @@ def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResul
 
 
 def _estimate(task: Task, delta: Tensor, draws: range) -> Tensor:
-    """The margin's smoothed gradient at delta, up to a positive factor for each example, [B,C,H,W]."""
-    images, move = (task.examples + delta).clamp(0, 1), MOVE * task.allowed.reach
+    """The margin's smoothed gradient at delta, up to a positive factor for each example."""
+    images, move = task.allowed.image(delta), MOVE * task.allowed.reach
     total = torch.zeros_like(images)
     for draw in draws:
         signs = torch.where(uniform(task.seed, task.index, draw, tuple(images.shape[1:])) < 0.5, -1.0, 1.0)
@@ -60,4 +60,4 @@ def _estimate(task: Task, delta: Tensor, draws: range) -> Tensor:
             ahead, behind = (task.model((images + way * move * signs).clamp(0, 1)) for way in (1, -1))
         rise = LOSSES["margin"](ahead, task.labels, None) - LOSSES["margin"](behind, task.labels, None)
         total += per_image(rise) * signs
-    return total
+    return task.allowed.pull_back(total, delta)

@@ -91,7 +91,7 @@ def kinds(task: Task, draw: int) -> Tensor:
     logits = []
     for number, start in enumerate(POINTS):
         place = draw + number * (MOVES + 1)
-        point = (task.examples + begin(task, start, place)).clamp(0, 1)
+        point = task.allowed.image(begin(task, start, place))
         answers, gradient = _ask(task, point)
         margin, resolution = LOSSES["margin"](answers, task.labels, None), RESOLUTION * answers.abs().amax(1)
         for move in range(1, MOVES + 1):

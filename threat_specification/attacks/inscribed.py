@@ -42,7 +42,7 @@ def l2_inscribed(task: Task) -> AttackResult:
     allowed, examples = task.allowed, task.examples
     radius = _radius_beside_bounds(allowed.bound)
     if radius is None or allowed.threshold == 0:
-        return AttackResult.none(examples)
+        return AttackResult.none(allowed.origin)
     whole_box = allowed.reach.flatten() * examples[0].numel() ** 0.5
     length = per_image(torch.minimum(radius * allowed.threshold, whole_box).clamp_min(1e-9))
     ball = Ball(BoundL2(examples), 1.0, allowed.lower, allowed.upper, length)

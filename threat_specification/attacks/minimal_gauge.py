@@ -14,7 +14,6 @@ from torch import Tensor
 
 from threat_specification.attacks.base import (
     AttackResult,
-    AttackSet,
     BestSoFar,
     Classifier,
     Task,
@@ -22,8 +21,6 @@ from threat_specification.attacks.base import (
     per_image,
 )
 from threat_specification.attacks.losses import LOSSES
-from threat_specification.intersection import BoundIntersection
-from threat_specification.norms import BoundLinf
 
 LARGEST = 4.0  # first and largest gauge: so large that attacks on most examples succeed at once
 SHRINK = (0.3, 0.002)  # relative change of the set, at the first and the last step
@@ -78,10 +75,9 @@ def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[
 def _alternate(task: Task, loss: str, targets: Tensor) -> AttackResult:
     """Make one run: alternate steps and changes of the set, then shorten the result."""
     allowed, robust, steps, memory = task.allowed, task.robust, task.steps, task.best_so_far()
-    lower, upper = _whole_box(allowed)
     size = allowed.reach
     level = torch.full(robust.shape, LARGEST, device=size.device)
-    smallest, found = torch.full_like(level, torch.inf), torch.zeros_like(task.examples)
+    smallest, found = torch.full_like(level, torch.inf), allowed.origin
     margin_found = torch.zeros_like(level)
     delta = found
     for k in range(steps):
@@ -92,7 +88,7 @@ def _alternate(task: Task, loss: str, targets: Tensor) -> AttackResult:
         grown = torch.minimum(level * (1 + rate), torch.minimum(smallest * (1 - SHRINK[1]), level.new_tensor(LARGEST)))
         level = torch.where(margin > 0, shrunk, grown).clamp_min(SMALLEST)
         moved = delta + stride * size * per_image(level.clamp(max=1)) * allowed.ascend(gradient)
-        delta = _project(allowed, torch.where(per_image(robust), moved, delta), level, lower, upper)
+        delta = allowed.project_to_level(torch.where(per_image(robust), moved, delta), level)
     margin = memory.ask(delta)
     smallest, found, margin_found = _keep(allowed, delta, margin, robust, smallest, found, margin_found)
     found, margin_found = _shorten(memory, found, margin_found, smallest.isfinite())
@@ -131,28 +127,6 @@ def _shorten(memory: BestSoFar, found: Tensor, margin: Tensor, broken: Tensor) -
         best_margin = torch.where(fails, value, best_margin)
         low, high = torch.where(fails, low, middle), torch.where(fails, middle, high)
     return best, best_margin
-
-
-def _project(allowed: AttackSet, delta: Tensor, level: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Project onto {threat <= level * threshold} and the box, with a separate level for each example.
-
-    The threat is homogeneous: after division by the levels, all examples have the same threshold.
-    """
-    t = per_image(level)
-    unit = allowed.bound.project(delta / t, allowed.threshold, lower / t, upper / t)
-    return torch.minimum(torch.maximum(unit * t, lower), upper)
-
-
-def _whole_box(allowed: AttackSet) -> tuple[Tensor, Tensor]:
-    """The bounds without a radius that is also a member of the threat: the pixel box, with fixed pixels still fixed.
-
-    A radius that is in the bounds only is not part of the gauge, so it is kept.
-    """
-    members = allowed.bound.members if isinstance(allowed.bound, BoundIntersection) else [(allowed.bound, 1.0)]
-    if not any(isinstance(member, BoundLinf) for member, _ in members):
-        return allowed.lower, allowed.upper
-    examples = allowed.bound.examples
-    return torch.where(allowed.lower < 0, -examples, 0), torch.where(allowed.upper > 0, 1 - examples, 0)
 
 
 def _annealed(ends: tuple[float, float], k: int, steps: int) -> float:

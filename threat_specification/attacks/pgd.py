@@ -81,7 +81,7 @@ def _asking(memory: BestSoFar, loss: str, targets: Tensor | None = None) -> Grad
 
 def pgd(task: Task, draw: int) -> AttackResult:
     """Run PGD from scaled noise with two step sizes, since the better one is not known in advance."""
-    result = AttackResult.none(task.examples)
+    result = AttackResult.none(task.allowed.origin)
     for number, size in enumerate((task.allowed.reach / 4, 2 * task.allowed.reach)):
         left = task.after(result)
         memory = left.best_so_far()
@@ -99,7 +99,7 @@ def momentum_pgd(
     draw    number of the first start's random field; each later start uses the next number
     share   steps of each run, as a multiple of the task's steps
     """
-    result = AttackResult.none(task.examples)
+    result = AttackResult.none(task.allowed.origin)
     for number, start in enumerate(starts):
         result = result.then(_run(task.after(result), start, draw + number, share, loss))
     return result
@@ -115,7 +115,7 @@ def targeted_pgd(
                 reach the same points in fewer steps.
     """
     task = replace(task, allowed=replace(task.allowed, direction=direction))
-    result = replace(AttackResult.none(task.examples), forwards=task.robust.long())
+    result = replace(AttackResult.none(task.allowed.origin), forwards=task.robust.long())
     for start, count in starts.items():
         for towards in task.likeliest_others(count).unbind(1):
             result = result.then(_run(task.after(result), start, draw, share, "margin_targeted", towards))
@@ -126,7 +126,7 @@ def targeted_pgd(
 def _run(task: Task, start: str, draw: int, share: float, loss: str, targets: Tensor | None = None) -> AttackResult:
     """Make one run of PGD with momentum; it costs nothing if no example is left to attack."""
     if not bool(task.robust.any()):
-        return AttackResult.none(task.examples)
+        return AttackResult.none(task.allowed.origin)
     allowed, memory = task.allowed, task.best_so_far()
     origin, steps, size = begin(task, start, draw), max(1, round(share * task.steps)), FIRST_STEP * allowed.reach
     last = descend(_asking(memory, loss, targets), allowed, origin, steps, size, MOMENTUM, cosine)

@@ -31,18 +31,19 @@ def random_search(task: Task, draw: int) -> AttackResult:
     allowed, examples, queries = task.allowed, task.examples, QUERIES_PER_STEP * task.steps
     _, channels, height, width = examples.shape
     memory = task.best_so_far()
-    stripes = (uniform(task.seed, task.index, draw, (channels, 1, width)) < 0.5).expand_as(examples)
-    best = allowed.project(torch.where(stripes, allowed.lower, allowed.upper))
+    stripes = uniform(task.seed, task.index, draw, (channels, 1, width)).expand_as(examples)
+    share = allowed.from_pixels(stripes, lambda count: uniform(task.seed, task.index, draw, (count,)))
+    best = allowed.project(allowed.corner(share))
     margin = memory.ask(best)
     for query in range(1, queries):
         active = memory.active
         if not bool(active.any()):
             break
         side = window_side(query, queries, height, width)
-        draws = uniform(task.seed, task.index, draw + query, (2 + channels,))
-        inside = _window(draws[:, 0], height, side, 2) & _window(draws[:, 1], width, side, 3)
-        towards = torch.where((draws[:, 2:] < 0.5).view(-1, channels, 1, 1), allowed.lower, allowed.upper)
-        trial = allowed.project(torch.where(inside & per_image(active), towards, best))
+        draws = uniform(task.seed, task.index, draw + query, (3 + channels,))
+        inside = _window(draws[:, 0], height, side, 2) & _window(draws[:, 1], width, side, 3) & per_image(active)
+        up = (draws[:, 2 : 2 + channels] >= 0.5).view(-1, channels, 1, 1)
+        trial = allowed.project(allowed.with_window(best, inside, up, draws[:, -1]))
         value = memory.ask(trial)
         better = active & (value > margin)
         best, margin = torch.where(per_image(better), trial, best), torch.where(better, value, margin)

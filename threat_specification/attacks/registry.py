@@ -13,6 +13,7 @@ from threat_specification.attacks.inscribed import l2_inscribed
 from threat_specification.attacks.minimal_gauge import minimal_gauge
 from threat_specification.attacks.pgd import momentum_pgd, pgd, post_hoc, targeted_pgd
 from threat_specification.attacks.random_search import random_search
+from threat_specification.safe_moves.space import single_moves
 
 # `draw` is the number of an attack's first random field; attacks without common numbers have independent randomness.
 ATTACKS: dict[str, Attack] = {
@@ -29,6 +30,7 @@ ATTACKS: dict[str, Attack] = {
     "minimal_gauge": minimal_gauge,
     "random_search": partial(random_search, draw=10_000),
     "estimated_gradient": partial(estimated_gradient, draw=1_000_000),
+    "single_moves": single_moves,
     "pgd": partial(pgd, draw=5),
     "post_hoc": partial(post_hoc, draw=7),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,13 +63,68 @@ def attack_set(bound: BoundThreat, cell: Cell) -> AttackSet:
     return AttackSet(BoundIntersection(x, members), 1.0, lower, upper)
 
 
+class Space(Protocol):
+    """What the points of attacks stand for: sets of them, their images, and how their bounds are measured."""
+
+    def allowed(self, cell: Cell) -> AttackSet:
+        """The points of a cell."""
+
+    def origin(self) -> Tensor:
+        """The points that change nothing, [B, ...]."""
+
+    def image(self, point: Tensor) -> Tensor:
+        """The images of points, [B,C,H,W] in [0, 1]."""
+
+    def change(self, point: Tensor) -> Tensor:
+        """The perturbations of points, [B,C,H,W]."""
+
+    def as_seen(self, point: Tensor, perturbed: Tensor) -> Tensor:
+        """The points that stand for these images exactly, after `image` kept pixels in [0, 1]."""
+
+    def measure(self, point: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The threat, the length that the radius bounds, and whether all other bounds hold, [B] each."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Points are perturbations.
+
+    counted   [B, D] 0/1, the pixels whose change the radius bounds (default: all)
+    """
+
+    bound: BoundThreat
+    counted: Tensor | None = None
+
+    def allowed(self, cell: Cell) -> AttackSet:
+        return attack_set(self.bound, cell)
+
+    def origin(self) -> Tensor:
+        return torch.zeros_like(self.bound.examples)
+
+    def image(self, point: Tensor) -> Tensor:
+        return (self.bound.examples + point).clamp(0, 1)
+
+    def change(self, point: Tensor) -> Tensor:
+        return point
+
+    def as_seen(self, point: Tensor, perturbed: Tensor) -> Tensor:
+        return perturbed - self.bound.examples
+
+    def measure(self, point: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        delta = perturbed - self.bound.examples
+        flat = delta.flatten(1) if self.counted is None else delta.flatten(1) * self.counted
+        lower, upper = self.bound.bounds(None, None)
+        fixed = (lower == 0) & (upper == 0)  # the pixels of a frozen background
+        return self.bound.evaluate(delta), flat.abs().amax(1), ~((delta != 0) & fixed).flatten(1).any(1)
+
+
 class Search:
     """A record of all attacks on a batch of examples [B,C,H,W].
 
     right       [B] bool: the model predicts the label of the clean image
     broken_by   [B] number, from 1, of the first attack that succeeded in the headline cell; else STANDING or
                 WRONG_WITHOUT
-    worst       [B,C,H,W] the perturbation of that success, else the one of largest loss returned in the headline cell
+    worst       the point of that success, else the one of largest loss returned in the headline cell, [B,...]
     loss        [B] margin at `worst`
     no_answer   [B] bool: the model returned NaN for the clean image or an attack's point, which counts as an error
     forwards, backwards  [B] passes of each example
@@ -83,25 +139,25 @@ class Search:
         headline: Cell,
         steps: int,
         seed: int,
-        counted: Tensor | None = None,
+        space: Space | None = None,
     ) -> None:
-        """Predict the clean images. `counted`: [B, D] 0/1, the pixels whose change the radius bounds (default: all)."""
+        """Predict the clean images. `space`: what points stand for (default: perturbations)."""
         self.model, self.bound, self.labels, self.index = model, bound, labels, index
-        self.headline, self.steps, self.seed, self.counted = headline, steps, seed, counted
-        self.images = bound.examples
+        self.headline, self.steps, self.seed = headline, steps, seed
+        self.images, self.space = bound.examples, space or Pixels(bound)
         with torch.no_grad():
             self.clean_prediction = predicted(model(self.images))
         self.right = self.clean_prediction == labels
         self.no_answer = self.clean_prediction == NO_CLASS
         self.broken_by = torch.where(self.right, STANDING, WRONG_WITHOUT)
-        self.worst = torch.zeros_like(self.images)
+        self.worst = self.space.origin()
         self.loss = torch.full((len(labels),), -torch.inf, device=labels.device)
         self.forwards, self.backwards = (torch.zeros_like(labels) for _ in range(2))
         self._found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of adversarial examples, else infinite
 
     def task(self, cell: Cell, robust: Tensor) -> Task:
         """The task to attack the `robust` examples in a cell."""
-        allowed = attack_set(self.bound, cell)
+        allowed = self.space.allowed(cell)
         return Task(self.model, self.labels, allowed, robust, self.seed, self.index, self.steps)
 
     def attack(self, cell: Cell, attacks: Mapping[str, Attack]) -> None:
@@ -115,34 +171,28 @@ class Search:
                 robust = self.right
             if not bool(robust.any()):
                 continue
-            task = self.task(cell, robust)
-            self.record(attack(task), number, task.allowed.fixed)
+            self.record(attack(self.task(cell, robust)), number)
 
-    def record(self, result: AttackResult, number: int, fixed: Tensor) -> None:
-        """Evaluate an attack's points again and record them; `fixed` (`AttackSet.fixed`) are pixels not to change."""
+    def record(self, result: AttackResult, number: int) -> None:
+        """Evaluate an attack's points again and record them."""
         self.forwards += result.forwards
         self.backwards += result.backwards
-        perturbed = (self.images + result.delta).clamp(0, 1)
-        delta = perturbed - self.images
+        perturbed = self.space.image(result.delta)
+        point = self.space.as_seen(result.delta, perturbed)
         with torch.no_grad():
             answers = predicted(self.model(perturbed))
         wrong = self.right & (answers != self.labels)
         self.no_answer |= answers == NO_CLASS
-        wrong &= ~((delta != 0) & fixed).flatten(1).any(1)
-        threat, length = self.bound.evaluate(delta), self.length(delta)
+        threat, length, lawful = self.space.measure(point, perturbed)
+        wrong &= lawful
         before = self.robust(self.headline)
         self._found.append((_where_else_infinite(wrong, threat), _where_else_infinite(wrong, length)))
         new = before & ~self.robust(self.headline)
-        tried = (self.broken_by == STANDING) & ~wrong & self.headline.holds(threat, length)
+        tried = (self.broken_by == STANDING) & ~wrong & lawful & self.headline.holds(threat, length)
         replaced = new | (tried & (result.loss > self.loss))
-        self.worst = torch.where(per_image(replaced), delta, self.worst)
+        self.worst = torch.where(per_image(replaced), point, self.worst)
         self.loss = torch.where(replaced, result.loss, self.loss)
         self.broken_by = torch.where(new, number, self.broken_by)
-
-    def length(self, delta: Tensor) -> Tensor:
-        """l-inf norm of delta over the pixels that the radius bounds, [B]."""
-        flat = delta.flatten(1) if self.counted is None else delta.flatten(1) * self.counted
-        return flat.abs().amax(1)
 
     def robust(self, cell: Cell) -> Tensor:
         """[B] bool: examples that are right without attack and have no adversarial example in the cell so far."""

@@ -40,16 +40,16 @@ def scaled_noise(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Ten
 
 def corner(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
     """A random corner of the box, projected onto the set."""
-    up = uniform(seed, index, draw, tuple(allowed.lower.shape[1:])) >= 0.5
-    return allowed.project(torch.where(up, allowed.upper, allowed.lower))
+    return allowed.project(allowed.corner(uniform(seed, index, draw, tuple(allowed.lower.shape[1:]))))
 
 
 def smooth_corner(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:
     """A corner of the box, projected onto the set, in which neighbouring pixels mostly have the same sign."""
-    channels, height, width = allowed.lower.shape[1:]
+    channels, height, width = allowed.bound.examples.shape[1:]
     coarse = uniform(seed, index, draw, (channels, min(PATCHES, height), min(PATCHES, width))) - 0.5
     field = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-    return allowed.project(torch.where(field < 0, allowed.lower, allowed.upper))
+    share = allowed.from_pixels(torch.where(field < 0, 0.0, 1.0), lambda count: uniform(seed, index, draw, (count,)))
+    return allowed.project(allowed.corner(share))
 
 
 def bright(allowed: AttackSet, seed: int, index: Tensor, draw: int) -> Tensor:

@@ -14,6 +14,7 @@ from foundations.errors import look_up
 from threat_specification.base import BoundThreat, check_delta, check_threshold, refuse_non_finite
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
 from threat_specification.projected_displacement.directions import UnsafeDirections
+from threat_specification.projected_displacement.dual_newton import ACCEPT
 from threat_specification.projected_displacement.masks import BACKGROUNDS
 from threat_specification.projected_displacement.projection import project_exact
 from threat_specification.projected_displacement.tangents import Tangents
@@ -98,6 +99,25 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
             self.scaled[unsolved] += 1
             point[unsolved] = self.scale(delta, threshold, lower, upper)[unsolved]
         return point
+
+    def project_beside(self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest point to delta in {PD <= threshold} and a box that need not contain 0.
+
+        Returns it, and [B] bool: False where the set is empty, or where Newton's method does not find the point.
+        """
+        if self.projection != "exact":
+            return super().project_beside(delta, threshold, lower, upper)
+        self.warm = WarmStart.empty(self) if self.warm is None else self.warm
+        with full_precision(self.examples.device.type):
+            point, unsolved = project_exact(self, delta, threshold, lower, upper, self.warm, can_be_empty=True)
+        found = torch.ones_like(self.scaled, dtype=torch.bool)
+        found[unsolved] = False
+        # The solver may set a point to 0 or shrink it by rounding, which can leave a box without 0.
+        clipped = torch.minimum(torch.maximum(point, lower), upper)
+        moved = (clipped != point).flatten(1).any(1)
+        if bool((moved & found).any()):
+            found &= ~moved | (self.evaluate(clipped) <= threshold * (1 + ACCEPT))
+        return clipped, found
 
 
 # segmented_norm -> whether the norm in the segmented form is that of all of a_j - x

@@ -161,6 +161,18 @@ def is_vanished(work: Work) -> Tensor:
     return work.point.norm(dim=1) <= VANISHED * work.target.norm(dim=1)
 
 
+def is_empty(work: Work, threshold: float) -> Tensor:
+    """True where the multipliers prove that no point of the bounds satisfies the constraints, [R] bool (Farkas).
+
+    Such a point p has <p, l V> <= threshold * sum(l); this fails if even the bounds' smallest value of <p, l V> is
+    larger. Multipliers grow without end where the set is empty, so that they prove it after a few steps.
+    """
+    along = (work.target - work.shifted).double()
+    smallest = torch.where(along > 0, work.lower, work.upper).double() * along
+    excess = smallest.sum(1) - threshold * work.l.sum(1)
+    return excess > NOISE * smallest.abs().sum(1)
+
+
 def settle(work: Work, hessian: Tensor, threshold: float, buffers: Buffers) -> Tensor:
     """Make the float32 points feasible, with feasibility computed in float64; returns True for success, [R] bool.
 

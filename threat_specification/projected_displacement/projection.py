@@ -20,6 +20,7 @@ from threat_specification.projected_displacement.dual_newton import (
     curvature,
     inner,
     is_converged,
+    is_empty,
     is_vanished,
     newton_step,
     residual_of,
@@ -43,6 +44,7 @@ def project_exact(
     lower: Tensor,
     upper: Tensor,
     warm: WarmStart,
+    can_be_empty: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """argmin_p ||p - delta||^2  subject to  <p, v_j> <= threshold for all anchors j,  lower <= p <= upper.
 
@@ -57,7 +59,7 @@ def project_exact(
     feasible are only clipped.
 
     Returns the points, and the numbers of the rows that Newton's method did not solve. `warm` is the warm start; it is
-    updated.
+    updated. `can_be_empty`: the bounds need not contain 0, so that a set may be empty; its row is not solved.
     """
     clipped = torch.minimum(torch.maximum(delta, lower), upper)
     flat = clipped.flatten(1)
@@ -81,7 +83,7 @@ def project_exact(
             if bool(accepted.all()):
                 continue
             work = work.take(~accepted)
-        parts.append(_solve(bound, work, threshold, result, warm))
+        parts.append(_solve(bound, work, threshold, result, warm, can_be_empty))
     return result.view_as(delta), torch.cat([outside[:0], *parts])
 
 
@@ -181,15 +183,20 @@ def _accept(bound, work: Work, nearest: Tensor, threshold: float, result: Tensor
     return right
 
 
-def _solve(bound, work: Work, threshold: float, result: Tensor, warm: WarmStart) -> Tensor:
+def _solve(bound, work: Work, threshold: float, result: Tensor, warm: WarmStart, can_be_empty: bool) -> Tensor:
     """Project the examples of `work` into `result`; returns the numbers of those left unsolved."""
     unsolved = [work.numbers[:0]]
     for _ in range(ROUNDS):
         if 4 * work.rows.numel() > 2 * pace_of(work.rows.device).rows_bytes and len(work.numbers) > 1:
             half = torch.arange(len(work.numbers), device=work.rows.device) < len(work.numbers) // 2
-            parts = [_solve(bound, work.take(part), threshold, result, warm) for part in (half, ~half)]
+            parts = [_solve(bound, work.take(part), threshold, result, warm, can_be_empty) for part in (half, ~half)]
             return torch.cat(unsolved + parts)
         newton_step(work, residual_of(work), threshold)
+        if can_be_empty and bool((empty := is_empty(work, threshold)).any()):
+            unsolved.append(work.numbers[empty])
+            work = work.take(~empty)
+            if not len(work.numbers):
+                return torch.cat(unsolved)
         at_rest = is_converged(work)
         at_zero = at_rest & is_vanished(work)
         noise = (NOISE * work.point.norm(dim=1) + SETTLED) * warm.longest[work.numbers]
