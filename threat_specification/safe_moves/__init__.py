@@ -1,0 +1,1 @@
+"""Safe moves: everyday changes of an image that an adversary may mix."""
