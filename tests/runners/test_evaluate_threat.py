@@ -229,7 +229,7 @@ def test_quick_changes_are_measured_on_request(digits_root: Command) -> None:
     """They are no part of the default, whose run is the same with its suites named."""
     words = [word for word in WORDS if not word.startswith("--suites")]
     assert digits_root.where(*words) == digits_root.where(*words, "--suites=C,C-bar,torchvision")
-    result, _ = read(digits_root.ok(*words, "--suites=quick", "--severities=3"))
+    result, _ = read(digits_root.ok(*words, "--suites=quick", "--severities=3", "--num_examples=20"))
     assert [row["perturbation"] for row in result["table"] if row["group"] == "safe"] == SUITES["quick"]
     assert all(row["threats"]["L2"]["mean"] > 0 for row in result["table"])
 
