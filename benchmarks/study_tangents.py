@@ -34,12 +34,12 @@ from datasets.sampling import stratified_subset
 from foundations.environment import make_environment
 from foundations.results import markdown_table
 from runners.evaluate_threat import perturbations
+from runners.evaluate_threat.desc import DEFAULT_SUITES
 from runners.inputs import read_threat
 from testing.perturbed import PerturbationEvaluation
 from testing.separation import Bootstrap, Placements
 from testing.shards import Shard
 from threat_specification import L2
-from threat_specification.perturbations.registry import SUITES
 from threat_specification.projected_displacement.tangents import TangentMetric, Tangents
 from threat_specification.projected_displacement.threat import ProjectedDisplacement
 from threat_specification.registry import TANGENTS
@@ -87,7 +87,7 @@ def measured(data: Dataset, forms: dict[str, ProjectedDisplacement], count: int)
     labels = data.test.labels.cpu()
     index = stratified_subset(labels, min(count, len(labels)), SEED)
     find = perturbations.Partners(data.test, SEED)
-    changes = perturbations.safe(tuple(SUITES), (1, 2, 3, 4, 5), SEED) + perturbations.unsafe(find, SEED)
+    changes = perturbations.safe(DEFAULT_SUITES, (1, 2, 3, 4, 5), SEED) + perturbations.unsafe(find, SEED)
     changes = [change for change in changes if change.group in ("safe", "unsafe")]
     parts = []
     for number, rows in enumerate(index.split(SHARD)):

@@ -16,10 +16,12 @@ from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
+from threat_specification.perturbations.registry import SUITES
 
 MEASURED = 2  # version of what is measured: 2 has the tangent form, and coverage
 HEADLINE = 0.95  # the coverage of the headline
-SUITE_NAMES = ("C", "C-bar", "torchvision")
+SUITE_NAMES = tuple(SUITES)
+DEFAULT_SUITES = ("C", "C-bar", "torchvision")
 
 
 def whole_severities(value: tuple[float, ...]) -> str | None:
@@ -66,8 +68,9 @@ class PerturbationHparams(Hparams):
         (1.0, 2.0, 3.0, 4.0, 5.0), "Severities of the safe perturbations.", check=whole_severities
     )
     suites: str = setting(
-        ",".join(SUITE_NAMES),
-        "Safe perturbations made on the fly: C (19 common corruptions), C-bar (ImageNet-C-bar), torchvision.",
+        ",".join(DEFAULT_SUITES),
+        "Safe perturbations made on the fly: C (19 common corruptions), C-bar (ImageNet-C-bar), torchvision, "
+        "quick (nine cheap ones).",
         check=suites,
     )
     corruption_files: str = setting(

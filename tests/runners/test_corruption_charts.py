@@ -17,7 +17,7 @@ from runners.evaluate_threat.measurement import Measurement
 from testing.perturbed import PerturbationEvaluation
 from testing.shards import Shard
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
-from threat_specification.perturbations.registry import CATEGORIES, OTHER, SAFE, category
+from threat_specification.perturbations.registry import CATEGORIES, OTHER, SAFE, SUITES, category
 
 INDEX = torch.arange(5, 17)
 
@@ -47,7 +47,7 @@ def measured(mask_source: Any) -> Measurement:
     plain = ProjectedDisplacement(anchors=anchors)
     segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source=mask_source)
     find = perturbations.Partners(data.test, 0)
-    made = perturbations.safe(["C", "C-bar", "torchvision"], (1, 4), 0) + perturbations.unsafe(find, 0)
+    made = perturbations.safe(list(SUITES), (1, 4), 0) + perturbations.unsafe(find, 0)
     assert segmented.mask_source is not None
     made += perturbations.regions(made, segmented.mask_source)
     index = INDEX

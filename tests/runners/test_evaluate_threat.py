@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from datasets.registry import load_dataset
 from tests.conftest import PROJECT, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.perturbations.registry import SUITES
 
 WORDS = [
     "evaluate_threat",
@@ -222,6 +223,15 @@ def test_missing_anchors_and_models_are_named(command: Command) -> None:
     done = command("evaluate_threat", "--dataset_name=digits")
     assert done.returncode == 1
     assert "first run: python nonisotropic.py compute_threat --dataset_name=digits" in done.stderr
+
+
+def test_quick_changes_are_measured_on_request(digits_root: Command) -> None:
+    """They are no part of the default, whose run is the same with its suites named."""
+    words = [word for word in WORDS if not word.startswith("--suites")]
+    assert digits_root.where(*words) == digits_root.where(*words, "--suites=C,C-bar,torchvision")
+    result, _ = read(digits_root.ok(*words, "--suites=quick", "--severities=3", "--num_examples=20"))
+    assert [row["perturbation"] for row in result["table"] if row["group"] == "safe"] == SUITES["quick"]
+    assert all(row["threats"]["L2"]["mean"] > 0 for row in result["table"])
 
 
 def test_stored_command_leads_back(measured: Path, digits_root: Command) -> None:

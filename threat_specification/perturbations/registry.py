@@ -5,6 +5,8 @@ C            the 19 common corruptions of Hendrycks and Dietterich (2019), with 
 C-bar        the noises of ImageNet-C-bar (Mintun et al. 2021), with the levels of CIFAR-10-C-bar for small images if it
              has the noise, and else those of ImageNet-C-bar
 torchvision  common augmentations of torchvision v2; their strengths were chosen for this project
+quick        nine changes that are cheap enough for every batch of training (quick.py); like C, they have parameters for
+             small and for large images, chosen to be about as long in mean l2 as those of the same kind in C
 
 CATEGORIES divides them by kind, as Table 2 of arXiv 2501.18098 does.
 """
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from foundations.lazy import load_object
-from threat_specification.perturbations.draws import Draws
+
+if TYPE_CHECKING:  # this file is read for names before a run, without torch
+    from torch import Tensor
+
+    from threat_specification.perturbations.draws import Draws
 
 LARGE = 96  # images whose shorter side has at least this many pixels get the parameters for large images
 
@@ -64,6 +68,10 @@ def _c(function: str, small: Parameters, large: Parameters) -> Safe:
 
 def _c_bar(name: str, large: Parameters, small: Parameters = ()) -> Safe:
     return Safe("C-bar", f"c_bar:{name}", small or large, large)
+
+
+def _quick(name: str, small: Parameters, large: Parameters = ()) -> Safe:
+    return Safe("quick", f"quick:{name}", small, large)
 
 
 SAFE: dict[str, Safe] = {
@@ -176,26 +184,37 @@ SAFE: dict[str, Safe] = {
     "autocontrast": Safe("torchvision", "colour_and_shape:autocontrast", ((),)),
     "sharpness": Safe("torchvision", "colour_and_shape:sharpness", _graded(1.5, 2, 3, 4, 6)),
     "grayscale": Safe("torchvision", "colour_and_shape:grayscale", _graded(0.2, 0.4, 0.6, 0.8, 1)),
+    "brighter": _quick("brighter", _graded(0.045, 0.085, 0.13, 0.17, 0.25), _graded(0.085, 0.17, 0.25, 0.33, 0.4)),
+    "darker": _quick("darker", _graded(0.08, 0.16, 0.24, 0.31, 0.44), _graded(0.17, 0.34, 0.49, 0.61, 0.7)),
+    "less_contrast": _quick("less_contrast", _graded(0.75, 0.5, 0.4, 0.3, 0.15), _graded(0.4, 0.3, 0.2, 0.1, 0.05)),
+    "soft_blur": _quick("soft_blur", _graded(0.4, 0.6, 0.7, 0.8, 1), _graded(1, 2, 3, 4, 6)),
+    "fine_noise": _quick("fine_noise", _graded(0.04, 0.06, 0.08, 0.09, 0.1), _graded(0.08, 0.12, 0.175, 0.25, 0.35)),
+    "coarse_pixels": _quick(
+        "coarse_pixels", ((2, 0.4), (2, 0.7), (2, 1), (3, 0.85), (3, 1)), ((2, 1), (3, 0.85), (3, 1), (4, 1), (5, 1))
+    ),
+    "low_field": _quick("low_field", _graded(0.055, 0.11, 0.147, 0.175, 0.22), _graded(0.1, 0.18, 0.25, 0.265, 0.28)),
+    "shift": _quick("shift", _graded(1 / 32, 2 / 32, 3 / 32, 4 / 32, 1 / 6)),
+    "fewer_levels": _quick("fewer_levels", _graded(41, 19, 9, 5, 3)),
 }
 
 # Kind of change -> its corruptions: the paper's six categories, and "geometric", which it does not have.
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "noise": (
         "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "blue_noise_sample", "brownish_noise",
-        "perlin_noise", "single_frequency_greyscale", "plasma_noise",
+        "perlin_noise", "single_frequency_greyscale", "plasma_noise", "fine_noise",
     ),
     "blur": (
         "gaussian_blur", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "cocentric_sine_waves",
-        "caustic_refraction",
+        "caustic_refraction", "soft_blur",
     ),
-    "compression": ("pixelate", "jpeg_compression"),
+    "compression": ("pixelate", "jpeg_compression", "coarse_pixels"),
     "digital": (
         "brightness", "contrast", "saturate", "elastic_transform", "elastic", "color_jitter", "posterize",
-        "autocontrast", "sharpness", "grayscale",
+        "autocontrast", "sharpness", "grayscale", "brighter", "darker", "less_contrast", "fewer_levels",
     ),
-    "weather": ("snow", "frost", "fog"),
+    "weather": ("snow", "frost", "fog", "low_field"),
     "occlusion": ("spatter", "checkerboard_cutout", "sparkles", "inverse_sparkles"),
-    "geometric": ("affine", "perspective"),
+    "geometric": ("affine", "perspective", "shift"),
 }  # fmt: skip
 OTHER = "other"  # category of a corruption with an unknown name, which only files can hold
 
@@ -206,5 +225,6 @@ def category(name: str) -> str:
 
 
 SUITES: dict[str, list[str]] = {
-    suite: [name for name, entry in SAFE.items() if entry.suite == suite] for suite in ("C", "C-bar", "torchvision")
+    suite: [name for name, entry in SAFE.items() if entry.suite == suite]
+    for suite in ("C", "C-bar", "torchvision", "quick")
 }
