@@ -583,6 +583,21 @@ class TestingHparams(Hparams):
     N_radii: tuple[float, ...] = setting(
         (), "A grid: these radii too, each with every threshold.", check=in_range(0), when="N_adv_eval"
     )
+    safe_moves: str = setting(
+        "",
+        "Attack in the set of mixtures of safe changes plus noise too, whose radius is --N_radius: suites or changes "
+        "with a severity, such as C:3,torchvision:2 or brighter:3,fog:2 (the flag alone: quick:3).",
+        when="N_adv_eval",
+        hashed_if_set=True,
+        bare="quick:3",
+    )
+    safe_moves_count: int = setting(
+        0,
+        "Only this many of those changes, the same number of each suite (0: all).",
+        check=in_range(0),
+        when="safe_moves",
+        hashed_if_set=True,
+    )
     attacks: str = setting(
         "",
         "Members of the nonisotropic ensemble by name, in order, comma-separated (default: all that fit).",

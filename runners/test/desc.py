@@ -17,6 +17,7 @@ from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm, tangents_named
+from threat_specification.safe_moves.changes import changes_named
 
 # Version of the attacks, increased when they change: results of another ensemble belong to another run, so that an old
 # figure is never returned for stronger attacks.
@@ -24,11 +25,13 @@ ENSEMBLE = 3
 
 # The evaluations of `test`, by their names in result.json.
 OTHER_ANCHORS = "N_adv_train_anchors"  # with the anchors of training, if the evaluation uses others
+MOVES = "N_adv_moves"  # in the set of mixtures of safe changes plus noise
 EVALUATIONS = {
     "standard": "clean",
     "adv": "isotropic attack",
     "N_adv": "nonisotropic attack",
     OTHER_ANCHORS: "the same, anchors of training",
+    MOVES: "safe changes and noise",
 }
 
 
@@ -136,7 +139,12 @@ class TestDesc(Desc):
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         named = tangents_named("tangents", testing.tangents)
-        object.__setattr__(self, "testing", dataclasses.replace(testing, tangents=named))
+        moves = changes_named("safe_moves", testing.safe_moves, testing.safe_moves_count)
+        if moves and testing.segmented and testing.background == "frozen":
+            raise UsageError("--safe_moves: they change the background, which is frozen; add --background=radius")
+        # With the changes spelt out, their number says nothing more.
+        testing = dataclasses.replace(testing, tangents=named, safe_moves=moves, safe_moves_count=0)
+        object.__setattr__(self, "testing", testing)
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":
@@ -195,7 +203,8 @@ class TestDesc(Desc):
         tables = [markdown_table(header, rows)]
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
-        tables += filter(None, [binding(result.get("N_adv", {})), then_project_table([("", result)])])
+        tables += filter(None, [binding(result.get("N_adv", {})), moves_table(result.get(MOVES))])
+        tables += filter(None, [then_project_table([("", result)])])
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -203,6 +212,25 @@ class TestDesc(Desc):
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
         return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+
+
+def moves_table(metrics: dict[str, Any] | None) -> str:
+    """Accuracy in the set of mixtures of safe changes plus noise, beside its parts alone; "" without it."""
+    if metrics is None:
+        return ""
+    threat, radius = f"{metrics['norm']} <= {metrics['threshold']:.4g}", f"{metrics['radius']:.4g}"
+    rows = {
+        f"one safe change, mean of {len(metrics['single'])}": metrics["single_mean"],
+        "one safe change, the worst for each image": metrics["single_worst"],
+        f"mixture, {threat}": metrics["mixture_alone"],
+        f"noise up to {radius}, {threat}": metrics["noise_alone"],
+        f"noise up to {radius}": metrics["ball"],
+        f"mixture and noise, {threat}": metrics["accuracy"],
+        "mixture and noise": metrics["without_threat"],
+        "mixture": metrics["mixture_without_threat"],
+    }
+    table = markdown_table(["changed by", "accuracy"], [[name, f"{value:.4f}"] for name, value in rows.items()])
+    return f"{table}\n\nthe threat is at its threshold for {metrics['binding']:.0%} of the adversarial examples"
 
 
 HARDLY = 0.02  # a difference of accuracies that hardly matters

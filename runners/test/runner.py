@@ -26,8 +26,8 @@ from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import then_project
-from runners.test.desc import EVALUATIONS, OTHER_ANCHORS, forms_of
+from runners.test import moves, then_project
+from runners.test.desc import EVALUATIONS, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
@@ -41,6 +41,7 @@ from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import WRONG_WITHOUT, Cell
 from threat_specification.perceptual import from_package
 from threat_specification.registry import norm
+from threat_specification.safe_moves.changes import parse
 from training.network import distributed
 
 STRIP_ROWS = 6
@@ -150,12 +151,14 @@ class Test(Runner):
                 self.store,
                 in_lockstep=self._is_lockstep(),
             )
+        if MOVES in self.evaluations:
+            moves.add_noise_alone(arrays, self.evaluations["N_adv"], self.evaluations[MOVES])
         for lost in self._without_answer(arrays):
             refuse_no_answers(torch.from_numpy(lost), self.index)
         result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
         self._add_published(result)
         result["saved_adversarials"] = self.testing.save_adversarials
-        for name in ("adv", "N_adv"):
+        for name in ("adv", "N_adv", MOVES):
             if name in result:
                 # On every process, since anchors may be sharded over the processes.
                 result[name]["warnings"] = self._suspicions(name, arrays)
@@ -176,7 +179,7 @@ class Test(Runner):
         """[n] bool, for each evaluation: images for which the model has no answer without any attack."""
         if "standard_prediction" in arrays:
             yield arrays["standard_prediction"] == NO_CLASS
-        for name in ("adv", "N_adv"):
+        for name in ("adv", "N_adv", MOVES):
             if f"{name}_no_answer" in arrays:
                 yield arrays[f"{name}_no_answer"] & (arrays[f"{name}_broken_by"] == WRONG_WITHOUT)
 
@@ -249,6 +252,9 @@ class Test(Runner):
             evaluations[OTHER_ANCHORS] = replace(
                 evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS
             )
+        if self.threat is not None and self.testing.safe_moves:
+            changes = parse(self.testing.safe_moves)
+            evaluations[MOVES] = moves.evaluation(evaluations["N_adv"], changes, self.seed)
         return evaluations
 
     def _ball_evaluation(self) -> AttackEvaluation:
@@ -301,6 +307,9 @@ class Test(Runner):
             return common | clean_metrics(arrays)
         if self.testing.N_coverage and name != OTHER_ANCHORS:  # nobody measured the coverage of those
             common["coverage"] = self.testing.N_coverage
+        if name == MOVES:
+            alone = self._metrics("N_adv", arrays)
+            return common | moves.metrics(evaluation, arrays, alone, names_in(self.testing.safe_moves))
         if name == "adv":
             return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
@@ -358,6 +367,8 @@ class Test(Runner):
         for name in attacked:
             columns += self._attacked_columns(name, clean[rows], first[f"{name}_image"][rows])
         write_strip(self.directory / "strip.png", columns)
+        if MOVES in attacked:
+            moves.write_gallery(self.directory / "moves.png", clean, first, names_in(self.testing.safe_moves))
         if self.testing.save_adversarials:
             self._write_adversarials(attacked)
 

@@ -24,6 +24,17 @@ def parse(text: str) -> tuple[tuple[str, int], ...]:
     return tuple(_move(item.strip()) for item in text.split(",") if item.strip())
 
 
+def changes_named(flag: str, text: str, count: int = 0) -> str:
+    """Every change of a flag's value by name, with its severity, such as "brighter:3,darker:3"; "" if it is empty.
+
+    Raises UsageError, with the name of the flag, for an unknown one.
+    """
+    try:
+        return ",".join(f"{name}:{severity}" for name, severity in names(parse(text), count))
+    except UsageError as error:
+        raise UsageError(f"--{flag}: {error}") from None
+
+
 def _move(item: str) -> tuple[str, int]:
     name, colon, severity = (part.strip() for part in item.partition(":"))
     if name not in SUITES and name not in SAFE:

@@ -13,7 +13,7 @@ Shapes: B batch, C, H, W, D = C*H*W, K safe changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,8 +29,6 @@ from threat_specification.safe_moves.simplex import capped_simplex
 
 SMALLEST = 1e-9  # smallest threshold and radius: the gauge divides by them
 HALVINGS = 2  # bisections of the share of a mixture that noise must make possible
-BOXES = 3  # joint projections of noise and weights, each with the noise's box around the mixture found before
-STILL = 1e-4  # change of a weight that is no reason for another one
 EDGE = 1e-6  # distance from 0 or 1 at which a pixel is at its end
 INSIDE = 1 - 1e-5  # factor of a mixture that is scaled onto the border of the threat, against rounding
 
@@ -76,6 +74,11 @@ class SafeMoves:
         """Threat of each safe change alone, [B,K]."""
         shifts = self.shifts.view(len(self.shifts), self.count, *self.examples.shape[1:])
         return torch.stack([self.threat.evaluate(shift) for shift in shifts.unbind(1)], 1)
+
+    def single(self) -> Iterator[Tensor]:
+        """The images of each safe change alone, [B,C,H,W] in [0, 1]."""
+        for shift in self.shifts.unbind(1):
+            yield (self.examples + shift.view_as(self.examples)).clamp(0, 1)
 
     def mixture(self, weights: Tensor) -> Tensor:
         """sum_k c_k s_k for weights [B,K], [B,C,H,W]."""
@@ -148,24 +151,20 @@ class BoundMixtures(BoundThreat):
     def _together(self, noise: Tensor, wanted: Tensor, weights: Tensor, level: Tensor, radius: Tensor) -> Tensor:
         """The weights [B,K] of the nearest point (noise, weights) to the wanted one, if the threat knows it.
 
-        The box of the noise depends on the mixture; it is that of `weights`, and then of those found with it.
+        The noise's box depends on the mixture; it is that of `weights`. A second solution, with the box of the weights
+        found, makes attacks slower and no stronger.
         """
-        lifted = self._lifted
-        if lifted is None:
+        if self._lifted is None:
             return weights
-        t, largest = per_image(level), self.unit.squeeze(1) * (level.clamp_max(1) / level)
-        none, most = torch.zeros_like(weights), torch.ones_like(weights) * level.clamp_max(1).unsqueeze(1)
-        for _ in range(BOXES):
-            mixture = self.moves.mixture(weights)
-            lower, upper = self._box(mixture, radius)
-            bounds = self.join(lower - mixture, none) / t, self.join(upper - mixture, most) / t
-            point, unsolved = lifted.project(self.join(noise, wanted) / t, self.threshold, largest, *bounds)
-            found, before = self.parts(point * t)[1], weights
-            found[unsolved] = weights[unsolved]
-            weights = capped_simplex(found, level.clamp_max(1))
-            if bool(((weights - before).abs() <= STILL).all()):
-                break
-        return weights
+        t, cap, mixture = per_image(level), level.clamp_max(1), self.moves.mixture(weights)
+        lower, upper = self._box(mixture, radius)
+        none, most = torch.zeros_like(weights), cap.unsqueeze(1).expand_as(weights)
+        bounds = self.join(lower - mixture, none) / t, self.join(upper - mixture, most) / t
+        largest = self.unit.squeeze(1) * cap / level
+        point, unsolved = self._lifted.project(self.join(noise, wanted) / t, self.threshold, largest, *bounds)
+        found = self.parts(point * t)[1]
+        found[unsolved] = weights[unsolved]
+        return capped_simplex(found, cap)
 
     @cached_property
     def _lifted(self) -> LiftedDirections | None:
