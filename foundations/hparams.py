@@ -378,6 +378,20 @@ class TrainingHparams(Hparams):
         check=one_of("frozen", "radius", "free"),
         when="N_train_segmented",
     )
+    N_train_safe_moves: str = setting(
+        "",
+        "That adversary mixes safe changes, beside noise up to its radius: as --safe_moves of test.",
+        when="N_adv_train",
+        hashed_if_set=True,
+        bare="quick:3",
+    )
+    N_train_safe_moves_count: int = setting(
+        0,
+        "Only this many of those changes, the same number of each suite (0: all).",
+        check=in_range(0),
+        when="N_train_safe_moves",
+        hashed_if_set=True,
+    )
     channels_last: bool = setting(False, "Images in the memory layout that suits convolutions.", hashed=False)
     compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)
     checkpoint_minutes: float = setting(

@@ -15,6 +15,7 @@ from threat_specification.attacks.base import AttackSet, input_gradient
 from threat_specification.attacks.pgd import constant, descend, falling
 from threat_specification.attacks.starts import STARTS
 from threat_specification.base import Threat
+from threat_specification.safe_moves.mixtures import MixtureSet, SafeMoves
 from training.batch import Batch
 from training.objectives import Part
 from training.starts import RandomStarts, Starts
@@ -23,6 +24,9 @@ STEP = 2.5  # total length of several steps, relative to the size of the set (Ma
 SINGLE_STEP = 1.25  # length of a single step; longer ones cause catastrophic overfitting (Wong et al. 2020)
 LOSS_SCALE = 1024.0  # against underflow of 16-bit gradients; a power of two, so that scaling is exact
 
+MOVES_SEED = 1_000_003  # between the seeds of the safe changes of two steps of the optimizer
+
+Moves = Callable[[Tensor, Tensor, int], Tensor]  # (images, rows of the data set, seed) -> changed images [b,K,C,H,W]
 Inner = Callable[[nn.Module, Batch], Callable[[Tensor], Tensor]]  # (model, batch) -> logits -> loss to maximise
 
 
@@ -80,6 +84,8 @@ class PGD:
     momentum   factor of the previous direction in the next one (Dong et al. 2018, arXiv 1710.06081)
     starts     starting points
     growth     epoch -> factor of the perturbation, which shrinks the whole set and all steps alike
+    moves      safe changes of a batch, given its images, rows and a seed, [b,K,C,H,W]: the set is then that of their
+               mixtures plus noise up to the radius. They are new at every step of the optimizer
     """
 
     name: str
@@ -95,14 +101,14 @@ class PGD:
     momentum: float = 0.0
     starts: Starts = RandomStarts()
     growth: Callable[[int], float] = Growth()
+    moves: Moves | None = None
 
     def __call__(self, model: nn.Module, batch: Batch, step: Step) -> Part:
         with self.threat.session():
             return self._perturbed(model, batch, step)
 
     def _perturbed(self, model: nn.Module, batch: Batch, step: Step) -> Part:
-        bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
-        allowed = AttackSet.within(bound, self.threshold, self.radius)
+        allowed = self._allowed(batch, step)
         factor = self.growth(step.epoch)
         fresh = STARTS[self.starts.fresh](allowed, self.seed, batch.index, step.iteration)
         start = self.starts.begin(batch, fresh)
@@ -110,21 +116,34 @@ class PGD:
             loss = INNER_LOSSES[self.loss](model, batch)
 
             def gradient_at(delta: Tensor) -> tuple[Tensor, None]:
-                return _input_gradient(model, batch.images + factor * delta, loss), None
+                return allowed.pull_back(_input_gradient(model, allowed.image(factor * delta), loss), delta), None
 
             course = SCHEDULES[self.schedule]
-            delta = descend(gradient_at, allowed, start, self.steps, self.step_size, self.momentum, course)
+            size = self.step_size if self.moves is None else self.step_share * allowed.reach
+            delta = descend(gradient_at, allowed, start, self.steps, size, self.momentum, course)
         self.starts.end(batch, delta)
-        return Part(self.name, (batch.images + factor * delta).clamp(0, 1), batch.labels)
+        return Part(self.name, allowed.image(factor * delta), batch.labels)
+
+    def _allowed(self, batch: Batch, step: Step) -> AttackSet:
+        bound = self.threat.bind(batch.images, batch.labels, **batch.context(self.threat))
+        if self.moves is None:
+            return AttackSet.within(bound, self.threshold, self.radius)
+        changed = self.moves(batch.images, batch.index, self.seed + MOVES_SEED * step.iteration)
+        return MixtureSet.of(SafeMoves(bound, changed), self.threshold, self.radius)
+
+    @property
+    def step_share(self) -> float:
+        """Length of a step in units of the set's size, averaged over the steps."""
+        usual = STEP if self.steps > 1 else SINGLE_STEP
+        return (self.reach or usual) / self.steps
 
     @property
     def step_size(self) -> float:
         """Length of a step as a change of each pixel, averaged over the steps."""
-        usual = STEP if self.steps > 1 else SINGLE_STEP
-        return (self.reach or usual) / self.steps * self.size
+        return self.step_share * self.size
 
 
 def _input_gradient(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The gradient with respect to the images, times LOSS_SCALE; the weights get no gradient."""
-    inputs = images.clamp(0, 1).detach().requires_grad_(True)
+    """The gradient with respect to the images in [0, 1], times LOSS_SCALE; the weights get no gradient."""
+    inputs = images.detach().requires_grad_(True)
     return input_gradient(LOSS_SCALE * loss(model(inputs)), inputs)

@@ -18,6 +18,7 @@ from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form, coverage_run
 from runners.train.defaults import named_defaults
 from threat_specification.registry import check_norm, tangents_named
+from threat_specification.safe_moves.changes import changes_named
 from training.optimizers import OPTIMIZERS
 
 # The switches that add something to plain training.
@@ -85,8 +86,17 @@ class TrainDesc(Desc):
         check_choice("optimizer", self.training.optimizer, OPTIMIZERS)
         if self.training.adv_train:
             check_norm("adv_train_attack_norm", self.training.adv_train_attack_norm)
-        named = tangents_named("N_train_tangents", self.training.N_train_tangents)
-        object.__setattr__(self, "training", dataclasses.replace(self.training, N_train_tangents=named))
+        training = self.training
+        named = tangents_named("N_train_tangents", training.N_train_tangents)
+        moves = changes_named("N_train_safe_moves", training.N_train_safe_moves, training.N_train_safe_moves_count)
+        if moves and training.adv_start == "last":
+            raise UsageError("--N_train_safe_moves: they are new at every step; use another --adv_start than last")
+        if moves and training.N_train_segmented and training.N_train_background == "frozen":
+            raise UsageError("--N_train_safe_moves: they change the background; add --N_train_background=radius")
+        training = dataclasses.replace(
+            training, N_train_tangents=named, N_train_safe_moves=moves, N_train_safe_moves_count=0
+        )
+        object.__setattr__(self, "training", training)
         if self.training.N_adv_train and self.training.N_train_segmented:
             check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
 
@@ -98,6 +108,7 @@ class TrainDesc(Desc):
             "mixup": self.augmentation.mixup,
             "adv_train": self.training.adv_train,
             "N_adv_train": self.training.N_adv_train,
+            "safe_moves": self.training.N_adv_train and bool(self.training.N_train_safe_moves),
             "cutmix": self.augmentation.cutmix,
             "trades": self.training.has_adversary and self.training.adv_loss == "trades",
             "awp": self.training.has_adversary and self.training.awp,

@@ -18,7 +18,8 @@ from runners.train.desc import TrainDesc
 from testing.shards import Shard, count_correct
 from threat_specification import ProjectedDisplacement
 from threat_specification.registry import norm
-from training.adversaries import PGD, Growth
+from threat_specification.safe_moves.changes import changed, parse
+from training.adversaries import PGD, Growth, Moves
 from training.augmentation import (
     Chain,
     CutMix,
@@ -61,11 +62,18 @@ def adversaries_from(
                 reach=training.N_adv_train_step,
                 schedule=training.N_adv_train_step_schedule,
                 momentum=training.N_adv_train_momentum,
+                moves=moves_of(training),
             )
         )
     starts = STARTS[training.adv_start](len(adversaries), len(train), info.shape, train.labels.device)
     growth = Growth(training.adv_train_start_epoch, training.adv_train_growth_epochs)
     return [replace(each, starts=start, growth=growth) for each, start in zip(adversaries, starts, strict=True)]
+
+
+def moves_of(training: TrainingHparams) -> Moves | None:
+    """The safe changes that the nonisotropic adversary mixes; None if it mixes none."""
+    chosen = parse(training.N_train_safe_moves)
+    return (lambda images, index, seed: changed(images, index, seed, chosen)) if chosen else None
 
 
 def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
