@@ -8,6 +8,8 @@ from foundations.hparams import DatasetHparams, ModelHparams
 from models.registry import check_fit
 from models.sources import resolved, zoo_entry
 
+SUITE_NAMES = ("C", "C-bar", "torchvision")  # of threat_specification/perturbations/registry.py
+
 DREAMSIM = ("ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32", "dinov2_vitb14", "synclr_vitb16")
 PACKAGE_DISTANCES = ("lpips", "dreamsim", *(f"dreamsim:{backbone}" for backbone in DREAMSIM))
 EXPECTED_DISTANCES = f"lpips, dreamsim, dreamsim:<backbone> (one of {', '.join(DREAMSIM)})"

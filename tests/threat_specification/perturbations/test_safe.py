@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import poisson
 from torch import Tensor
 
-from runners.evaluate_threat.desc import SUITE_NAMES
+from runners.checks import SUITE_NAMES
 from threat_specification.perturbations import blur, digital, filters, noise
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.registry import SAFE, SUITES
