@@ -13,7 +13,13 @@ from runners.report.collect import FinishedRun, read_metrics
 from runners.test.desc import EVALUATIONS, describe_set
 
 # Okabe and Ito's colours.
-COLOURS = {"standard": "#0072B2", "adv": "#E69F00", "N_adv": "#009E73", "N_adv_train_anchors": "#CC79A7"}
+COLOURS = {
+    "standard": "#0072B2",
+    "corruption": "#56B4E9",
+    "adv": "#E69F00",
+    "N_adv": "#009E73",
+    "N_adv_train_anchors": "#CC79A7",
+}
 
 
 def accuracy_bars(tests: list[FinishedRun]) -> Figure:
