@@ -63,7 +63,7 @@ def test_answers_do_not_depend_on_the_other_images_of_a_shard() -> None:
 
 def test_corruption_errors_are_ratios_of_sums() -> None:
     ours = {"fog": {"1": 0.9, "2": 0.7}, "snow": {"1": 0.5}}
-    theirs = {"fog": {"1": 0.8, "2": 0.4}, "snow": {"1": 0.75}}
-    assert corruption_errors(ours, theirs) == pytest.approx({"fog": 0.4 / 0.8, "snow": 0.5 / 0.25})
+    theirs = {"fog": {"1": 0.8, "2": 0.3}, "snow": {"1": 0.75}}
+    assert corruption_errors(ours, theirs) == pytest.approx({"fog": 0.4 / 0.9, "snow": 0.5 / 0.25})
     assert without_errors(theirs) == []
     assert without_errors({**theirs, "frost": {"1": 1.0, "2": 1.0}}) == ["frost"]
