@@ -34,6 +34,7 @@ from datasets.base import Dataset, Split
 from datasets.registry import load_dataset
 from datasets.sampling import stratified_subset
 from foundations.results import markdown_table
+from runners import corruptions
 from runners.evaluate_threat import perturbations
 from runners.evaluate_threat.desc import DEFAULT_SUITES
 from runners.evaluate_threat.statistics import Separations
@@ -132,7 +133,7 @@ class Corrupted:
     @classmethod
     def of(cls, data: Dataset, rows: torch.Tensor, seed: int) -> Corrupted:
         """Every corruption at every severity and every blend of rows of the test images of `data`."""
-        made = perturbations.safe(DEFAULT_SUITES, SEVERITIES, seed)
+        made = corruptions.safe(DEFAULT_SUITES, SEVERITIES, seed)
         made += [p for p in perturbations.unsafe(perturbations.Partners(data, seed), seed) if p.group == "unsafe"]
         shard = Shard(0, data.test.pixels(rows), data.test.labels[rows], rows)
         changed = torch.stack([p.apply(shard)[0].flatten(1) for p in made], 1)

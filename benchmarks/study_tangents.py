@@ -33,6 +33,7 @@ from datasets.registry import load_dataset
 from datasets.sampling import stratified_subset
 from foundations.environment import make_environment
 from foundations.results import markdown_table
+from runners import corruptions
 from runners.evaluate_threat import perturbations
 from runners.evaluate_threat.desc import DEFAULT_SUITES
 from runners.inputs import read_threat
@@ -87,7 +88,7 @@ def measured(data: Dataset, forms: dict[str, ProjectedDisplacement], count: int)
     labels = data.test.labels.cpu()
     index = stratified_subset(labels, min(count, len(labels)), SEED)
     find = perturbations.Partners(data.test, SEED)
-    changes = perturbations.safe(DEFAULT_SUITES, (1, 2, 3, 4, 5), SEED) + perturbations.unsafe(find, SEED)
+    changes = corruptions.safe(DEFAULT_SUITES, (1, 2, 3, 4, 5), SEED) + perturbations.unsafe(find, SEED)
     changes = [change for change in changes if change.group in ("safe", "unsafe")]
     parts = []
     for number, rows in enumerate(index.split(SHARD)):

@@ -70,6 +70,12 @@ def one_of(*choices: str) -> Check:
     return lambda value: None if value in choices else f"one of {', '.join(choices)}"
 
 
+def whole_severities(value: tuple[float, ...]) -> str | None:
+    """Accept one or more whole numbers from 1 to 5."""
+    fits = value and all(number in (1, 2, 3, 4, 5) for number in value)
+    return None if fits else "whole numbers from 1 to 5, such as 1,3,5"
+
+
 def steps(value: str) -> str | None:
     """Accept a number of epochs or iterations, such as 40ep or 5000it."""
     try:

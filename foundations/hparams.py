@@ -24,6 +24,7 @@ from foundations.hparam_fields import (
     steps_list,
     the_path,
     whole_path,
+    whole_severities,
 )
 from foundations.lazy import load_object
 
@@ -516,6 +517,30 @@ class TestingHparams(Hparams):
     standard_eval: bool = setting(False, "Accuracy on clean images.")
     adv_eval: bool = setting(False, "Accuracy under AutoAttack in an isotropic ball.")
     N_adv_eval: bool = setting(False, "Accuracy under attack inside the nonisotropic set {PD <= threshold}.")
+    corruption_eval: bool = setting(
+        False, "Accuracy under corruptions (CIFAR-10-C, ImageNet-C), made on the fly or of files.", hashed_if_set=True
+    )
+    corruption_suites: str = setting(
+        "",
+        "Corruptions made on the fly: C, C-bar, torchvision, comma-separated, each also with a severity of its own "
+        "(C,C-bar:3). Default: C; with --corruption_files, those of the files alone.",
+        when="corruption_eval",
+    )
+    corruption_severities: tuple[float, ...] = setting(
+        (1.0, 2.0, 3.0, 4.0, 5.0), "Severities of the corruptions.", check=whole_severities, when="corruption_eval"
+    )
+    corruption_files: str = setting(
+        "",
+        "Folder of corrupted test images: CIFAR-10-C, CIFAR-100-C (.npy), ImageNet-C, 3DCC (folders).",
+        path_in=whole_path,
+        when="corruption_eval",
+    )
+    corruption_baseline: str = setting(
+        "",
+        "Directory of a finished test run with the same corruptions, whose errors are the unit of mCE (Hendrycks and "
+        "Dietterich 2019).",
+        hashed=False,  # the run's hash and replicate enter instead
+    )
     split: str = setting(
         "test",
         "Images to evaluate on: test, or validation, which training held out (--validation_fraction), to choose by.",

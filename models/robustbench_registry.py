@@ -24,6 +24,11 @@ PUBLISHED_POWER = {  # radius of the attack in the published evaluation
     ("cifar100", "Linf"): 8 / 255,
     ("imagenet", "Linf"): 4 / 255,
 }
+# The corruptions over whose five severities published accuracies of `corruptions` are means.
+PUBLISHED_CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
 # Small models that download_pretrained selects by default, besides the LEADING ones of the leaderboard.
 SMALL = {
     ("cifar10", "Linf"): ("Wong2020Fast", "Rade2021Helper_R18_ddpm"),

@@ -7,6 +7,9 @@ from foundations.errors import UsageError, nearest
 from foundations.hparams import DatasetHparams, ModelHparams
 from models.registry import check_fit
 from models.sources import resolved, zoo_entry
+from threat_specification.perturbations.registry import SUITES
+
+SUITE_NAMES = tuple(SUITES)
 
 DREAMSIM = ("ensemble", "dino_vitb16", "clip_vitb32", "open_clip_vitb32", "dinov2_vitb14", "synclr_vitb16")
 PACKAGE_DISTANCES = ("lpips", "dreamsim", *(f"dreamsim:{backbone}" for backbone in DREAMSIM))

@@ -8,26 +8,18 @@ from typing import Any, ClassVar
 from datasets.human_sets import check_human_set
 from foundations.desc import Desc, builds_on
 from foundations.errors import UsageError, nearest
-from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path
+from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path, whole_severities
 from foundations.hparams import DatasetHparams, PrecisionHparams
 from foundations.results import markdown_table
-from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, check_dataset, names_in
+from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, SUITE_NAMES, check_dataset, names_in
 from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
-from threat_specification.perturbations.registry import SUITES
 
 MEASURED = 2  # version of what is measured: 2 has the tangent form, and coverage
 HEADLINE = 0.95  # the coverage of the headline
-SUITE_NAMES = tuple(SUITES)
 DEFAULT_SUITES = ("C", "C-bar", "torchvision")
-
-
-def whole_severities(value: tuple[float, ...]) -> str | None:
-    """Accept one or more whole numbers from 1 to 5."""
-    fits = value and all(number in (1, 2, 3, 4, 5) for number in value)
-    return None if fits else "whole numbers from 1 to 5, such as 1,3,5"
 
 
 def suites(value: str) -> str | None:

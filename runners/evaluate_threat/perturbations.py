@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from datasets.base import Dataset, Examples
-from datasets.corruption_files import Reader, names_of, read_corruption_files
+from datasets.base import Examples
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
 from threat_specification.attacks.base import AttackSet, Task, predicted
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.morph import morph
-from threat_specification.perturbations.registry import SAFE, SUITES, category
 from threat_specification.perturbations.unsafe import blend, partners, patch
 from threat_specification.registry import norm
 
@@ -60,36 +57,6 @@ class Partners:
         """The labels of the partners of some rows, [n], without reading an image."""
         labels = self.images.labels.cpu()
         return labels[self._drawn(labels[index], index)]
-
-
-def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:
-    """Safe perturbations: corruptions made on the fly."""
-
-    def change(name: str, severity: int) -> Callable[[Shard], Perturbed]:
-        return lambda shard: (SAFE[name](shard.images, Draws(seed, shard.index, name), severity), None)
-
-    return [
-        Perturbation(name, severity, "safe", suite, category(name), change(name, severity))
-        for suite in suites
-        for name in SUITES[suite]
-        for severity in SAFE[name].severities
-        if severity in severities
-    ]
-
-
-def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:
-    """Safe perturbations: corruptions read from files."""
-
-    def change(read: Reader) -> Callable[[Shard], Perturbed]:
-        return lambda shard: (read(shard.index).to(shard.images.device), None)
-
-    files = read_corruption_files(folder, data.info.shape, data.test.labels, names_of(data))
-    return [
-        Perturbation(f"{name} (file)", severity, "safe", "files", category(name), change(reader))
-        for name, readers in files.items()
-        for severity, reader in readers.items()
-        if severity in severities
-    ]
 
 
 def unsafe(find: Partners, seed: int) -> list[Perturbation]:

@@ -22,6 +22,7 @@ from foundations.errors import RunError
 from foundations.files import write_npz, write_text
 from foundations.hparams import ModelHparams
 from foundations.modes import evaluation_mode
+from runners import corruptions
 from runners.base import Runner
 from runners.checks import names_in
 from runners.evaluate_threat import (
@@ -144,7 +145,7 @@ class EvaluateThreat(Runner):
         if len(images.labels.cpu()[rows].unique()) < 2:
             return None
         find = perturbations.Partners(images, self.seed, rows)
-        changes = perturbations.safe(names_in(hparams.suites), hparams.severities, self.seed)
+        changes = corruptions.safe(names_in(hparams.suites), hparams.severities, self.seed)
         changes += perturbations.unsafe(find, self.seed)
         changes = [change for change in changes if change.group in ("safe", "unsafe")]
         if all(change.group == "unsafe" for change in changes):
@@ -215,9 +216,9 @@ class EvaluateThreat(Runner):
 
     def _perturbations(self) -> list[Perturbation]:
         hparams = self.desc.perturbation
-        made = perturbations.safe(names_in(hparams.suites), hparams.severities, self.seed)
+        made = corruptions.safe(names_in(hparams.suites), hparams.severities, self.seed)
         if hparams.corruption_files:
-            made += perturbations.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
+            made += corruptions.from_files(Path(hparams.corruption_files), self.data, hparams.severities)
         made += perturbations.unsafe(self.find, self.seed)
         if isinstance(segmented := self.measures.get("PD-S"), ProjectedDisplacement):
             assert segmented.mask_source is not None

@@ -72,7 +72,10 @@ def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, An
 
 
 def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[dict[str, Any]]:
-    """McNemar's exact test for every pair of models, on the examples that both were evaluated on."""
+    """McNemar's exact test for every pair of models, on the examples that both were evaluated on.
+
+    Of several answers for an example, under corruptions, one model has more right than the other: the sign test.
+    """
     from scipy.stats import binomtest
 
     arrays = [dict(numpy.load(root / child["directory"] / "examples.npz", allow_pickle=False)) for child in children]
@@ -82,8 +85,8 @@ def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[di
         if column not in arrays[i] or column not in arrays[j]:
             continue
         _, first, second = numpy.intersect1d(arrays[i]["index"], arrays[j]["index"], return_indices=True)
-        a, b = arrays[i][column][first], arrays[j][column][second]
-        only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+        a, b = _right(arrays[i][column][first]), _right(arrays[j][column][second])
+        only_first, only_second = int((a > b).sum()), int((b > a).sum())
         differ = only_first + only_second
         tests.append(
             {
@@ -96,6 +99,11 @@ def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[di
             }
         )
     return tests
+
+
+def _right(answers: numpy.ndarray) -> numpy.ndarray:
+    """[n] how many answers are right for each example, of one or of several: bool [n] or [n, answers]."""
+    return answers.reshape(len(answers), -1).sum(1)
 
 
 def rank_correlation(children: list[Child], pair: Pair) -> float | None:

@@ -15,6 +15,7 @@ from runners.test.desc import EVALUATIONS, describe_set
 # Okabe and Ito's colours.
 COLOURS = {
     "standard": "#0072B2",
+    "corruption": "#56B4E9",
     "adv": "#E69F00",
     "N_adv": "#009E73",
     "N_adv_train_anchors": "#CC79A7",

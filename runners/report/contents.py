@@ -11,6 +11,7 @@ from runners.plots import write_figure
 from runners.report import tables
 from runners.report.charts import accuracy_bars, gauge_curves, training_curves
 from runners.report.collect import FinishedRun
+from runners.report.corruption_table import corruption_tables
 from runners.report.human_table import human_table
 from runners.report.page import Picture, Section
 from runners.report.tables import Table
@@ -86,6 +87,9 @@ class Contents:
         caption = f"Accuracy with 95 % intervals{_of(tests, MOST_BARS)}"
         parts += self._chart("accuracy", caption, accuracy_bars, tests[:MOST_BARS])
         parts += self._held_out()
+        parts += corruption_tables(tests)
+        caption = "{}: accuracy under each corruption against severity"
+        parts += _pictures(tests, "corruptions.png", caption)
         attacked = [run for run in tests if "N_adv" in run.result]
         if attacked:
             results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]

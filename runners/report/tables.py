@@ -41,14 +41,17 @@ def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
 
 def accuracy_table(tests: list[FinishedRun], title: str = "Accuracy") -> Table:
     """The leaderboard: one row for each evaluation of a model, best first."""
-    header = ["model", "clean", "isotropic attack", "its set", "nonisotropic attack", "its set (PD)", "examples"]
+    corrupted = ["corruptions"] if any("corruption" in run.result for run in tests) else []
+    attacks = ["isotropic attack", "its set", "nonisotropic attack", "its set (PD)"]
+    header = ["model", "clean", *corrupted, *attacks, "examples"]
     table = Table(title, header, note="Fractions; brackets hold 95 % intervals (Wilson).")
     for run in by_accuracy(tests):
         examples = next(run.result[name]["num_examples"] for name in EVALUATIONS if name in run.result)
         sets = {name: describe_set(run.result[name]) if name in run.result else "-" for name in ("adv", "N_adv")}
         accuracies = [_accuracy(run, name) for name in ("standard", "adv", "N_adv")]
         clean, isotropic, nonisotropic = accuracies
-        table.add([run.label, clean, isotropic, sets["adv"], nonisotropic, sets["N_adv"], str(examples)], run)
+        under = [_accuracy(run, "corruption")] * len(corrupted)
+        table.add([run.label, clean, *under, isotropic, sets["adv"], nonisotropic, sets["N_adv"], str(examples)], run)
     return table
 
 

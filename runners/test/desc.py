@@ -15,6 +15,7 @@ from foundations.results import markdown_table, wilson_interval
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
+from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
@@ -28,6 +29,7 @@ OTHER_ANCHORS = "N_adv_train_anchors"  # with the anchors of training, if the ev
 MOVES = "N_adv_moves"  # in the set of mixtures of safe changes plus noise
 EVALUATIONS = {
     "standard": "clean",
+    "corruption": "corruptions",
     "adv": "isotropic attack",
     "N_adv": "nonisotropic attack",
     OTHER_ANCHORS: "the same, anchors of training",
@@ -83,6 +85,7 @@ class TestDesc(Desc):
     train: TrainDesc = builds_on()
     anchors: ThreatDesc = builds_on(_tests_under_threat)
     coverage: Any = builds_on(lambda desc: desc.coverage is not None, implied=lambda desc: True, default=None)
+    baseline: Any = builds_on(lambda desc: desc.baseline is not None, default=None)
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
         return not self.testing.save_adversarials or result["saved_adversarials"]
@@ -120,7 +123,8 @@ class TestDesc(Desc):
 
     @classmethod
     def _with_own_inputs(cls, made: Any, values: dict[str, Any]) -> Any:
-        """The description with class weights only if the evaluation is weighted, and thresholds only if it asks."""
+        """The description with class weights, thresholds and a baseline only where the evaluation uses them."""
+        made = dataclasses.replace(made, baseline=baseline_of(made.testing, values))
         if not _is_weighted(values):
             values = {**values, "class_weights": ""}
             made = dataclasses.replace(made, anchors=ThreatDesc.from_flags(values))
@@ -134,8 +138,8 @@ class TestDesc(Desc):
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
         testing = self.testing
-        if not (testing.standard_eval or testing.adv_eval or testing.N_adv_eval):
-            raise UsageError("test: nothing to do; add --standard_eval, --adv_eval or --N_adv_eval")
+        if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
+            raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         named = tangents_named("tangents", testing.tangents)
@@ -144,7 +148,9 @@ class TestDesc(Desc):
             raise UsageError("--safe_moves: they change the background, which is frozen; add --background=radius")
         # With the changes spelt out, their number says nothing more.
         testing = dataclasses.replace(testing, tangents=named, safe_moves=moves, safe_moves_count=0)
-        object.__setattr__(self, "testing", testing)
+        object.__setattr__(self, "testing", resolved(testing))
+        if self.baseline is not None:
+            check_baseline(self.baseline, self.dataset_name, self.testing)
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":
@@ -200,7 +206,7 @@ class TestDesc(Desc):
             rows = [
                 [*row, "-" if value is None else f"{value:.4f}"] for row, value in zip(rows, published, strict=True)
             ]
-        tables = [markdown_table(header, rows)]
+        tables = [markdown_table(header, rows), *filter(None, [corruption_summary(result)])]
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
         tables += filter(None, [binding(result.get("N_adv", {})), moves_table(result.get(MOVES))])
@@ -211,7 +217,8 @@ class TestDesc(Desc):
 
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
-        return {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+        shown = {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+        return shown | ({"mCE": f"{result['corruption']['mCE']:.4f}"} if "mCE" in result.get("corruption", {}) else {})
 
 
 def moves_table(metrics: dict[str, Any] | None) -> str:

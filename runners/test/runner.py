@@ -26,11 +26,13 @@ from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import moves, then_project
+from runners.test import corruptions, moves, then_project
+from runners.test.corruption_chart import corruption_chart
 from runners.test.desc import EVALUATIONS, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
+from testing.corruptions import CorruptionEvaluation
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
 from testing.gradient_masking import masking_warnings
 from testing.lockstep import InLockstep
@@ -124,6 +126,7 @@ class Test(Runner):
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
             environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
+        self.baseline = corruptions.read_baseline(self.desc.baseline, environment) if self.desc.baseline else None
         self.evaluations = self._evaluations()
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
@@ -166,6 +169,8 @@ class Test(Runner):
             labels = self.images.labels[self.index].numpy()
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
             self._write_pictures()
+            if "corruption" in result:
+                self._write_corruptions(result)
             if "N_adv" in result:
                 write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
@@ -192,6 +197,8 @@ class Test(Runner):
             self.environment.log(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
         if "standard" in result:
             result["standard"]["published"] = entry.clean
+        if "corruption" in result:
+            result["corruption"] |= corruptions.published(entry, result["corruption"]["by_corruption"])
         testing = self.testing
         power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
         same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
@@ -244,6 +251,10 @@ class Test(Runner):
         evaluations: dict[str, Any] = {}
         if testing.standard_eval:
             evaluations["standard"] = CleanEvaluation(self.model)
+        if testing.corruption_eval:
+            evaluations["corruption"] = CorruptionEvaluation(
+                self.model, corruptions.chosen(testing, self.data, self.seed)
+            )
         if testing.adv_eval:
             evaluations["adv"] = self._ball_evaluation()
         if self.threat is not None:
@@ -305,6 +316,8 @@ class Test(Runner):
         common: dict[str, Any] = {"num_examples": len(self.index), "excluded": self.num_excluded}
         if name == "standard":
             return common | clean_metrics(arrays)
+        if name == "corruption":
+            return common | corruptions.metrics(evaluation.corruptions, arrays, self.index.numpy(), self.baseline)
         if self.testing.N_coverage and name != OTHER_ANCHORS:  # nobody measured the coverage of those
             common["coverage"] = self.testing.N_coverage
         if name == MOVES:
@@ -371,6 +384,12 @@ class Test(Runner):
             moves.write_gallery(self.directory / "moves.png", clean, first, names_in(self.testing.safe_moves))
         if self.testing.save_adversarials:
             self._write_adversarials(attacked)
+
+    def _write_corruptions(self, result: dict[str, Any]) -> None:
+        """Write corruptions.csv and .png: accuracy by corruption and severity."""
+        found, clean = result["corruption"], result.get("standard", {}).get("accuracy")
+        write_text(self.directory / "corruptions.csv", corruptions.corruptions_csv(found, self.baseline))
+        write_figure(self.directory / "corruptions.png", lambda: corruption_chart(found, clean, self.baseline))
 
     def _attacked_columns(self, name: str, clean: torch.Tensor, perturbed: torch.Tensor) -> list[Column]:
         largest = (perturbed - clean).flatten(1).abs().amax(1)

@@ -84,7 +84,7 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
         (["train", *NAMED, "--train_replicate=0"], "--train_replicate: expected a number in [1, inf), got 0"),
         (["train", *NAMED, "--device=gpu"], "--device: expected auto, cpu, cuda"),
         (["train", *NAMED, "--standard_eval"], "unknown argument --standard_eval"),
-        (["test", *NAMED], "nothing to do; add --standard_eval, --adv_eval or --N_adv_eval"),
+        (["test", *NAMED], "nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval"),
         (["test", *NAMED, "--standard_eval", "--num_examples=-1"], "--num_examples: expected a number in [0, inf)"),
         (["test", "--train_dir=/nowhere", "--standard_eval"], "expected a run's directory"),
         (["compute_threat", "--dataset_name=digits", "--num_chunks=0"], "--num_chunks: expected True or a number"),

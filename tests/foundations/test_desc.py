@@ -62,6 +62,10 @@ def other(field: dataclasses.Field) -> Any:
         "then_project": "pd",
         "then_project_method": "scale",
         "then_project_distances": "lpips",
+        "corruption_suites": "C-bar",
+        "corruption_severities": (1.0, 3.0),
+        "corruption_files": __file__,
+        "corruption_baseline": "somewhere",
     }
     if field.name in special:
         return special[field.name]

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from datasets.registry import load_dataset
 from datasets.sampling import stratified_subset
+from runners import corruptions
 from runners.evaluate_threat import corruption_charts, image_plots, perturbations
 from runners.evaluate_threat.measurement import Measurement
 from testing.perturbed import PerturbationEvaluation
@@ -47,7 +48,7 @@ def measured(mask_source: Any) -> Measurement:
     plain = ProjectedDisplacement(anchors=anchors)
     segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source=mask_source)
     find = perturbations.Partners(data.test, 0)
-    made = perturbations.safe(list(SUITES), (1, 4), 0) + perturbations.unsafe(find, 0)
+    made = corruptions.safe(list(SUITES), (1, 4), 0) + perturbations.unsafe(find, 0)
     assert segmented.mask_source is not None
     made += perturbations.regions(made, segmented.mask_source)
     index = INDEX

@@ -81,6 +81,22 @@ def test_tables_and_tests_of_a_leaderboard_by_hand(tmp_path: Path) -> None:
     )
 
 
+def test_of_many_answers_for_an_image_the_model_with_more_right_ones_wins(tmp_path: Path) -> None:
+    """Corruptions of one image are no independent trials: an image counts once."""
+    right = {"a": [[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0]], "b": [[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 1]]}
+    models = []
+    for name, answers in right.items():
+        (tmp_path / name).mkdir()
+        rows = numpy.array(answers, bool)
+        numpy.savez(tmp_path / name / "examples.npz", index=numpy.arange(4), corruption_correct=rows)
+        accuracy = {"accuracy": float(rows.mean()), "num_examples": 4}
+        models.append({"name": name, "directory": name, "result": {"corruption": accuracy}})
+    found = write_leaderboard(tmp_path, tmp_path, models)
+    told = {"evaluation": "corruption", "first": "a", "second": "b", "only_first": 2, "only_second": 1, "p": 1.0}
+    assert found["paired_tests"] == [told]
+    assert (tmp_path / "leaderboard.csv").read_text().startswith("model,corruption_accuracy,corruption_low")
+
+
 def test_a_leaderboard_of_two_models_or_one(tmp_path: Path) -> None:
     right = numpy.arange(10) < numpy.array([[9], [4], [2]])
     models = [kept(tmp_path, "a", 0, right), kept(tmp_path, "b", 0, right[::-1])]

@@ -32,7 +32,17 @@ MEASURED = [
     "--coverage_images=20",
 ]
 MEASURED += ["--suites=C", "--bootstrap=100"]
-TESTED = ["test", *TINY, "--standard_eval", "--N_adv_eval", "--adv_eval", "--per_label=10", "--num_examples=10"]
+TESTED = [
+    "test",
+    *TINY,
+    "--standard_eval",
+    "--corruption_eval",
+    "--corruption_severities=1,5",
+    "--N_adv_eval",
+    "--adv_eval",
+    "--per_label=10",
+    "--num_examples=10",
+]
 TESTED += ["--adv_test_attack_type=pgd", "--N_attack_iter=3", "--N_thresholds=0.05"]
 
 
@@ -73,6 +83,12 @@ def test_every_number_leads_to_its_run_and_command(finished: Command) -> None:
     found = {row["table"] for row in rows}
     assert {"Separation", "Accuracy", "Trained models", "Choices of anchors", "Environment and versions"} <= found
     assert all((finished.root / row["directory"]).is_dir() for row in rows if row["directory"])
+    corrupted = json.loads((finished.where(*TESTED) / "result.json").read_text())["corruption"]
+    cells = {(row["table"], row["row"], row["column"]): row["value"] for row in rows}
+    assert cells["Accuracy", "conv_standard", "corruptions"].startswith(f"{corrupted['accuracy']:.4f} [")
+    assert cells["Accuracy under corruptions", "conv_standard", "blur"] == f"{corrupted['by_category']['blur']:.4f}"
+    fog = cells["Under each corruption, conv_standard", "fog", "severity 5"]
+    assert fog == f"{corrupted['by_corruption']['fog']['5']:.3f}"
 
 
 def test_figures_on_held_out_images_have_a_table_of_their_own(finished: Command, tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Corruptions of test images: made on the fly, or read from files, each as a function of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datasets.base import Dataset
+from datasets.corruption_files import Reader, names_of, read_corruption_files
+from testing.perturbed import Perturbation, Perturbed
+from testing.shards import Shard
+from threat_specification.perturbations.draws import Draws
+from threat_specification.perturbations.registry import SAFE, SUITES, category
+
+FROM_FILE = " (file)"  # follows the name of a corruption that was read from files
+
+
+def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:
+    """Safe perturbations: corruptions made on the fly."""
+
+    def change(name: str, severity: int) -> Callable[[Shard], Perturbed]:
+        return lambda shard: (SAFE[name](shard.images, Draws(seed, shard.index, name), severity), None)
+
+    return [
+        Perturbation(name, severity, "safe", suite, category(name), change(name, severity))
+        for suite in suites
+        for name in SUITES[suite]
+        for severity in SAFE[name].severities
+        if severity in severities
+    ]
+
+
+def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:
+    """Safe perturbations: corruptions read from files."""
+
+    def change(read: Reader) -> Callable[[Shard], Perturbed]:
+        return lambda shard: (read(shard.index).to(shard.images.device), None)
+
+    files = read_corruption_files(folder, data.info.shape, data.test.labels, names_of(data))
+    return [
+        Perturbation(f"{name}{FROM_FILE}", severity, "safe", "files", category(name), change(reader))
+        for name, readers in files.items()
+        for severity, reader in readers.items()
+        if severity in severities
+    ]
+
+
+def category_of(name: str) -> str:
+    """The category of a corruption by its name in results."""
+    return category(name.removesuffix(FROM_FILE))

@@ -1,0 +1,129 @@
+"""Flags and summary of --corruption_eval. Does not import torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from foundations.desc import StoredRun
+from foundations.environment import resolve_root
+from foundations.errors import UsageError, check_choice
+from foundations.hparams import TestingHparams
+from foundations.results import markdown_table
+from runners.checks import SUITE_NAMES, names_in
+
+WHAT = ("corruption_suites", "corruption_severities", "corruption_files")  # flags that say which corruptions
+
+
+@dataclass(frozen=True)
+class BaselineRun(StoredRun):
+    """The test run that --corruption_baseline names, with whose errors others are compared."""
+
+    def flags(self) -> dict[str, Any]:
+        return {"corruption_baseline": self.relative}
+
+
+def suites_at(testing: TestingHparams) -> dict[str, tuple[int, ...]]:
+    """Suite -> its severities; raises UsageError for a name that is no SUITE or SUITE:SEVERITY."""
+    found: dict[str, set[int]] = {}
+    for entry in names_in(testing.corruption_suites):
+        suite, colon, level = entry.partition(":")
+        check_choice("corruption_suites", suite, SUITE_NAMES)
+        if colon and level not in ("1", "2", "3", "4", "5"):
+            raise UsageError(f"--corruption_suites: expected a severity from 1 to 5, such as {suite}:3, got {entry}")
+        found.setdefault(suite, set()).update([int(level)] if colon else map(int, testing.corruption_severities))
+    return {suite: tuple(sorted(found[suite])) for suite in SUITE_NAMES if suite in found}
+
+
+def resolved(testing: TestingHparams) -> TestingHparams:
+    """The flags with the corruptions that they mean, written in one way; raises UsageError if they mean none.
+
+    Files are evaluated alone where no suite is named: they hold most of the corruptions of C themselves.
+    """
+    if not testing.corruption_eval:
+        return testing
+    if testing.corruption_files and testing.split != "test":
+        raise UsageError(f"--corruption_files: expected --split=test, whose images they are, got {testing.split}")
+    suites_at(testing)
+    named = sorted(set(names_in(testing.corruption_suites)), key=lambda e: (SUITE_NAMES.index(e.partition(":")[0]), e))
+    suites = ",".join(named) or ("" if testing.corruption_files else "C")
+    severities = tuple(sorted(set(testing.corruption_severities)))
+    return dataclasses.replace(testing, corruption_suites=suites, corruption_severities=severities)
+
+
+def baseline_of(testing: TestingHparams, values: dict[str, Any]) -> BaselineRun | None:
+    """The run that --corruption_baseline names; None without one."""
+    if not (testing.corruption_eval and testing.corruption_baseline):
+        return None
+    path, root = Path(testing.corruption_baseline).expanduser(), resolve_root(values.get("root_dir", ""))
+    try:
+        stored = StoredRun.read(path, root, "test")
+    except UsageError as error:
+        raise UsageError(f"--corruption_baseline: {error}") from error
+    return BaselineRun(stored.path, stored.content)
+
+
+def check_baseline(baseline: BaselineRun, dataset_name: str, testing: TestingHparams) -> None:
+    """Raise UsageError if a baseline was measured under other corruptions, or on other images, than the flags say."""
+    if baseline.dataset_name != dataset_name:
+        raise UsageError(
+            f"--corruption_baseline: expected a test on {dataset_name}, got one on {baseline.dataset_name}"
+        )
+    theirs, ours = baseline.content["hashed"]["testing"], testing.hashed()
+    if not theirs.get("corruption_eval"):
+        raise UsageError(f"--corruption_baseline: expected a test with --corruption_eval, got {baseline.relative}")
+    for name in ("split", *WHAT):
+        # Numbers are a list once they were stored.
+        stored, here = theirs.get(name), ours.get(name)
+        if stored != (list(here) if isinstance(here, tuple) else here):
+            raise UsageError(f"--corruption_baseline: expected a test with the same --{name}, {here}, got {stored}")
+
+
+def corruption_summary(result: dict[str, Any]) -> str:
+    """Accuracy by corruption and severity, and in words what it is compared with; "" if it was not measured."""
+    found = result.get("corruption")
+    if found is None:
+        return ""
+    kinds = ", ".join(f"{kind} {accuracy:.4f}" for kind, accuracy in found["by_category"].items())
+    told = [markdown_table(*corruption_table(found)), f"by category: {kinds}"]
+    return "\n".join([*told, *filter(None, (_compared(found), _published(found), _no_answer(found)))])
+
+
+def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each corruption's mean and its accuracy at each severity; CE where there is a baseline."""
+    accuracies: dict[str, dict[str, float]] = found["by_corruption"]
+    levels = sorted({level for of in accuracies.values() for level in of})
+    means = {name: fmean(of.values()) for name, of in accuracies.items()} | {"mean": found["accuracy"]}
+    columns = {level: fmean(of[level] for of in accuracies.values() if level in of) for level in levels}
+    errors = {**found["CE"], "mean": found["mCE"]} if "CE" in found else {}
+
+    def row(name: str, of: dict[str, float]) -> list[str]:
+        shown = (f"{of[level]:.3f}" if level in of else "-" for level in levels)
+        return [name, f"{means[name]:.4f}", *shown, *([f"{errors[name]:.3f}"] if errors else [])]
+
+    header = ["corruption", "mean", *(f"severity {level}" for level in levels), *(["CE"] if errors else [])]
+    return header, [row(name, of) for name, of in (accuracies | {"mean": columns}).items()]
+
+
+def _compared(found: dict[str, Any]) -> str:
+    if "baseline" not in found:
+        return ""
+    of = found["baseline"]
+    where = "" if of["same_images"] else f", on other images ({of['num_examples']})"
+    return f"mCE {found['mCE']:.4f}: errors in units of those of {of['name']} (accuracy {of['accuracy']:.4f}{where})"
+
+
+def _published(found: dict[str, Any]) -> str:
+    if found.get("published") is None:
+        return ""
+    ours = found["accuracy_of_published"]
+    here = "not all of them were measured here" if ours is None else f"here {ours:.4f} {found['published_source']}"
+    return f"RobustBench published {found['published']:.4f}, for {found['published_for']}; {here}"
+
+
+def _no_answer(found: dict[str, Any]) -> str:
+    count = found["no_answer"]
+    return f"the model had no finite answer for {count} corrupted images, which count as wrong" if count else ""
