@@ -62,6 +62,8 @@ def other(field: dataclasses.Field) -> Any:
         "then_project": "pd",
         "then_project_method": "scale",
         "then_project_distances": "lpips",
+        "safe_moves": "quick:2",
+        "N_train_safe_moves": "quick:2",
         "corruption_suites": "C-bar",
         "corruption_severities": (1.0, 3.0),
         "corruption_files": __file__,

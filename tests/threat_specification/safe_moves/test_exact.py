@@ -8,7 +8,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
 from tests.threat_specification.attacks.linear import directions
-from tests.threat_specification.attacks.test_exact import CLASSES, EXAMPLES, HIDDEN, problem
+from tests.threat_specification.attacks.test_exact import CLASSES, HIDDEN, problem
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell, Search
@@ -17,6 +17,8 @@ from threat_specification.safe_moves.space import Mixtures
 
 HEADLINE = Cell(0.15, 0.08)
 MOVES = 5
+EXAMPLES = 12
+MEMBERS = ("single_moves", "momentum_ce", "momentum_dlr", "momentum_targeted")
 
 
 def changed(images: torch.Tensor) -> torch.Tensor:
@@ -66,14 +68,15 @@ def largest_margin(
     return best
 
 
-def test_the_ensemble_breaks_exactly_what_can_be_broken() -> None:
-    """But for margins within 1 % of 0."""
+def test_the_attacks_break_exactly_what_can_be_broken() -> None:
+    """But for margins within 1 % of 0; and where nothing can be broken, their margin is near the largest one."""
     net, anchors, images, labels = problem()
+    images, labels = images[:EXAMPLES], labels[:EXAMPLES]
     bound = ProjectedDisplacement(anchors=anchors).bind(images, labels)
     moved = changed(images)
     space = Mixtures(SafeMoves(bound, moved), HEADLINE.radius)
     found = Search(net, bound, labels, torch.arange(EXAMPLES), HEADLINE, 40, seed=0, space=space)
-    found.attack(HEADLINE, attacks_named(["single_moves"], CLASSES) | attacks_named([], CLASSES))
+    found.attack(HEADLINE, attacks_named(MEMBERS, CLASSES))
     broken = ~found.robust(HEADLINE)
     logits = net(images).detach()
     own = logits.gather(1, labels.view(-1, 1)).squeeze(1)
@@ -83,4 +86,6 @@ def test_the_ensemble_breaks_exactly_what_can_be_broken() -> None:
     for row, (best, margin) in enumerate(zip(truth, clean, strict=True)):
         if abs(best) > 0.01 * (best - margin):
             assert bool(broken[row]) == (best > 0), (row, best)
-    assert 4 <= int(broken.sum()) <= EXAMPLES - 4
+        if not broken[row]:
+            assert best - 0.15 * (best - margin) <= float(found.loss[row]) <= best + 1e-4
+    assert 3 <= int(broken.sum()) <= EXAMPLES - 3
