@@ -90,6 +90,8 @@ class Contents:
         parts += corruption_tables(tests)
         caption = "{}: accuracy under each corruption against severity"
         parts += _pictures(tests, "corruptions.png", caption)
+        caption = "{}: mixtures of safe changes, noise, and their sum"
+        parts += _pictures(tests, "moves.png", caption)
         attacked = [run for run in tests if "N_adv" in run.result]
         if attacked:
             results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]

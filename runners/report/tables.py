@@ -10,7 +10,7 @@ from typing import Any
 from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
-from runners.test.desc import EVALUATIONS, describe_set, grid_table
+from runners.test.desc import EVALUATIONS, MOVES, describe_set, grid_table
 
 
 @dataclass
@@ -39,18 +39,22 @@ def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
     return sorted(tests, key=key)
 
 
+# Evaluations with a column of the leaderboard only where a test has them, with its heading.
+MORE_COLUMNS = {"corruption": "corruptions", MOVES: "worst safe changes and noise"}
+
+
 def accuracy_table(tests: list[FinishedRun], title: str = "Accuracy") -> Table:
     """The leaderboard: one row for each evaluation of a model, best first."""
-    corrupted = ["corruptions"] if any("corruption" in run.result for run in tests) else []
+    more = {name: words for name, words in MORE_COLUMNS.items() if any(name in run.result for run in tests)}
     attacks = ["isotropic attack", "its set", "nonisotropic attack", "its set (PD)"]
-    header = ["model", "clean", *corrupted, *attacks, "examples"]
+    header = ["model", "clean", *more.values(), *attacks, "examples"]
     table = Table(title, header, note="Fractions; brackets hold 95 % intervals (Wilson).")
     for run in by_accuracy(tests):
         examples = next(run.result[name]["num_examples"] for name in EVALUATIONS if name in run.result)
         sets = {name: describe_set(run.result[name]) if name in run.result else "-" for name in ("adv", "N_adv")}
         accuracies = [_accuracy(run, name) for name in ("standard", "adv", "N_adv")]
         clean, isotropic, nonisotropic = accuracies
-        under = [_accuracy(run, "corruption")] * len(corrupted)
+        under = [_accuracy(run, name) for name in more]
         table.add([run.label, clean, *under, isotropic, sets["adv"], nonisotropic, sets["N_adv"], str(examples)], run)
     return table
 
