@@ -27,6 +27,7 @@ SUITES = {
     "Projections against a solver, and at the size of ImageNet": "benchmarks.bench_qp:rows",
     "Attacks, time as a multiple": "benchmarks.bench_attacks:rows",
     "Training": "benchmarks.bench_training:rows",
+    "Training in the set of safe moves, time as a multiple of an l-inf ball": "benchmarks.bench_safe_moves:rows",
     "Choosing anchors": "benchmarks.bench_selection:rows",
     "One projection on a GPU, counted on an emulated one": "benchmarks.count_kernels:rows",
     "Growth": "benchmarks.bench_growth:rows",

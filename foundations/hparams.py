@@ -318,7 +318,10 @@ class TrainingHparams(Hparams):
         when="N_adv_train",
     )
     N_adv_train_attack_iter: int = setting(
-        10, "Steps of the nonisotropic adversary.", check=in_range(1), when="N_adv_train"
+        10,
+        "Steps of the nonisotropic adversary; with --N_train_safe_moves also 0: a random mixture and random noise.",
+        check=in_range(0),
+        when="N_adv_train",
     )
     N_adv_train_step: float = setting(
         0.0,

@@ -135,7 +135,7 @@ class PGD:
     def step_share(self) -> float:
         """Length of a step in units of the set's size, averaged over the steps."""
         usual = STEP if self.steps > 1 else SINGLE_STEP
-        return (self.reach or usual) / self.steps
+        return (self.reach or usual) / max(1, self.steps)
 
     @property
     def step_size(self) -> float:

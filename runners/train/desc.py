@@ -89,6 +89,10 @@ class TrainDesc(Desc):
         training = self.training
         named = tangents_named("N_train_tangents", training.N_train_tangents)
         moves = changes_named("N_train_safe_moves", training.N_train_safe_moves, training.N_train_safe_moves_count)
+        if training.N_adv_train and not training.N_adv_train_attack_iter and not moves:
+            raise UsageError(
+                "--N_adv_train_attack_iter: expected a number from 1 on, or also --N_train_safe_moves, got 0"
+            )
         if moves and training.adv_start == "last":
             raise UsageError("--N_train_safe_moves: they are new at every step; use another --adv_start than last")
         if moves and training.N_train_segmented and training.N_train_background == "frozen":

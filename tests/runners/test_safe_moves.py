@@ -92,6 +92,7 @@ def test_a_model_is_trained_in_the_set(digits_root: Command) -> None:
         (["test", *EVALUATED[1:], "--safe_moves=brigter"], "did you mean 'brighter'"),
         (["test", *EVALUATED[1:], "--segmented"], "add --background=radius"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves", "--adv_start=last"], "another --adv_start"),
+        (["train", *TINY, "--N_adv_train", "--N_adv_train_attack_iter=0"], "a number from 1 on"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves=D"], "--N_train_safe_moves: safe moves: expected"),
     ],
 )

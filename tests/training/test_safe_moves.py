@@ -68,6 +68,16 @@ def test_its_images_are_in_the_set(epoch: int, factor: float) -> None:
         assert solved.fun <= factor * RADIUS + 1e-6
 
 
+def test_without_steps_it_mixes_at_random() -> None:
+    """Without the model, unlike at the next step, and with more than noise."""
+    model, found = net().eval(), []
+    for iteration in (3, 4):
+        found.append(adversary(steps=0)(model, Batch(Whole()), Step(iteration, 0)).images)
+    assert float((found[0] - IMAGES).abs().amax()) > 2 * RADIUS
+    assert not torch.allclose(found[0], found[1], atol=0.01)
+    assert torch.equal(found[0], adversary(steps=0)(net().train(), Batch(Whole()), NOW).images)
+
+
 def test_what_an_image_gets_does_not_depend_on_its_batch() -> None:
     model, rows = net().eval(), torch.tensor([1, 4, 5])
     whole, part = (adversary()(model, batch, NOW).images for batch in (Batch(Whole()), Batch(some(rows))))
