@@ -70,9 +70,8 @@ def test_its_images_are_in_the_set(epoch: int, factor: float) -> None:
 
 def test_without_steps_it_mixes_at_random() -> None:
     """Without the model, unlike at the next step, and with more than noise."""
-    model, found = net().eval(), []
-    for iteration in (3, 4):
-        found.append(adversary(steps=0)(model, Batch(Whole()), Step(iteration, 0)).images)
+    model, batch = net().eval(), Batch(Whole())
+    found = [adversary(steps=0)(model, batch, Step(iteration, 0)).images for iteration in (3, 4)]
     assert float((found[0] - IMAGES).abs().amax()) > 2 * RADIUS
     assert not torch.allclose(found[0], found[1], atol=0.01)
     assert torch.equal(found[0], adversary(steps=0)(net().train(), Batch(Whole()), NOW).images)
