@@ -1,0 +1,153 @@
+"""What training in the set of safe moves buys: accuracy under the worst mixture, in l-inf, and under corruptions.
+
+python benchmarks/study_safe_moves.py mnist_5k [SETTING ...] [--seeds=1,2,3]
+python benchmarks/study_safe_moves.py emoji --data_dir=FOLDER [SETTING ...]     a folder of classes, 32x32
+
+Hours on one core. Runs are kept as those of any command (NONISOTROPIC_HOME), so that the same words go on where it was
+interrupted; --table prints what is complete. The adversaries mix the suite quick; seen corruptions are that suite,
+held-out ones are those of C in no family of it (UNSEEN) and all of C-bar. Other flags go to every command.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.study_training import directory, run
+from foundations.results import markdown_table
+
+# The corruptions of C without noise, blur by a Gaussian or a lens, brightness, contrast, fog and pixels, which are like
+# changes of the suite quick.
+UNSEEN = ("glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "elastic_transform", "jpeg_compression", "spatter")
+UNSEEN += ("saturate",)
+COLUMNS = ("clean", "l-inf", "mixture", "in the set", "seen", "held out of C", "C-bar")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Flags of every command and of training, the noise's radius, and the threshold of PD-T that holds 95 %."""
+
+    data: Sequence[str]
+    train: Sequence[str]
+    longer: str
+    radius: str
+    threshold: str
+    num_examples: int = 200
+
+    @property
+    def settings(self) -> dict[str, Sequence[str]]:
+        """Flags of training by name; adversaries take three steps."""
+        inside = ("--N_adv_train", "--N_train_tangents", f"--N_adv_train_threshold={self.threshold}")
+        steps = ("--N_adv_train_attack_iter=3",)
+        mixed, at_random = (*inside, "--N_train_safe_moves"), ("--N_adv_train_attack_iter=0",)
+        noise, none = f"--N_adv_train_radius={self.radius}", "--N_adv_train_radius=0"
+        return {
+            "standard": (),
+            "random mixtures": (*mixed, *at_random, none),
+            "random mixtures, as many passes": (*mixed, *at_random, none, f"--training_steps={self.longer}"),
+            "l-inf": ("--adv_train", "--adv_train_attack_iter=3", f"--adv_train_attack_power_Linf={self.radius}"),
+            "PD-T": (*inside, *steps, noise),
+            "worst mixture": (*mixed, *steps, none),
+            "in the set": (*mixed, *steps, noise),
+        }
+
+
+STUDIES = {
+    "mnist_5k": Study(
+        ("--dataset_name=mnist_5k",), ("--model_name=lenet", "--training_steps=20ep"), "50ep", "0.1", "0.431"
+    ),
+    "fashion_mnist": Study(
+        ("--dataset_name=fashion_mnist",), ("--model_name=resnet_8", "--training_steps=3ep"), "8ep", "0.05", "0.554"
+    ),
+    "emoji": Study(
+        ("--dataset_name=image_folder", "--image_size=32"),
+        ("--model_name=resnet_8", "--training_steps=15ep", "--lr_schedule=cosine", "--random_crop=2",
+         "--random_flip=False"),
+        "38ep",
+        "4/255",
+        "0.739165",
+    ),
+}  # fmt: skip
+
+
+def commands(study: Study, setting: str, seed: int) -> dict[str, tuple[str, ...]]:
+    """All of one training: itself, the attacks, and the corruptions."""
+    train = (*study.data, *study.train, *study.settings[setting], f"--train_replicate={seed}")
+    test = ("test", *train, f"--test_replicate={seed}", f"--num_examples={study.num_examples}")
+    ball = ("--adv_eval", f"--adv_test_attack_power_Linf={study.radius}")
+    inside = ("--N_adv_eval", "--safe_moves", "--tangents", f"--N_threshold={study.threshold}")
+    corrupted = ("--standard_eval", "--corruption_eval", "--corruption_severities=4")
+    return {
+        "train": ("train", *train),
+        "attacks": (*test, *ball, *inside, f"--N_radius={study.radius}"),
+        "corruptions": (*test, *corrupted, "--corruption_suites=quick,C,C-bar"),
+    }
+
+
+def figures(study: Study, setting: str, seed: int) -> dict[str, float]:
+    """Column -> accuracy, of what is complete."""
+    results: dict[str, Any] = {}
+    for name, words in commands(study, setting, seed).items():
+        file = directory(*words) / "result.json"
+        if file.is_file():
+            results[name] = json.loads(file.read_text())
+    found = {}
+    if "train" in results:
+        found["clean"] = results["train"]["final"]["test_accuracy"]
+    if "attacks" in results:
+        moves = results["attacks"]["N_adv_moves"]
+        found |= {"l-inf": results["attacks"]["adv"]["accuracy"], "mixture": moves["mixture_alone"]}
+        found["in the set"] = moves["accuracy"]
+    if "corruptions" in results:
+        found |= by_kind(results["corruptions"]["corruption"]["by_corruption"])
+    return found
+
+
+def by_kind(by_corruption: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Means over seen corruptions, those held out of C, and C-bar."""
+    from threat_specification.perturbations.registry import SUITES
+
+    kinds = {"seen": SUITES["quick"], "held out of C": UNSEEN, "C-bar": SUITES["C-bar"]}
+    means = {name: statistics.mean(levels.values()) for name, levels in by_corruption.items()}
+    return {kind: statistics.mean(means[name] for name in names) for kind, names in kinds.items()}
+
+
+def table(study: Study, settings: Sequence[str], seeds: Sequence[int]) -> str:
+    """Mean over the seeds, and the lowest to the highest."""
+    lines = []
+    for setting in settings:
+        found = [figures(study, setting, seed) for seed in seeds]
+        cells = []
+        for column in COLUMNS:
+            values = [each[column] for each in found if column in each]
+            spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "-")
+        lines.append([setting, *cells])
+    return markdown_table(["training", *COLUMNS], lines)
+
+
+def main(words: list[str]) -> None:
+    flags = [word for word in words if word.startswith("--")]
+    name, *settings = [word for word in words if not word.startswith("--")] or [""]
+    if name not in STUDIES:
+        sys.exit(__doc__)
+    common = [flag for flag in flags if not flag.startswith(("--seeds=", "--table"))]
+    study = replace(STUDIES[name], data=(*STUDIES[name].data, *common))
+    settings = settings or list(study.settings)
+    seeds = [int(seed) for flag in flags if flag.startswith("--seeds=") for seed in flag[8:].split(",")] or [1, 2, 3]
+    run("compute_threat", *study.data)
+    for seed in seeds if "--table" not in flags else ():
+        for setting in settings:
+            for command in commands(study, setting, seed).values():
+                run(*command)
+    print(table(study, settings, seeds))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
