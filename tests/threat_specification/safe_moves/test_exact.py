@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.threat_specification.attacks.linear import directions
 from tests.threat_specification.attacks.test_exact import CLASSES, HIDDEN, problem
+from tests.threat_specification.safe_moves.problems import changed
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell, Search
@@ -19,13 +20,6 @@ HEADLINE = Cell(0.15, 0.08)
 MOVES = 5
 EXAMPLES = 12
 MEMBERS = ("single_moves", "momentum_ce", "momentum_dlr", "momentum_targeted")
-
-
-def changed(images: torch.Tensor) -> torch.Tensor:
-    """Darker, of less contrast, shifted by a pixel to two sides, and blurred: [B,5,1,8,8]."""
-    blurred = nn.functional.avg_pool2d(images, 3, 1, 1)
-    shifted = [images.roll(1, dim) for dim in (2, 3)]
-    return torch.stack([0.5 * images, 0.6 * images + 0.2, *shifted, blurred], 1).clamp(0, 1)
 
 
 def largest_margin(
