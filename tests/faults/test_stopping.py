@@ -34,9 +34,10 @@ ATTACK = (
     "--training_steps=3ep",
     "--per_label=10",
     "--N_adv_eval",
-    "--num_examples=200",
-    "--shard_size=25",
-    "--attacks=apgd_ce,apgd_t_dlr",
+    "--num_examples=40",
+    "--shard_size=10",
+    "--attacks=apgd_ce",
+    "--N_attack_iter=60",
 )
 
 
@@ -98,17 +99,16 @@ def test_an_attack_ends_at_once_and_loses_a_shard_at_most(digits_root, tmp_path:
 
 
 def test_all_processes_stop_after_the_same_step(tmp_path: Path) -> None:
-    launcher = [*TORCHRUN, "--nproc_per_node=3"]  # of more than two numbers, the order of a sum matters
     straight, root = tmp_path / "straight", tmp_path / "root"
-    finish(straight, *TRAIN, launcher=launcher)
-    process = start(root, *TRAIN, launcher=launcher)
+    finish(straight, *TRAIN, processes=3)  # of more than two numbers, the order of a sum matters
+    process = start(root, *TRAIN, launcher=[*TORCHRUN, "--nproc_per_node=3"])
     wait_until(lambda: epochs(root) >= 2, process)
     os.kill(workers(process)[1], signal.SIGUSR1)  # one of them alone
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1  # torchrun's own
     assert "stopped by a signal" in told and "[rank 1]" not in told
     last = steps(root)[-1]
-    assert f"going on from step {last} of" in finish(root, *TRAIN, launcher=launcher)
+    assert f"going on from step {last} of" in finish(root, *TRAIN, processes=3)
     assert differences(directory(straight, "train"), directory(root, "train")) == []
 
 

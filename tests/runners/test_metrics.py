@@ -21,8 +21,9 @@ from tests.conftest import PROJECT, TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
 ATTACKED = ["test", *TINY, "--standard_eval", "--N_adv_eval", "--per_label=10", "--num_examples=23", "--shard_size=6"]
-ATTACKED += ["--N_attack_iter=6", "--N_threshold=0.1", "--N_radius=0.3"]
+ATTACKED += ["--N_attack_iter=3", "--N_threshold=0.1", "--N_radius=0.3"]
 GRID = [*ATTACKED, "--N_thresholds=0.05,0.2", "--N_radii=0.15", "--save_adversarials"]
+GRID += ["--attacks=apgd_ce,minimal_gauge"]
 
 
 @pytest.fixture(scope="module")

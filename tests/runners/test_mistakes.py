@@ -100,17 +100,17 @@ def test_training_that_diverges(command: Command) -> None:
 
 
 def test_mistakes_under_torchrun_are_told_once(command: Command) -> None:
-    done = command("train", *TINY, "--lr=fast", processes=2)
+    done = command("train", *TINY, "--lr=fast", torchrun=2)
     assert done.returncode != 0
     assert done.stderr.count("--lr: expected a number such as 0.03 or 8/255, got 'fast'") == 1
-    done = command("train", *TINY, "--batch_size=1", processes=2)
+    done = command("train", *TINY, "--batch_size=1", torchrun=2)
     assert done.stderr.count("--batch_size: expected at least one example for each of 2 processes, got 1") == 1
 
 
 def test_processes_that_share_anchors_need_an_example_in_every_part(digits_root: Command) -> None:
     """One without any would not ask, and the others would wait for it."""
     train = ["train", *TINY, "--per_label=10", "--N_adv_train", "--shard_anchors", "--batch_size=5"]
-    done = digits_root(*train, "--accumulation=3", processes=2)
+    done = digits_root(*train, "--accumulation=3", torchrun=2)
     assert done.stderr.count("expected an example in every part of a batch, got 5 examples for 6 parts") == 1
 
 

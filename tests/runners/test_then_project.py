@@ -37,7 +37,7 @@ def test_attack_then_project(digits_root: Command, tmp_path: Path) -> None:
     tree.write_text(TREE)
     weights = f"--class_weights=tree:{tree}"
     anchors_at = digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights)
-    inside = ["--N_adv_eval", f"--N_threshold={POWER}", f"--N_radius={POWER}"]
+    inside = ["--N_adv_eval", f"--N_threshold={POWER}", f"--N_radius={POWER}", "--N_attack_iter=8"]
     words = [*ATTACKED, "--then_project=pd,pd_s,pd_w", weights, *inside]
     result = digits_root.result(*words)
     made = digits_root.where(*words)
