@@ -182,9 +182,12 @@ def test_wrong_changes_are_refused() -> None:
         with pytest.raises(UsageError, match="safe changes"):
             SafeMoves(problem.bound, wrong)
     masks = torch.ones(COUNT, 1, 8, 8, dtype=torch.bool)
-    frozen = ProjectedDisplacement(anchors=problem.anchors, segmented=True, mask_source=lambda x: masks)
-    with pytest.raises(UsageError, match="background"):
-        SafeMoves(frozen.bind(problem.x, problem.y, masks=masks), problem.changed)
+    for background in ("frozen", "free"):
+        threat = ProjectedDisplacement(
+            anchors=problem.anchors, segmented=True, mask_source=lambda x: masks, background=background
+        )
+        with pytest.raises(UsageError, match=f"got '{background}'"):
+            SafeMoves(threat.bind(problem.x, problem.y, masks=masks), problem.changed)
 
 
 def test_the_gauge_grows_with_each_bound() -> None:
