@@ -33,6 +33,10 @@ TANGENTS = "threat_specification/projected_displacement/tangents.py"
 ON_TANGENTS = f"{PD_TESTS}/test_tangents.py"
 ON_COVERAGE = "tests/testing/test_coverage.py"
 ON_PD = f"{PD_TESTS}/test_threat.py"
+SPACE = "threat_specification/safe_moves/space.py"
+MIXTURES = "threat_specification/safe_moves/mixtures.py"
+ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
+ON_MIXTURES = "tests/threat_specification/safe_moves/test_mixtures.py"
 
 
 @dataclass(frozen=True)
@@ -513,6 +517,48 @@ MUTANTS = [
         "FAILED = 0.2",
         "FAILED = 0.9",
         "tests/datasets/test_human_pairs.py",
+    ),
+    Mutant(
+        "safe moves: weights may add up to any sum",
+        SPACE,
+        " & at_most(weights.sum(1), 1.0)",
+        "",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: rounding of a mixture counts as noise",
+        SPACE,
+        "self.moves.mixture(weights)).clamp(0, 1)\n        change",
+        "self.moves.mixture(weights))\n        change",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: a point that the solver misses is taken all the same",
+        MIXTURES,
+        "torch.where(per_image(holds), here, mixture))",
+        "here)",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: what noise alone broke is robust",
+        "runners/test/moves.py",
+        'arrays[of("correct")] = arrays[of("correct")] & ~new',
+        'arrays[of("correct")] = arrays[of("correct")] | new',
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: noise of a free background counts",
+        MIXTURES,
+        '(kind := getattr(threat, "background", "")) != "radius"',
+        '(kind := getattr(threat, "background", "")) == "frozen"',
+        f"{ON_MIXTURES} -k refused",
+    ),
+    Mutant(
+        "safe moves: the nearest point ignores the sum of the weights",
+        "threat_specification/projected_displacement/lifted.py",
+        "(weights.sum(1) * sums).unsqueeze(1)",
+        "(weights.sum(1) * 0 * sums).unsqueeze(1)",
+        f"{ON_MIXTURES} -k together",
     ),
 ]
 

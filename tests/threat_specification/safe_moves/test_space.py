@@ -32,6 +32,18 @@ def test_rounding_of_a_mixture_is_no_noise() -> None:
     assert bool((lawful & cell.holds(threat, length)).all())
 
 
+def test_what_is_outside_does_not_count() -> None:
+    """Weights that add up to more, one below 0, too much noise: images of other sets."""
+    problem = Problem()
+    space, none = Mixtures(problem.moves, 0.05), torch.zeros(COUNT, 5)
+    inside, more, less = none + 0.19, none + 0.21, none + torch.tensor([0.5, -0.1, 0, 0, 0])
+    join, still = space.allowed(Cell(EVERYTHING, 0.05)).bound.join, torch.zeros_like(problem.x)
+    lawful = [space.measure(point, space.image(point))[2] for point in (join(still, w) for w in (inside, more, less))]
+    assert [each.all().item() for each in lawful] == [True, False, False] and not (lawful[1] | lawful[2]).any()
+    noisy = join(torch.full_like(still, 0.06), inside)
+    assert torch.allclose(space.measure(noisy, space.image(noisy))[1], torch.tensor(0.06))
+
+
 def test_attacks_see_the_images_that_count() -> None:
     """To the bit: a model may jump there."""
     problem = Problem(inner=0.1)
