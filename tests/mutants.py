@@ -148,8 +148,8 @@ MUTANTS = [
     Mutant(
         "a frozen background may move",
         SEARCH,
-        "wrong &= ~((delta != 0) & fixed).flatten(1).any(1)",
-        "pass",
+        "amax(1), ~((delta != 0) & fixed).flatten(1).any(1)",
+        "amax(1), ~((delta != delta) & fixed).flatten(1).any(1)",
         ON_SEARCH,
     ),
     Mutant("the wrong member is named", SEARCH, "torch.where(new, number,", "torch.where(new, number + 1,", ON_SEARCH),
@@ -191,15 +191,15 @@ MUTANTS = [
     Mutant(
         "a start outside the set",
         "threat_specification/attacks/starts.py",
-        "return allowed.project(torch.where(up, allowed.upper, allowed.lower))",
-        "return torch.where(up, allowed.upper, allowed.lower)",
+        "return allowed.project(allowed.corner(uniform(seed, index, draw, tuple(allowed.lower.shape[1:]))))",
+        "return allowed.corner(uniform(seed, index, draw, tuple(allowed.lower.shape[1:])))",
         ON_ATTACKS + "/test_far_starts.py",
     ),
     Mutant(
         "all corners are the same",
         "threat_specification/attacks/starts.py",
-        "up = uniform(seed, index, draw,",
-        "up = uniform(seed, index, 0,",
+        "allowed.corner(uniform(seed, index, draw,",
+        "allowed.corner(uniform(seed, index, 0,",
         ON_ATTACKS + "/test_far_starts.py",
     ),
     Mutant(
@@ -247,8 +247,8 @@ MUTANTS = [
     Mutant(
         "the model is asked outside the pixel box",
         "threat_specification/attacks/base.py",
-        "self.model((self.examples + delta).clamp(0, 1))",
-        "self.model(self.examples + 1.2 * delta)",
+        "return (self.bound.examples + delta).clamp(0, 1)",
+        "return self.bound.examples + 1.2 * delta",
         ON_ATTACKS + "/test_attacks.py",
     ),
     Mutant(
@@ -381,8 +381,8 @@ MUTANTS = [
     Mutant(
         "the projection in the caller's precision",
         "threat_specification/projected_displacement/bound.py",
-        "        with full_precision(self.examples.device.type):",
-        "        if True:",
+        "        with full_precision(self.examples.device.type):\n            return project(self,",
+        "        if True:\n            return project(self,",
         f"{PD_TESTS}/test_lowered_precision.py",
     ),
     Mutant(
