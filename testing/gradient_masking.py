@@ -5,6 +5,7 @@ A model is probed on a few examples; the findings become warnings.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -29,6 +30,7 @@ GRADIENT_FREE_SHARE = 0.05  # share of all adversarial examples that an attack w
 ELSEWHERE_SHARE = 0.02  # share of the examples of a Probe on which only the attacks of ELSEWHERE succeed
 
 GRADIENT_FREE = ("random_search", autoattack.GRADIENT_FREE)
+WITHOUT_GRADIENTS = (*GRADIENT_FREE, "single_moves")  # these ask for no gradients
 DRAWS = 2_000_000  # first draw number of the probes' random numbers; larger than all that the ensemble uses
 # Forward passes of the smoothed copy; standard deviation of its noise, relative to the largest change of a pixel.
 SMOOTH_PASSES, SMOOTH_NOISE = 4, 1 / 3
@@ -50,7 +52,7 @@ def _transfer(task: Task, draw: int) -> AttackResult:
     """A transfer attack: gradient descent on the smoothed copy; success is determined by the model itself."""
     generator = torch.Generator().manual_seed(draw)
     half = torch.randn(SMOOTH_PASSES // 2, *task.examples.shape[1:], generator=generator).to(task.examples.device)
-    noise = SMOOTH_NOISE * float(task.allowed.reach.amax()) * half
+    noise = SMOOTH_NOISE * float(task.allowed.pixel_reach.amax()) * half
     found = momentum_pgd(replace(task, model=Smoothed(task.model, torch.cat([noise, -noise]))), draw)
     memory = task.best_so_far()
     memory.ask(found.delta)
@@ -126,8 +128,9 @@ def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
 def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list[str]:
     """The warnings about a figure, one string each; broken_by as in examples.npz."""
     broken = int((broken_by > 0).sum())
-    # Attacks without gradients; not the first attack of all, since no attack with gradients ran before it.
-    numbers = [number for number, name in enumerate(attacks, start=1) if name in GRADIENT_FREE and number > 1]
+    # Attacks without gradients, if an attack with gradients ran before them.
+    first = next((number for number, name in enumerate(attacks, start=1) if name not in WITHOUT_GRADIENTS), math.inf)
+    numbers = [number for number, name in enumerate(attacks, start=1) if name in GRADIENT_FREE and number > first]
     free = int(numpy.isin(broken_by, numbers).sum())
     besides = sum(found.elsewhere.values())
     where = ", ".join(name for name, share in found.elsewhere.items() if share)

@@ -33,6 +33,10 @@ TANGENTS = "threat_specification/projected_displacement/tangents.py"
 ON_TANGENTS = f"{PD_TESTS}/test_tangents.py"
 ON_COVERAGE = "tests/testing/test_coverage.py"
 ON_PD = f"{PD_TESTS}/test_threat.py"
+SPACE = "threat_specification/safe_moves/space.py"
+MIXTURES = "threat_specification/safe_moves/mixtures.py"
+ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
+ON_MIXTURES = "tests/threat_specification/safe_moves/test_mixtures.py"
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,8 @@ MUTANTS = [
     Mutant(
         "a frozen background may move",
         SEARCH,
-        "wrong &= ~((delta != 0) & fixed).flatten(1).any(1)",
-        "pass",
+        "amax(1), ~((delta != 0) & fixed).flatten(1).any(1)",
+        "amax(1), ~((delta != delta) & fixed).flatten(1).any(1)",
         ON_SEARCH,
     ),
     Mutant("the wrong member is named", SEARCH, "torch.where(new, number,", "torch.where(new, number + 1,", ON_SEARCH),
@@ -187,15 +191,15 @@ MUTANTS = [
     Mutant(
         "a start outside the set",
         "threat_specification/attacks/starts.py",
-        "return allowed.project(torch.where(up, allowed.upper, allowed.lower))",
-        "return torch.where(up, allowed.upper, allowed.lower)",
+        "return allowed.project(allowed.corner(uniform(seed, index, draw, tuple(allowed.lower.shape[1:]))))",
+        "return allowed.corner(uniform(seed, index, draw, tuple(allowed.lower.shape[1:])))",
         ON_ATTACKS + "/test_far_starts.py",
     ),
     Mutant(
         "all corners are the same",
         "threat_specification/attacks/starts.py",
-        "up = uniform(seed, index, draw,",
-        "up = uniform(seed, index, 0,",
+        "allowed.corner(uniform(seed, index, draw,",
+        "allowed.corner(uniform(seed, index, 0,",
         ON_ATTACKS + "/test_far_starts.py",
     ),
     Mutant(
@@ -243,8 +247,8 @@ MUTANTS = [
     Mutant(
         "the model is asked outside the pixel box",
         "threat_specification/attacks/base.py",
-        "self.model((self.examples + delta).clamp(0, 1))",
-        "self.model(self.examples + 1.2 * delta)",
+        "return (self.bound.examples + delta).clamp(0, 1)",
+        "return self.bound.examples + 1.2 * delta",
         ON_ATTACKS + "/test_attacks.py",
     ),
     Mutant(
@@ -377,8 +381,8 @@ MUTANTS = [
     Mutant(
         "the projection in the caller's precision",
         "threat_specification/projected_displacement/bound.py",
-        "        with full_precision(self.examples.device.type):",
-        "        if True:",
+        "        with full_precision(self.examples.device.type):\n            return project(self,",
+        "        if True:\n            return project(self,",
         f"{PD_TESTS}/test_lowered_precision.py",
     ),
     Mutant(
@@ -513,6 +517,48 @@ MUTANTS = [
         "FAILED = 0.2",
         "FAILED = 0.9",
         "tests/datasets/test_human_pairs.py",
+    ),
+    Mutant(
+        "safe moves: weights may add up to any sum",
+        SPACE,
+        " & at_most(weights.sum(1), 1.0)",
+        "",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: rounding of a mixture counts as noise",
+        SPACE,
+        "self.moves.mixture(weights)).clamp(0, 1)\n        change",
+        "self.moves.mixture(weights))\n        change",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: a point that the solver misses is taken all the same",
+        MIXTURES,
+        "torch.where(per_image(holds), here, mixture))",
+        "here)",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: what noise alone broke is robust",
+        "runners/test/moves.py",
+        'arrays[of("correct")] = arrays[of("correct")] & ~new',
+        'arrays[of("correct")] = arrays[of("correct")] | new',
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: noise of a free background counts",
+        MIXTURES,
+        '(kind := getattr(threat, "background", "")) != "radius"',
+        '(kind := getattr(threat, "background", "")) == "frozen"',
+        f"{ON_MIXTURES} -k refused",
+    ),
+    Mutant(
+        "safe moves: the nearest point ignores the sum of the weights",
+        "threat_specification/projected_displacement/lifted.py",
+        "(weights.sum(1) * sums).unsqueeze(1)",
+        "(weights.sum(1) * 0 * sums).unsqueeze(1)",
+        f"{ON_MIXTURES} -k together",
     ),
 ]
 

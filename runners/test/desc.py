@@ -144,8 +144,13 @@ class TestDesc(Desc):
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         named = tangents_named("tangents", testing.tangents)
         moves = changes_named("safe_moves", testing.safe_moves, testing.safe_moves_count)
-        if moves and testing.segmented and testing.background == "frozen":
-            raise UsageError("--safe_moves: they change the background, which is frozen; add --background=radius")
+        if moves and testing.segmented and testing.background != "radius":
+            raise UsageError(
+                f"--safe_moves: expected --background=radius, got {testing.background}: safe changes change the whole "
+                "image, and noise has one radius"
+            )
+        if moves and "post_hoc" in names_in(testing.attacks):
+            raise UsageError("--safe_moves: post_hoc scales noise alone, it knows no safe changes; leave it out")
         # With the changes spelt out, their number says nothing more.
         testing = dataclasses.replace(testing, tangents=named, safe_moves=moves, safe_moves_count=0)
         object.__setattr__(self, "testing", resolved(testing))

@@ -59,6 +59,7 @@ def add_noise_alone(arrays: Arrays, plain: AttackEvaluation, mixed: MovesEvaluat
             cells[:, place] &= without[cell]
     new = arrays[of("correct")] & ~arrays["N_adv_correct"]
     arrays[of("correct")] = arrays[of("correct")] & ~new
+    arrays[of("rounded")] = numpy.where(new, arrays["N_adv_rounded"], arrays[of("rounded")])
     arrays[of("broken_by")] = numpy.where(new, len(mixed.attacks) + 1, arrays[of("broken_by")])
 
 

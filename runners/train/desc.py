@@ -95,8 +95,11 @@ class TrainDesc(Desc):
             )
         if moves and training.adv_start == "last":
             raise UsageError("--N_train_safe_moves: they are new at every step; use another --adv_start than last")
-        if moves and training.N_train_segmented and training.N_train_background == "frozen":
-            raise UsageError("--N_train_safe_moves: they change the background; add --N_train_background=radius")
+        if moves and training.N_train_segmented and training.N_train_background != "radius":
+            raise UsageError(
+                f"--N_train_safe_moves: expected --N_train_background=radius, got {training.N_train_background}: safe "
+                "changes change the whole image, and noise has one radius"
+            )
         training = dataclasses.replace(
             training, N_train_tangents=named, N_train_safe_moves=moves, N_train_safe_moves_count=0
         )

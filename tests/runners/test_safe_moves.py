@@ -24,6 +24,7 @@ MOVES = "brighter:2,less_contrast:3,shift:3"
 SET = ["--N_adv_eval", "--safe_moves=" + MOVES, f"--N_threshold={THRESHOLD}", f"--N_radius={RADIUS}"]
 EVALUATED = ["test", *TINY, "--per_label=10", "--num_examples=24", "--N_attack_iter=8", *SET, "--save_adversarials"]
 EVALUATED += ["--attacks=momentum_ce,random_search"]
+FREE = ["--N_train_segmented", "--N_train_background=free"]
 
 
 def test_the_figure_and_what_proves_it(digits_root: Command) -> None:
@@ -90,7 +91,10 @@ def test_a_model_is_trained_in_the_set(digits_root: Command) -> None:
     [
         (["test", *EVALUATED[1:], "--safe_moves=C:7"], "severity from 1 to 5"),
         (["test", *EVALUATED[1:], "--safe_moves=brigter"], "did you mean 'brighter'"),
-        (["test", *EVALUATED[1:], "--segmented"], "add --background=radius"),
+        (["test", *EVALUATED[1:], "--segmented"], "expected --background=radius, got frozen"),
+        (["test", *EVALUATED[1:], "--segmented", "--background=free"], "expected --background=radius, got free"),
+        (["test", *EVALUATED[1:], "--attacks=post_hoc"], "post_hoc scales noise alone"),
+        (["train", *TINY, "--N_adv_train", "--N_train_safe_moves", *FREE], "--N_train_background=radius, got free"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves", "--adv_start=last"], "another --adv_start"),
         (["train", *TINY, "--N_adv_train", "--N_adv_train_attack_iter=0"], "a number from 1 on"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves=D"], "--N_train_safe_moves: safe moves: expected"),

@@ -86,6 +86,11 @@ class AttackSet:
         return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
 
     @property
+    def pixel_reach(self) -> Tensor:
+        """How far a pixel moves in this set, [B,1,1,1]: the unit of random changes of the image, not of a point."""
+        return self.reach
+
+    @property
     def steepest(self) -> str:
         """The key of DIRECTIONS that attacks use."""
         return self.direction or self.bound.steepest

@@ -23,6 +23,7 @@ from torch import Tensor
 from foundations.errors import UsageError
 from threat_specification.attacks.base import DIRECTIONS, AttackSet, at_most, normalised, per_image
 from threat_specification.base import BoundThreat
+from threat_specification.projected_displacement.anchor_matrix import full_precision
 from threat_specification.projected_displacement.bound import BoundProjectedDisplacement
 from threat_specification.projected_displacement.lifted import LiftedDirections
 from threat_specification.safe_moves.simplex import capped_simplex
@@ -42,8 +43,8 @@ class SafeMoves:
 
     def __init__(self, threat: BoundThreat, changed: Tensor) -> None:
         x = threat.examples
-        if getattr(threat, "mask", None) is not None and getattr(threat, "background", "") == "frozen":
-            raise UsageError("safe changes: they change the background, which is frozen; use background='radius'")
+        if getattr(threat, "mask", None) is not None and (kind := getattr(threat, "background", "")) != "radius":
+            raise UsageError(f"safe changes: expected background='radius', since noise has one radius, got {kind!r}")
         if changed.dim() != 5 or changed.shape[:1] + changed.shape[2:] != x.shape or not changed.shape[1]:
             raise UsageError(
                 f"safe changes: expected [{len(x)},K,{','.join(map(str, x.shape[1:]))}] with K above 0, "
@@ -82,7 +83,8 @@ class SafeMoves:
 
     def mixture(self, weights: Tensor) -> Tensor:
         """sum_k c_k s_k for weights [B,K], [B,C,H,W]."""
-        return torch.bmm(weights.unsqueeze(1), self.shifts).view_as(self.examples)
+        with full_precision(weights.device.type):
+            return torch.bmm(weights.unsqueeze(1), self.shifts).view_as(self.examples)
 
 
 class BoundMixtures(BoundThreat):
@@ -168,10 +170,15 @@ class BoundMixtures(BoundThreat):
 
     @cached_property
     def _lifted(self) -> LiftedDirections | None:
+        return None if self._exact is None else LiftedDirections(self._exact, self.moves.shifts, self.unit)
+
+    @property
+    def _exact(self) -> BoundProjectedDisplacement | None:
+        """The threat, if its projection is the exact one."""
         threat = self.moves.threat
         if not isinstance(threat, BoundProjectedDisplacement) or threat.projection != "exact":
             return None
-        return LiftedDirections(threat, self.moves.shifts, self.unit)
+        return threat
 
     def scale(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
@@ -212,6 +219,8 @@ class BoundMixtures(BoundThreat):
                 break
             smaller = (share + low) / 2 if attempt < HALVINGS else low
             share = torch.where(found, share, smaller)
+        if self._exact is not None:  # the last share needs no noise, so that there was a point
+            self._exact.scaled.add_(~found)
         weights = weights * share.unsqueeze(1)
         return weights, self.moves.mixture(weights), total
 
@@ -261,9 +270,14 @@ class MixtureSet(AttackSet):
             else per_image(self.bound.unit)
         )
 
+    @property
+    def pixel_reach(self) -> Tensor:
+        """The radius of the noise; without noise, the root mean square of what a safe change adds to a pixel."""
+        shifts = self.bound.moves.shifts
+        return self.reach if self.bound.radius else per_image(shifts.square().mean(2).sqrt().mean(1))
+
     def image(self, delta: Tensor) -> Tensor:
-        noise, weights = self.bound.parts(delta)
-        return (self.bound.examples + self.bound.moves.mixture(weights) + noise).clamp(0, 1)
+        return (self.bound.examples + self.bound.change(delta)).clamp(0, 1)
 
     def pull_back(self, gradient: Tensor, delta: Tensor) -> Tensor:
         """The gradient for (noise, weights): that of the image, and its product with each safe change.

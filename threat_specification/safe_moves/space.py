@@ -59,7 +59,8 @@ class Mixtures:
     def measure(self, point: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights = self.weights(point)
         lawful = at_most(-weights, 0.0).all(1) & at_most(weights.sum(1), 1.0)
-        noise = perturbed - (self.moves.examples + self.moves.mixture(weights))
+        # A mixture of images has its pixels in [0, 1]; what rounding adds is no noise.
+        noise = perturbed - (self.moves.examples + self.moves.mixture(weights)).clamp(0, 1)
         change = perturbed - self.moves.examples
         return self.moves.threat.evaluate(change), noise.flatten(1).abs().amax(1), lawful
 

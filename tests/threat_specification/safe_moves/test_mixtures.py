@@ -78,11 +78,12 @@ def test_the_noise_is_the_nearest_for_its_mixture(threshold: float) -> None:
         assert certificate.residual < 1e-4 and certificate.gap < 1e-5
 
 
-def test_noise_and_weights_are_the_nearest_together() -> None:
+@pytest.mark.parametrize("far", [1, 3])
+def test_noise_and_weights_are_the_nearest_together(far: int) -> None:
     """Where the pixel box is away: half-spaces of the anchors and of the weights' sum, certified with the box."""
     problem, threshold = Problem(inner=0.35), 0.4
     allowed = MixtureSet.of(problem.moves, threshold, 0.02)
-    bound, target = allowed.bound, far_points(allowed)[1]
+    bound, target = allowed.bound, far_points(allowed)[far]
     found, active = allowed.project(target).flatten(1).double().numpy(), 0
     for i in range(COUNT):
         unit, rows = float(bound.unit[i]), problem.rows(i)
@@ -182,9 +183,12 @@ def test_wrong_changes_are_refused() -> None:
         with pytest.raises(UsageError, match="safe changes"):
             SafeMoves(problem.bound, wrong)
     masks = torch.ones(COUNT, 1, 8, 8, dtype=torch.bool)
-    frozen = ProjectedDisplacement(anchors=problem.anchors, segmented=True, mask_source=lambda x: masks)
-    with pytest.raises(UsageError, match="background"):
-        SafeMoves(frozen.bind(problem.x, problem.y, masks=masks), problem.changed)
+    for background in ("frozen", "free"):
+        threat = ProjectedDisplacement(
+            anchors=problem.anchors, segmented=True, mask_source=lambda x: masks, background=background
+        )
+        with pytest.raises(UsageError, match=f"got '{background}'"):
+            SafeMoves(threat.bind(problem.x, problem.y, masks=masks), problem.changed)
 
 
 def test_the_gauge_grows_with_each_bound() -> None:
