@@ -131,7 +131,8 @@ def test_a_row_without_a_finite_logit_is_no_answer() -> None:
     assert predicted(rows).tolist() == [0, NO_CLASS, NO_CLASS, NO_CLASS]
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if "dlr" not in name])
+# DLR needs three classes; `single_moves` tries safe changes, which a set of pixels does not have.
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "dlr" not in name and name != "single_moves"])
 def test_every_attack_keeps_a_point_where_the_model_has_no_answer(name: str) -> None:
     model = NotANumber()
     evaluation = AttackEvaluation(model, ProjectedDisplacement(anchors=ANCHORS), LARGE, {name: ATTACKS[name]}, 20, 0)

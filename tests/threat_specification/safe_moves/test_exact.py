@@ -18,7 +18,7 @@ from threat_specification.safe_moves.space import Mixtures
 
 HEADLINE = Cell(0.15, 0.08)
 MOVES = 5
-EXAMPLES = 12
+EXAMPLES = 9
 MEMBERS = ("single_moves", "momentum_ce", "momentum_dlr", "momentum_targeted")
 
 
