@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,11 +10,36 @@ from torch import Tensor
 
 from testing.evaluations import CELLS, COLUMNS, AttackEvaluation
 from testing.shards import Shard, count_correct
-from threat_specification.attacks.search import Search
+from threat_specification.attacks.registry import ATTACKS
+from threat_specification.attacks.search import Cell, Search
+from threat_specification.safe_moves.changes import changed, names
 from threat_specification.safe_moves.mixtures import SafeMoves
 from threat_specification.safe_moves.space import Mixtures
 
 KEPT = tuple(name for name in (*COLUMNS, CELLS) if name != "gauge")
+
+
+def with_moves(
+    plain: AttackEvaluation, changes: Sequence[tuple[str, int]], grid: Sequence[Cell] = (), prefix: str = "N_adv"
+) -> MovesEvaluation:
+    """The same evaluation in the set of mixtures of safe changes; each change alone is tried first.
+
+    The changes are made with the seed of the evaluation. `gauge` is not among the columns.
+    """
+    return MovesEvaluation(
+        plain.model,
+        plain.threat,
+        plain.headline,
+        {"single_moves": ATTACKS["single_moves"], **plain.attacks},
+        plain.steps,
+        plain.seed,
+        grid,
+        plain.measures,
+        prefix=prefix,
+        kept=KEPT,
+        changed=lambda shard: changed(shard.images, shard.index, plain.seed, changes),
+        count=len(names(changes)),
+    )
 
 
 @dataclass

@@ -17,12 +17,14 @@ from foundations.results import wilson_interval
 from testing.arguments import checked_images, checked_labels, checked_model
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.gradient_masking import masking_warnings
+from testing.moves import with_moves
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
 from threat_specification.norms import L2, Linf
+from threat_specification.safe_moves.changes import parse
 
 ArrayLike = Any  # a tensor, a NumPy array or a list
 
@@ -69,6 +71,7 @@ def robust_accuracy(
     seed: int = 0,
     shard_size: int = 250,
     details: bool = False,
+    safe_moves: str = "",
 ) -> float | RobustAccuracy:
     """The share of examples that are classified correctly and for which no attack succeeds in {threat <= threshold}.
 
@@ -81,6 +84,8 @@ def robust_accuracy(
     radius   second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
     attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes)
     details  return a RobustAccuracy, not only the share
+    safe_moves  suites or safe changes with their severities, such as "quick:3" or "C:3,fog:2": the set is then that of
+             their mixtures plus noise up to the radius (docs/evaluation.md)
 
     Raises UsageError for a model that does not answer with logits and for labels that are no class, and RunError if
     the model gives no finite answer for an image.
@@ -102,6 +107,9 @@ def robust_accuracy(
     with evaluation_mode(model):
         chosen = attacks_named(attacks, num_classes)
         evaluation = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps, seed)
+        if safe_moves:
+            evaluation = with_moves(evaluation, parse(safe_moves))
+            chosen = dict(evaluation.attacks)
         rows = [evaluation(shard) for shard in parts]
         found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
         refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)

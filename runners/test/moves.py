@@ -14,10 +14,8 @@ from runners.plots import Column, amplified, write_strip
 from runners.test.desc import MOVES
 from runners.test.metrics import robust_after
 from testing.evaluations import AttackEvaluation
-from testing.moves import KEPT, MovesEvaluation
-from threat_specification.attacks.registry import ATTACKS
+from testing.moves import MovesEvaluation, with_moves
 from threat_specification.attacks.search import Cell
-from threat_specification.safe_moves.changes import changed, names
 
 Arrays = dict[str, numpy.ndarray]
 
@@ -27,26 +25,14 @@ ROWS = 12  # images of the gallery
 SHOWN = 3  # safe changes named for each of them
 
 
-def evaluation(plain: AttackEvaluation, changes: Sequence[tuple[str, int]], seed: int) -> MovesEvaluation:
+def evaluation(plain: AttackEvaluation, changes: Sequence[tuple[str, int]]) -> MovesEvaluation:
     """The evaluation in the set of mixtures, with the bounds and attacks of the one without safe changes.
 
     Its cells: with both bounds, without noise, without the threat, and without either.
     """
     threshold, radius = plain.headline.threshold, plain.headline.radius
-    return MovesEvaluation(
-        plain.model,
-        plain.threat,
-        plain.headline,
-        {"single_moves": ATTACKS["single_moves"], **plain.attacks},
-        plain.steps,
-        plain.seed,
-        [Cell(threshold, 0.0), Cell(math.inf, radius), Cell(math.inf, 0.0)],
-        plain.measures,
-        prefix=MOVES,
-        kept=KEPT,
-        changed=lambda shard: changed(shard.images, shard.index, seed, changes),
-        count=len(names(changes)),
-    )
+    cells = [Cell(threshold, 0.0), Cell(math.inf, radius), Cell(math.inf, 0.0)]
+    return with_moves(plain, changes, cells, MOVES)
 
 
 def add_noise_alone(arrays: Arrays, plain: AttackEvaluation, mixed: MovesEvaluation) -> None:

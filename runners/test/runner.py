@@ -265,7 +265,7 @@ class Test(Runner):
             )
         if self.threat is not None and self.testing.safe_moves:
             changes = parse(self.testing.safe_moves)
-            evaluations[MOVES] = moves.evaluation(evaluations["N_adv"], changes, self.seed)
+            evaluations[MOVES] = moves.evaluation(evaluations["N_adv"], changes)
         return evaluations
 
     def _ball_evaluation(self) -> AttackEvaluation:

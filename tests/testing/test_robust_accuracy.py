@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import UsageError
-from testing.robust_accuracy import RobustnessWarning, robust_accuracy
+from testing.robust_accuracy import RobustAccuracy, RobustnessWarning, robust_accuracy
 from tests.testing.test_gradient_masking import Brightness, Rounded
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
 from threat_specification.base import BoundThreat, Threat, check_images
@@ -66,6 +66,22 @@ def test_under_pd_and_wrong_inputs() -> None:
         robust_accuracy(model, IMAGES[:0], LABELS[:0], threat, 0.1)
     with pytest.raises(UsageError, match="unknown attack 'apgd_cee'"):
         robust_accuracy(model, IMAGES, LABELS, threat, 0.1, attacks=["apgd_cee"])
+
+
+def test_under_mixtures_of_safe_changes() -> None:
+    """A model that looks at brightness alone falls to a change of brightness, which the radius does not allow."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = AnchorSet(torch.rand(6, 1, 4, 4, generator=generator) * 0.2 + 0.7, torch.arange(6) % 2)
+    words = {"threat": ProjectedDisplacement(anchors=anchors), "threshold": 2.0, "radius": 0.01, "steps": 5}
+    assert robust_accuracy(Brightness(), IMAGES, LABELS, attacks=["pgd"], **words) == 1
+    found = robust_accuracy(
+        Brightness(), IMAGES, LABELS, attacks=["pgd"], safe_moves="brighter:5,darker:5", details=True, **words
+    )
+    assert isinstance(found, RobustAccuracy)
+    assert found.accuracy < 1 and set(found.broken_by) <= {"single_moves", "pgd", ""}
+    assert (Brightness()(found.perturbed).argmax(1) == LABELS).tolist() == found.correct.tolist()
+    with pytest.raises(UsageError, match="safe moves: expected suites"):
+        robust_accuracy(Brightness(), IMAGES, LABELS, attacks=["pgd"], safe_moves="brght", **words)
 
 
 def test_details_say_which_examples_stand_and_what_broke_the_others() -> None:
