@@ -1,12 +1,14 @@
 """A process that has imported what commands import, and forks for each: a command starts without seconds of imports.
 
 A command that starts this way is a process of its own all the same, with a memory, signals and an exit code, and goes
-through nonisotropic.py. What it finds imported is other people's packages alone.
+through nonisotropic.py. What it finds imported is other people's packages alone. Only the order of sets is the same in
+all of them: a test that needs another one sets PYTHONHASHSEED, with which a command starts on its own.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -73,7 +75,8 @@ class ForkServer:
                 code = self._answer(timeout)
             except TimeoutError as error:
                 for number in numbers:
-                    os.kill(number, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(number, signal.SIGKILL)
                 self._answer(timeout)
                 raise subprocess.TimeoutExpired(request["words"], timeout, *_read(said)) from error
             return subprocess.CompletedProcess(request["words"], code, *_read(said))
@@ -82,7 +85,9 @@ class ForkServer:
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], timeout)[0]:
             raise TimeoutError
-        return json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        assert line, "the fork server has ended"
+        return json.loads(line)
 
     def end(self) -> None:
         """Let the server go."""
@@ -158,7 +163,8 @@ def become(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     for module in IMPORTED:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # a command that needs it says so
+            importlib.import_module(module)
     gc.freeze()  # no forked process looks through what it did not make
     if asked := serve():
         become(asked)
