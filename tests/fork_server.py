@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import gc
 import importlib
 import json
@@ -86,18 +85,24 @@ class ForkServer:
         if not select.select([self.process.stdout], [], [], timeout)[0]:
             raise TimeoutError
         line = self.process.stdout.readline()
-        assert line, "the fork server has ended"
+        if not line:
+            raise ChildProcessError(f"the fork server ended with {self.process.wait()}")
         return json.loads(line)
 
     def end(self) -> None:
         """Let the server go."""
-        self.process.communicate()
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self.process.communicate()
 
 
-@functools.cache
+_STARTED: list[ForkServer] = []
+
+
 def fork_server() -> ForkServer:
-    """The one of this process, which starts when it is first asked for."""
-    return ForkServer()
+    """The one of this process, started when it is first asked for, and again if something has ended it."""
+    if not _STARTED or _STARTED[-1].process.poll() is not None:
+        _STARTED.append(ForkServer())
+    return _STARTED[-1]
 
 
 def _read(files: Sequence[str]) -> list[str]:
