@@ -18,7 +18,6 @@ from testing.exact_network import Block, Network, Value
 
 SLACK = 1e-9  # relative and absolute widening of each bound
 ROWS = 256  # rows of a value that go backwards together
-PROGRAMS = 600  # most linear programs for the units of one image; a number, not a time, so that answers repeat
 
 Pair = tuple[numpy.ndarray, numpy.ndarray]  # lower and upper bounds, [n] each
 
@@ -44,19 +43,19 @@ class UnitBounds:
     """Bounds of all blocks of a network over a region.
 
     before   those of a block's inputs, by block number; after   those of its variables
-    programs number of linear programs that may still be solved
+    programs number of linear programs over the half-spaces that are still allowed; no time, so that answers repeat
     """
 
     network: Network
     region: Region
     before: dict[int, Pair] = field(default_factory=dict)
     after: list[Pair] = field(default_factory=list)
-    programs: int = PROGRAMS
+    programs: int = 0
 
     @classmethod
-    def of(cls, network: Network, region: Region) -> UnitBounds:
+    def of(cls, network: Network, region: Region, programs: int = 0) -> UnitBounds:
         """The bounds of each block in turn, from those of the blocks before it."""
-        bounds = cls(network, region, after=[(region.lower, region.upper)])
+        bounds = cls(network, region, after=[(region.lower, region.upper)], programs=programs)
         for number, block in enumerate(network.blocks[1:], start=1):
             assert block.before is not None
             bounds.before[number] = bounds._pair(block.before, block.groups is None)
@@ -65,16 +64,17 @@ class UnitBounds:
 
     def _pair(self, value: Value, is_relu: bool) -> Pair:
         low, high = self.intervals(value)
+        of_image = len(value.parts) == 1 and 0 in value.parts
+        if of_image and not self.programs:
+            return low, high  # the box alone gives no better ones
         # A ReLU whose sign is known needs no better bound.
-        open_ = numpy.flatnonzero((low < 0) & (high > 0)) if is_relu else numpy.arange(len(low))
-        if len(value.parts) == 1 and 0 in value.parts:  # intervals are exact for a function of the image alone
-            open_ = open_ if len(self.region.rows) else open_[:0]
-        for first in range(0, len(open_), ROWS):
-            chosen = open_[first : first + ROWS]
+        wanted = numpy.flatnonzero((low < 0) & (high > 0)) if is_relu else numpy.arange(len(low))
+        above = 0.0 if is_relu else -numpy.inf
+        for first in range(0, len(wanted), ROWS):
+            chosen = wanted[first : first + ROWS]
             some = value.rows(chosen)
-            high[chosen] = numpy.minimum(high[chosen], self.largest(some, low[chosen] < 0 if is_relu else None))
-            lowest = -self.largest(negative(some), high[chosen] > 0 if is_relu else None)
-            low[chosen] = numpy.maximum(low[chosen], lowest)
+            high[chosen] = numpy.minimum(high[chosen], self.largest(some, above))
+            low[chosen] = numpy.maximum(low[chosen], -self.largest(negative(some), above))
         return numpy.minimum(low, high), high
 
     def intervals(self, value: Value) -> Pair:
@@ -87,22 +87,18 @@ class UnitBounds:
             high += up @ most + down @ least
         return low - SLACK * (1 + abs(low)), high + SLACK * (1 + abs(high))
 
-    def largest(self, value: Value, worth: numpy.ndarray | None = None) -> numpy.ndarray:
+    def largest(self, value: Value, above: float) -> numpy.ndarray:
         """Upper bounds [n] of a value, by a linear function of the image that is nowhere smaller.
 
-        worth   [n] bool: the rows for which a linear program may use the half-spaces (default: all)
+        above   linear programs over the half-spaces improve the bounds over the box that are larger, while any are left
         """
         slope, constant = self.above(value)
         region = self.region
         found = constant + numpy.maximum(slope * region.lower, slope * region.upper).sum(1)
-        if len(region.rows):
-            for row in range(len(slope)) if worth is None else numpy.flatnonzero(worth):
-                if self.programs == 0:
-                    break
-                if worth is not None and found[row] <= 0:
-                    continue
-                self.programs -= 1
-                found[row] = min(found[row], constant[row] + _over(region, slope[row]))
+        wanted = numpy.flatnonzero(found > above)[: self.programs if len(region.rows) else 0]
+        self.programs -= len(wanted)
+        for row in wanted:
+            found[row] = min(found[row], constant[row] + _over(region, slope[row]))
         return found + SLACK * (1 + abs(found))
 
     def above(self, value: Value) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -12,6 +12,11 @@ and a maximum y over candidates s_k, with binaries that add up to 1 and U_k the 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,13 +92,14 @@ class Program:
         whole = numpy.concatenate([numpy.full(len(part), place in self._binaries) for place, part in self._sizes()])
         cost = numpy.zeros(len(lower))
         cost[-1] = -1
-        solved = milp(
-            cost,
-            constraints=LinearConstraint(self._stacked(rows, group + 1), least, most),
-            bounds=Bounds(lower, upper),
-            integrality=numpy.append(whole, 0),
-            options={"time_limit": max(seconds, 0.01), "mip_rel_gap": gap},
-        )
+        with _quiet():
+            solved = milp(
+                cost,
+                constraints=LinearConstraint(self._stacked(rows, group + 1), least, most),
+                bounds=Bounds(lower, upper),
+                integrality=numpy.append(whole, 0),
+                options={"time_limit": max(seconds, 0.01), "mip_rel_gap": gap},
+            )
         if solved.status == INFEASIBLE:
             return Solved(None, -numpy.inf, at_least)
         bound = float(high[0])
@@ -144,7 +150,9 @@ class Program:
         self._add(_with(some, -1, own | {binary: sparse.diags(-least)}), -numpy.inf, some.constant - least)
         self._add(own | {binary: sparse.diags(-most)}, -numpy.inf, 0)
 
-    def _maximum(self, number: int, value: Value, groups: numpy.ndarray, low: numpy.ndarray, high: numpy.ndarray) -> None:
+    def _maximum(
+        self, number: int, value: Value, groups: numpy.ndarray, low: numpy.ndarray, high: numpy.ndarray
+    ) -> None:
         block = self.bounds.network.blocks[number]
         lows, highs = window(groups, low), window(groups, high)
         least = after(block, low, high)[0]
@@ -173,6 +181,22 @@ class Program:
 
 
 INFEASIBLE = 2  # status of milp
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on stdout, where HiGHS writes notes of its own, past Python."""
+    sys.stdout.flush()
+    library = ctypes.CDLL(None)
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _with(value: Value, sign: int, more: dict[int, Any]) -> dict[int, Any]:
