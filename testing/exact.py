@@ -25,7 +25,7 @@ from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from testing.arguments import checked_images, checked_labels, checked_model
 from testing.evaluations import AttackEvaluation
-from testing.exact_bounds import Region, UnitBounds
+from testing.exact_bounds import PROGRAMS, Region, UnitBounds
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
 from testing.robust_accuracy import RADIUS
@@ -41,6 +41,8 @@ from threat_specification.projected_displacement.directions import UnsafeDirecti
 
 SECONDS = 60.0  # for one image
 TOLERANCE = 1e-5  # a margin counts as below 0 only from here, times 1 + |margin of the clean image|
+FEW = 16  # with at most this many open units, the program is quicker than better bounds of them
+SHARE = 1 / 3  # of the time left, for these bounds at most
 QUICK = ("momentum_ce", "momentum_targeted")  # attacks that come first in Python
 
 WRONG, UNDECIDED, BY_ATTACK, BY_BOUNDS, BY_PROGRAM = -1, 0, 1, 2, 3
@@ -86,7 +88,7 @@ def exact_robustness(
     seconds: float = SECONDS,
     attacks: Sequence[str] = QUICK,
     optimum: bool = False,
-    programs: int = 0,
+    programs: int = PROGRAMS,
 ) -> ExactAnswers:
     """Decide for each image whether a point in {threat <= threshold, l-inf <= radius, pixel box} is misclassified.
 
@@ -96,8 +98,8 @@ def exact_robustness(
     seconds  time limit for each image
     attacks  names of attacks that come first; () for none
     optimum  find the largest margin of each image too (it is `margin`, up to 1e-4), which takes longer
-    programs number of linear programs for each image that tighten the bounds of units by the threat's half-spaces; on
-             the networks measured they took longer than they saved
+    programs number of linear programs that tighten the bounds of units by the threat's half-spaces, at most, for an
+             image with many units whose state is open
 
     Raises UsageError for a layer or a threat that the program cannot describe.
     """
@@ -148,7 +150,7 @@ class ExactEvaluation:
     seconds: float = SECONDS
     known: Mapping[int, Known] | None = None
     optimum: bool = False
-    programs: int = 0
+    programs: int = PROGRAMS
     columns: dict[str, str | tuple[str, int]] = field(default_factory=lambda: dict(COLUMNS))
     pictures: Sequence[str] = ("exact_image",)
 
@@ -225,12 +227,23 @@ class Case:
             if not self.optimum:
                 return Answer(False, True, known.margin, BY_ATTACK)
         region = region_of(self.search.bound, self.search.headline).binding()
-        bounds, margins = UnitBounds.of(self.network, region, self.programs), self._margins()
-        bounds.programs = len(margins.constant)
-        most = bounds.largest(margins, -math.inf if self.optimum else -self.tolerance)
-        if most.max() < -self.tolerance and not self.optimum:
+        margins = self._margins()
+        bounds = UnitBounds.of(self.network, region)
+        most = self._largest(bounds, margins)
+        if self._is_open(most) and bounds.open_units > FEW and len(region.rows) and self.programs:
+            bounds = UnitBounds.of(self.network, region, self.programs, time.monotonic() + SHARE * self._left())
+            most = numpy.minimum(most, self._largest(bounds, margins))
+        if not self._is_open(most):
             return Answer(True, False, float(most.max()), BY_BOUNDS)
         return self._by_program(Program(bounds), margins, most, max(known.margin, self.clean), known.broken)
+
+    def _largest(self, bounds: UnitBounds, margins: Value) -> numpy.ndarray:
+        """Upper bounds of all margins, with a linear program for each that decides anything."""
+        bounds.programs, bounds.end = len(margins.constant), self.end
+        return bounds.largest(margins, -math.inf if self.optimum else -self.tolerance)
+
+    def _is_open(self, most: numpy.ndarray) -> bool:
+        return self.optimum or bool(most.max() >= -self.tolerance)
 
     def _by_program(
         self, program: Program, margins: Value, most: numpy.ndarray, reached: float, broken: bool

@@ -8,6 +8,8 @@ Shapes: D pixels, M half-spaces, n rows of a value, m variables of a block.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ from testing.exact_network import Block, Network, Value
 
 SLACK = 1e-9  # relative and absolute widening of each bound
 ROWS = 256  # rows of a value that go backwards together
+PROGRAMS = 2000  # most linear programs for the units of one image
 
 Pair = tuple[numpy.ndarray, numpy.ndarray]  # lower and upper bounds, [n] each
 
@@ -43,7 +46,9 @@ class UnitBounds:
     """Bounds of all blocks of a network over a region.
 
     before   those of a block's inputs, by block number; after   those of its variables
-    programs number of linear programs over the half-spaces that are still allowed; no time, so that answers repeat
+    programs number of linear programs over the half-spaces that are still allowed: a number, so that answers repeat,
+             and a time only where it is short
+    end      that time, on the monotonic clock
     """
 
     network: Network
@@ -51,11 +56,20 @@ class UnitBounds:
     before: dict[int, Pair] = field(default_factory=dict)
     after: list[Pair] = field(default_factory=list)
     programs: int = 0
+    end: float = math.inf
+
+    @property
+    def open_units(self) -> int:
+        """The number of ReLUs whose sign is not known, and of maxima."""
+        pairs = [(self.network.blocks[number].groups, low, high) for number, (low, high) in self.before.items()]
+        return sum(
+            len(groups) if groups is not None else int(((low < 0) & (high > 0)).sum()) for groups, low, high in pairs
+        )
 
     @classmethod
-    def of(cls, network: Network, region: Region, programs: int = 0) -> UnitBounds:
+    def of(cls, network: Network, region: Region, programs: int = 0, end: float = math.inf) -> UnitBounds:
         """The bounds of each block in turn, from those of the blocks before it."""
-        bounds = cls(network, region, after=[(region.lower, region.upper)], programs=programs)
+        bounds = cls(network, region, after=[(region.lower, region.upper)], programs=programs, end=end)
         for number, block in enumerate(network.blocks[1:], start=1):
             assert block.before is not None
             bounds.before[number] = bounds._pair(block.before, block.groups is None)
@@ -95,9 +109,12 @@ class UnitBounds:
         slope, constant = self.above(value)
         region = self.region
         found = constant + numpy.maximum(slope * region.lower, slope * region.upper).sum(1)
+        found = numpy.minimum(found, self.intervals(value)[1])  # neither is always the better one
         wanted = numpy.flatnonzero(found > above)[: self.programs if len(region.rows) else 0]
         self.programs -= len(wanted)
         for row in wanted:
+            if time.monotonic() > self.end:
+                break
             found[row] = min(found[row], constant[row] + _over(region, slope[row]))
         return found + SLACK * (1 + abs(found))
 
