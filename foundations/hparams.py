@@ -640,6 +640,15 @@ class TestingHparams(Hparams):
         when="safe_moves",
         hashed_if_set=True,
     )
+    exact_eval: bool = setting(
+        False,
+        "For small networks of ReLUs: decide by a mixed-integer program what attacks left standing in that set.",
+        when="N_adv_eval",
+        hashed_if_set=True,
+    )
+    exact_seconds: float = setting(
+        60.0, "Time limit of that for each image.", check=in_range(0, above=True), when="exact_eval", hashed_if_set=True
+    )
     attacks: str = setting(
         "",
         "Members of the nonisotropic ensemble by name, in order, comma-separated (default: all that fit).",

@@ -10,7 +10,7 @@ from typing import Any
 from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
-from runners.test.desc import EVALUATIONS, MOVES, describe_set, grid_table
+from runners.test.desc import EVALUATIONS, EXACT, MOVES, describe_set, grid_table
 
 
 @dataclass
@@ -40,7 +40,7 @@ def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
 
 
 # Evaluations with a column of the leaderboard only where a test has them, with its heading.
-MORE_COLUMNS = {"corruption": "corruptions", MOVES: "worst safe changes and noise"}
+MORE_COLUMNS = {"corruption": "corruptions", MOVES: "worst safe changes and noise", EXACT: "proven robust"}
 
 
 def accuracy_table(tests: list[FinishedRun], title: str = "Accuracy") -> Table:

@@ -27,6 +27,7 @@ ENSEMBLE = 3
 # The evaluations of `test`, by their names in result.json.
 OTHER_ANCHORS = "N_adv_train_anchors"  # with the anchors of training, if the evaluation uses others
 MOVES = "N_adv_moves"  # in the set of mixtures of safe changes plus noise
+EXACT = "exact"  # what a program proves in the set of N_adv; has a table of its own
 EVALUATIONS = {
     "standard": "clean",
     "corruption": "corruptions",
@@ -156,6 +157,8 @@ class TestDesc(Desc):
         object.__setattr__(self, "testing", resolved(testing))
         if self.baseline is not None:
             check_baseline(self.baseline, self.dataset_name, self.testing)
+        if testing.exact_eval and testing.N_adv_eval and self.anchors.threat.shard_anchors:
+            raise UsageError("--exact_eval: expected all anchors on each process; leave out --shard_anchors")
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":
@@ -215,7 +218,7 @@ class TestDesc(Desc):
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
         tables += filter(None, [binding(result.get("N_adv", {})), moves_table(result.get(MOVES))])
-        tables += filter(None, [then_project_table([("", result)])])
+        tables += filter(None, [then_project_table([("", result)]), exact_table(result)])
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -243,6 +246,22 @@ def moves_table(metrics: dict[str, Any] | None) -> str:
     }
     table = markdown_table(["changed by", "accuracy"], [[name, f"{value:.4f}"] for name, value in rows.items()])
     return f"{table}\n\nthe threat is at its threshold for {metrics['binding']:.0%} of the adversarial examples"
+
+
+def exact_table(result: dict[str, Any]) -> str:
+    """What a program proved beside what attacks found; "" without it."""
+    found = result.get(EXACT)
+    if found is None:
+        return ""
+    count, attacked = found["num_examples"], result["N_adv"]["accuracy"]
+    shares = {"proven robust": found["accuracy"], "robust or undecided": found["upper"], "after all attacks": attacked}
+    intervals = {name: wilson_interval(share, count) for name, share in shares.items()}
+    rows = [[name, f"{share:.4f}", "{:.3f}-{:.3f}".format(*intervals[name])] for name, share in shares.items()]
+    table = markdown_table([f"exact answers, {describe_set(found)}", "share", "95 % interval"], rows)
+    return (
+        f"{table}\n\n{found['undecided']} of {count} undecided when their time was over, {found['missed_by_attacks']} "
+        f"broken that no attack broke; {found['seconds_per_example']:.2f} s an image"
+    )
 
 
 HARDLY = 0.02  # a difference of accuracies that hardly matters

@@ -26,14 +26,15 @@ from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import corruptions, moves, then_project
+from runners.test import corruptions, exact, moves, then_project
 from runners.test.corruption_chart import corruption_chart
-from runners.test.desc import EVALUATIONS, MOVES, OTHER_ANCHORS, forms_of
+from runners.test.desc import EVALUATIONS, EXACT, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
 from testing.corruptions import CorruptionEvaluation
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
+from testing.exact_network import Network
 from testing.gradient_masking import masking_warnings
 from testing.lockstep import InLockstep
 from testing.shards import Shard, ShardStore, evaluate_in_shards
@@ -128,6 +129,9 @@ class Test(Runner):
             environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
         self.baseline = corruptions.read_baseline(self.desc.baseline, environment) if self.desc.baseline else None
         self.evaluations = self._evaluations()
+        # Read at once: a layer that it cannot describe is told before the attacks begin.
+        asked = testing.N_adv_eval and testing.exact_eval
+        self.network = Network.read(self.model, self.data.info.shape) if asked else None
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
 
@@ -158,7 +162,13 @@ class Test(Runner):
             moves.add_noise_alone(arrays, self.evaluations["N_adv"], self.evaluations[MOVES])
         for lost in self._without_answer(arrays):
             refuse_no_answers(torch.from_numpy(lost), self.index)
+        if self.network is not None:
+            arrays |= self._exact(self.network, arrays, split)
         result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
+        if self.network is not None:
+            result[EXACT] = {"num_examples": len(self.index), "excluded": self.num_excluded}
+            result[EXACT] |= exact.metrics(self.evaluations["N_adv"], arrays)
+            del arrays[exact.CLOCK]
         self._add_published(result)
         result["saved_adversarials"] = self.testing.save_adversarials
         for name in ("adv", "N_adv", MOVES):
@@ -178,6 +188,11 @@ class Test(Runner):
                 if self.testing.N_radii:
                     write_figure(self.directory / "radius_curves.png", lambda: radius_curves(result["N_adv"]))
         return result
+
+    def _exact(self, network: Network, arrays: dict[str, numpy.ndarray], split: Examples) -> dict[str, numpy.ndarray]:
+        attacked = exact.ExactEvaluation(self.evaluations["N_adv"], network, self.testing.exact_seconds)
+        with evaluation_mode(self.model):
+            return exact.evaluate(attacked, arrays, split, self.index, self.environment, self.directory)
 
     @staticmethod
     def _without_answer(arrays: dict[str, numpy.ndarray]) -> Iterator[numpy.ndarray]:

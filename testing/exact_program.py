@@ -1,0 +1,204 @@
+"""The mixed-integer program of a small network over a region: the largest value of one logit above another.
+
+Variables: the pixels, each unit, a binary for each unit that can be in two states, and the margin. With inputs s in
+[l, u], l < 0 < u, a ReLU's output y and its binary z satisfy
+
+    y >= s,   y <= s - l (1 - z),   0 <= y <= u z            (Tjeng, Xiao, Tedrake 2019)
+
+and a maximum y over candidates s_k, with binaries that add up to 1 and U_k the largest upper bound of the others,
+
+    y >= s_k,   y <= s_k + (U_k - l_k)(1 - z_k).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from testing.exact_bounds import UnitBounds, after, window
+from testing.exact_network import Value
+
+ANY = 1e4  # relative gap at which the first point with a margin clearly above 0 ends the search
+EXACT = 1e-4  # relative gap of an optimum
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a program found.
+
+    point   [D] the best image, or None; margin   its margin in the program
+    bound   no image of the region has a larger margin
+    """
+
+    point: numpy.ndarray | None
+    margin: float
+    bound: float
+
+
+@dataclass
+class Program:
+    """The constraints of a network's units within their bounds; built once for an image, for all classes."""
+
+    bounds: UnitBounds
+    low: list[numpy.ndarray] = field(init=False)  # bounds of the variables, by group
+    high: list[numpy.ndarray] = field(init=False)
+    _groups: list[dict[int, Any]] = field(default_factory=list)  # rows: group of variables -> matrix
+    _least: list[numpy.ndarray] = field(default_factory=list)
+    _most: list[numpy.ndarray] = field(default_factory=list)
+    _binaries: list[int] = field(default_factory=list)  # groups that are binary
+
+    def __post_init__(self) -> None:
+        network, region = self.bounds.network, self.bounds.region
+        self.low = [low for low, _ in self.bounds.after]
+        self.high = [high for _, high in self.bounds.after]
+        if len(region.rows):
+            self._add({0: sparse.csr_matrix(region.rows)}, -numpy.inf, region.limits)
+        for number, block in enumerate(network.blocks[1:], start=1):
+            assert block.before is not None
+            if block.groups is None:
+                self._relu(number, block.before, *self.bounds.before[number])
+            else:
+                self._maximum(number, block.before, block.groups, *self.bounds.before[number])
+
+    @property
+    def binaries(self) -> int:
+        """The number of units that can be in two states, and of candidates for maxima."""
+        return sum(len(self.low[group]) for group in self._binaries)
+
+    def largest(self, margin: Value, at_least: float, seconds: float, gap: float = ANY) -> Solved:
+        """The largest margin in the region, if it is at least `at_least`; then the bound is at most that if it is not.
+
+        margin   one row: a difference of logits
+        gap      relative gap between the best point and the bound at which the search ends
+        """
+        low, high = self.bounds.intervals(margin)
+        if high[0] < at_least:
+            return Solved(None, -numpy.inf, float(high[0]))
+        group = len(self.low)
+        matrices = {block: -part for block, part in margin.parts.items()} | {group: sparse.identity(1, format="csr")}
+        rows = [*self._groups, matrices]
+        least, most = (numpy.concatenate([*of, margin.constant]) for of in (self._least, self._most))
+        lower = numpy.concatenate([*self.low, [max(at_least, low[0])]])
+        upper = numpy.concatenate([*self.high, high])
+        whole = numpy.concatenate([numpy.full(len(part), place in self._binaries) for place, part in self._sizes()])
+        cost = numpy.zeros(len(lower))
+        cost[-1] = -1
+        with _quiet():
+            solved = milp(
+                cost,
+                constraints=LinearConstraint(self._stacked(rows, group + 1), least, most),
+                bounds=Bounds(lower, upper),
+                integrality=numpy.append(whole, 0),
+                options={"time_limit": max(seconds, 0.01), "mip_rel_gap": gap},
+            )
+        if solved.status == INFEASIBLE:
+            return Solved(None, -numpy.inf, at_least)
+        bound = float(high[0])
+        if solved.mip_dual_bound is not None and numpy.isfinite(solved.mip_dual_bound):
+            bound = min(bound, -float(solved.mip_dual_bound))
+        if solved.x is None:
+            return Solved(None, -numpy.inf, bound)
+        return Solved(solved.x[: len(self.low[0])], -float(solved.fun), bound)
+
+    def _sizes(self) -> list[tuple[int, numpy.ndarray]]:
+        return list(enumerate(self.low))
+
+    def _stacked(self, rows: list[dict[int, Any]], count: int) -> Any:
+        """All rows as one sparse matrix; groups without an entry are filled with zeros."""
+        sizes = [len(part) for part in self.low] + [1]
+        full = []
+        for row in rows:
+            height = next(iter(row.values())).shape[0]
+            full.append([row.get(group, sparse.csr_matrix((height, sizes[group]))) for group in range(count)])
+        return sparse.bmat(full, format="csc")
+
+    def _add(self, matrices: dict[int, Any], least: Any, most: Any) -> None:
+        height = next(iter(matrices.values())).shape[0]
+        self._groups.append(matrices)
+        for bounds, given in ((self._least, least), (self._most, most)):
+            bounds.append(numpy.broadcast_to(numpy.asarray(given, dtype=float), height))
+
+    def _binary(self, size: int) -> int:
+        """A new group of binaries; returns its number."""
+        self.low.append(numpy.zeros(size))
+        self.high.append(numpy.ones(size))
+        self._binaries.append(len(self.low) - 1)
+        return self._binaries[-1]
+
+    def _relu(self, number: int, value: Value, low: numpy.ndarray, high: numpy.ndarray) -> None:
+        eye = sparse.identity(len(low), format="csr")
+        on = numpy.flatnonzero(low >= 0)
+        if len(on):
+            some = value.rows(on)
+            self._add(_with(some, -1, {number: eye[on]}), some.constant, some.constant)
+        unstable = numpy.flatnonzero((low < 0) & (high > 0))
+        if not len(unstable):
+            return
+        some, own = value.rows(unstable), {number: eye[unstable]}
+        least, most = low[unstable], high[unstable]
+        binary = self._binary(len(unstable))
+        self._add(_with(some, -1, own), some.constant, numpy.inf)
+        self._add(_with(some, -1, own | {binary: sparse.diags(-least)}), -numpy.inf, some.constant - least)
+        self._add(own | {binary: sparse.diags(-most)}, -numpy.inf, 0)
+
+    def _maximum(
+        self, number: int, value: Value, groups: numpy.ndarray, low: numpy.ndarray, high: numpy.ndarray
+    ) -> None:
+        block = self.bounds.network.blocks[number]
+        lows, highs = window(groups, low), window(groups, high)
+        least = after(block, low, high)[0]
+        # A candidate that is nowhere above what another one is at least cannot be needed; one always stays.
+        needed = (highs > least[:, None]) & (groups >= 0)
+        needed[numpy.arange(len(groups)), lows.argmax(1)] = True
+        unit, place = numpy.nonzero(needed)
+        eye = sparse.identity(len(groups), format="csr")
+        alone = needed.sum(1)[unit] == 1
+        some = value.rows(groups[unit, place])
+        # The one candidate is the maximum; of several, none is above it.
+        self._add(_with(some, -1, {number: eye[unit]}), some.constant, numpy.where(alone, some.constant, numpy.inf))
+        unit, place = unit[~alone], place[~alone]
+        if not len(unit):
+            return
+        some = value.rows(groups[unit, place])
+        others = numpy.where(needed, highs, -numpy.inf)[unit]
+        others[numpy.arange(len(unit)), place] = -numpy.inf
+        room = numpy.maximum(others.max(1) - lows[unit, place], 0)
+        binary = self._binary(len(unit))
+        rows = _with(some, -1, {number: eye[unit], binary: sparse.diags(room)})
+        self._add(rows, -numpy.inf, some.constant + room)
+        chosen = numpy.unique(unit)
+        counted = sparse.csr_matrix((numpy.ones(len(unit)), (numpy.searchsorted(chosen, unit), range(len(unit)))))
+        self._add({binary: counted}, 1, 1)
+
+
+INFEASIBLE = 2  # status of milp
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on stdout, where HiGHS writes notes of its own, past Python."""
+    sys.stdout.flush()
+    library = ctypes.CDLL(None)
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _with(value: Value, sign: int, more: dict[int, Any]) -> dict[int, Any]:
+    """The matrices of a value times a sign, and those of other groups."""
+    return {block: sign * part for block, part in value.parts.items()} | more

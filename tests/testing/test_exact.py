@@ -1,0 +1,250 @@
+"""Exact answers for small networks, against grids, loops, forward passes and a program of another make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from testing.exact import exact_robustness, region_of
+from testing.exact_bounds import Region, UnitBounds
+from testing.exact_network import Network
+from testing.exact_program import EXACT, Program
+from tests.threat_specification.attacks.linear import directions
+from tests.threat_specification.attacks.test_exact import HEADLINE, largest_margin, problem
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification.attacks.search import Cell
+from threat_specification.base import Threat
+
+SHAPE = (1, 6, 6)
+
+
+def no_half_spaces(lower: numpy.ndarray, upper: numpy.ndarray) -> Region:
+    return Region(lower, upper, numpy.zeros((0, len(lower))), numpy.zeros(0))
+
+
+class Normalised(nn.Module):
+    """Normalisation, a shortcut, and functions in place of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.3]).view(-1, 1, 1))
+        self.first, self.second = nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.last = nn.Linear(18, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first((x - self.mean) / 0.5)
+        x = torch.relu(self.second(nn.functional.relu(x)) + x)
+        return self.last(nn.functional.avg_pool2d(x, 1).flatten(1))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "perceptron": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(),
+                                        nn.Linear(6, 4)),
+    "convolution": lambda: nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.BatchNorm2d(3), nn.ReLU(),
+                                         nn.AvgPool2d(2, padding=1), nn.Dropout(), nn.Flatten(), nn.Linear(12, 4)),
+    "max pooling": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 4)),
+    "overlapping, padded, of negative values": lambda: nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, stride=2, padding=1), nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(2, 4), nn.BatchNorm1d(4)),
+    "shortcut": Normalised,
+}  # fmt: skip
+
+
+def made(name: str) -> nn.Module:
+    """A net with random weights and random statistics of batch normalisation."""
+    torch.manual_seed(3)
+    net = NETS[name]().eval()
+    for layer in net.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.running_mean.normal_(0, 0.2)
+            layer.running_var.uniform_(0.5, 2)
+    return net
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_program_reproduces_logits(name: str) -> None:
+    """With units free over the whole box, and then the image fixed: each unit's constraints leave its true value."""
+    net = made(name)
+    network = Network.read(net, SHAPE)
+    region = no_half_spaces(numpy.zeros(36), numpy.ones(36))
+    program = Program(UnitBounds.of(network, region))
+    assert program.binaries >= 5
+    for seed in range(3):
+        image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(seed))
+        program.low[0] = program.high[0] = image.flatten().double().numpy()
+        logits = net.double()(image.double()).detach()[0]
+        for sign in (1, -1):  # the largest and the smallest value
+            row = network.logits.rows([1]).plus(network.logits.rows([0]), -1)
+            row = row if sign == 1 else network.logits.rows([0]).plus(network.logits.rows([1]), -1)
+            solved = program.largest(row, -math.inf, 20, EXACT)
+            assert solved.margin == pytest.approx(sign * float(logits[1] - logits[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("programs", [0, 100])
+@pytest.mark.parametrize("name", NETS)
+def test_no_point_is_beyond_a_bound(name: str, programs: int) -> None:
+    net, generator = made(name).double(), numpy.random.default_rng(0)
+    network = Network.read(net, SHAPE)
+    centre, normals = generator.random(36), generator.normal(size=(5, 36))
+    lower, upper = (centre - 0.1).clip(0, 1), (centre + 0.1).clip(0, 1)
+    region = Region(lower, upper, normals, normals @ centre + 0.1)
+    points = lower + (upper - lower) * generator.random((4000, 36))
+    points = centre + (points - centre) * generator.random((4000, 1)) ** 0.3
+    points = points[(points @ normals.T <= region.limits).all(1)]
+    assert len(points) > 300
+    with torch.no_grad():
+        reached = net(torch.from_numpy(points).view(-1, *SHAPE)).numpy().max(0)
+    bounds = UnitBounds.of(network, region, programs)
+    bounds.programs = programs
+    above = bounds.largest(network.logits, -math.inf)
+    assert (reached <= above).all()
+    assert (above <= bounds.intervals(network.logits)[1] + 1e-6).all()
+    exact = [Program(bounds).largest(network.logits.rows([k]), -math.inf, 20, EXACT) for k in range(4)]
+    assert (reached <= [one.bound + 1e-6 for one in exact]).all()
+    assert all(one.bound <= bound + 1e-6 for one, bound in zip(exact, above, strict=True))
+
+
+def test_a_grid_finds_the_same_optimum() -> None:
+    """Two pixels, two hidden layers: a grid of 360,000 points misses the optimum by little and never passes it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=1.0)
+    images = torch.rand(6, 1, 1, 2)
+    labels = net(images).argmax(1)
+    anchors = AnchorSet(torch.rand(12, 1, 1, 2), torch.arange(12) % 3)
+    threat, threshold, radius = ProjectedDisplacement(anchors=anchors), 0.4, 0.3
+    options = {"seconds": 20, "attacks": ()}
+    best = exact_robustness(net, images, labels, threat, threshold, radius, optimum=True, **options)
+    quick = exact_robustness(net, images, labels, threat, threshold, radius, **options)
+    steps = torch.linspace(-radius, radius, 601, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).view(-1, 2)
+    weights = [layer.weight.detach().double() for layer in net if isinstance(layer, nn.Linear)]
+    lipschitz = 2 * math.prod(float(weight.norm(2)) for weight in weights)
+    seen = []
+    for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        rows = torch.from_numpy(directions(anchors, image, label))
+        points = image.view(2).double() + grid
+        inside = ((grid @ rows.T).amax(1) <= threshold) & (points >= 0).all(1) & (points <= 1).all(1)
+        with torch.no_grad():
+            logits = net(points[inside].float().view(-1, 1, 1, 2))
+        found = (logits.scatter(1, torch.full((len(logits), 1), label), -torch.inf).amax(1) - logits[:, label]).max()
+        assert found - 1e-4 <= best.margin[row] <= found + 0.0015 * lipschitz
+        if abs(best.margin[row]) > 1e-3:
+            assert bool(best.broken[row]) == bool(quick.broken[row]) == (best.margin[row] > 0)
+            assert bool(best.robust[row]) == bool(quick.robust[row]) == (best.margin[row] < 0)
+        seen.append(bool(quick.broken[row]))
+    assert 1 <= sum(seen) <= 5
+
+
+def test_another_program_agrees_and_every_point_is_real() -> None:
+    net, anchors, images, labels = problem()
+    images, labels = images[5:13], labels[5:13]
+    threat = ProjectedDisplacement(anchors=anchors)
+    given = (threat, HEADLINE.threshold, HEADLINE.radius)
+    alone = exact_robustness(net, images, labels, *given, attacks=())
+    after = exact_robustness(net, images, labels, *given, attacks=("momentum_ce",))
+    assert torch.equal(alone.broken, after.broken) and torch.equal(alone.robust, after.robust)
+    assert {"clean", "bounds", "program"} == set(alone.by) and "attack" in after.by
+    for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        clean_wrong = int(net(image[None]).argmax()) != label
+        truth = largest_margin(net, anchors, image, label)
+        assert bool(alone.broken[row]) == (clean_wrong or truth > 0) == (not bool(alone.robust[row]))
+        for point in (alone.point[row], after.point[row]):
+            change = (point - image).flatten().double().numpy()
+            assert (directions(anchors, image, label) @ change).max() <= HEADLINE.threshold * (1 + 1e-5) + 1e-7
+            assert abs(change).max() <= HEADLINE.radius * (1 + 1e-5) + 1e-7 and point.min() >= 0 and point.max() <= 1
+            assert (int(net(point[None]).argmax()) != label) == bool(alone.broken[row])
+        if not clean_wrong:
+            assert (alone.margin[row] > 0) == alone.broken[row] and alone.margin[row] >= min(truth, 0) - 1e-4
+    rushed = exact_robustness(net, images, labels, *given, seconds=1e-4, attacks=())
+    assert "" in rushed.by and not (rushed.robust & ~alone.robust).any() and not (rushed.broken & ~alone.broken).any()
+    undecided = torch.tensor([by == "" for by in rushed.by])
+    assert not (undecided & (rushed.robust | rushed.broken)).any() and (rushed.margin[undecided] > 0).all()
+
+
+def forms() -> dict[str, tuple[Threat, dict[str, Tensor]]]:
+    generator = torch.Generator().manual_seed(2)
+    anchors = AnchorSet(torch.rand(12, *SHAPE, generator=generator), torch.arange(12) % 4)
+    weights = 0.2 + torch.rand(4, 4, generator=generator)
+    masks = torch.zeros(1, *SHAPE, dtype=torch.bool)
+    masks[..., 1:5, 1:4] = True
+    of = lambda **options: ProjectedDisplacement(anchors=anchors, **options)  # noqa: E731
+    segmented = {name: (of(segmented=True, background=name), {"masks": masks}) for name in ("frozen", "radius", "free")}
+    return {
+        "PD": (of(), {}),
+        "PD-W": (of(weighted=True, class_weights=weights), {}),
+        "PD-T": (of(tangents="brightness,blur"), {}),
+        "PD and Linf": (Intersection([(of(), 2.0), (Linf(), 0.5)]), {}),
+        "Linf": (Linf(), {}),
+        **{f"PD-S, {name}": given for name, given in segmented.items()},
+    }
+
+
+@pytest.mark.parametrize("name", forms())
+def test_half_spaces_and_box_are_the_set(name: str) -> None:
+    """Points just inside and just outside, by the threat's own value and by loops over pixels."""
+    threat, context = forms()[name]
+    generator = torch.Generator().manual_seed(5)
+    x, label = 0.2 + 0.6 * torch.rand(1, *SHAPE, generator=generator), torch.tensor([1])
+    bound, cell = threat.bind(x, label, **context), Cell(0.2, 0.15)
+    region = region_of(bound, cell)
+    mask = context["masks"].flatten() if context else torch.ones(36, dtype=torch.bool)
+    inside = outside = 0
+    for _ in range(60):
+        delta = torch.randn(1, *SHAPE, generator=generator)
+        if "frozen" in name:
+            delta = delta * context["masks"]
+        counted = delta.flatten()[mask] if "free" in name else delta.flatten()
+        border = min(cell.threshold / float(bound.evaluate(delta)), cell.radius / float(counted.abs().max()))
+        pixel = min(float(torch.where(delta > 0, (1 - x) / delta, -x / delta).nan_to_num(9, 9, 9).min()), border)
+        for factor, holds in ((0.999, True), (1.001, pixel < border)):
+            if not holds and pixel < border:
+                continue
+            p = (x + delta * factor * (border if factor > 1 and pixel == border else pixel)).flatten().double().numpy()
+            fits = (region.lower <= p).all() and (p <= region.upper).all() and (region.rows @ p <= region.limits).all()
+            if factor > 1 and pixel < border:
+                assert not fits or p.max() <= 1 + 1e-6
+                continue
+            assert fits == (factor < 1)
+            inside, outside = inside + (factor < 1), outside + (factor > 1)
+    assert inside == 60 and outside >= 10
+    if "frozen" in name:
+        assert (region.lower == region.upper).sum() == 36 - int(mask.sum())
+
+
+def test_what_it_cannot_describe_is_named() -> None:
+    images, labels = torch.rand(2, *SHAPE), torch.tensor([0, 1])
+    flat = [nn.Flatten(), nn.Linear(36, 4)]
+    cases = [
+        (nn.Sequential(*flat, nn.Sigmoid()), Linf(), "layer 2, Sigmoid"),
+        (nn.Sequential(*flat, nn.Softmax(1)), Linf(), "layer 2, Softmax"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, ceil_mode=True), *flat[:1], nn.Linear(8, 4)), Linf(),
+         "layer 1, MaxPool2d"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 21_000), nn.ReLU(), nn.Linear(21_000, 4)), Linf(), "small network"),
+        (nn.Sequential(*flat), L2(), "threat of half-spaces"),
+    ]  # fmt: skip
+    for model, threat, told in cases:
+        with pytest.raises(ValueError, match=told):
+            exact_robustness(model, images, labels, threat, 0.1, attacks=())
+
+
+def test_a_linear_model_in_a_ball_is_decided_by_its_bounds() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    images = 0.3 + 0.4 * torch.rand(12, *SHAPE)
+    with torch.no_grad():
+        logits = net(images)
+        labels = logits.argmax(1)
+        difference = net[1].weight[None] - net[1].weight[labels][:, None]
+        margins = logits - logits.gather(1, labels[:, None]) + 0.02 * difference.abs().sum(2)
+    best = margins.scatter(1, labels[:, None], -torch.inf).amax(1)
+    found = exact_robustness(net, images, labels, Linf(), 0.02, attacks=())
+    assert torch.equal(found.broken, best > 0) and torch.equal(found.robust, best < 0)
+    assert 2 <= int(found.broken.sum()) <= 10 and set(found.by) == {"bounds", "program"}
