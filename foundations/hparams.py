@@ -526,13 +526,13 @@ class TestingHparams(Hparams):
     corruption_suites: str = setting(
         "",
         "Corruptions made on the fly: C, C-bar, torchvision, comma-separated, each also with a severity of its own "
-        "(C,C-bar:3). Default: C; with --corruption_files, those of the files alone.",
+        "(C,C-bar:3). Default: C; with --corruption_eval_files, those of the files alone.",
         when="corruption_eval",
     )
     corruption_severities: tuple[float, ...] = setting(
         (1.0, 2.0, 3.0, 4.0, 5.0), "Severities of the corruptions.", check=whole_severities, when="corruption_eval"
     )
-    corruption_files: str = setting(
+    corruption_eval_files: str = setting(
         "",
         "Folder of corrupted test images: CIFAR-10-C, CIFAR-100-C (.npy), ImageNet-C, 3DCC (folders).",
         path_in=whole_path,

@@ -15,7 +15,7 @@ from foundations.hparams import TestingHparams
 from foundations.results import markdown_table
 from runners.checks import SUITE_NAMES, names_in
 
-WHAT = ("corruption_suites", "corruption_severities", "corruption_files")  # flags that say which corruptions
+WHAT = ("corruption_suites", "corruption_severities", "corruption_eval_files")  # flags that say which corruptions
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def resolved(testing: TestingHparams) -> TestingHparams:
     """
     if not testing.corruption_eval:
         return testing
-    if testing.corruption_files and testing.split != "test":
-        raise UsageError(f"--corruption_files: expected --split=test, whose images they are, got {testing.split}")
+    if testing.corruption_eval_files and testing.split != "test":
+        raise UsageError(f"--corruption_eval_files: expected --split=test, whose images they are, got {testing.split}")
     suites_at(testing)
     named = sorted(set(names_in(testing.corruption_suites)), key=lambda e: (SUITE_NAMES.index(e.partition(":")[0]), e))
-    suites = ",".join(named) or ("" if testing.corruption_files else "C")
+    suites = ",".join(named) or ("" if testing.corruption_eval_files else "C")
     severities = tuple(sorted(set(testing.corruption_severities)))
     return dataclasses.replace(testing, corruption_suites=suites, corruption_severities=severities)
 

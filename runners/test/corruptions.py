@@ -25,8 +25,8 @@ from threat_specification.perturbations.registry import CATEGORIES, OTHER
 def chosen(testing: TestingHparams, data: Dataset, seed: int) -> list[Perturbation]:
     """The corruptions that the flags name, those of suites first; raises UsageError if there are none."""
     made = [each for suite, levels in suites_at(testing).items() for each in safe([suite], levels, seed)]
-    if testing.corruption_files:
-        made += from_files(Path(testing.corruption_files), data, testing.corruption_severities)
+    if testing.corruption_eval_files:
+        made += from_files(Path(testing.corruption_eval_files), data, testing.corruption_severities)
     if not made:
         raise UsageError("--corruption_severities: expected severities that the corruptions have, got none of theirs")
     return made

@@ -66,7 +66,7 @@ def other(field: dataclasses.Field) -> Any:
         "N_train_safe_moves": "quick:2",
         "corruption_suites": "C-bar",
         "corruption_severities": (1.0, 3.0),
-        "corruption_files": __file__,
+        "corruption_eval_files": __file__,
         "corruption_baseline": "somewhere",
     }
     if field.name in special:

@@ -128,7 +128,7 @@ def test_files_are_evaluated_alone_on_the_same_images(
     folder.mkdir()
     numpy.save(folder / "brightness.npy", darker)
     numpy.save(folder / "labels.npy", numpy.tile(test.labels.numpy(), 5).astype(numpy.uint8))
-    words = ("test", *TINY, *ASKED, f"--corruption_files={folder}", "--corruption_severities=2,5")
+    words = ("test", *TINY, *ASKED, f"--corruption_eval_files={folder}", "--corruption_severities=2,5")
     assert here(digits_root.root, *words) == 0
     found, rows = read(Path(capsys.readouterr().out.splitlines()[-1]))
     assert list(found["by_corruption"]) == ["brightness (file)"] and list(found["by_category"]) == ["digital"]
@@ -144,7 +144,7 @@ def test_files_are_evaluated_alone_on_the_same_images(
     assert list(both) == [*SUITES["C-bar"], "brightness (file)"]
     assert both["brightness (file)"] == found["by_corruption"]["brightness (file)"]
     assert here(digits_root.root, *words, "--split=validation") == 2
-    assert "--corruption_files: expected --split=test" in capsys.readouterr().err
+    assert "--corruption_eval_files: expected --split=test" in capsys.readouterr().err
 
 
 def test_flags_that_mean_the_same_name_the_same_run(digits_root: Command, capsys: pytest.CaptureFixture[str]) -> None:
