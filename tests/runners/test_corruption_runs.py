@@ -171,7 +171,7 @@ def test_mistakes(tested: Path, digits_root: Command, tmp_path: Path, capsys: py
         assert code in (1, 2) and told.count("\n") == 1, told
         return told
 
-    assert "--corruption_suites: expected one of C, C-bar, torchvision, got C-bra" in refused(
+    assert "--corruption_suites: expected one of C, C-bar, torchvision, quick, got C-bra" in refused(
         "--corruption_suites=C-bra"
     )
     assert "a severity from 1 to 5, such as C:3, got C:6" in refused("--corruption_suites=C:6")
