@@ -74,7 +74,7 @@ def step(model: nn.Module, adversary: PGD, batch: Batch) -> None:
 
 
 def nearness(threshold: float, radius: float) -> list[Row]:
-    """How much farther than the nearest point of the set a projection lands, on 8x8 digits; ProxQP knows that point.
+    """The distance of a projection over that of the nearest point of the set, on 8x8 digits; ProxQP knows that point.
 
     The solver has noise and weights as its variables, with all bounds at once; here the noise's box is that of the
     mixture before, so that the point is not the nearest where pixels are at their ends.

@@ -1,4 +1,4 @@
-"""What training in the set of safe moves buys: accuracy under the worst mixture, in l-inf, and under corruptions.
+"""Trainings with safe moves and without, side by side: accuracy under their worst mixture, in l-inf, under corruptions.
 
 python benchmarks/study_safe_moves.py mnist_5k [SETTING ...] [--seeds=1,2,3]
 python benchmarks/study_safe_moves.py emoji --data_dir=FOLDER [SETTING ...]     a folder of classes, 32x32

@@ -131,7 +131,7 @@ class AttackEvaluation:
         return self._rows(search, shard)
 
     def _rows(self, search: Search, shard: Shard) -> dict[str, Tensor]:
-        perturbed, change = search.space.image(search.worst), search.space.change(search.worst)
+        perturbed, change = search.image(search.worst), search.space.change(search.worst)
         robust = search.robust(self.headline)
         rounded = as_floats((perturbed * 255).round().byte())
         flat = change.flatten(1)

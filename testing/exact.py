@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from testing.arguments import checked_images, checked_labels, checked_model
-from testing.evaluations import AttackEvaluation
+from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
 from testing.robust_accuracy import RADIUS
 from testing.shards import Shard
-from threat_specification.attacks.base import SLACK, AttackResult
+from threat_specification.attacks.base import NO_CLASS, SLACK, AttackResult, predicted
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell, Search
@@ -101,7 +101,8 @@ def exact_robustness(
     programs number of linear programs that tighten the bounds of units by the threat's half-spaces, at most, for an
              image with many units whose state is open
 
-    Raises UsageError for a layer or a threat that the program cannot describe.
+    Raises UsageError for a layer or a threat that the program cannot describe, and RunError if the model gives no
+    finite answer for an image.
     """
     images = checked_images(images)
     check_threshold(threshold)
@@ -116,6 +117,8 @@ def exact_robustness(
         network = Network.read(model, tuple(images.shape[1:]))
         index = torch.arange(len(labels), device=labels.device)
         shard = Shard(0, images, labels, index)
+        with torch.no_grad():
+            refuse_no_answers(predicted(model(images)) == NO_CLASS, index)
         found = ExactEvaluation(attacked, network, seconds, optimum=optimum, programs=programs)(shard)
     return ExactAnswers(
         found["exact_robust"],
@@ -128,7 +131,7 @@ def exact_robustness(
 
 @dataclass(frozen=True)
 class Known:
-    """What attacks found before: if an adversarial example, the largest margin, and the image there if kept."""
+    """The result of attacks before: if they broke the image, the largest margin, and the image there if kept."""
 
     broken: bool
     margin: float
@@ -160,10 +163,10 @@ class ExactEvaluation:
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _attack(self, shard: Shard) -> dict[int, Known]:
-        """What the attacks find, on all examples together."""
+        """The results of the attacks, run on all examples together."""
         search, cell = self.attacked.search(shard), self.attacked.headline
         search.attack(cell, self.attacked.attacks)
-        broken, images = (search.right & ~search.robust(cell)).tolist(), search.space.image(search.worst)
+        broken, images = (search.right & ~search.robust(cell)).tolist(), search.image(search.worst)
         index, losses = shard.index.tolist(), search.loss.tolist()
         return {n: Known(broken[k], losses[k], images[k : k + 1]) for k, n in enumerate(index)}
 
@@ -289,7 +292,7 @@ class Case:
         return float(LOSSES["margin"](logits, self.part.labels, None))
 
     def _verified(self, solved: Solved) -> bool:
-        """Whether the network misclassifies the point, or the nearest one of the set, and the threat holds there."""
+        """True if the network misclassifies the point, or the nearest one of the set, and the threat holds there."""
         if solved.point is None:
             return False
         images, search = self.part.images, self.search
@@ -299,7 +302,7 @@ class Case:
             none = AttackResult.none(tried)
             search.record(AttackResult(~none.success, tried, none.loss, none.forwards, none.backwards), 1)
             if not bool(search.robust(search.headline)):
-                self.best = search.space.image(search.worst)
+                self.best = search.image(search.worst)
                 return True
         return False
 
@@ -312,7 +315,7 @@ def region_of(bound: BoundThreat, cell: Cell) -> Region:
     x = bound.examples.double()
     wide = outer(cell.radius)
     lower, upper = bound.bounds((-x).clamp_min(-wide), (1 - x).clamp_max(wide))
-    rows, limits = [torch.zeros(0, x[0].numel(), dtype=torch.float64, device=x.device)], [0.0] * 0
+    rows, limits = [torch.zeros(0, x[0].numel(), dtype=torch.float64, device=x.device)], list[float]()
     for member, level in _members(bound) if math.isfinite(cell.threshold) else []:
         limit = outer(cell.threshold) * level
         if isinstance(member, BoundLinf):

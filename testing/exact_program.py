@@ -33,7 +33,7 @@ EXACT = 1e-4  # relative gap of an optimum
 
 @dataclass(frozen=True)
 class Solved:
-    """What a program found.
+    """The result of a program.
 
     point   [D] the best image, or None; margin   its margin in the program
     bound   no image of the region has a larger margin

@@ -76,7 +76,7 @@ class MovesEvaluation(AttackEvaluation):
         space = search.space
         assert isinstance(space, Mixtures)
         mixture = (shard.images + space.moves.mixture(space.weights(search.worst))).clamp(0, 1)
-        perturbed = space.image(search.worst)
+        perturbed = search.image(search.worst)
         single = [count_correct(self.model, images, shard.labels) for images in space.moves.single()]
         more = {
             "single": torch.stack(single, 1),

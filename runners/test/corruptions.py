@@ -83,7 +83,7 @@ def by_category(accuracies: Accuracies) -> dict[str, float]:
 
 
 def published(entry: ZooModel, accuracies: Accuracies) -> dict[str, Any]:
-    """What RobustBench published for a model of its zoo of corruptions, and the same mean of the accuracies here.
+    """The figure of RobustBench for a model of its zoo of corruptions, and the same mean of the accuracies here.
 
     Those of files come first, which the published figures are of. {} for a model of another part of the zoo.
     """

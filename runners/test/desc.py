@@ -141,6 +141,9 @@ class TestDesc(Desc):
         testing = self.testing
         if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
+        for name in ("safe_moves", "exact_eval"):  # evaluations of their own, in the set of another
+            if getattr(testing, name) and not testing.N_adv_eval:
+                raise UsageError(f"--{name}: expected --N_adv_eval too, whose set it takes")
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         named = tangents_named("tangents", testing.tangents)
@@ -157,7 +160,7 @@ class TestDesc(Desc):
         object.__setattr__(self, "testing", resolved(testing))
         if self.baseline is not None:
             check_baseline(self.baseline, self.dataset_name, self.testing)
-        if testing.exact_eval and testing.N_adv_eval and self.anchors.threat.shard_anchors:
+        if testing.exact_eval and self.anchors.threat.shard_anchors:
             raise UsageError("--exact_eval: expected all anchors on each process; leave out --shard_anchors")
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
@@ -249,7 +252,7 @@ def moves_table(metrics: dict[str, Any] | None) -> str:
 
 
 def exact_table(result: dict[str, Any]) -> str:
-    """What a program proved beside what attacks found; "" without it."""
+    """Accuracy proven by programs beside that under attack; "" without it."""
     found = result.get(EXACT)
     if found is None:
         return ""

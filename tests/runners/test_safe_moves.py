@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -13,6 +14,8 @@ from cli.main import main
 from datasets.registry import dataset_info, load_dataset
 from foundations.desc import derive_seed
 from models.registry import build_model
+from runners.test import moves
+from testing.moves import with_moves
 from tests.conftest import TINY, Command
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet
@@ -71,6 +74,24 @@ def test_the_figure_and_what_proves_it(digits_root: Command) -> None:
     assert "safe changes and noise" in told and "one safe change, the worst for each image" in told
 
 
+def test_what_noise_alone_breaks_counts(digits_root: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise alone is in the set: even if no attack on mixtures found anything."""
+    idle = lambda *given: replace(with_moves(*given), attacks={"none": lambda task: task.best_so_far().result})  # noqa: E731
+    monkeypatch.setattr(moves, "with_moves", idle)
+    monkeypatch.setenv("NONISOTROPIC_HOME", str(digits_root.root))
+    words = [*EVALUATED, "--test_replicate=2"]
+    assert main(words) == 0
+    made = digits_root.where(*words)
+    rows, found = dict(numpy.load(made / "examples.npz")), json.loads((made / "result.json").read_text())
+    alone, mixed = found["N_adv"], found["N_adv_moves"]
+    broken = rows["N_adv_broken_by"] > 0
+    assert broken.sum() >= 3 and mixed["accuracy"] == alone["accuracy"] and mixed["without_threat"] == mixed["ball"]
+    assert (rows["N_adv_moves_broken_by"][broken] == 2).all()
+    assert mixed["attacks"] == {"none": mixed["mixture_alone"], "noise_alone": alone["accuracy"]}
+    assert mixed["mixture_alone"] > mixed["accuracy"]
+    assert mixed["accuracy_rounded"] == alone["accuracy_rounded"]
+
+
 def answers(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return model(images).argmax(1)
@@ -91,6 +112,12 @@ def test_a_model_is_trained_in_the_set(digits_root: Command) -> None:
     [
         (["test", *EVALUATED[1:], "--safe_moves=C:7"], "severity from 1 to 5"),
         (["test", *EVALUATED[1:], "--safe_moves=brigter"], "did you mean 'brighter'"),
+        (
+            ["test", *EVALUATED[1:], "--safe_moves=,"],
+            "expected suites and corruptions, such as C:3,brighter:2, got ','",
+        ),
+        (["test", *TINY, "--standard_eval", "--safe_moves"], "--safe_moves: expected --N_adv_eval too"),
+        (["test", *TINY, "--standard_eval", "--exact_eval"], "--exact_eval: expected --N_adv_eval too"),
         (["test", *EVALUATED[1:], "--segmented"], "expected --background=radius, got frozen"),
         (["test", *EVALUATED[1:], "--segmented", "--background=free"], "expected --background=radius, got free"),
         (["test", *EVALUATED[1:], "--attacks=post_hoc"], "post_hoc scales noise alone"),

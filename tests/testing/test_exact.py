@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import RunError
 from testing.exact import exact_robustness, region_of
 from testing.exact_bounds import Region, UnitBounds
 from testing.exact_network import Network
@@ -248,3 +249,10 @@ def test_a_linear_model_in_a_ball_is_decided_by_its_bounds() -> None:
     found = exact_robustness(net, images, labels, Linf(), 0.02, attacks=())
     assert torch.equal(found.broken, best > 0) and torch.equal(found.robust, best < 0)
     assert 2 <= int(found.broken.sum()) <= 10 and set(found.by) == {"bounds", "program"}
+
+
+def test_a_network_without_an_answer_is_no_broken_one() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    net[1].weight.data[0, 0] = math.nan
+    with pytest.raises(RunError, match=r"not finite .* for 3 of 3 images"):
+        exact_robustness(net, torch.rand(3, 1, 2, 2), torch.zeros(3).long(), Linf(), 0.1)

@@ -80,8 +80,11 @@ def test_under_mixtures_of_safe_changes() -> None:
     assert isinstance(found, RobustAccuracy)
     assert found.accuracy < 1 and set(found.broken_by) <= {"single_moves", "pgd", ""}
     assert (Brightness()(found.perturbed).argmax(1) == LABELS).tolist() == found.correct.tolist()
-    with pytest.raises(UsageError, match="safe moves: expected suites"):
-        robust_accuracy(Brightness(), IMAGES, LABELS, attacks=["pgd"], safe_moves="brght", **words)
+    for wrong in ("brght", ","):
+        with pytest.raises(UsageError, match="safe moves: expected suites"):
+            robust_accuracy(Brightness(), IMAGES, LABELS, attacks=["pgd"], safe_moves=wrong, **words)
+    # A norm has no radius beside it by default: then noise may be any image.
+    assert robust_accuracy(Brightness(), IMAGES, LABELS, Linf(), 1.0, attacks=["pgd"], safe_moves="darker:1") == 0
 
 
 def test_details_say_which_examples_stand_and_what_broke_the_others() -> None:

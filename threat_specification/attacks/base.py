@@ -87,7 +87,7 @@ class AttackSet:
 
     @property
     def pixel_reach(self) -> Tensor:
-        """How far a pixel moves in this set, [B,1,1,1]: the unit of random changes of the image, not of a point."""
+        """The usual change of a pixel in this set, [B,1,1,1]: the unit of random changes of an image, not a point."""
         return self.reach
 
     @property

@@ -64,22 +64,16 @@ def attack_set(bound: BoundThreat, cell: Cell) -> AttackSet:
 
 
 class Space(Protocol):
-    """What the points of attacks stand for: sets of them, their images, and how their bounds are measured."""
+    """The meaning of attacks' points: the sets of them, which know their images, and measures of their bounds."""
 
     def allowed(self, cell: Cell) -> AttackSet:
         """The points of a cell."""
-
-    def origin(self) -> Tensor:
-        """The points that change nothing, [B, ...]."""
-
-    def image(self, point: Tensor) -> Tensor:
-        """The images of points, [B,C,H,W] in [0, 1]."""
 
     def change(self, point: Tensor) -> Tensor:
         """The perturbations of points, [B,C,H,W]."""
 
     def as_seen(self, point: Tensor, perturbed: Tensor) -> Tensor:
-        """The points that stand for these images exactly, after `image` kept pixels in [0, 1]."""
+        """The points that stand for these images exactly, after pixels were kept in [0, 1]."""
 
     def measure(self, point: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The threat, the length that the radius bounds, and whether all other bounds hold, [B] each."""
@@ -97,12 +91,6 @@ class Pixels:
 
     def allowed(self, cell: Cell) -> AttackSet:
         return attack_set(self.bound, cell)
-
-    def origin(self) -> Tensor:
-        return torch.zeros_like(self.bound.examples)
-
-    def image(self, point: Tensor) -> Tensor:
-        return (self.bound.examples + point).clamp(0, 1)
 
     def change(self, point: Tensor) -> Tensor:
         return point
@@ -125,6 +113,7 @@ class Search:
     broken_by   [B] number, from 1, of the first attack that succeeded in the headline cell; else STANDING or
                 WRONG_WITHOUT
     worst       the point of that success, else the one of largest loss returned in the headline cell, [B,...]
+    image       points -> their images, as attacks show them to the model
     loss        [B] margin at `worst`
     no_answer   [B] bool: the model returned NaN for the clean image or an attack's point, which counts as an error
     forwards, backwards  [B] passes of each example
@@ -150,7 +139,8 @@ class Search:
         self.right = self.clean_prediction == labels
         self.no_answer = self.clean_prediction == NO_CLASS
         self.broken_by = torch.where(self.right, STANDING, WRONG_WITHOUT)
-        self.worst = self.space.origin()
+        points = self.space.allowed(headline)
+        self.image, self.worst = points.image, points.origin
         self.loss = torch.full((len(labels),), -torch.inf, device=labels.device)
         self.forwards, self.backwards = (torch.zeros_like(labels) for _ in range(2))
         self._found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of adversarial examples, else infinite
@@ -177,7 +167,7 @@ class Search:
         """Evaluate an attack's points again and record them."""
         self.forwards += result.forwards
         self.backwards += result.backwards
-        perturbed = self.space.image(result.delta)
+        perturbed = self.image(result.delta)
         point = self.space.as_seen(result.delta, perturbed)
         with torch.no_grad():
             answers = predicted(self.model(perturbed))

@@ -84,6 +84,6 @@ class LiftedDirections(UnsafeDirections):
         return torch.cat([found, (weights.sum(1) * sums).unsqueeze(1)], 1)
 
     def _sorted(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the numbers stand for the sum of the weights, and the numbers of anchors, any in place of those."""
+        """A mask of the numbers that stand for the sum of the weights, and the numbers, any anchor's in their place."""
         count = self.along.shape[2]
         return anchors == count, anchors.clamp_max(count - 1)

@@ -21,7 +21,10 @@ SEVERITIES = ("1", "2", "3", "4", "5")
 
 def parse(text: str) -> tuple[tuple[str, int], ...]:
     """Suites and corruptions with their severities, in the order of a list such as "C:3,torchvision,brighter:2"."""
-    return tuple(_move(item.strip()) for item in text.split(",") if item.strip())
+    found = tuple(_move(item.strip()) for item in text.split(",") if item.strip())
+    if text and not found:
+        raise UsageError(f"safe moves: expected suites and corruptions, such as C:3,brighter:2, got '{text}'")
+    return found
 
 
 def changes_named(flag: str, text: str, count: int = 0) -> str:

@@ -67,7 +67,7 @@ class SafeMoves:
         gradient and a safe change. Optima do not depend on it, only the way there.
         """
         length = self.shifts.norm(dim=2).mean(1)
-        noise = (radius or 1.0) * self.shifts.shape[2] ** 0.5
+        noise = min(radius or 1.0, 1.0) * self.shifts.shape[2] ** 0.5
         return (length * noise / 2).sqrt().clamp_min(SMALLEST)
 
     @cached_property
@@ -264,11 +264,8 @@ class MixtureSet(AttackSet):
     @property
     def reach(self) -> Tensor:
         """The radius of the noise, or the unit of the weights without noise, [B,1,1,1]."""
-        return (
-            torch.full_like(per_image(self.bound.unit), self.bound.radius)
-            if self.bound.radius
-            else per_image(self.bound.unit)
-        )
+        unit = per_image(self.bound.unit)
+        return torch.full_like(unit, self.bound.radius) if self.bound.radius else unit
 
     @property
     def pixel_reach(self) -> Tensor:

@@ -39,13 +39,6 @@ class Mixtures:
     def allowed(self, cell: Cell) -> AttackSet:
         return MixtureSet.around(self._bound(cell))
 
-    def origin(self) -> Tensor:
-        noise = torch.zeros_like(self.moves.examples)
-        return self._any.join(noise, noise.new_zeros(len(noise), self.moves.count))
-
-    def image(self, point: Tensor) -> Tensor:
-        return (self.moves.examples + self.change(point)).clamp(0, 1)
-
     def change(self, point: Tensor) -> Tensor:
         return self._any.change(point)
 

@@ -80,7 +80,7 @@ def test_the_noise_is_the_nearest_for_its_mixture(threshold: float) -> None:
 
 @pytest.mark.parametrize("far", [1, 3])
 def test_noise_and_weights_are_the_nearest_together(far: int) -> None:
-    """Where the pixel box is away: half-spaces of the anchors and of the weights' sum, certified with the box."""
+    """With the pixel box away: half-spaces of the anchors and of the weights' sum, certified with the box."""
     problem, threshold = Problem(inner=0.35), 0.4
     allowed = MixtureSet.of(problem.moves, threshold, 0.02)
     bound, target = allowed.bound, far_points(allowed)[far]

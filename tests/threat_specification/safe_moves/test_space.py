@@ -1,4 +1,4 @@
-"""What counts as a point of the set, where float32 or the projection could decide otherwise."""
+"""Points that float32 or the projection could count wrongly as inside or outside of the set of mixtures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_rounding_of_a_mixture_is_no_noise() -> None:
     allowed = space.allowed(cell)
     point = allowed.project(allowed.bound.join(torch.zeros_like(x), torch.rand(400, 9) + 0.5))
     assert float((x + space.change(point)).min()) < 0
-    threat, length, lawful = space.measure(point, space.image(point))
+    threat, length, lawful = space.measure(point, allowed.image(point))
     assert bool((lawful & cell.holds(threat, length)).all())
 
 
@@ -37,21 +37,24 @@ def test_what_is_outside_does_not_count() -> None:
     problem = Problem()
     space, none = Mixtures(problem.moves, 0.05), torch.zeros(COUNT, 5)
     inside, more, less = none + 0.19, none + 0.21, none + torch.tensor([0.5, -0.1, 0, 0, 0])
-    join, still = space.allowed(Cell(EVERYTHING, 0.05)).bound.join, torch.zeros_like(problem.x)
-    lawful = [space.measure(point, space.image(point))[2] for point in (join(still, w) for w in (inside, more, less))]
+    allowed, still = space.allowed(Cell(EVERYTHING, 0.05)), torch.zeros_like(problem.x)
+    join = allowed.bound.join
+    lawful = [space.measure(point, allowed.image(point))[2] for point in (join(still, w) for w in (inside, more, less))]
     assert [each.all().item() for each in lawful] == [True, False, False] and not (lawful[1] | lawful[2]).any()
     noisy = join(torch.full_like(still, 0.06), inside)
-    assert torch.allclose(space.measure(noisy, space.image(noisy))[1], torch.tensor(0.06))
+    assert torch.allclose(space.measure(noisy, allowed.image(noisy))[1], torch.tensor(0.06))
 
 
 def test_attacks_see_the_images_that_count() -> None:
-    """To the bit: a model may jump there."""
+    """To the bit, whatever the cell: a model may jump there."""
     problem = Problem(inner=0.1)
     space = Mixtures(problem.moves, 0.1)
-    allowed = space.allowed(Cell(0.3, 0.1))
     torch.manual_seed(0)
+    allowed = space.allowed(Cell(0.3, 0.1))
     point = allowed.project(torch.randn(allowed.lower.shape))
-    assert torch.equal(allowed.image(point), space.image(point))
+    images = space.allowed(Cell(EVERYTHING, 0.0)).image(point)
+    assert torch.equal(images, allowed.image(point))
+    assert torch.equal(images, (problem.x + space.change(point)).clamp(0, 1))
 
 
 def test_mixtures_are_float32_where_products_are_less() -> None:
