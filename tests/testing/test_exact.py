@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foundations.errors import RunError
 from testing.exact import exact_robustness, region_of
-from testing.exact_bounds import Region, UnitBounds
+from testing.exact_bounds import Region, UnitBounds, negative
 from testing.exact_network import Network
 from testing.exact_program import EXACT, Program
 from tests.threat_specification.attacks.linear import directions
@@ -108,6 +108,23 @@ def test_no_point_is_beyond_a_bound(name: str, programs: int) -> None:
     exact = [Program(bounds).largest(network.logits.rows([k]), -math.inf, 20, EXACT) for k in range(4)]
     assert (reached <= [one.bound + 1e-6 for one in exact]).all()
     assert all(one.bound <= bound + 1e-6 for one, bound in zip(exact, above, strict=True))
+
+
+def test_bounds_of_maxima_hold_where_all_candidates_are_negative() -> None:
+    """A linear bound above a maximum must not count a candidate beside the largest upper bound."""
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9, 2))
+    pooled[0].weight.data.fill_(1.0)
+    pooled[0].bias.data.fill_(-5.0)
+    network = Network.read(pooled.double(), SHAPE)
+    generator = numpy.random.default_rng(0)
+    points = generator.random((500, 36))
+    bounds = UnitBounds.of(network, no_half_spaces(numpy.zeros(36), numpy.ones(36)))
+    with torch.no_grad():
+        reached = pooled(torch.from_numpy(points).view(-1, *SHAPE)).numpy()
+    for sign in (1, -1):
+        value = network.logits if sign == 1 else negative(network.logits)
+        assert ((sign * reached).max(0) <= bounds.largest(value, -math.inf)).all()
 
 
 def test_a_grid_finds_the_same_optimum() -> None:
