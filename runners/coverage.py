@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundations.errors import UsageError
-from foundations.hparams import DatasetHparams, TestingHparams, ThreatHparams, TrainingHparams
+from foundations.hparams import DatasetHparams, ThreatHparams, TrainingHparams
 from foundations.lazy import load_object
+from foundations.testing_hparams import TestingHparams
 from runners.train.defaults import named_defaults
 from threat_specification.registry import TANGENTS
 

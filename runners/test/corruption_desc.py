@@ -11,8 +11,8 @@ from typing import Any
 from foundations.desc import StoredRun
 from foundations.environment import resolve_root
 from foundations.errors import UsageError, check_choice
-from foundations.hparams import TestingHparams
 from foundations.results import markdown_table
+from foundations.testing_hparams import TestingHparams
 from runners.checks import SUITE_NAMES, names_in
 
 WHAT = ("corruption_suites", "corruption_severities", "corruption_eval_files")  # flags that say which corruptions

@@ -11,9 +11,9 @@ import numpy
 from datasets.base import Dataset
 from foundations.environment import Environment
 from foundations.errors import RunError, UsageError
-from foundations.hparams import TestingHparams
 from foundations.results import csv_table
 from foundations.run_directory import RunDirectory
+from foundations.testing_hparams import TestingHparams
 from models.robustbench_registry import PUBLISHED_CORRUPTIONS, ZooModel
 from runners.corruptions import FROM_FILE, category_of, from_files, safe
 from runners.test.corruption_desc import BaselineRun, suites_at

@@ -15,8 +15,8 @@ from datasets.sampling import held_out, stratified_subset
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
 from foundations.files import write_bytes, write_text
-from foundations.hparams import TestingHparams
 from foundations.modes import ExpectationOverTransformation, evaluation_mode
+from foundations.testing_hparams import TestingHparams
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.base import Runner

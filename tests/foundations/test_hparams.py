@@ -11,10 +11,10 @@ from foundations.hparams import (
     AugmentationHparams,
     DatasetHparams,
     ModelHparams,
-    TestingHparams,
     ThreatHparams,
     TrainingHparams,
 )
+from foundations.testing_hparams import TestingHparams
 from runners.evaluate_threat.desc import PerturbationHparams
 
 GROUPS = [
