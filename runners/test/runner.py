@@ -28,7 +28,7 @@ from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
 from runners.test import corruptions, exact, moves, then_project
 from runners.test.corruption_chart import corruption_chart
-from runners.test.desc import EVALUATIONS, EXACT, MOVES, OTHER_ANCHORS, forms_of
+from runners.test.desc import EXACT, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
@@ -48,6 +48,13 @@ from threat_specification.safe_moves.changes import parse
 from training.network import distributed
 
 STRIP_ROWS = 6
+# Titles of the columns of strip.png, by evaluation under attack.
+TITLES = {
+    "adv": "isotropic\nattack",
+    "N_adv": "nonisotropic\nattack",
+    OTHER_ANCHORS: "anchors of\ntraining",
+    MOVES: "safe changes\nand noise",
+}
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 PGD_STEPS = 40  # steps of this project's own attacks in an l_p ball
 
@@ -409,7 +416,7 @@ class Test(Runner):
     def _attacked_columns(self, name: str, clean: torch.Tensor, perturbed: torch.Tensor) -> list[Column]:
         largest = (perturbed - clean).flatten(1).abs().amax(1)
         return [
-            Column(f"{EVALUATIONS[name].split()[0]}\nattack", perturbed, self._predicted(perturbed)),
+            Column(TITLES[name], perturbed, self._predicted(perturbed)),
             Column("its change\n(amplified)", amplified(perturbed - clean), [f"l-inf {v:.3f}" for v in largest]),
         ]
 
