@@ -540,6 +540,20 @@ MUTANTS = [
         ON_SPACE,
     ),
     Mutant(
+        "safe moves: nobody asks what noise alone broke",
+        "runners/test/runner.py",
+        'moves.add_noise_alone(arrays, self.evaluations["N_adv"], self.evaluations[MOVES])',
+        "pass",
+        "tests/runners/test_safe_moves.py",
+    ),
+    Mutant(
+        "exact answers: a bound of a maximum counts a candidate beside the largest bound",
+        "testing/exact_bounds.py",
+        "(up * known + down).T",
+        "(up + down).T",
+        "tests/testing/test_exact.py",
+    ),
+    Mutant(
         "safe moves: what noise alone broke is robust",
         "runners/test/moves.py",
         'arrays[of("correct")] = arrays[of("correct")] & ~new',
