@@ -126,6 +126,18 @@ def path_after_kind(value: str) -> str:
     return argument.partition("@")[2] or argument
 
 
+def path_after_names(value: str) -> str:
+    """The path of `NAME,NAME@PATH`; "" for an empty value."""
+    return value.partition("@")[2]
+
+
+def named_in_file(value: str) -> str | None:
+    """Accept an empty string, or one or more names in a file of Python."""
+    names, at, path = value.partition("@")
+    named = all(name.strip().isidentifier() for name in names.split(","))
+    return None if not value or (named and at and path.endswith(".py")) else "NAME,NAME@FILE.py"
+
+
 def chunks(value: bool | int) -> str | None:
     """Accept True (the number is chosen by size) or a positive number of chunks."""
     return None if value is True or (value is not False and value >= 1) else "True or a number of chunks from 1 up"

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from foundations.hparam_fields import (
     Hparams,
     in_range,
+    named_in_file,
     one_of,
     path_after_kind,
+    path_after_names,
     setting,
     whole_path,
     whole_severities,
@@ -161,6 +163,27 @@ class TestingHparams(Hparams):
         "",
         "Members of the nonisotropic ensemble by name, in order, comma-separated (default: all that fit).",
         when="N_adv_eval",
+    )
+    foreign_attacks: str = setting(
+        "",
+        "More members of that ensemble, after its own: functions f(model, images, labels, allowed) -> perturbed images "
+        "of a file, NAME,NAME@FILE.py; their points are projected into the set.",
+        check=named_in_file,
+        when="N_adv_eval",
+        hashed_if_set=True,
+        path_in=path_after_names,
+    )
+    audit: bool = setting(
+        False,
+        "Run each attack alone too: what it finds, in how many passes, beside the best that is known.",
+        when="N_adv_eval",
+        hashed_if_set=True,
+    )
+    audit_attacks: str = setting(
+        "",
+        "Attacks in that audit which are no members of the ensemble, comma-separated (all: every one there is).",
+        when="audit",
+        hashed_if_set=True,
     )
     eot: int = setting(
         1,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from testing.evaluations import CELLS, COLUMNS, AttackEvaluation
+from testing.foreign import own
 from testing.shards import Shard, count_correct
 from threat_specification.attacks.registry import ATTACKS
 from threat_specification.attacks.search import Cell, Search
@@ -24,13 +25,14 @@ def with_moves(
 ) -> MovesEvaluation:
     """The same evaluation in the set of mixtures of safe changes; each change alone is tried first.
 
-    The changes are made with the seed of the evaluation. `gauge` is not among the columns.
+    The changes are made with the seed of the evaluation. `gauge` is not among the columns. Foreign attacks are left
+    out: their points are perturbed images, not mixtures.
     """
     return MovesEvaluation(
         plain.model,
         plain.threat,
         plain.headline,
-        {"single_moves": ATTACKS["single_moves"], **plain.attacks},
+        {"single_moves": ATTACKS["single_moves"], **own(plain.attacks)},
         plain.steps,
         plain.seed,
         grid,

@@ -16,11 +16,11 @@ from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
 from testing.arguments import checked_images, checked_labels, checked_model
 from testing.evaluations import AttackEvaluation, refuse_no_answers
+from testing.foreign import Function, chosen_attacks
 from testing.gradient_masking import masking_warnings
 from testing.moves import with_moves
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS
-from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
 from threat_specification.base import Threat, check_images, check_threshold
 from threat_specification.norms import L2, Linf
@@ -66,7 +66,7 @@ def robust_accuracy(
     threat: Threat,
     threshold: float,
     radius: float | None = None,
-    attacks: Sequence[str] = (),
+    attacks: Sequence[str | Function] = (),
     steps: int = 40,
     seed: int = 0,
     shard_size: int = 250,
@@ -82,7 +82,8 @@ def robust_accuracy(
     images   [n,C,H,W] in [0, 1]; a tensor, an array or a list; they are not changed
     labels   [n] whole numbers, in the same ways
     radius   second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
-    attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes)
+    attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes),
+             and functions f(model, images, labels, allowed) -> perturbed images (testing/foreign.py)
     details  return a RobustAccuracy, not only the share
     safe_moves  suites or safe changes with their severities, such as "quick:3" or "C:3,fog:2": the set is then that of
              their mixtures plus noise up to the radius (docs/evaluation.md)
@@ -105,7 +106,7 @@ def robust_accuracy(
     index = torch.arange(len(labels), device=labels.device)
     parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(index.split(shard_size))]
     with evaluation_mode(model):
-        chosen = attacks_named(attacks, num_classes)
+        chosen = chosen_attacks(attacks, num_classes)
         evaluation = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps, seed)
         if safe_moves:
             evaluation = with_moves(evaluation, parse(safe_moves))

@@ -574,6 +574,27 @@ MUTANTS = [
         "(weights.sum(1) * 0 * sums).unsqueeze(1)",
         f"{ON_MIXTURES} -k together",
     ),
+    Mutant(
+        "the ensemble of an audit attacks what is broken again",
+        "testing/audit.py",
+        "left &= ~self.broken[:, number, self.headline]\n            rows.append",
+        "rows.append",
+        "tests/testing/test_audit.py",
+    ),
+    Mutant(
+        "points of foreign attacks count where they are",
+        "testing/foreign.py",
+        "memory.ask(task.allowed.project(points.detach().to(images) - images))",
+        "memory.ask(points.detach().to(images) - images)",
+        "tests/testing/test_foreign.py",
+    ),
+    Mutant(
+        "foreign attacks draw at random",
+        "testing/foreign.py",
+        "        torch.manual_seed(seed)\n",
+        "",
+        "tests/testing/test_foreign.py",
+    ),
 ]
 
 

@@ -102,6 +102,9 @@ class Contents:
             caption = "Accuracies against one another: clean, under isotropic, under nonisotropic attack"
             parts += self._chart("scatter", caption, scatter, models)
         parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
+        for run in attacked[:MOST_PICTURES]:
+            parts += _given(tables.audit_table_of(run))
+        parts += _pictures(tests, "audit.png", "{}: accuracy left after a number of passes, each attack alone")
         parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(tests))
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
 

@@ -10,7 +10,8 @@ from typing import Any
 from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
-from runners.test.desc import EVALUATIONS, EXACT, MOVES, describe_set, grid_table
+from runners.test.audit_table import audit_rows, audit_sentence
+from runners.test.desc import AUDIT, EVALUATIONS, EXACT, MOVES, describe_set, grid_table
 
 
 @dataclass
@@ -74,6 +75,18 @@ def grid_table_of(run: FinishedRun) -> Table | None:
         return None
     header, rows = grid_table(metrics)
     table = Table(f"Grid of {run.label}, {metrics['num_examples']} examples", header)
+    for row in rows:
+        table.add(row, run)
+    return table
+
+
+def audit_table_of(run: FinishedRun) -> Table | None:
+    """What each attack finds alone; None without an audit."""
+    found = run.result.get(AUDIT)
+    if found is None:
+        return None
+    header, rows = audit_rows(found)
+    table = Table(f"Audit of the attacks on {run.label}", header, note=f"{audit_sentence(found).capitalize()}.")
     for row in rows:
         table.add(row, run)
     return table

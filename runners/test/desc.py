@@ -16,6 +16,7 @@ from foundations.testing_hparams import TestingHparams
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
+from runners.test.audit_table import audit_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm, tangents_named
@@ -28,6 +29,7 @@ ENSEMBLE = 3
 # The evaluations of `test`, by their names in result.json.
 OTHER_ANCHORS = "N_adv_train_anchors"  # with the anchors of training, if the evaluation uses others
 MOVES = "N_adv_moves"  # in the set of mixtures of safe changes plus noise
+AUDIT = "audit"  # each attack of N_adv alone; has a table of its own
 EXACT = "exact"  # what a program proves in the set of N_adv; has a table of its own
 EVALUATIONS = {
     "standard": "clean",
@@ -142,7 +144,12 @@ class TestDesc(Desc):
         testing = self.testing
         if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
-        for name in ("safe_moves", "exact_eval"):  # evaluations of their own, in the set of another
+        for name in (
+            "safe_moves",
+            "exact_eval",
+            "audit",
+            "foreign_attacks",
+        ):  # evaluations of their own, in the set of another
             if getattr(testing, name) and not testing.N_adv_eval:
                 raise UsageError(f"--{name}: expected --N_adv_eval too, whose set it takes")
         if testing.adv_eval:
@@ -222,7 +229,9 @@ class TestDesc(Desc):
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
         tables += filter(None, [binding(result.get("N_adv", {})), moves_table(result.get(MOVES))])
-        tables += filter(None, [then_project_table([("", result)]), exact_table(result)])
+        tables += filter(
+            None, [then_project_table([("", result)]), exact_table(result), audit_table(result.get(AUDIT))]
+        )
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)

@@ -26,15 +26,16 @@ from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import corruptions, exact, moves, then_project
+from runners.test import audit, corruptions, exact, moves, then_project
 from runners.test.corruption_chart import corruption_chart
-from runners.test.desc import EXACT, MOVES, OTHER_ANCHORS, forms_of
+from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
 from testing.corruptions import CorruptionEvaluation
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
 from testing.exact_network import Network
+from testing.foreign import read_foreign
 from testing.gradient_masking import masking_warnings
 from testing.lockstep import InLockstep
 from testing.shards import Shard, ShardStore, evaluate_in_shards
@@ -135,6 +136,8 @@ class Test(Runner):
         if self.num_excluded:
             environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
         self.baseline = corruptions.read_baseline(self.desc.baseline, environment) if self.desc.baseline else None
+        # Read at once, so that mistakes in somebody's file are told before the attacks begin.
+        self.foreign = read_foreign(testing.foreign_attacks) if testing.N_adv_eval else {}
         self.evaluations = self._evaluations()
         # Read at once: a layer that it cannot describe is told before the attacks begin.
         asked = testing.N_adv_eval and testing.exact_eval
@@ -188,6 +191,9 @@ class Test(Runner):
             self._write_pictures()
             if "corruption" in result:
                 self._write_corruptions(result)
+            if AUDIT in result:
+                found, best = self.evaluations[AUDIT], result[AUDIT]["best"]
+                write_figure(self.directory / "audit.png", lambda: audit.audit_chart(found, arrays, best))
             if "N_adv" in result:
                 write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
                 write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
@@ -288,6 +294,10 @@ class Test(Runner):
         if self.threat is not None and self.testing.safe_moves:
             changes = parse(self.testing.safe_moves)
             evaluations[MOVES] = moves.evaluation(evaluations["N_adv"], changes)
+        if self.threat is not None and testing.audit:
+            evaluations[AUDIT] = audit.evaluation(
+                evaluations["N_adv"], testing.audit_attacks, self.data.info.num_classes
+            )
         return evaluations
 
     def _ball_evaluation(self) -> AttackEvaluation:
@@ -317,6 +327,8 @@ class Test(Runner):
 
     def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
         testing = self.testing
+        own = attacks_named(names_in(testing.attacks), self.data.info.num_classes)
+        attacks = {**own, **self.foreign}
         measures = {}
         if threat.name != "PD":
             plain = read_threat(self.desc.anchors, self.environment)
@@ -325,7 +337,7 @@ class Test(Runner):
             self._attacked if testing.eot == 1 else ExpectationOverTransformation(self._attacked, testing.eot),
             threat,
             Cell(testing.N_threshold, testing.N_radius),
-            attacks_named(names_in(testing.attacks), self.data.info.num_classes),
+            attacks,
             testing.N_attack_iter,
             self.seed,
             grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
@@ -340,6 +352,8 @@ class Test(Runner):
             return common | clean_metrics(arrays)
         if name == "corruption":
             return common | corruptions.metrics(evaluation.corruptions, arrays, self.index.numpy(), self.baseline)
+        if name == AUDIT:
+            return common | audit.metrics(evaluation, arrays)
         if self.testing.N_coverage and name != OTHER_ANCHORS:  # nobody measured the coverage of those
             common["coverage"] = self.testing.N_coverage
         if name == MOVES:

@@ -29,6 +29,11 @@ def margin_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> T
     return (logits.gather(1, _given(targets).view(-1, 1)) - logits.gather(1, labels.view(-1, 1))).squeeze(1)
 
 
+def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Largest other probability minus the label's, in [-1, 1] (PMA, Xie et al. 2024, arXiv 2411.15210)."""
+    return margin(logits.softmax(1), labels, None)
+
+
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6); invariant to the logits' scale."""
     _check_classes(logits, 3, "dlr")
@@ -47,6 +52,7 @@ LOSSES: dict[str, Loss] = {
     "ce": cross_entropy,
     "margin": margin,
     "margin_targeted": margin_targeted,
+    "probability_margin": probability_margin,
     "dlr": dlr,
     "dlr_targeted": dlr_targeted,
 }

@@ -25,6 +25,7 @@ ATTACKS: dict[str, Attack] = {
     "apgd_ce": partial(apgd, draw=1, loss="ce"),
     "apgd_dlr": partial(apgd, draw=2, loss="dlr"),
     "apgd_margin": partial(apgd, draw=3, loss="margin"),
+    "apgd_pm": partial(apgd, draw=4, loss="probability_margin"),
     "apgd_t_dlr": partial(apgd_over_targets, draw=20),
     "l2_inscribed": l2_inscribed,
     "minimal_gauge": minimal_gauge,
