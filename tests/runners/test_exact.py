@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
@@ -10,7 +18,7 @@ from safetensors.torch import load_file
 from cli.main import main
 from datasets.registry import dataset_info, load_dataset
 from models.registry import build_model
-from tests.conftest import Command
+from tests.conftest import PROJECT, Command
 from tests.threat_specification.attacks.linear import directions
 from threat_specification import AnchorSet
 
@@ -51,6 +59,29 @@ def test_what_attacks_missed_is_found_and_proven(digits_root: Command) -> None:
     plain = [word for word in EXACT if word != "--exact_eval"]
     assert digits_root.where(*plain).parent != made.parent
     assert digits_root.where(*plain, "--exact_seconds=5").parent == digits_root.where(*plain).parent
+
+
+def test_killed_and_then_on_two_processes_the_answers_are_the_same(digits_root: Command, tmp_path: Path) -> None:
+    digits_root.ok("train", *MODEL)
+    straight, copy = digits_root.ok(*EXACT), Command(tmp_path)
+    for made in ("compute_threat", "train"):
+        shutil.copytree(digits_root.root / "runs/digits" / made, tmp_path / "runs/digits" / made)
+    directory = copy.where(*EXACT)
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "nonisotropic.py"), *EXACT],
+        env={**os.environ, "NONISOTROPIC_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (first := directory / "shards/exact/000000.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = first.stat().st_mtime_ns
+    assert kept and not (directory / "result.json").exists()
+    copy.ok(*EXACT, processes=2)
+    for name in ("examples.npz", "exact.safetensors"):
+        assert (directory / name).read_bytes() == (straight / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
