@@ -104,8 +104,8 @@ class ModelHparams(Hparams):
     )
     model_source: str = setting(
         "",
-        "Whose model: ours, robustbench, timm, torchvision, or file:PATH, a checkpoint of the architecture named by "
-        "--model_name (default: as the name says).",
+        "Whose model: ours, robustbench, timm, torchvision, or a checkpoint of the architecture named by --model_name: "
+        "file:PATH, or hf:ORG/NAME[@REVISION] of the Hugging Face hub (default: as the name says).",
         path_in=path_of_file,
     )
     threat_model: str = setting(

@@ -10,7 +10,7 @@ from foundations.hparams import ModelHparams
 from models.registry import ARCHITECTURES, LIBRARIES, canonical_name, parse
 from models.robustbench_registry import ZooModel, zoo, zoo_model
 
-OURS, ROBUSTBENCH, FILE = "ours", "robustbench", "file:"
+OURS, ROBUSTBENCH, FILE, HUB = "ours", "robustbench", "file:", "hf:"
 SOURCES = (OURS, ROBUSTBENCH, *LIBRARIES)
 
 
@@ -21,7 +21,7 @@ def resolved(model: ModelHparams, dataset_name: str, dataset_names: Iterable[str
     is kept only if the name does not imply it: "robustbench" and "file:PATH". Raises UsageError for flags that name no
     model, or contradict each other.
     """
-    model = _split_source(model)
+    model = _split_source(_fetched(model))
     if not model.model_name:
         raise UsageError("--model_name is required, for example --model_name=lenet")
     source = model.model_source or _implied_source(model, dataset_name, dataset_names)
@@ -64,6 +64,15 @@ def label(model: ModelHparams) -> str:
     return name
 
 
+def _fetched(model: ModelHparams) -> ModelHparams:
+    """The same model with weights of the hub in a file, so that equal weights make the same run."""
+    if not model.model_source.startswith(HUB):
+        return model
+    from models.hub import weights_of
+
+    return dataclasses.replace(model, model_source=f"{FILE}{weights_of(model.model_source.removeprefix(HUB))}")
+
+
 def _split_source(model: ModelHparams) -> ModelHparams:
     kind, colon, name = model.model_source.partition(":")
     if model.model_source.startswith(FILE):
@@ -74,7 +83,7 @@ def _split_source(model: ModelHparams) -> ModelHparams:
         return model
     if kind and kind not in SOURCES:
         raise UsageError(
-            f"--model_source: expected one of {', '.join(SOURCES)} or file:PATH, "
+            f"--model_source: expected one of {', '.join(SOURCES)}, file:PATH or hf:ORG/NAME, "
             f"got '{kind}'{nearest(kind, list(SOURCES))}"
         )
     if not colon:
