@@ -10,7 +10,10 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
        margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; }
 h3 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; border-block: 1px solid var(--line); padding: .5rem 0; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; border-block: 1px solid var(--line); padding: .5rem 0;
+      position: sticky; top: 0; max-height: 30vh; overflow-y: auto; background: var(--paper); z-index: 1; }
+h2 { scroll-margin-top: 3.5rem; }
+.answer { font-size: 1.1rem; padding-left: 1.2rem; } .answer li { margin: .3rem 0; }
 a { color: var(--link); }
 td a { color: inherit; text-decoration: underline dotted var(--quiet); text-underline-offset: .2em; }
 td a:hover { color: var(--link); }

@@ -52,8 +52,8 @@ class Contents:
     def sections(self) -> list[Section]:
         """The sections that are not empty."""
         parts: dict[str, Callable[[], Parts]] = {
-            "Threats": self._measurements,
             "Accuracy": self._tests,
+            "Threats": self._measurements,
             "Training": self._trainings,
             "Anchors": self._anchors,
             "Environment": self._environment,

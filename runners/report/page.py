@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -35,22 +36,25 @@ class Section:
     parts: list[Table | Picture] = field(default_factory=list)
 
 
-def html_page(title: str, introduction: str, sections: list[Section]) -> str:
-    """The page as HTML. All text is escaped, and no external file is loaded."""
+def html_page(title: str, introduction: str, sections: list[Section], answer: Sequence[str] = ()) -> str:
+    """The page as HTML, with the answer first. All text is escaped, and no external file is loaded."""
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in answer)
+    in_short = f'<ul class="answer">{sentences}</ul>\n' if answer else ""
     links = "".join(f'<a href="#{_slug(section.title)}">{escape(section.title)}</a>' for section in sections)
     body = "\n".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n<p>{escape(introduction)}</p>\n"
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
+        f'{in_short}<p class="quiet">{escape(introduction)}</p>\n'
         f'<nav>{links}</nav>\n{body}\n<dialog aria-label="figure, large"></dialog>\n'
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 
 
-def markdown_page(title: str, introduction: str, sections: list[Section]) -> str:
-    """The page as Markdown: its tables, with commands, and the captions of its figures."""
-    parts = [f"# {title}", introduction]
+def markdown_page(title: str, introduction: str, sections: list[Section], answer: Sequence[str] = ()) -> str:
+    """The page as Markdown: the answer, its tables, with commands, and the captions of its figures."""
+    parts = [f"# {title}", *(["\n".join(f"* {sentence}" for sentence in answer)] if answer else []), introduction]
     for section in sections:
         parts.append(f"## {section.title}")
         for part in section.parts:

@@ -9,6 +9,7 @@ from foundations.errors import RunError
 from foundations.files import write_text
 from runners.base import Runner
 from runners.commands import command
+from runners.report.answer import answer
 from runners.report.collect import all_finished_runs, data_sets
 from runners.report.contents import Contents
 from runners.report.desc import KIT, PAGE
@@ -57,14 +58,19 @@ class Report(Runner):
                 "heading to sort, a figure to enlarge it."
             )
             sections = self._sections()
-            write_text(self.directory / PAGE, html_page(title, introduction, sections))
-            write_text(self.directory / "report.md", markdown_page(title, introduction, sections))
+            write_text(self.directory / PAGE, html_page(title, introduction, sections, self._answer()))
+            write_text(self.directory / "report.md", markdown_page(title, introduction, sections, self._answer()))
             write_text(self.directory / "report.csv", csv_page(sections))
         kit = {}
         if self.asked is not None and self.environment.is_primary:
             kit = {"kit": write_kit(self.asked, self.directory / KIT)}
         told = {"counts": dict(counts), "page": PAGE, "found": found_in(self.runs), "command": command(self.desc)}
         return {**told, **kit}
+
+    def _answer(self) -> list[str]:
+        if self.desc.dataset_name:
+            return answer(self.runs[self.desc.dataset_name])
+        return [f"{name}: {sentence}" for name, found in self.runs.items() for sentence in answer(found)]
 
     def _sections(self) -> list[Section]:
         if self.desc.dataset_name:

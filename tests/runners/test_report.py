@@ -91,6 +91,43 @@ def test_every_number_leads_to_its_run_and_command(finished: Command) -> None:
     assert fog == f"{corrupted['by_corruption']['fog']['5']:.3f}"
 
 
+def test_the_answer_comes_first(finished: Command, tmp_path: Path) -> None:
+    """Its sentences, from the results alone; who cannot be told from the leader is named."""
+    shutil.copytree(finished.root / "runs", tmp_path / "runs")
+    directory = next((tmp_path / "runs/digits/test").glob("*/replicate_1"))
+    alone = (render(tmp_path, "digits")[0] / "report.md").read_text()
+    result = json.loads((directory / "result.json").read_text())
+    assert "no other model was measured there" in alone and alone.index("* Under") < alone.index("## Accuracy")
+    assert alone.index("## Accuracy") < alone.index("## Threats")
+    tenth = {"strong": (0.9, 0.1, []), "near": (0.8, 0.9, []), "far": (0.2, 0.2, ["its gradient vanishes"])}
+    for name, (inside, clean, warnings) in tenth.items():
+        copy = Path(shutil.copytree(directory.parent, directory.parent.parent / name)) / "replicate_1"
+        content = json.loads((copy / "result.json").read_text())
+        content.pop("checksum")
+        content["N_adv"] |= {"accuracy": inside, "warnings": warnings}
+        content["standard"]["accuracy"] = content["corruption"]["accuracy"] = content["adv"]["accuracy"] = clean
+        (copy / "result.json").write_text(json.dumps(sealed(content)))
+        hparams = json.loads((copy / "hparams.json").read_text())
+        (copy / "hparams.json").write_text(json.dumps(hparams | {"name": name}))
+    for made in (directory.parent,):
+        shutil.rmtree(made)
+    folder, _ = render(tmp_path, "digits")
+    told = [line[2:] for line in (folder / "report.md").read_text().splitlines() if line.startswith("* ")]
+    assert len(told) == 5
+    sets = f"(PD <= {result['N_adv']['threshold']:.4g}, Linf <= {result['N_adv']['radius']:.4g})"
+    assert told[0].startswith(f"Under nonisotropic attack {sets}, strong stands best of 3: it is right on 90.0% of 10")
+    assert told[0].endswith("; near cannot be told from it by so few images.")
+    assert told[1].startswith("Under isotropic attack ") and ", near stands best of 3" in told[1]
+    measured = json.loads((finished.where(*MEASURED) / "result.json").read_text())
+    assert told[2].startswith(
+        f"PD tells unsafe changes from safe ones with AUROC {measured['separation']['PD']['auroc']:.3f}"
+    )
+    weak = [name for name, of in measured["separation_by_perturbation"].items() if of["PD"]["auroc"] < 0.75]
+    assert all(name in told[2] for name in weak[:1])
+    assert told[3:] == ["Figures of far may be too high.", "Look first at the table of warnings."]
+    assert "<li>Under nonisotropic attack (PD &lt;= " in (folder / "report.html").read_text()
+
+
 def test_figures_on_held_out_images_have_a_table_of_their_own(finished: Command, tmp_path: Path) -> None:
     """Settings are chosen by them: beside figures on test images they would look like those."""
     shutil.copytree(finished.root / "runs", tmp_path / "runs")

@@ -1,0 +1,125 @@
+"""The answer at the top of a page, in plain sentences: who stands best, where the threat tells, what to doubt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundations.results import wilson_interval
+from runners.report.collect import FinishedRun
+from runners.report.tables import by_accuracy
+from runners.test.desc import AUDIT, EVALUATIONS, describe_set
+
+Runs = dict[str, list[FinishedRun]]
+
+TELLS, GUESSES = 0.9, 0.75  # AUROC above which a threat tells well, and below which it hardly does
+CHANCE = 0.6
+NAMED = 3  # perturbations and models named in a sentence
+# The evaluations that a sentence ranks models by, hardest first.
+RANKED = ("N_adv_moves", "N_adv", "adv", "corruption", "standard")
+
+
+def answer(runs: Runs) -> list[str]:
+    """At most five sentences over the runs of one data set."""
+    tests = by_accuracy([run for run in runs["test"] if run.split == "test"])
+    return [*_best(tests), *_others(tests), *_threat(runs["evaluate_threat"]), *_doubts(tests), _first(runs, tests)]
+
+
+def _best(tests: list[FinishedRun]) -> list[str]:
+    """Who stands best in the hardest evaluation."""
+    name = next((name for name in RANKED if any(name in run.result for run in tests)), None)
+    return [] if name is None else [_standing(name, [run for run in tests if name in run.result])]
+
+
+def _others(tests: list[FinishedRun]) -> list[str]:
+    """Who stands best in the next evaluation, if it is another model."""
+    measured = [name for name in RANKED if any(name in run.result for run in tests)]
+    if len(measured) < 2:
+        return []
+    leaders = {name: _leader(name, tests) for name in measured}
+    differing = [name for name in measured[1:] if leaders[name] is not leaders[measured[0]]]
+    if differing:
+        return [_standing(differing[0], [run for run in tests if differing[0] in run.result])]
+    count = sum(1 for run in tests if measured[0] in run.result)
+    return [f"It also leads {_listed([_where(name).lower() for name in measured[1:]])}."] if count > 1 else []
+
+
+def _leader(name: str, tests: list[FinishedRun]) -> FinishedRun:
+    return max((run for run in tests if name in run.result), key=lambda run: run.result[name]["accuracy"])
+
+
+def _where(name: str) -> str:
+    return "On clean images" if name == "standard" else f"Under {EVALUATIONS[name]}"
+
+
+def _standing(name: str, tests: list[FinishedRun]) -> str:
+    leader = _leader(name, tests)
+    found = leader.result[name]
+    low, high = wilson_interval(found["accuracy"], found["num_examples"])
+    where = f" ({describe_set(found)})" if "norm" in found else ""
+    kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
+    if len(tests) == 1:
+        return f"{_where(name)}{where}, {leader.label} {kept}; no other model was measured there."
+    near = [run.label for run in tests if run is not leader and run.result[name]["accuracy"] >= low]
+    close = f"; {_listed(near)} cannot be told from it by so few images" if near else ""
+    return f"{_where(name)}{where}, {leader.label} stands best of {len(tests)}: it {kept}{close}."
+
+
+def _threat(measurements: list[FinishedRun]) -> list[str]:
+    """Where PD tells unsafe changes from safe ones, and where it does not."""
+    if not measurements:
+        return []
+    result = measurements[0].result
+    threat = next(iter(result["separation"]))
+    by = {
+        name: of[threat]["auroc"] for name, of in result.get("separation_by_perturbation", {}).items() if threat in of
+    }
+    weak = sorted((name for name, value in by.items() if value < GUESSES), key=by.__getitem__)
+    well = sum(value >= TELLS for value in by.values())
+    auroc = result["separation"][threat]["auroc"]
+    text = (
+        f"{threat} tells unsafe changes from safe ones with AUROC {auroc:.3f}: well (at least {TELLS:g}) for {well} of "
+        f"{len(by)} perturbations"
+    )
+    if weak:
+        text += f", hardly for {_listed([f'{name} ({by[name]:.2f})' for name in weak])}"
+    people = result.get("human", {}).get("within_groups", {}).get("auroc", {}).get(threat)
+    if people:
+        verb = "does not agree" if people["auroc"] < CHANCE else "agrees"
+        text += f"; among changes of equal size it {verb} with what people see ({people['auroc']:.2f})"
+    return [f"{text}."]
+
+
+def _doubts(tests: list[FinishedRun]) -> list[str]:
+    """The warnings that stand, and what an audit says of the attacks."""
+    if not any("N_adv" in run.result or "adv" in run.result for run in tests):
+        return []
+    doubted = [run.label for run in tests if any(run.result.get(name, {}).get("warnings") for name in EVALUATIONS)]
+    short = [run.label for run in tests if _missed(run.result.get(AUDIT)) > 0]
+    text = f"Figures of {_listed(doubted)} may be too high" if doubted else "No warning stands against any figure"
+    return [f"{text}{f'; attacks of the audit found more on {_listed(short)}' if short else ''}."]
+
+
+def _missed(audit: dict[str, Any] | None) -> float:
+    """Accuracy of the ensemble above the best that its audit knows."""
+    if audit is None or not audit["in_turn"]["ensemble"]:
+        return 0.0
+    return audit["in_turn"]["ensemble"][-1]["accuracy"] - audit["best"]
+
+
+def _first(runs: Runs, tests: list[FinishedRun]) -> str:
+    """What to look at first."""
+    if any(run.result.get(name, {}).get("warnings") for run in tests for name in EVALUATIONS):
+        return "Look first at the table of warnings."
+    if tests:
+        return "Look first at the pictures of examples: does each adversarial example still show its class?"
+    if runs["evaluate_threat"]:
+        return "Look first at the gallery: are the safe changes safe, and the unsafe ones unsafe?"
+    return "No accuracy was measured yet: python nonisotropic.py test measures it."
+
+
+def _listed(words: list[str]) -> str:
+    """Words in a sentence; of many the first few."""
+    shown = words[:NAMED]
+    if len(words) > NAMED:
+        return f"{', '.join(shown)} and {len(words) - NAMED} more"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
