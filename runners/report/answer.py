@@ -26,25 +26,30 @@ def answer(runs: Runs) -> list[str]:
 
 def _best(tests: list[FinishedRun]) -> list[str]:
     """Who stands best in the hardest evaluation."""
-    name = next((name for name in RANKED if any(name in run.result for run in tests)), None)
-    return [] if name is None else [_standing(name, [run for run in tests if name in run.result])]
+    measured = [name for name in RANKED if any(name in run.result for run in tests)]
+    return [_standing(measured[0], tests)] if measured else []
 
 
 def _others(tests: list[FinishedRun]) -> list[str]:
-    """Who stands best in the next evaluation, if it is another model."""
+    """Who stands best in the next evaluation in which another model does."""
     measured = [name for name in RANKED if any(name in run.result for run in tests)]
     if len(measured) < 2:
         return []
-    leaders = {name: _leader(name, tests) for name in measured}
-    differing = [name for name in measured[1:] if leaders[name] is not leaders[measured[0]]]
-    if differing:
-        return [_standing(differing[0], [run for run in tests if differing[0] in run.result])]
-    count = sum(1 for run in tests if measured[0] in run.result)
-    return [f"It also leads {_listed([_where(name).lower() for name in measured[1:]])}."] if count > 1 else []
+    first = _compared(measured[0], tests)[0].label
+    for name in measured[1:]:
+        if _compared(name, tests)[0].label != first:
+            return [_standing(name, tests)]
+    several = len(_compared(measured[0], tests)) > 1
+    return [f"It also leads {_listed([_where(name).lower() for name in measured[1:]])}."] if several else []
 
 
-def _leader(name: str, tests: list[FinishedRun]) -> FinishedRun:
-    return max((run for run in tests if name in run.result), key=lambda run: run.result[name]["accuracy"])
+def _compared(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
+    """Runs whose accuracies compare, best first: in the set that most models were measured in, one run for a model."""
+    of: dict[str, dict[str, FinishedRun]] = {}
+    for run in sorted((run for run in tests if name in run.result), key=lambda run: run.result[name]["num_examples"]):
+        of.setdefault(describe_set(run.result[name]), {})[run.label] = run  # of several runs the one of most images
+    most = max(of.values(), key=len)
+    return sorted(most.values(), key=lambda run: -run.result[name]["accuracy"])
 
 
 def _where(name: str) -> str:
@@ -52,16 +57,16 @@ def _where(name: str) -> str:
 
 
 def _standing(name: str, tests: list[FinishedRun]) -> str:
-    leader = _leader(name, tests)
+    leader, *others = _compared(name, tests)
     found = leader.result[name]
     low, high = wilson_interval(found["accuracy"], found["num_examples"])
-    where = f" ({describe_set(found)})" if "norm" in found else ""
+    where = f"{_where(name)} ({describe_set(found)})" if "norm" in found else _where(name)
     kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
-    if len(tests) == 1:
-        return f"{_where(name)}{where}, {leader.label} {kept}; no other model was measured there."
-    near = [run.label for run in tests if run is not leader and run.result[name]["accuracy"] >= low]
+    if not others:
+        return f"{where}, {leader.label} {kept}; no other model was measured there."
+    near = [run.label for run in others if run.result[name]["accuracy"] >= low]
     close = f"; {_listed(near)} cannot be told from it by so few images" if near else ""
-    return f"{_where(name)}{where}, {leader.label} stands best of {len(tests)}: it {kept}{close}."
+    return f"{where}, {leader.label} stands best of {len(others) + 1}: it {kept}{close}."
 
 
 def _threat(measurements: list[FinishedRun]) -> list[str]:

@@ -109,15 +109,19 @@ def test_the_answer_comes_first(finished: Command, tmp_path: Path) -> None:
         (copy / "result.json").write_text(json.dumps(sealed(content)))
         hparams = json.loads((copy / "hparams.json").read_text())
         (copy / "hparams.json").write_text(json.dumps(hparams | {"name": name}))
-    for made in (directory.parent,):
-        shutil.rmtree(made)
+        if name == "strong":  # the same in a smaller set, where others were not measured, says nothing beside them
+            small = Path(shutil.copytree(copy.parent, copy.parent.parent / "small")) / "replicate_1"
+            content["N_adv"] |= {"accuracy": 1.0, "radius": 1e-3}
+            (small / "result.json").write_text(json.dumps(sealed(content)))
+            (small / "hparams.json").write_text(json.dumps(hparams | {"name": "small"}))
+    shutil.rmtree(directory.parent)
     folder, _ = render(tmp_path, "digits")
     told = [line[2:] for line in (folder / "report.md").read_text().splitlines() if line.startswith("* ")]
     assert len(told) == 5
     sets = f"(PD <= {result['N_adv']['threshold']:.4g}, Linf <= {result['N_adv']['radius']:.4g})"
     assert told[0].startswith(f"Under nonisotropic attack {sets}, strong stands best of 3: it is right on 90.0% of 10")
     assert told[0].endswith("; near cannot be told from it by so few images.")
-    assert told[1].startswith("Under isotropic attack ") and ", near stands best of 3" in told[1]
+    assert told[1].startswith("Under isotropic attack ") and ", near stands best of 4" in told[1]
     measured = json.loads((finished.where(*MEASURED) / "result.json").read_text())
     assert told[2].startswith(
         f"PD tells unsafe changes from safe ones with AUROC {measured['separation']['PD']['auroc']:.3f}"
