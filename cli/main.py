@@ -153,7 +153,25 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
 def runner_parser(runner: str, arguments: list[str]) -> Parser:
     """The parser of a runner, with the defaults for the data set and model that the arguments name."""
     program, of_others = f"{PROGRAM} {runner}", replicates() - desc_class(runner).replicate_flags()
-    return make_parser(program, desc_class(runner).purpose, groups_of(runner), first_look(arguments), of_others)
+    defaults = first_look(arguments)
+    if "protocol" in flags_of(runner):
+        defaults |= fixed_by_protocol(arguments)
+    return make_parser(program, desc_class(runner).purpose, groups_of(runner), defaults, of_others)
+
+
+def fixed_by_protocol(arguments: list[str]) -> dict[str, Any]:
+    """The flags that --protocol sets for the data set, which the arguments or the run of --train_dir name."""
+    from runners.commands import protocol_flags
+    from runners.train.desc import stored_model
+
+    parser = Parser(add_help=False)
+    for flag in ("--protocol", "--dataset_name", "--train_dir", "--root_dir"):
+        parser.add_argument(flag, default="")
+    named = parser.parse_known_args(arguments)[0]
+    if not named.protocol:
+        return {}
+    stored = stored_model(named.train_dir, named.root_dir) if named.train_dir else None
+    return protocol_flags(named.protocol, named.dataset_name or (stored.dataset_name if stored else ""))
 
 
 def groups_of(runner: str) -> list[type[Hparams]]:

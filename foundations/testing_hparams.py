@@ -54,6 +54,11 @@ class TestingHparams(Hparams):
         "Dietterich 2019).",
         hashed=False,  # the run's hash and replicate enter instead
     )
+    protocol: str = setting(
+        "",
+        "A frozen protocol, such as pd-bench-1: it sets all flags but those of the model (docs/protocol.md).",
+        hashed_if_set=True,
+    )
     split: str = setting(
         "test",
         "Images to evaluate on: test, or validation, which training held out (--validation_fraction), to choose by.",

@@ -8,7 +8,10 @@ from typing import Any
 
 from foundations.desc import Desc
 from foundations.hparam_fields import format_value
+from runners.test.protocol import flags as protocol_flags
 from runners.train.defaults import named_defaults
+
+__all__ = ["command", "named_defaults", "protocol_flags", "stored_command"]
 
 
 def command(desc: Desc) -> str:

@@ -16,6 +16,7 @@ from foundations.testing_hparams import TestingHparams
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
+from runners.test import protocol
 from runners.test.audit_table import audit_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
@@ -114,6 +115,7 @@ class TestDesc(Desc):
         if _is_weighted(values) and not values.get("class_weights"):
             raise UsageError(needs_weights("weighted" if values.get("weighted") else "then_project=pd_w"))
         if not train_dir:
+            protocol.check_flags(values)
             made = cls._with_own_inputs(super().from_flags(values), values)
             is_pretrained = values.get("model_type") == "pretrained"
             return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
@@ -121,6 +123,7 @@ class TestDesc(Desc):
         dataset_name = values.get("dataset_name") or stored.dataset_name
         if dataset_name != stored.dataset_name:
             raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
+        protocol.check_flags({**values, "dataset_name": dataset_name})
         values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
         made = super().from_flags(values)
         return dataclasses.replace(cls._with_own_inputs(made, values), train=stored)

@@ -26,7 +26,7 @@ from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import audit, corruptions, exact, moves, then_project
+from runners.test import audit, corruptions, exact, moves, protocol, then_project
 from runners.test.corruption_chart import corruption_chart
 from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
@@ -135,6 +135,8 @@ class Test(Runner):
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
             environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
+        if testing.protocol:
+            self._check_protocol()
         self.baseline = corruptions.read_baseline(self.desc.baseline, environment) if self.desc.baseline else None
         # Read at once, so that mistakes in somebody's file are told before the attacks begin.
         self.foreign = read_foreign(testing.foreign_attacks) if testing.N_adv_eval else {}
@@ -144,6 +146,16 @@ class Test(Runner):
         self.network = Network.read(self.model, self.data.info.shape) if asked else None
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
+
+    def _check_protocol(self) -> None:
+        """Raise RunError if the anchors or the images are not those of the protocol."""
+        name = self.testing.protocol
+        assert self.threat is not None and self.threat.anchors is not None
+        found = {"anchors": self.threat.anchors.digest, "images": protocol.rows_digest(self.index.tolist())}
+        unknown = protocol.check_inputs(name, self.desc.dataset_name, found)
+        if unknown:
+            told = ", ".join(f"{what} {found[what]}" for what in unknown)
+            self.environment.log(f"note: {name} has no digests of {self.desc.dataset_name} yet; here they are: {told}")
 
     def _with_thresholds(self) -> TestingHparams:
         """The flags of the evaluation, with the thresholds that --N_coverage stands for."""
@@ -180,6 +192,8 @@ class Test(Runner):
             result[EXACT] |= exact.metrics(self.evaluations["N_adv"], arrays)
             del arrays[exact.CLOCK]
         self._add_published(result)
+        if self.testing.protocol:
+            result["protocol"] = self.testing.protocol
         result["saved_adversarials"] = self.testing.save_adversarials
         for name in ("adv", "N_adv", MOVES):
             if name in result:
