@@ -16,6 +16,7 @@ from foundations.testing_hparams import TestingHparams
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
+from runners.test.bracket import CERTIFIED, certified_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm, tangents_named
@@ -142,7 +143,7 @@ class TestDesc(Desc):
         testing = self.testing
         if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
-        for name in ("safe_moves", "exact_eval"):  # evaluations of their own, in the set of another
+        for name in ("safe_moves", "exact_eval", "certify"):  # evaluations of their own, in the set of another
             if getattr(testing, name) and not testing.N_adv_eval:
                 raise UsageError(f"--{name}: expected --N_adv_eval too, whose set it takes")
         if testing.adv_eval:
@@ -193,6 +194,13 @@ class TestDesc(Desc):
         return ModelHparams(**train.content["hashed"]["model"]) if isinstance(train, StoredRun) else train.model
 
     @property
+    def has_certified_training(self) -> bool:
+        """True if the model under test was trained for certificates."""
+        if isinstance(self.train, StoredRun):
+            return bool(self.train.content["hashed"].get("training", {}).get("certified_train"))
+        return isinstance(self.train, TrainDesc) and self.train.training.certified_train
+
+    @property
     def model_name(self) -> str:
         """The canonical name of the architecture under test."""
         return self.model.model_name
@@ -223,6 +231,7 @@ class TestDesc(Desc):
             tables.append(markdown_table(*grid_table(result["N_adv"])))
         tables += filter(None, [binding(result.get("N_adv", {})), moves_table(result.get(MOVES))])
         tables += filter(None, [then_project_table([("", result)]), exact_table(result)])
+        tables += filter(None, [certified_table(result, describe_set(result.get(CERTIFIED, {})))])
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -230,6 +239,7 @@ class TestDesc(Desc):
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
         shown = {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+        shown |= {CERTIFIED: f"{result[CERTIFIED]['accuracy']:.4f}"} if CERTIFIED in result else {}
         return shown | ({"mCE": f"{result['corruption']['mCE']:.4f}"} if "mCE" in result.get("corruption", {}) else {})
 
 
