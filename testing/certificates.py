@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,13 +26,13 @@ from foundations.plain_networks import PlainNetwork
 from testing.arguments import checked_images, checked_labels, checked_model
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact import TOLERANCE
-from testing.half_spaces import Box, ascend, half_spaces_of
+from testing.half_spaces import Box, HalfSpaces, ascend, half_spaces_of, reached
 from testing.linear_bounds import Lines, bounds_of_layers, margin_lines
 from testing.robust_accuracy import RADIUS
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS, predicted
 from threat_specification.attacks.search import Cell
-from threat_specification.base import Threat, check_images, check_threshold
+from threat_specification.base import BoundThreat, Threat, check_images, check_threshold
 from threat_specification.norms import Linf
 
 CLOCK = "certified_seconds"  # differs from run to run
@@ -115,7 +115,9 @@ class CertificateEvaluation:
         logits = self.attacked.model(shard.images).double()
         others = logits.scatter(1, shard.labels.unsqueeze(1), -math.inf).amax(1)
         clean = logits.gather(1, shard.labels.unsqueeze(1)).squeeze(1) - others
-        case = Case(self, shard, Box.of(self.attacked.bind(shard), self.attacked.headline), clean)
+        bound, cell = self.attacked.bind(shard), self.attacked.headline
+        half_spaces_of(bound, cell)  # raises an error for other threats at once
+        case = Case(self, shard, Box.of(bound, cell), clean)
         in_set, in_box = case.margins()
         seconds = (time.monotonic() - begun) / max(1, len(shard.labels))
         return {
@@ -145,49 +147,71 @@ class Case:
     def margins(self) -> tuple[Tensor, Tensor]:
         """Lower bounds of the smallest margins over the set and over the box, [B] each.
 
-        Quick bounds of the layers first; then better ones, for the images that have no certificate and may get one.
+        Quick bounds of the layers first; then better ones, and the half-spaces, for the images that have no certificate
+        yet and may get one.
         """
         every = torch.arange(len(self.clean), device=self.clean.device)
-        in_set, in_box = self._margins(every, refined=False)
-        open_ = ((in_box <= self.needed) & self.needed.isfinite()).nonzero().flatten()
-        if len(open_):
-            better = self._margins(open_, refined=True)
-            in_set[open_] = torch.maximum(in_set[open_], better[0])
-            in_box[open_] = torch.maximum(in_box[open_], better[1])
-        return torch.maximum(in_set, in_box), in_box
-
-    def _margins(self, rows: Tensor, refined: bool) -> tuple[Tensor, Tensor]:
-        """Those of some images, from the lines of all their margins."""
-        network, x = self.evaluation.network, self.shard.images[rows].double()
-        lower, upper = self.box.lower[rows], self.box.upper[rows]
-        low, high = ((x + side.view_as(x)).clamp(0, 1) for side in (lower, upper))
-        lines = margin_lines(network, bounds_of_layers(network, low, high, refined), self.shard.labels[rows])
-        # As functions of the change d of the image.
-        moved = lines.constant + (lines.slope * x.flatten(1)[lines.which]).sum(1)
-        lines = Lines(lines.slope, moved, lines.which)
-        in_box = lines.least(lower, upper)
+        lines = self._lines(every, refined=False)
+        in_box = self._smallest(lines, lines.least(self.box.lower, self.box.upper))
         in_set = in_box.clone()
-        needed = self.needed[rows][lines.which]
-        left = ((in_box <= needed) & needed.isfinite()).nonzero().flatten()
-        for part in self._pieces(left):
-            in_set[part] = torch.maximum(in_set[part], self._ascend(rows, lines.take(part), lower, upper, needed[part]))
-        return tuple(_smallest(values, lines.which, len(rows)) for values in (in_set, in_box))  # type: ignore[return-value]
+        left = every[self._unproven(in_box)]
+        if len(left):
+            lines = self._lines(left, refined=True)
+            values = lines.least(self.box.lower, self.box.upper)
+            in_box[left] = torch.maximum(in_box, self._smallest(lines, values))[left]
+            values = torch.maximum(values, self._over_set(lines, values, self._unproven(in_box)))
+            in_set[left] = torch.maximum(in_box, self._smallest(lines, values))[left]
+        return in_set, in_box
 
-    def _ascend(self, rows: Tensor, lines: Lines, lower: Tensor, upper: Tensor, needed: Tensor) -> Tensor:
-        """Bounds over the set, for lines whose bounds over the box do not suffice."""
-        attacked, shard, chosen = self.evaluation.attacked, self.shard, rows[lines.which]
-        part = Shard(shard.number, shard.images[chosen], shard.labels[chosen], shard.index[chosen])
-        spaces = half_spaces_of(attacked.bind(part), attacked.headline)
-        return ascend(lines, lower[lines.which], upper[lines.which], spaces, needed)
+    def _unproven(self, margins: Tensor) -> Tensor:
+        """True for images without a certificate that may have one."""
+        return (margins <= self.needed) & self.needed.isfinite()
+
+    def _lines(self, rows: Tensor, refined: bool) -> Lines:
+        """Those of all margins of some images, as functions of their changes d."""
+        network, x = self.evaluation.network, self.shard.images[rows].double()
+        low, high = ((x + side[rows].view_as(x)).clamp(0, 1) for side in (self.box.lower, self.box.upper))
+        lines = margin_lines(network, bounds_of_layers(network, low, high, refined), self.shard.labels[rows])
+        moved = lines.constant + (lines.slope * x.flatten(1)[lines.which]).sum(1)
+        return Lines(lines.slope, moved, rows[lines.which])
+
+    def _over_set(self, lines: Lines, values: Tensor, wanted: Tensor) -> Tensor:
+        """Bounds of lines over the set, [P], better than `values` only for images `wanted` [B] bool.
+
+        An image is left as it is if a point of the set shows that one of its lines cannot suffice.
+        """
+        values, needed = values.clone(), self.needed[lines.which]
+        left = (wanted[lines.which] & (values <= needed)).nonzero().flatten()
+        lost = torch.zeros_like(wanted)
+        for part in self._pieces(left):
+            some, low, high = self._part(lines, part)
+            at_point = reached(some, low, high, self._bind(some.which), self.evaluation.attacked.headline)
+            lost[some.which[at_point <= needed[part]]] = True
+        for part in self._pieces(left[~lost[lines.which[left]]]):
+            some, low, high = self._part(lines, part)
+            values[part] = ascend(some, low, high, needed[part], self._spaces(some.which))
+        return values
+
+    def _part(self, lines: Lines, part: Tensor) -> tuple[Lines, Tensor, Tensor]:
+        some = lines.take(part)
+        return some, self.box.lower[some.which], self.box.upper[some.which]
+
+    def _bind(self, rows: Tensor) -> BoundThreat:
+        shard = self.shard
+        return self.evaluation.attacked.bind(
+            Shard(shard.number, shard.images[rows], shard.labels[rows], shard.index[rows])
+        )
+
+    def _spaces(self, rows: Tensor) -> Callable[[Tensor], list[HalfSpaces]]:
+        return lambda chosen: half_spaces_of(self._bind(rows[chosen]), self.evaluation.attacked.headline)
 
     def _pieces(self, left: Tensor) -> Iterator[Tensor]:
         step = max(1, PIECE_BYTES // (8 * self.box.lower.shape[1]))
         return iter(left.split(step)) if len(left) else iter(())
 
-
-def _smallest(values: Tensor, which: Tensor, count: int) -> Tensor:
-    """The smallest value of each image, [B]; infinite without any."""
-    return values.new_full((count,), math.inf).scatter_reduce(0, which, values, "amin")
+    def _smallest(self, lines: Lines, values: Tensor) -> Tensor:
+        """The smallest value of each image, [B]; infinite without any."""
+        return torch.full_like(self.clean, math.inf).scatter_reduce(0, lines.which, values, "amin")
 
 
 def _above(values: Tensor) -> Tensor:

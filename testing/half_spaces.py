@@ -35,8 +35,6 @@ STEP = 4.0  # their first length: the mean pixel moves this many times as far as
 KEPT_BYTES = 1 << 28  # of the anchors in float64
 ANCHORS = 1024  # that are float64 at a time, where all are too many
 
-Bind = Callable[[Tensor], BoundThreat]  # numbers of images [P] -> the threat at these images
-
 
 @dataclass
 class HalfSpaces:
@@ -144,30 +142,57 @@ def dual_value(
     return constant + least - SLACK * (1 + scale)
 
 
-def ascend(lines: Lines, lower: Tensor, upper: Tensor, spaces: Sequence[HalfSpaces], wanted: Tensor) -> Tensor:
+def reached(lines: Lines, lower: Tensor, upper: Tensor, bound: BoundThreat, cell: Cell) -> Tensor:
+    """Values [P] of lines of d at a point of the set: the box's corner where they are smallest, shrunk into it."""
+    corner = torch.where(lines.slope > 0, lower, upper)
+    if math.isfinite(cell.threshold):
+        box = [side.float().view_as(bound.examples) for side in (corner, lower, upper)]
+        corner = bound.scale(box[0], outer(cell.threshold), box[1], box[2]).flatten(1).double()
+    return (lines.slope * corner).sum(1) + lines.constant
+
+
+def ascend(
+    lines: Lines, lower: Tensor, upper: Tensor, wanted: Tensor, spaces_at: Callable[[Tensor], list[HalfSpaces]]
+) -> Tensor:
     """Lower bounds [P] of lines of d over half-spaces and boxes [P, D], as good as a few projections find them.
 
     The function's smallest point in the set is what the projection of d - step a tends to, and the multipliers of the
     projection, over the step, are those of the bound (a proximal point method, which ends after finitely many steps
     for linear functions). Several threats take turns, each with the multipliers of the others as they are.
 
-    wanted   [P] values from which a line needs no better bound; it ends when all have them
+    wanted      [P] what a bound must exceed. A line is done when its own does, or when a point of the set does not
+    spaces_at   numbers of lines -> the half-spaces at their images
     """
-    zero = [torch.zeros_like(space.bound.inverse, dtype=torch.float64) for space in spaces]
-    best, found = dual_value(lines, lower, upper, spaces, zero), list(zero)
-    pulled = [torch.zeros_like(lines.slope) for _ in spaces]
-    point = torch.zeros_like(lines.slope)
-    width = (upper - lower).mean(1, keepdim=True)
-    step = STEP * width / lines.slope.abs().mean(1, keepdim=True).clamp_min(1e-12)
+    left = torch.arange(len(lines.slope), device=lower.device)
+    spaces = spaces_at(left)
+    zeros = [torch.zeros_like(space.bound.inverse, dtype=torch.float64) for space in spaces]
+    best, point = dual_value(lines, lower, upper, spaces, zeros), torch.zeros_like(lines.slope)
+    width, steepness = (upper - lower).mean(1, keepdim=True), lines.slope.abs().mean(1, keepdim=True)
+    step = STEP * width / steepness.clamp_min(1e-12)
     for _ in range(ROUNDS if spaces else 0):
-        for number, space in enumerate(spaces):
-            others = sum((each for place, each in enumerate(pulled) if place != number), lines.slope)
-            point, l = space.multipliers(point - step * others, lower, upper)  # noqa: E741
-            found[number] = l / step
-            if len(spaces) > 1:
-                pulled[number] = space.pull(found[number])
-        best = torch.maximum(best, dual_value(lines, lower, upper, spaces, found))
-        if bool((best >= wanted).all()):
+        part, low, high = lines.take(left), lower[left], upper[left]
+        point[left], found = _round(part, low, high, spaces, point[left], step[left])
+        best[left] = torch.maximum(best[left], dual_value(part, low, high, spaces, found))
+        hopeless = (part.slope * point[left]).sum(1) + part.constant <= wanted[left]
+        going = (best[left] <= wanted[left]) & ~(hopeless & (len(spaces) == 1))
+        if not bool(going.any()):
             break
+        if not bool(going.all()):
+            left = left[going]
+            spaces = spaces_at(left)
         step = 2 * step
     return best
+
+
+def _round(
+    lines: Lines, lower: Tensor, upper: Tensor, spaces: Sequence[HalfSpaces], point: Tensor, step: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The projections of point - step times the slope, [P, D], and the multipliers of each of `spaces`."""
+    pulled, found = [torch.zeros_like(lines.slope) for _ in spaces], []
+    for number, space in enumerate(spaces):
+        others = sum((each for place, each in enumerate(pulled) if place != number), lines.slope)
+        point, multipliers = space.multipliers(point - step * others, lower, upper)
+        found.append(multipliers / step)
+        if len(spaces) > 1:
+            pulled[number] = space.pull(found[number])
+    return point, found
