@@ -25,6 +25,7 @@ from tests.threat_specification.attacks.linear import best_margin
 from tests.threat_specification.attacks.linear import problem as linear_problem
 from tests.threat_specification.attacks.test_exact import problem
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification.attacks.base import at_most
 from threat_specification.attacks.search import Cell
 
 
@@ -201,16 +202,16 @@ def test_an_image_that_is_misclassified_or_on_the_border_has_none() -> None:
         assert certified_robustness(net, images, [0, 1, 2], Linf(), 0.1).robust.tolist() == wanted
 
 
-def test_the_margin_covers_what_counts_as_inside() -> None:
-    """A net that is wrong from 1e-5 of the radius beyond it on, where a point still counts as inside."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    image, radius = torch.full((1, 1, 1, 1), 0.5), 0.1
-    for beyond, wanted in ((1 + 1e-5, False), (1 + 1e-3, True)):
-        steep = 1e3
-        net[1].weight.data = torch.tensor([[steep], [0.0]])
-        net[1].bias.data = torch.tensor([-steep * (0.5 - radius * beyond), 0.0])
-        found = certified_robustness(net.double(), image, [0], Linf(), radius)
-        assert bool(found.robust) == wanted
+def test_the_box_covers_what_counts_as_inside() -> None:
+    """A net that is wrong at a point just beyond the radius, which still counts as inside."""
+    net, radius, steep = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double(), 0.1, 1e3
+    image = torch.full((1, 1, 1, 1), 0.5)
+    for beyond, wanted in ((1.08e-5, False), (1e-3, True)):
+        net[1].weight.data = torch.tensor([[steep], [0.0]], dtype=torch.float64)
+        net[1].bias.data = torch.tensor([-steep * (0.5 - radius * (1 + beyond)), 0.0], dtype=torch.float64)
+        assert bool(at_most(torch.tensor(radius * (1 + beyond)).double(), radius)) != wanted
+        for limits in ((radius, math.inf), (1.0, radius)):
+            assert bool(certified_robustness(net, image, [0], Linf(), *limits).robust) == wanted
 
 
 def test_an_intersection_uses_all_its_members() -> None:
@@ -219,9 +220,9 @@ def test_an_intersection_uses_all_its_members() -> None:
     net[1].weight.data, net[1].bias.data = model.weight.data, model.bias.data
     half = [AnchorSet(anchors.images[k::2], anchors.labels[k::2]) for k in range(2)]
     both = Intersection([(ProjectedDisplacement(anchors=each), 1.0) for each in half])
-    found = certified_robustness(net, images, labels, both, 0.02, 0.2)
+    found = certified_robustness(net, images, labels, both, 0.01, 0.15)
     for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        truth = best_margin(model, anchors, image, label, 0.02, 0.2)
+        truth = best_margin(model, anchors, image, label, 0.01, 0.15)
         assert found.margin[row] >= truth - 1e-6
         if abs(truth) > 0.04:
             assert bool(found.robust[row]) == (truth < 0)
