@@ -36,6 +36,7 @@ from threat_specification.base import BoundThreat, Threat, check_images, check_t
 from threat_specification.norms import Linf
 
 CLOCK = "certified_seconds"  # differs from run to run
+LINES_BYTES = 1 << 28  # of the slopes of all margins of the images that are certified together
 PIECE_BYTES = 1 << 27  # of the slopes of the margins that a dual ascent works on together
 
 
@@ -109,8 +110,17 @@ class CertificateEvaluation:
         model = copy.deepcopy(model or attacked.model).double().eval().requires_grad_(False)
         return cls(attacked, PlainNetwork.read(model))
 
-    @torch.no_grad()
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
+        """In parts whose margins fit into LINES_BYTES; their size is the same on every machine."""
+        with torch.no_grad():
+            classes = self.attacked.model(shard.images[:1]).shape[1]
+            size = max(1, LINES_BYTES // (8 * classes * shard.images[0].numel()))
+            fields = (shard.images, shard.labels, shard.index)
+            parts = zip(*(each.split(size) for each in fields), strict=True)
+            rows = [self._part(Shard(shard.number, *part)) for part in parts]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def _part(self, shard: Shard) -> dict[str, Tensor]:
         begun = time.monotonic()
         logits = self.attacked.model(shard.images).double()
         others = logits.scatter(1, shard.labels.unsqueeze(1), -math.inf).amax(1)
@@ -211,6 +221,7 @@ class Case:
 
     def _smallest(self, lines: Lines, values: Tensor) -> Tensor:
         """The smallest value of each image, [B]; infinite without any."""
+        values = values.nan_to_num(-math.inf, math.inf, -math.inf)  # of layers whose bounds overflow
         return torch.full_like(self.clean, math.inf).scatter_reduce(0, lines.which, values, "amin")
 
 

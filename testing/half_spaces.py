@@ -168,11 +168,11 @@ def ascend(
     zeros = [torch.zeros_like(space.bound.inverse, dtype=torch.float64) for space in spaces]
     best, point = dual_value(lines, lower, upper, spaces, zeros), torch.zeros_like(lines.slope)
     width, steepness = (upper - lower).mean(1, keepdim=True), lines.slope.abs().mean(1, keepdim=True)
-    step = STEP * width / steepness.clamp_min(1e-12)
+    step = STEP * width.clamp_min(1e-12) / steepness.clamp_min(1e-12)
     for _ in range(ROUNDS if spaces else 0):
         part, low, high = lines.take(left), lower[left], upper[left]
         point[left], found = _round(part, low, high, spaces, point[left], step[left])
-        best[left] = torch.maximum(best[left], dual_value(part, low, high, spaces, found))
+        best[left] = torch.fmax(best[left], dual_value(part, low, high, spaces, found))
         hopeless = (part.slope * point[left]).sum(1) + part.constant <= wanted[left]
         going = (best[left] <= wanted[left]) & ~(hopeless & (len(spaces) == 1))
         if not bool(going.any()):

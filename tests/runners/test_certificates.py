@@ -156,6 +156,7 @@ def test_training_by_the_command(trained: Command) -> None:
     ("words", "told"),
     [
         (["test", *PLAIN, "--standard_eval", "--certify"], "--certify: expected --N_adv_eval too"),
+        ([*CERTIFY, "--tf32"], "--certify: expected a network in float32"),
         (["train", *PLAIN, "--certified_train", "--model_name=resnet_8"], "--certified_train: "),
         (["train", *PLAIN, "--certified_train", "--model_name=vgg_11"], "layer network.1, BatchNorm2d: its statistics"),
         (["train", *PLAIN, "--certified_train", "--certified_train_ramp=2"], "--certified_train_ramp: expected"),

@@ -235,6 +235,7 @@ def test_parts_and_all_at_once_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = certified_robustness(*given)
     for place in ("testing.certificates", "testing.linear_bounds"):
         monkeypatch.setattr(f"{place}.PIECE_BYTES", 8 * 64 * 3)
+    monkeypatch.setattr("testing.certificates.LINES_BYTES", 8 * 64 * 4 * 4)  # four images at once
     monkeypatch.setattr(half_spaces, "ANCHORS", 7)
     monkeypatch.setattr(half_spaces, "KEPT_BYTES", 0)
     parts = certified_robustness(*given)
