@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MNIST_LIKE: dict[str, Any] = {
     "adv_train_attack_power_Linf": 0.2,
     "adv_train_attack_power_L2": 1.5,
+    "certified_train_radius": 0.2,
     "adv_test_attack_power_Linf": 0.2,
     "adv_test_attack_power_L2": 1.5,
     "adversarial_Linf": 0.2,

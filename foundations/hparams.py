@@ -395,6 +395,29 @@ class TrainingHparams(Hparams):
         when="N_train_safe_moves",
         hashed_if_set=True,
     )
+    certified_train: bool = setting(
+        False,
+        "Certified training: the loss of the worst logits within a radius, by intervals (Gowal et al. 2018).",
+        hashed_if_set=True,
+    )
+    certified_train_radius: float = setting(
+        8 / 255,
+        "That l-inf radius, within the pixel box; the default depends on the data set.",
+        check=in_range(0),
+        when="certified_train",
+    )
+    certified_train_clean_weight: float = setting(
+        0.5,
+        "Weight of all other parts of the loss at the end, the clean one and adversaries (kappa).",
+        check=in_range(0, 1),
+        when="certified_train",
+    )
+    certified_train_ramp: float = setting(
+        0.5,
+        "Share of the steps over which the radius grows from 0, and that weight falls from 1.",
+        check=in_range(0, 1),
+        when="certified_train",
+    )
     channels_last: bool = setting(False, "Images in the memory layout that suits convolutions.", hashed=False)
     compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)
     checkpoint_minutes: float = setting(

@@ -164,6 +164,12 @@ class TestingHparams(Hparams):
     exact_seconds: float = setting(
         60.0, "Time limit of that for each image.", check=in_range(0, above=True), when="exact_eval", hashed_if_set=True
     )
+    certify: bool = setting(
+        False,
+        "For plain sequences of layers: prove robustness in that set by linear bounds, where they suffice.",
+        when="N_adv_eval",
+        hashed_if_set=True,
+    )
     attacks: str = setting(
         "",
         "Members of the nonisotropic ensemble by name, in order, comma-separated (default: all that fit).",

@@ -36,6 +36,9 @@ ON_PD = f"{PD_TESTS}/test_threat.py"
 SPACE = "threat_specification/safe_moves/space.py"
 MIXTURES = "threat_specification/safe_moves/mixtures.py"
 ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
+HALF_SPACES, PLAIN_NETWORKS = "testing/half_spaces.py", "foundations/plain_networks.py"
+ON_CERTIFICATES = "tests/testing/test_certificates.py"
+ON_PLAIN_NETWORKS = "tests/foundations/test_plain_networks.py"
 ON_MIXTURES = "tests/threat_specification/safe_moves/test_mixtures.py"
 
 
@@ -594,6 +597,55 @@ MUTANTS = [
         "        torch.manual_seed(seed)\n",
         "",
         "tests/testing/test_foreign.py",
+    ),
+    Mutant(
+        "certificates: the sum of the multipliers is left out",
+        HALF_SPACES,
+        "constant = constant - space.limit * l.sum(1)",
+        "constant = constant - 0 * l.sum(1)",
+        f"{ON_CERTIFICATES} -k linear_program",
+    ),
+    Mutant(
+        "certificates: points that count as inside are left out of the box",
+        HALF_SPACES,
+        "wide = outer(cell.radius)",
+        "wide = cell.radius",
+        f"{ON_CERTIFICATES} -k inside",
+    ),
+    Mutant(
+        "certificates: an interval is a little too narrow",
+        PLAIN_NETWORKS,
+        "return middle - reach, middle + reach",
+        "return middle - 0.999 * reach, middle + 0.999 * reach",
+        ON_PLAIN_NETWORKS,
+    ),
+    Mutant(
+        "certificates: the lines of a ReLU on the wrong sides",
+        PLAIN_NETWORKS,
+        "return up * flat + down * steep, added",
+        "return up * steep + down * flat, added",
+        ON_PLAIN_NETWORKS,
+    ),
+    Mutant(
+        "certificates: the line above a maximum is too low",
+        PLAIN_NETWORKS,
+        "least - (steep * lows).sum",
+        "least - (steep * highs).sum",
+        ON_PLAIN_NETWORKS,
+    ),
+    Mutant(
+        "certificates: one that an attack broke is no failure",
+        "runners/test/certified.py",
+        "if wrong.any():",
+        "if wrong.all():",
+        "tests/runners/test_certificates.py -k first_image",
+    ),
+    Mutant(
+        "certified training: the best side of the box instead of the worst",
+        "training/certified.py",
+        "torch.minimum(slope * low[which], slope * high[which])",
+        "torch.maximum(slope * low[which], slope * high[which])",
+        "tests/training/test_certified.py",
     ),
 ]
 

@@ -45,6 +45,7 @@ class Part:
 
     name     name of the part; accuracies in the history of a run are stored by name
     weight   weight of the part's loss in the loss of the batch
+    answers  (images, targets) -> logits, in place of those of a pass through the model
     """
 
     name: str
@@ -52,6 +53,7 @@ class Part:
     targets: Tensor
     weight: float = 1.0
     loss: PartLoss = cross_entropy
+    answers: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,17 @@ Adversary = Callable[[nn.Module, Batch, Step], Part]
 Additions = Callable[[Batch, Step], Sequence[Part]]
 Combine = Callable[[Batch, Part, Sequence[Part]], list[Part]]  # (batch, clean, adversaries) -> parts of main, weighted
 
+Certify = Callable[[Batch, Step, Sequence[Part]], Sequence[Part]]  # (batch, step, main) -> main with worst logits
+
 
 def clean(batch: Batch, step: Step) -> Part:
     """The batch itself, without mixing."""
     return Part("clean", batch.images, batch.labels)
+
+
+def uncertified(batch: Batch, step: Step, main: Sequence[Part]) -> Sequence[Part]:
+    """No part of worst logits."""
+    return main
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Parts:
     adversaries: Sequence[Adversary] = ()
     additions: Additions = lambda batch, step: ()
     combine: Combine = Averaged()
+    certify: Certify = uncertified
     adversaries_from: int = 0  # first epoch with adversaries
     label_smoothing: float = 0.0
 
@@ -117,14 +127,15 @@ class Parts:
         """The parts of this batch, with their weights. Attacks call the model but leave it unchanged."""
         adversaries = self.adversaries if step.epoch >= self.adversaries_from else ()
         perturbed = [adversary(model, batch, step) for adversary in adversaries]
-        main = self.combine(batch, self.clean(batch, step), perturbed)
+        main = self.certify(batch, step, self.combine(batch, self.clean(batch, step), perturbed))
         additions = self.additions(batch, step)
         return [replace(part, weight=part.weight / (1 + len(additions))) for part in (*main, *additions)]
 
     def score(self, model: nn.Module, parts: Sequence[Part]) -> Scores:
         """Pass all parts through the model at once; returns the sum of their weighted losses, and accuracies."""
-        logits = model(torch.cat([part.images for part in parts]) if len(parts) > 1 else parts[0].images)
-        rows = logits.split([len(part.images) for part in parts])
+        passed = [part.images for part in parts if part.answers is None]
+        logits = iter(model(torch.cat(passed) if len(passed) > 1 else passed[0]).split([len(each) for each in passed]))
+        rows = [part.answers(part.images, part.targets) if part.answers else next(logits) for part in parts]
         names = [part.name for part in parts]
         reference = rows[names.index("reference") if "reference" in names else 0]
         losses = [
@@ -135,7 +146,7 @@ class Parts:
         return Scores(torch.stack(losses).sum(), {part.name: _correct(answers, part) for part, answers in scored})
 
 
-COUNTED = ("clean", "adv", "N_adv")  # names of the parts whose accuracy is stored in the history
+COUNTED = ("clean", "adv", "N_adv", "certified")  # names of the parts whose accuracy is stored in the history
 
 
 def _correct(logits: Tensor, part: Part) -> Tensor:

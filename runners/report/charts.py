@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from foundations.results import wilson_interval
 from runners.plots import PALETTE
 from runners.report.collect import FinishedRun, read_metrics
+from runners.test.bracket import CERTIFIED
 from runners.test.desc import EVALUATIONS, describe_set
 
 # Okabe and Ito's colours.
@@ -50,6 +51,26 @@ def _bar(axes: Any, position: float, name: str, metrics: dict[str, Any]) -> None
     axes.barh(position, accuracy, 0.24, color=COLOURS[name])
     axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
     axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
+
+
+def brackets(tests: list[FinishedRun]) -> Figure:
+    """A bar from what is certified to what attacks leave, for each test; a mark for the radius alone."""
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(tests)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, run in enumerate(tests):
+        found, attacked = run.result[CERTIFIED], run.result["N_adv"]["accuracy"]
+        certified = found["accuracy"]
+        axes.barh(row, attacked - certified, 0.5, left=certified, color=COLOURS["N_adv"], alpha=0.5)
+        axes.plot([certified, attacked], [row, row], "|", color="#333333", markersize=16)
+        axes.plot(found["box_accuracy"], row, "D", color=COLOURS["adv"], markersize=5)
+        axes.text(attacked + 0.015, row, f"[{certified:.3f}, {attacked:.3f}]", va="center", fontsize=8)
+    axes.set_yticks(range(len(tests)), [f"{run.label}\n{describe_set(run.result[CERTIFIED])}" for run in tests])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.2)
+    axes.set_xlabel("accuracy: certified to attacked; diamond: certified by the radius alone")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
 
 
 def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:

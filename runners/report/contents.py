@@ -9,12 +9,13 @@ from typing import Any
 from runners.multi.leaderboard import can_be_compared, scatter
 from runners.plots import write_figure
 from runners.report import tables
-from runners.report.charts import accuracy_bars, gauge_curves, training_curves
+from runners.report.charts import accuracy_bars, brackets, gauge_curves, training_curves
 from runners.report.collect import FinishedRun
 from runners.report.corruption_table import corruption_tables
 from runners.report.human_table import human_table
 from runners.report.page import Picture, Section
 from runners.report.tables import Table
+from runners.test.bracket import CERTIFIED
 
 MOST_BARS = 30  # models in one chart
 MOST_CURVES = 10
@@ -86,6 +87,7 @@ class Contents:
         parts: Parts = [tables.accuracy_table(tests)]
         caption = f"Accuracy with 95 % intervals{_of(tests, MOST_BARS)}"
         parts += self._chart("accuracy", caption, accuracy_bars, tests[:MOST_BARS])
+        parts += self._certificates(tests)
         parts += self._held_out()
         parts += corruption_tables(tests)
         caption = "{}: accuracy under each corruption against severity"
@@ -107,6 +109,13 @@ class Contents:
         parts += _pictures(tests, "audit.png", "{}: accuracy left after a number of passes, each attack alone")
         parts += _given(tables.paired_table(self.runs["multi_test"])) + _given(tables.warnings_table(tests))
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
+
+    def _certificates(self, tests: list[FinishedRun]) -> Parts:
+        """What was looked for, and brackets of the models that were trained for certificates."""
+        trained = [run for run in tests if run.result.get(CERTIFIED, {}).get("certified_training")]
+        caption = f"Brackets of accuracy, from what is certified to what attacks leave{_of(trained, MOST_BARS)}"
+        drawn = self._chart("brackets", caption, brackets, trained[:MOST_BARS]) if trained else []
+        return _given(tables.certificates_table(tests)) + drawn
 
     def _held_out(self) -> Parts:
         """A separate table of accuracies on validation images.

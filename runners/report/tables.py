@@ -11,6 +11,7 @@ from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
 from runners.test.audit_table import audit_rows, audit_sentence
+from runners.test.bracket import CERTIFIED, bracket, remark
 from runners.test.desc import AUDIT, EVALUATIONS, EXACT, MOVES, describe_set, grid_table
 
 
@@ -100,6 +101,21 @@ def paired_table(comparisons: list[FinishedRun]) -> Table | None:
         for test in run.result.get("paired_tests", ()):
             cells = [test["evaluation"], test["first"], test["second"], str(test["only_first"])]
             table.add([*cells, str(test["only_second"]), f"{test['p']:.3g}"], run)
+    return table if table.rows else None
+
+
+def certificates_table(tests: list[FinishedRun]) -> Table | None:
+    """What is certified of each model, with a bracket for those trained for it; None if nothing was looked for."""
+    header = ["model", "set", "certified", "certified by the radius alone", "[certified, attacked]", "s an image"]
+    table = Table("Certificates", [*header, "remark"])
+    table.note = "Accuracy in a set lies between what is certified and what attacks leave."
+    for run in tests:
+        if CERTIFIED in run.result:
+            found = run.result[CERTIFIED]
+            low, high = wilson_interval(found["box_accuracy"], found["num_examples"])
+            alone = f"{found['box_accuracy']:.4f} [{low:.3f}, {high:.3f}]"
+            cells = [describe_set(found), _accuracy(run, CERTIFIED), alone, bracket(run.result)]
+            table.add([run.label, *cells, f"{found['seconds_per_example']:.3f}", remark(found)], run)
     return table if table.rows else None
 
 

@@ -18,6 +18,7 @@ from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
 from runners.test import protocol
 from runners.test.audit_table import audit_table
+from runners.test.bracket import CERTIFIED, certified_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
 from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
 from threat_specification.registry import check_norm, tangents_named
@@ -147,12 +148,8 @@ class TestDesc(Desc):
         testing = self.testing
         if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
             raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
-        for name in (
-            "safe_moves",
-            "exact_eval",
-            "audit",
-            "foreign_attacks",
-        ):  # evaluations of their own, in the set of another
+        # Evaluations of their own in the set of another, and what belongs to its attacks.
+        for name in ("safe_moves", "exact_eval", "certify", "audit", "foreign_attacks"):
             if getattr(testing, name) and not testing.N_adv_eval:
                 raise UsageError(f"--{name}: expected --N_adv_eval too, whose set it takes")
         if testing.adv_eval:
@@ -173,6 +170,8 @@ class TestDesc(Desc):
             check_baseline(self.baseline, self.dataset_name, self.testing)
         if testing.exact_eval and self.anchors.threat.shard_anchors:
             raise UsageError("--exact_eval: expected all anchors on each process; leave out --shard_anchors")
+        if testing.certify and testing.N_adv_eval and self.precision.tf32:
+            raise UsageError("--certify: expected a network in float32, which certificates describe; leave out --tf32")
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":
@@ -201,6 +200,13 @@ class TestDesc(Desc):
         """The model under test."""
         train: TrainDesc | PretrainedDesc | StoredRun = self.train
         return ModelHparams(**train.content["hashed"]["model"]) if isinstance(train, StoredRun) else train.model
+
+    @property
+    def has_certified_training(self) -> bool:
+        """True if the model under test was trained for certificates."""
+        if isinstance(self.train, StoredRun):
+            return bool(self.train.content["hashed"].get("training", {}).get("certified_train"))
+        return isinstance(self.train, TrainDesc) and self.train.training.certified_train
 
     @property
     def model_name(self) -> str:
@@ -232,9 +238,9 @@ class TestDesc(Desc):
         if len(result.get("N_adv", {}).get("curve", ())) > 1:
             tables.append(markdown_table(*grid_table(result["N_adv"])))
         tables += filter(None, [binding(result.get("N_adv", {})), moves_table(result.get(MOVES))])
-        tables += filter(
-            None, [then_project_table([("", result)]), exact_table(result), audit_table(result.get(AUDIT))]
-        )
+        tables += filter(None, [then_project_table([("", result)]), exact_table(result)])
+        tables += filter(None, [certified_table(result, describe_set(result.get(CERTIFIED, {})))])
+        tables += filter(None, [audit_table(result.get(AUDIT))])
         doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
         tables += ["\n".join(f"* {words}, too high? {message}" for words, message in doubts)] if doubts else []
         return "\n\n".join(tables)
@@ -242,6 +248,7 @@ class TestDesc(Desc):
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
         shown = {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
+        shown |= {CERTIFIED: f"{result[CERTIFIED]['accuracy']:.4f}"} if CERTIFIED in result else {}
         return shown | ({"mCE": f"{result['corruption']['mCE']:.4f}"} if "mCE" in result.get("corruption", {}) else {})
 
 

@@ -26,12 +26,14 @@ from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import Column, amplified, write_figure, write_strip
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import audit, corruptions, exact, moves, protocol, then_project
+from runners.test import audit, certified, corruptions, exact, moves, protocol, then_project
+from runners.test.bracket import CERTIFIED
 from runners.test.corruption_chart import corruption_chart
 from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.autoattack import autoattack, members_for
+from testing.certificates import CertificateEvaluation
 from testing.corruptions import CorruptionEvaluation
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
 from testing.exact_network import Network
@@ -144,6 +146,8 @@ class Test(Runner):
         # Read at once: a layer that it cannot describe is told before the attacks begin.
         asked = testing.N_adv_eval and testing.exact_eval
         self.network = Network.read(self.model, self.data.info.shape) if asked else None
+        asked = testing.N_adv_eval and testing.certify
+        self.certifier = CertificateEvaluation.of(self.evaluations["N_adv"], self.model) if asked else None
         pictures_of = math.inf if testing.save_adversarials else 1
         self.store = ShardStore(self.directory / "shards", pictures_of)
 
@@ -186,11 +190,17 @@ class Test(Runner):
             refuse_no_answers(torch.from_numpy(lost), self.index)
         if self.network is not None:
             arrays |= self._exact(self.network, arrays, split)
+        if self.certifier is not None:
+            arrays |= self._certified(self.certifier, arrays, split)
         result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
         if self.network is not None:
             result[EXACT] = {"num_examples": len(self.index), "excluded": self.num_excluded}
             result[EXACT] |= exact.metrics(self.evaluations["N_adv"], arrays)
             del arrays[exact.CLOCK]
+        if self.certifier is not None:
+            result[CERTIFIED] = {"num_examples": len(self.index), "excluded": self.num_excluded}
+            result[CERTIFIED] |= certified.metrics(self.evaluations["N_adv"], arrays, self.desc.has_certified_training)
+            del arrays[certified.CLOCK]
         self._add_published(result)
         if self.testing.protocol:
             result["protocol"] = self.testing.protocol
@@ -220,6 +230,18 @@ class Test(Runner):
         attacked = exact.ExactEvaluation(self.evaluations["N_adv"], network, self.testing.exact_seconds)
         with evaluation_mode(self.model):
             return exact.evaluate(attacked, arrays, split, self.index, self.environment, self.directory)
+
+    def _certified(
+        self, certifier: CertificateEvaluation, arrays: dict[str, numpy.ndarray], split: Examples
+    ) -> dict[str, numpy.ndarray]:
+        """The certificates; raises RunError for one of an example that is broken in the same set."""
+        size, lockstep = self.testing.shard_size, self._is_lockstep()
+        with evaluation_mode(self.model):
+            found = certified.evaluate(
+                certifier, split, self.index, size, self.environment, self.directory, in_lockstep=lockstep
+            )
+        certified.refuse_contradictions(arrays | found, self.evaluations, self.index.numpy())
+        return found
 
     @staticmethod
     def _without_answer(arrays: dict[str, numpy.ndarray]) -> Iterator[numpy.ndarray]:

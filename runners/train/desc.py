@@ -22,7 +22,7 @@ from threat_specification.safe_moves.changes import changes_named
 from training.optimizers import OPTIMIZERS
 
 # The switches that add something to plain training.
-ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train")
+ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train", "certified_train")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class TrainDesc(Desc):
         switches = {
             "N_aug": self.augmentation.N_aug,
             "mixup": self.augmentation.mixup,
+            "certified_train": self.training.certified_train,
             "adv_train": self.training.adv_train,
             "N_adv_train": self.training.N_adv_train,
             "safe_moves": self.training.N_adv_train and bool(self.training.N_train_safe_moves),

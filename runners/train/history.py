@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SHOW_EVERY = 0.5  # seconds between updates of the loss in the progress bar: each waits for the device
 
 NAMES = {"clean": "train_accuracy", "adv": "train_adv_accuracy", "N_adv": "train_N_adv_accuracy"}
+NAMES |= {"certified": "train_certified_accuracy"}
 
 
 class History:

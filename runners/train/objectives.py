@@ -17,6 +17,7 @@ from foundations.step import Step
 from runners.train.desc import TrainDesc
 from testing.shards import Shard, count_correct
 from threat_specification import ProjectedDisplacement
+from threat_specification.attacks.base import predicted
 from threat_specification.registry import norm
 from threat_specification.safe_moves.changes import changed, parse
 from training.adversaries import PGD, Growth, Moves
@@ -32,7 +33,7 @@ from training.augmentation import (
     RandomFlip,
 )
 from training.batch import Batch, Movement, Transform
-from training.objectives import Averaged, Clean, Combine, Parts, Trades, clean
+from training.objectives import Averaged, Certify, Clean, Combine, Parts, Trades, clean, uncertified
 from training.starts import STARTS, RandomStarts
 
 ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
@@ -84,11 +85,17 @@ def _in_ball(training: TrainingHparams, num_pixels: int, seed: int) -> PGD:
 
 
 def objective_from(
-    desc: TrainDesc, num_classes: int, adversaries: Sequence[PGD], threat: ProjectedDisplacement | None, seed: int
+    desc: TrainDesc,
+    num_classes: int,
+    adversaries: Sequence[PGD],
+    threat: ProjectedDisplacement | None,
+    seed: int,
+    certify: Certify = uncertified,
 ) -> Parts:
     """One objective with everything that is switched on.
 
-    threat   the plain form of PD, for the augmentation
+    threat    the plain form of PD, for the augmentation
+    certify   adds the part of worst logits, with --certified_train
     """
     training, augmentation = desc.training, desc.augmentation
     options: dict[str, Any] = {}
@@ -106,6 +113,7 @@ def objective_from(
         clean=_clean(augmentation, num_classes, seed),
         adversaries=adversaries,
         combine=ADVERSARIAL_LOSSES[training.adv_loss](training),
+        certify=certify,
         adversaries_from=training.adv_train_start_epoch,
         label_smoothing=training.label_smoothing,
         **options,
@@ -144,10 +152,13 @@ class RobustValidation:
     """Correct predictions without attack, and those that are also correct under every adversary of training, if any.
 
     The adversaries have their full size.
+
+    worst   (images, labels) -> worst logits at the full radius of certified training; None without it
     """
 
     model: nn.Module
     adversaries: Sequence[PGD]
+    worst: Callable[[Tensor, Tensor], Tensor] | None = None
     columns: ClassVar[dict[str, str | tuple[str, int]]] = {"validation_correct": "bool", "robust_correct": "bool"}
     pictures = ()
 
@@ -159,4 +170,7 @@ class RobustValidation:
             with torch.enable_grad():
                 perturbed = adversary(self.model, Batch(batch), Step(0, 0)).images
             robust &= count_correct(self.model, perturbed, shard.labels)
+        if self.worst is not None:
+            with torch.no_grad():
+                robust &= predicted(self.worst(shard.images, shard.labels)) == shard.labels
         return {"validation_correct": right, "robust_correct": robust}

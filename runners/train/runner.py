@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +36,11 @@ from testing.shards import Evaluation, Session, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
 from training.augmentation import NonisotropicAugmentation
 from training.batch import Batch
+from training.certified import IntervalLoss, read, worst_logits
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
 from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, settle_buckets, size_of
+from training.objectives import Certify, uncertified
 from training.optimizers import OPTIMIZERS
 from training.random_states import seed_everything
 from training.schedule import Schedule
@@ -80,6 +84,7 @@ class Train(Runner):
         self._check_network()
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
         self.evaluated = self.network if self.average is None else self.average.module
+        self.certify, self.worst = self._certified()
         self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
         self.best = BestWeights()
 
@@ -217,7 +222,9 @@ class Train(Runner):
                 nesterov=training.nesterov,
             ),
             batches=self.batches,
-            objective=objective_from(self.desc, num_classes, self.adversaries, plain, self._seed("objective")),
+            objective=objective_from(
+                self.desc, num_classes, self.adversaries, plain, self._seed("objective"), self.certify
+            ),
             schedule=self._schedule(),
             peak_lr=training.peak_lr,
             world_size=self.environment.world_size,
@@ -233,6 +240,15 @@ class Train(Runner):
 
     def _seed(self, purpose: str) -> int:
         return derive_seed(self.desc.seed, self.desc.replicate, purpose)
+
+    def _certified(self) -> tuple[Certify, Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None]:
+        """What --certified_train adds to the loss, and the worst logits of the network that is evaluated."""
+        training = self.desc.training
+        if not training.certified_train:
+            return uncertified, None
+        radius, steps = training.certified_train_radius, training.certified_train_ramp * self._schedule().total
+        loss = IntervalLoss(read(self.network), radius, training.certified_train_clean_weight, round(steps))
+        return loss, partial(worst_logits, read(self.evaluated), radius)
 
     def _schedule(self) -> Schedule:
         training, epoch = self.desc.training, len(self.batches)
@@ -298,10 +314,10 @@ class Train(Runner):
     def _validation(self) -> dict[str, float]:
         if not len(self.validation_rows):
             return {}
-        evaluation = RobustValidation(self.evaluated, self.adversaries)
+        evaluation = RobustValidation(self.evaluated, self.adversaries, self.worst)
         session = self.threat.session if self.threat else nullcontext
         means = self._evaluate(self.batches.split, self.validation_rows, evaluation, session)
-        robust = {"validation_robust_accuracy": means["robust_correct"]} if self.adversaries else {}
+        robust = {"validation_robust_accuracy": means["robust_correct"]} if self.adversaries or self.worst else {}
         return {"validation_accuracy": means["validation_correct"], **robust}
 
     def _checkpoint(self, progress: Progress) -> None:

@@ -30,6 +30,12 @@ OBJECTIVES = {
     "adv_train": ["--adv_train", "--adv_train_attack_iter=1", "--accumulation=2", "--clip_grad=1", *GROWING],
     "N_adv_train": ["--N_adv_train", "--N_adv_train_attack_iter=2", "--validation_fraction=0.1", "--select=best"],
     "last_starts": ["--N_adv_train", "--adv_start=last", "--N_adv_train_attack_iter=1", "--random_crop=1"],
+    "certified_train": [
+        "--certified_train",
+        "--certified_train_radius=0.05",
+        "--model_name=lenet_16",
+        "--batch_size=128",
+    ],
     "both": [
         "--adv_train",
         "--N_adv_train",

@@ -1,0 +1,45 @@
+"""What certificates say of a model, as text: between them and attacks lies its accuracy. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundations.results import markdown_table, wilson_interval
+
+CERTIFIED = "certified"  # the name of the evaluation in result.json
+SAYS_NOTHING = "nothing is certified: the model was not trained for certificates, so that this says nothing about it"
+FEW = "the model was not trained for certificates: how few it has says nothing about it"
+
+
+def remark(metrics: dict[str, Any]) -> str:
+    """A sentence on a model that was not trained for certificates; "" for one that was."""
+    if metrics["certified_training"]:
+        return ""
+    return FEW if metrics["accuracy"] else SAYS_NOTHING
+
+
+def bracket(result: dict[str, Any]) -> str:
+    """[certified, attacked], or "-" for a model that was not trained for certificates."""
+    found = result[CERTIFIED]
+    if not found["certified_training"]:
+        return "-"
+    return f"[{found['accuracy']:.4f}, {result['N_adv']['accuracy']:.4f}]"
+
+
+def certified_table(result: dict[str, Any], where: str) -> str:
+    """The shares certified over the set `where` and over its box, beside that under attack; "" without certificates."""
+    found = result.get(CERTIFIED)
+    if found is None:
+        return ""
+    shares = {
+        "certified": found["accuracy"],
+        "certified without the threat, by the radius alone": found["box_accuracy"],
+        "after all attacks": result["N_adv"]["accuracy"],
+    }
+    count = found["num_examples"]
+    rows = [
+        [name, f"{share:.4f}", "{:.3f}-{:.3f}".format(*wilson_interval(share, count))] for name, share in shares.items()
+    ]
+    table = markdown_table([f"certificates, {where}", "share", "95 % interval"], rows)
+    told = remark(found) or f"accuracy in this set lies in {bracket(result)}"
+    return f"{table}\n\n{told}; {found['seconds_per_example']:.3f} s an image"

@@ -1,0 +1,231 @@
+"""Certificates: proofs that no image of a set is misclassified, for networks that are plain sequences of layers.
+
+A certificate holds or there is none: an image without one may be robust all the same. Networks that were not trained
+for certificates hardly get any, which says nothing about them.
+
+An image is certified if a lower bound of every margin (logit of the label minus another one) over the set is above
+TOLERANCE times 1 + the smallest clean margin, which stands for the float32 rounding of the network's own answers. The
+set holds every point that counts as inside for attacks (`outer` of testing/exact.py). The bounds themselves are float64
+and rounded outwards (linear_bounds.py, half_spaces.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foundations.modes import evaluation_mode
+from foundations.plain_networks import PlainNetwork
+from testing.arguments import checked_images, checked_labels, checked_model
+from testing.evaluations import AttackEvaluation, refuse_no_answers
+from testing.exact import TOLERANCE
+from testing.half_spaces import Box, HalfSpaces, ascend, half_spaces_of, reached
+from testing.linear_bounds import Lines, bounds_of_layers, margin_lines
+from testing.robust_accuracy import RADIUS
+from testing.shards import Shard
+from threat_specification.attacks.base import NO_CLASS, predicted
+from threat_specification.attacks.search import Cell
+from threat_specification.base import BoundThreat, Threat, check_images, check_threshold
+from threat_specification.norms import Linf
+
+CLOCK = "certified_seconds"  # differs from run to run
+LINES_BYTES = 1 << 28  # of the slopes of all margins of the images that are certified together
+PIECE_BYTES = 1 << 27  # of the slopes of the margins that a dual ascent works on together
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The result of `certified_robustness`; all fields have one entry for each image.
+
+    robust      proven: no image of {threat <= threshold, l-inf <= radius, pixel box} is misclassified
+    box         proven without the threat: no image of {l-inf <= radius, pixel box} is
+    margin      upper bound of the largest other logit minus that of the label, over the set
+    box_margin  the same over the box
+    """
+
+    robust: Tensor
+    box: Tensor
+    margin: Tensor
+    box_margin: Tensor
+
+
+def certified_robustness(
+    model: nn.Module, images: Any, labels: Any, threat: Threat, threshold: float, radius: float | None = None
+) -> Certificates:
+    """Look for a proof for each image that no point of {threat <= threshold, l-inf <= radius, pixel box} is
+    misclassified.
+
+    model    a plain sequence of linear, convolution, ReLU, max and average pooling, flatten and batch norm layers,
+             [B,C,H,W] pixels in [0, 1] -> logits [B,K]
+    threat   PD in any form, Linf, or an intersection of these
+    radius   second bound, in l-inf (default: none for Linf, 8/255 for other threats; math.inf: none)
+
+    Raises UsageError that names a layer or threat of another kind, and RunError if the model gives no finite answer.
+    """
+    images = checked_images(images)
+    check_threshold(threshold)
+    with evaluation_mode(model):
+        model, num_classes = checked_model(model, images[:1])
+        labels = checked_labels(labels, images, num_classes)
+        check_images(images, labels)
+        if radius is None:
+            radius = math.inf if isinstance(threat, Linf) else RADIUS
+        attacked = AttackEvaluation(model, threat, Cell(threshold, radius), {}, steps=1, seed=0)
+        index = torch.arange(len(labels), device=labels.device)
+        with torch.no_grad():
+            refuse_no_answers(predicted(model(images)) == NO_CLASS, index)
+        found = CertificateEvaluation.of(attacked)(Shard(0, images, labels, index))
+    return Certificates(*(found[f"certified_{name}"] for name in ("robust", "box", "margin", "box_margin")))
+
+
+@dataclass
+class CertificateEvaluation:
+    """Certificates for each example of a shard, in the headline cell of an evaluation under attack.
+
+    attacked  its model, threat and cell; no attack is run
+    network   the model in float64
+    """
+
+    attacked: AttackEvaluation
+    network: PlainNetwork
+    columns: ClassVar[dict[str, str | tuple[str, int]]] = {
+        "certified_robust": "bool",
+        "certified_box": "bool",
+        "certified_margin": "float32",
+        "certified_box_margin": "float32",
+        CLOCK: "float32",
+    }
+    pictures: ClassVar[Sequence[str]] = ()
+
+    @classmethod
+    def of(cls, attacked: AttackEvaluation, model: nn.Module | None = None) -> CertificateEvaluation:
+        """Read a model (default: the one attacked); raises UsageError that names the first layer of another kind."""
+        model = copy.deepcopy(model or attacked.model).double().eval().requires_grad_(False)
+        return cls(attacked, PlainNetwork.read(model))
+
+    def __call__(self, shard: Shard) -> dict[str, Tensor]:
+        """In parts whose margins fit into LINES_BYTES; their size is the same on every machine."""
+        with torch.no_grad():
+            classes = self.attacked.model(shard.images[:1]).shape[1]
+            size = max(1, LINES_BYTES // (8 * classes * shard.images[0].numel()))
+            fields = (shard.images, shard.labels, shard.index)
+            parts = zip(*(each.split(size) for each in fields), strict=True)
+            rows = [self._part(Shard(shard.number, *part)) for part in parts]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def _part(self, shard: Shard) -> dict[str, Tensor]:
+        begun = time.monotonic()
+        logits = self.attacked.model(shard.images).double()
+        others = logits.scatter(1, shard.labels.unsqueeze(1), -math.inf).amax(1)
+        clean = logits.gather(1, shard.labels.unsqueeze(1)).squeeze(1) - others
+        bound, cell = self.attacked.bind(shard), self.attacked.headline
+        half_spaces_of(bound, cell)  # raises an error for other threats at once
+        case = Case(self, shard, Box.of(bound, cell), clean)
+        in_set, in_box = case.margins()
+        seconds = (time.monotonic() - begun) / max(1, len(shard.labels))
+        return {
+            "certified_robust": in_set > case.needed,
+            "certified_box": in_box > case.needed,
+            "certified_margin": _above(-in_set),
+            "certified_box_margin": _above(-in_box),
+            CLOCK: torch.full_like(in_set, seconds, dtype=torch.float32),
+        }
+
+
+@dataclass
+class Case:
+    """The images of a shard, with the box of each and their margins without any change."""
+
+    evaluation: CertificateEvaluation
+    shard: Shard
+    box: Box
+    clean: Tensor
+
+    @property
+    def needed(self) -> Tensor:
+        """What the bound of a margin must exceed, [B]; no margin does where the image itself is misclassified."""
+        needed = TOLERANCE * (1 + self.clean.abs())
+        return torch.where(self.clean > needed, needed, math.inf)
+
+    def margins(self) -> tuple[Tensor, Tensor]:
+        """Lower bounds of the smallest margins over the set and over the box, [B] each.
+
+        Quick bounds of the layers first; then better ones, and the half-spaces, for the images that have no certificate
+        yet and may get one.
+        """
+        every = torch.arange(len(self.clean), device=self.clean.device)
+        lines = self._lines(every, refined=False)
+        in_box = self._smallest(lines, lines.least(self.box.lower, self.box.upper))
+        in_set = in_box.clone()
+        left = every[self._unproven(in_box)]
+        if len(left):
+            lines = self._lines(left, refined=True)
+            values = lines.least(self.box.lower, self.box.upper)
+            in_box[left] = torch.maximum(in_box, self._smallest(lines, values))[left]
+            values = torch.maximum(values, self._over_set(lines, values, self._unproven(in_box)))
+            in_set[left] = torch.maximum(in_box, self._smallest(lines, values))[left]
+        return in_set, in_box
+
+    def _unproven(self, margins: Tensor) -> Tensor:
+        """True for images without a certificate that may have one."""
+        return (margins <= self.needed) & self.needed.isfinite()
+
+    def _lines(self, rows: Tensor, refined: bool) -> Lines:
+        """Those of all margins of some images, as functions of their changes d."""
+        network, x = self.evaluation.network, self.shard.images[rows].double()
+        low, high = ((x + side[rows].view_as(x)).clamp(0, 1) for side in (self.box.lower, self.box.upper))
+        lines = margin_lines(network, bounds_of_layers(network, low, high, refined), self.shard.labels[rows])
+        moved = lines.constant + (lines.slope * x.flatten(1)[lines.which]).sum(1)
+        return Lines(lines.slope, moved, rows[lines.which])
+
+    def _over_set(self, lines: Lines, values: Tensor, wanted: Tensor) -> Tensor:
+        """Bounds of lines over the set, [P], better than `values` only for images `wanted` [B] bool.
+
+        An image is left as it is if a point of the set shows that one of its lines cannot suffice.
+        """
+        values, needed = values.clone(), self.needed[lines.which]
+        left = (wanted[lines.which] & (values <= needed)).nonzero().flatten()
+        lost = torch.zeros_like(wanted)
+        for part in self._pieces(left):
+            some, low, high = self._part(lines, part)
+            at_point = reached(some, low, high, self._bind(some.which), self.evaluation.attacked.headline)
+            lost[some.which[at_point <= needed[part]]] = True
+        for part in self._pieces(left[~lost[lines.which[left]]]):
+            some, low, high = self._part(lines, part)
+            values[part] = ascend(some, low, high, needed[part], self._spaces(some.which))
+        return values
+
+    def _part(self, lines: Lines, part: Tensor) -> tuple[Lines, Tensor, Tensor]:
+        some = lines.take(part)
+        return some, self.box.lower[some.which], self.box.upper[some.which]
+
+    def _bind(self, rows: Tensor) -> BoundThreat:
+        shard = self.shard
+        return self.evaluation.attacked.bind(
+            Shard(shard.number, shard.images[rows], shard.labels[rows], shard.index[rows])
+        )
+
+    def _spaces(self, rows: Tensor) -> Callable[[Tensor], list[HalfSpaces]]:
+        return lambda chosen: half_spaces_of(self._bind(rows[chosen]), self.evaluation.attacked.headline)
+
+    def _pieces(self, left: Tensor) -> Iterator[Tensor]:
+        step = max(1, PIECE_BYTES // (8 * self.box.lower.shape[1]))
+        return iter(left.split(step)) if len(left) else iter(())
+
+    def _smallest(self, lines: Lines, values: Tensor) -> Tensor:
+        """The smallest value of each image, [B]; infinite without any."""
+        values = values.nan_to_num(-math.inf, math.inf, -math.inf)  # of layers whose bounds overflow
+        return torch.full_like(self.clean, math.inf).scatter_reduce(0, lines.which, values, "amin")
+
+
+def _above(values: Tensor) -> Tensor:
+    """float32, rounded up."""
+    rounded = values.float()
+    return torch.where(rounded.double() < values, torch.nextafter(rounded, torch.full_like(rounded, math.inf)), rounded)
