@@ -116,10 +116,7 @@ class AttackEvaluation:
     def search(self, shard: Shard) -> Search:
         """A new search on a shard, without any attack so far."""
         bound = self.bind(shard)
-        # If the background may change freely, the radius bounds only the pixels of the object.
-        free = getattr(self.threat, "background", "") == "free"
-        counted = getattr(bound, "mask", None) if free else None
-        space = self.space(shard, bound) if self.space else Pixels(bound, counted)
+        space = self.space(shard, bound) if self.space else Pixels.of(self.threat, bound)
         return Search(self.model, bound, shard.labels, shard.index, self.headline, self.steps, self.seed, space)
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from threat_specification.attacks.base import (
     per_image,
     predicted,
 )
-from threat_specification.base import BoundThreat
+from threat_specification.base import BoundThreat, Threat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
 
@@ -88,6 +88,12 @@ class Pixels:
 
     bound: BoundThreat
     counted: Tensor | None = None
+
+    @classmethod
+    def of(cls, threat: Threat, bound: BoundThreat) -> Pixels:
+        """The pixels that count for a bound threat: those of the object if the background may change freely."""
+        free = getattr(threat, "background", "") == "free"
+        return cls(bound, getattr(bound, "mask", None) if free else None)
 
     def allowed(self, cell: Cell) -> AttackSet:
         return attack_set(self.bound, cell)
