@@ -2,8 +2,8 @@
 
 The members are claim.json and points.safetensors, deflated, with fixed dates. The zip's comment is the SHA-256 of all
 bytes before it. A file is accepted only if its members, written again around the same compressed bytes, give that file:
-there is no room for other members, other names, gaps or edited headers. (Programs compress differently. The same content
-compressed otherwise is the same claim, whose name is the digest of its content.)
+there is no room for other members, other names, gaps or edited headers. The same content compressed otherwise, as other
+versions of zlib do, is the same claim: its name is the digest of its content.
 """
 
 from __future__ import annotations
