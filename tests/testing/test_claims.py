@@ -38,6 +38,10 @@ PD = {
 }
 
 
+def facts_of(**facts: object) -> dict[str, object]:
+    return facts
+
+
 def some_claim(author: str, seed: int, sets: int = 2) -> Claim:
     """A claim that nobody checks, with a few random points and clean errors."""
     draw = numpy.random.default_rng(seed)
@@ -56,12 +60,12 @@ def some_claim(author: str, seed: int, sets: int = 2) -> Claim:
         "format": schema.FORMAT,
         "version": schema.FORMAT_VERSION,
         "authors": [author],
-        "model": dict(name="m", description={}, kind="file", directory="", obtain=author, sha256="0" * 64),
-        "data": dict(description={}, split="test", examples=N, shape=list(SHAPE), classes=CLASSES, sha256="1" * 64),
+        "model": facts_of(name="m", description={}, kind="file", directory="", obtain=author, sha256="0" * 64),
+        "data": facts_of(description={}, split="test", examples=N, shape=list(SHAPE), classes=CLASSES, sha256="1" * 64),
         "anchors": None,
         "claims": [{"threat": LINF, "threshold": (1 + n) / 255, "radius": None} for n in range(sets)],
         "points": {},
-        "runs": [dict(author=author, command="c", software={}, reported=[None] * sets, lost=[0] * sets)],
+        "runs": [facts_of(author=author, command="c", software={}, reported=[None] * sets, lost=[0] * sets)],
     }
     arrays = {
         "index": numpy.arange(N) * 2,
@@ -277,9 +281,9 @@ def test_digests_tell_weights_and_images_apart() -> None:
 
 
 def test_a_file_that_is_not_there_or_empty(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read .*none.zip: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*none.zip: No such file"):
         Claim.read(tmp_path / "none.zip")
     for content in (b"", b"PK", random.Random(0).randbytes(500)):
         (tmp_path / "claim.zip").write_bytes(content)
-        with pytest.raises(RunError, match="claim.zip is refused: its last 64 characters"):
+        with pytest.raises(RunError, match=r"claim.zip is refused: its last 64 characters"):
             Claim.read(tmp_path / "claim.zip")
