@@ -204,7 +204,7 @@ def another_shape(claim: Claim, draw: random.Random) -> None:
 
 
 DAMAGE: list[Change] = [flip_a_bit, cut, lengthen, leave_bytes_out, put_bytes_in]
-ARRAYS = ["index", "label", "witness", "owner", "delta", "found_by", "anchor_index"]
+ARRAYS = ["index", "label", "witness", "owner", "delta", "found_by"]
 EDITS: list[Change] = [
     *map(sealed, DAMAGE[:1] + DAMAGE[2:]),
     other_zip(*archive.NAMES),

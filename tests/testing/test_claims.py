@@ -22,6 +22,7 @@ from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.digests import images_digest, weights_digest
 from testing.claims.judging import DOUBT, Batch, Judge, Margins, cell_of, key, threat_of
 from testing.claims.rounding import onto_grid
+from tests.tampering import DAMAGE, EDITS, Change
 from threat_specification import AnchorSet
 
 SHAPE, CLASSES, N = (1, 3, 4), 3, 12
@@ -92,6 +93,15 @@ def test_a_file_is_read_as_it_was_written_and_other_tools_read_it_too(tmp_path: 
     kinds = schema.kinds_of(facts)
     assert {name: (str(array.dtype), array.shape) for name, array in arrays.items()} == dict(kinds)
     assert tensors.size_of(kinds) == len(tensors.to_bytes(arrays))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("change", [*DAMAGE, *EDITS], ids=lambda change: change.__name__)
+def test_a_tampered_file_is_refused(change: Change) -> None:
+    file = some_claim("a", 0).to_bytes()
+    for seed in range(10):
+        with pytest.raises(Refused, match=r"^[^\n]+$"):
+            Claim.from_bytes(change(file, random.Random(seed)))
 
 
 def test_merging_keeps_the_smallest_and_all_who_found_something() -> None:
