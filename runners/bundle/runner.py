@@ -6,20 +6,21 @@ from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 from foundations.errors import RunError
 from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
 from runners.base import Runner
-from runners.bundle.layers import Layer, layers_of, sets_among
+from runners.bundle.layers import Layer, Points, layers_of, sets_among
 from runners.bundle.origin import described_data, described_model
 from runners.claims import anchors_digest, digest_of, images_of, judge_of
 from runners.inputs import read_anchors, read_data, read_model, require_complete
 from runners.test.desc import TestDesc
 from testing.claims import schema
-from testing.claims.claim import ITSELF, STANDING, Claim, sets_of, settled, smallest
+from testing.claims.claim import ITSELF, STANDING, Claim, settled, smallest
 from testing.claims.digests import weights_digest
-from testing.claims.judging import BATCH, cell_of, described, key
+from testing.claims.judging import batches, cell_of, described, key
 from testing.claims.rounding import onto_grid, well_inside
 from testing.claims.tensors import Arrays
 from threat_specification.projected_displacement.class_weights import load_class_weights
@@ -74,7 +75,7 @@ class BundleRun(Runner):
     def _themselves(self) -> Arrays:
         """The images that the model misclassifies as they are: witnesses in every set."""
         wrong = []
-        for numbers in torch.arange(len(self.index)).split(BATCH):
+        for numbers in batches(torch.ones(len(self.index))):
             batch = self.judge.batch(numbers.to(self.environment.device))
             wrong.append((batch.margins(torch.zeros_like(batch.bytes, dtype=torch.int16)).value > 0).cpu())
         witness = torch.where(torch.cat(wrong), ITSELF, STANDING).numpy()
@@ -88,26 +89,31 @@ class BundleRun(Runner):
     def _rounded(self, layer: Layer) -> Arrays:
         """The points of one evaluation that survive rounding, and all sets in which they are."""
         witness = numpy.full((len(self.sets), len(self.index)), STANDING)
-        owners, deltas, count = [], [], 0
-        for numbers in torch.from_numpy(layer.broken).nonzero().flatten().split(BATCH):
-            batch = self.judge.batch(numbers.to(self.environment.device))
-            perturbed = layer.images(numbers).to(self.environment.device)
-            delta, kept = onto_grid(batch, perturbed, key(layer.headline["threat"]), cell_of(layer.headline))
-            measured = {form: batch.measure(form, delta) for form in self.judge.threats}
-            row, here = numbers[kept.cpu()].numpy(), kept.cpu()
-            for place, each in enumerate(self.sets):
-                threat, length, lawful = measured[key(each["threat"])]
-                inside = (lawful & well_inside(cell_of(each)).holds(threat, length)).cpu()[here].numpy()
-                witness[place, row[inside]] = (numpy.arange(len(row)) + count + 1)[inside]
-            owners.append(row)
-            deltas.append(delta.cpu()[here].numpy())
-            count += len(row)
-        nothing = numpy.zeros((0, *self.data.info.shape), "int16")
-        return {
-            "owner": numpy.concatenate([numpy.zeros(0, "int64"), *owners]),
-            "delta": numpy.concatenate([nothing, *deltas]),
-            "witness": witness,
-        }
+        owners, deltas, count = [numpy.zeros(0, "int64")], [numpy.zeros((0, *self.data.info.shape), "int16")], 0
+        for points in layer.points():
+            # Where a point of a smaller set serves, no other is needed.
+            needed = points.broken & (witness[self.sets.index(points.asked)] == STANDING)
+            for numbers in batches(torch.from_numpy(needed)):
+                row, delta, holds = self._round(points, numbers)
+                for place, inside in enumerate(holds):
+                    free = inside & (witness[place, row] == STANDING)
+                    witness[place, row[free]] = (numpy.arange(len(row)) + count + 1)[free]
+                owners.append(row)
+                deltas.append(delta)
+                count += len(row)
+        return {"owner": numpy.concatenate(owners), "delta": numpy.concatenate(deltas), "witness": witness}
+
+    def _round(self, points: Points, numbers: Tensor) -> tuple[numpy.ndarray, numpy.ndarray, list[numpy.ndarray]]:
+        """Those examples of a batch that are kept, their changes, and for each set whether it holds them."""
+        batch = self.judge.batch(numbers.to(self.environment.device))
+        perturbed, asked = points.images(numbers).to(self.environment.device), points.asked
+        delta, kept = onto_grid(batch, perturbed, key(asked["threat"]), cell_of(asked))
+        measured = {form: batch.measure(form, delta) for form in self.judge.threats}
+        holds = []
+        for each in self.sets:
+            threat, length, lawful = measured[key(each["threat"])]
+            holds.append((lawful & well_inside(cell_of(each)).holds(threat, length))[kept].cpu().numpy())
+        return numbers[kept.cpu()].numpy(), delta[kept].cpu().numpy(), holds
 
     def _runs(self, sources: list[Arrays]) -> list[dict[str, Any]]:
         """For each test run: what it reported in each set, and how many broken images rounding lost."""
@@ -116,7 +122,7 @@ class BundleRun(Runner):
             broken = ((source["witness"] != STANDING) | (sources[0]["witness"] != STANDING)).sum(1)
             nothing = {"reported": [None] * len(self.sets), "lost": [0] * len(self.sets)}
             run = found.setdefault(layer.path, {"author": self.desc.claim.author, **layer.made, **nothing})
-            for place, each in enumerate(sets_of({"claims": self.sets})):
+            for place, each in enumerate(self.sets):
                 if (accuracy := layer.reported(each)) is not None:
                     run["reported"][place] = accuracy
                     run["lost"][place] = max(0, round((1 - accuracy) * len(self.index)) - int(broken[place]))

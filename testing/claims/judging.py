@@ -45,6 +45,11 @@ def threat_of(form: dict[str, Any], anchors: AnchorSet | None, class_weights: Te
     return ProjectedDisplacement(anchors=anchors, **options).prepare()
 
 
+def batches(chosen: Tensor) -> Iterator[Tensor]:
+    """Numbers of the chosen examples, some at a time; of none there is no batch."""
+    return (numbers for numbers in chosen.nonzero().flatten().split(BATCH) if len(numbers))
+
+
 def cell_of(claim: dict[str, Any]) -> Cell:
     return Cell(claim["threshold"], math.inf if claim["radius"] is None else claim["radius"])
 
@@ -167,8 +172,8 @@ class Judge:
     def _parts(self, claim: Claim) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Numbers of examples, the value of `witness` that stands for each point, and changes, [q,C,H,W]."""
         arrays, device = claim.arrays, self.labels.device
-        themselves = torch.from_numpy((arrays["witness"] == ITSELF).any(0)).nonzero().flatten()
-        for numbers in themselves.split(BATCH):
+        themselves = torch.from_numpy((arrays["witness"] == ITSELF).any(0))
+        for numbers in batches(themselves):
             delta = torch.zeros((len(numbers), *claim.facts["data"]["shape"]), dtype=torch.int16, device=device)
             yield numbers.to(device), torch.zeros_like(numbers), delta
         for start in range(0, len(arrays["owner"]), BATCH):
