@@ -21,7 +21,7 @@ from testing.claims import schema
 from testing.claims.claim import ITSELF, STANDING, Claim, settled, smallest
 from testing.claims.digests import weights_digest
 from testing.claims.judging import batches, cell_of, described, key
-from testing.claims.rounding import onto_grid, well_inside
+from testing.claims.rounding import led_uphill, onto_grid, well_inside
 from testing.claims.tensors import Arrays
 from threat_specification.projected_displacement.class_weights import load_class_weights
 
@@ -107,7 +107,11 @@ class BundleRun(Runner):
         """Those examples of a batch that are kept, their changes, and for each set whether it holds them."""
         batch = self.judge.batch(numbers.to(self.environment.device))
         perturbed, asked = points.images(numbers).to(self.environment.device), points.asked
-        delta, kept = onto_grid(batch, perturbed, key(asked["threat"]), cell_of(asked))
+        form, cell = key(asked["threat"]), cell_of(asked)
+        delta, kept = onto_grid(batch, perturbed, form, cell)
+        if bool((lost := ~kept).any()):
+            few = self.judge.batch(numbers.to(lost.device)[lost])
+            delta[lost], kept[lost] = led_uphill(few, perturbed[lost], form, cell)
         measured = {form: batch.measure(form, delta) for form in self.judge.threats}
         holds = []
         for each in self.sets:

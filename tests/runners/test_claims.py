@@ -172,7 +172,7 @@ def test_two_labs_merge_in_any_order(digits_root: Command, elsewhere: Command, w
 def test_other_forms_and_grids(digits_root: Command, elsewhere: Command, weights: Path) -> None:
     """The tangent and the segmented form, and a grid: its points were found in each of its sets."""
     few = [word.replace("examples=30", "examples=10") for word in WORDS if word != "--adv_eval"]
-    tangents = [*few, "--tangents=brightness,blur", "--N_thresholds=0.005,0.03"]
+    tangents = [*few, "--tangents=brightness,blur", "--N_thresholds=0.02,0.05"]
     segmented = [*few, "--segmented", "--background=free"]
     for words, sets in ((tangents, 3), (segmented, 1)):
         digits_root.ok("test", *words, "--save_adversarials")
@@ -185,8 +185,7 @@ def test_other_forms_and_grids(digits_root: Command, elsewhere: Command, weights
         counts = {each["threshold"]: each["broken"] for each in claim.facts["claims"] if each["threat"]["name"] == "PD"}
         assert [counts[each] for each in sorted(counts)] == sorted(counts.values())
         (run,) = claim.facts["runs"]
-        assert max(run["lost"]) <= 2 and None not in run["reported"]
-        if sets == 3:
-            assert len(set(counts.values())) > 1
+        assert max(run["lost"]) <= 3 and None not in run["reported"]
+        assert sets == 1 or len(set(counts.values())) > 1
     done = digits_root("bundle", *WORDS, "--segmented", "--mask_source=grabcut")
     assert done.returncode != 0 and done.stderr.count("\n") == 1
