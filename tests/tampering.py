@@ -175,6 +175,14 @@ def no_anchors(claim: Claim, draw: random.Random) -> None:
     del claim.arrays["anchor_index"]
 
 
+def no_flags(claim: Claim, draw: random.Random) -> None:
+    claim.facts["data"]["description"]["image_size"] = draw.choice(["large", -1, None, [1]])
+
+
+def images_without_end(claim: Claim, draw: random.Random) -> None:
+    claim.facts["data"]["description"] |= {"dataset_name": "synthetic", "synthetic_train": 2**40}
+
+
 def smaller_set(claim: Claim, draw: random.Random) -> None:
     for each in claim.facts["claims"]:
         each["threshold"] = each["threshold"] * draw.uniform(0.1, 0.5)
@@ -239,6 +247,8 @@ FALSE: list[Change] = [
         other_weights,
         other_anchors,
         no_anchors,
+        no_flags,
+        images_without_end,
         smaller_set,
         clean_images_as_broken,
         changes_undone,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from datasets.registry import dataset_info
 from foundations.desc import StoredRun
 from foundations.errors import RunError, UsageError
+from foundations.hparam_fields import Hparams
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.modes import evaluation_mode
 from models.normalize import Classifier
@@ -17,10 +20,12 @@ from runners.base import Runner
 from runners.claims import anchors_digest, digest_of, images_of, judge_of
 from runners.inputs import read_data, read_model
 from runners.train.desc import PretrainedDesc, stored_model
+from testing.claims.archive import MOST_BYTES
 from testing.claims.claim import Claim
 from testing.claims.digests import weights_digest
 from threat_specification import AnchorSet
 
+Flags = TypeVar("Flags", bound=Hparams)
 HOW = "name it by --train_dir=DIR, or by --model_source=file:WEIGHTS --model_name=NAME"
 
 
@@ -30,8 +35,7 @@ class Verify(Runner):
     def prepare(self) -> None:
         self.claim = Claim.read(self.desc.file)
         facts, arrays = self.claim.facts, self.claim.arrays
-        given = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}
-        self.dataset = DatasetHparams.of({**facts["data"]["description"], **given})
+        self.dataset = self._dataset()
         self.data = read_data(self.desc, self.environment, self.dataset)
         self._check_data()
         anchors = self._anchors()
@@ -59,6 +63,22 @@ class Verify(Runner):
             "doubtful": [int(verdict.doubtful.sum()) for verdict in verdicts],
             "verdicts": [verdict.sentence() for verdict in verdicts],
         }
+
+    def _dataset(self) -> DatasetHparams:
+        """The flags of the data set, with its place on this machine."""
+        given = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}
+        dataset = self._flags(DatasetHparams, {**self.claim.facts["data"]["description"], **given})
+        images = dataset.synthetic_train + dataset.synthetic_test
+        if dataset.dataset_name == "synthetic" and images * math.prod(dataset_info(dataset).shape) > MOST_BYTES:
+            raise RunError(f"{self.desc.file} is refused: it asks for {images:,} images to be made")
+        return dataset
+
+    def _flags(self, group: type[Flags], values: dict[str, Any]) -> Flags:
+        """A group of flags by what the claim says; raises RunError for what is no flag's value."""
+        try:
+            return group.of(values)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.desc.file} is refused: {error}") from error
 
     def _check_data(self) -> None:
         """Raise RunError if the claim is about other images or labels than those that are here."""
@@ -113,7 +133,7 @@ class Verify(Runner):
         if given.model_name or given.model_source:
             return self._published(given)
         if told["kind"] == "published":
-            model = ModelHparams.of(told["description"])
+            model = self._flags(ModelHparams, told["description"])
             if model.path:  # only flags may name a file of this machine
                 raise RunError(f"{self.desc.file} is refused: it names a file of weights as published")
             return self._published(model)

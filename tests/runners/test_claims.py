@@ -16,15 +16,15 @@ from testing.claims.claim import STANDING, Claim
 from tests.conftest import TINY, Command
 from tests.tampering import DAMAGE, EDITS, FALSE, Change, bomb
 
-QUICK = ["--per_label=10", "--num_examples=30", "--N_attack_iter=8", "--attacks=pgd", "--adv_test_attack_type=pgd"]
+QUICK = ["--per_label=10", "--num_examples=20", "--N_attack_iter=5", "--attacks=pgd", "--adv_test_attack_type=pgd"]
 SETS = ["--N_threshold=0.1", "--N_radius=0.2", "--adv_test_attack_power=0.1"]
 WORDS = [*TINY, *QUICK, *SETS, "--adv_eval", "--N_adv_eval"]
-HOLDS = r"accuracy at most 0\.\d+ in (PD-?\w* <= 0\.1, Linf <= 0\.2|Linf <= 0\.1): \d+ of 30 images broken, all inside"
+HOLDS = r"accuracy at most 0\.\d+ in (PD-?\w* <= 0\.1, Linf <= 0\.2|Linf <= 0\.1): \d+ of 20 images broken, all inside"
 
 
 @pytest.fixture(scope="module")
 def made(digits_root: Command) -> Path:
-    """A claim about 30 digits."""
+    """A claim about 20 digits."""
     digits_root.ok("test", *WORDS, "--save_adversarials")
     file = digits_root.root / "a.zip"
     done = digits_root("bundle", *WORDS, "--author=A", f"--output={file}")
@@ -148,7 +148,7 @@ def test_what_is_not_there_is_told(digits_root: Command, tmp_path: Path, capsys:
 
 def test_two_labs_merge_in_any_order(digits_root: Command, elsewhere: Command, weights: Path) -> None:
     """The second attacks with fewer steps, but has another run too, in a set between."""
-    second = [word for word in WORDS if word != "--N_attack_iter=8"] + ["--N_attack_iter=3"]
+    second = [word for word in WORDS if word != "--N_attack_iter=5"] + ["--N_attack_iter=3"]
     between = [word for word in second if word != "--adv_test_attack_type=pgd"] + ["--adv_test_attack_type=apgd"]
     digits_root.ok("test", *second, "--save_adversarials")
     more = digits_root.ok("test", *between, "--save_adversarials")
@@ -171,7 +171,7 @@ def test_two_labs_merge_in_any_order(digits_root: Command, elsewhere: Command, w
 
 def test_other_forms_and_grids(digits_root: Command, elsewhere: Command, weights: Path) -> None:
     """The tangent and the segmented form, and a grid: its points were found in each of its sets."""
-    few = [word.replace("examples=30", "examples=10") for word in WORDS if word != "--adv_eval"]
+    few = [word.replace("examples=20", "examples=10") for word in WORDS if word != "--adv_eval"]
     tangents = [*few, "--tangents=brightness,blur", "--N_thresholds=0.02,0.05"]
     segmented = [*few, "--segmented", "--background=free"]
     for words, sets in ((tangents, 3), (segmented, 1)):
