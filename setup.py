@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 PACKAGES = find_packages(
-    include=["cli", "datasets", "foundations", "models", "runners*", "testing", "threat_specification*", "training"]
+    include=["cli", "datasets", "foundations", "models", "runners*", "testing*", "threat_specification*", "training"]
 )
 
 

@@ -89,7 +89,7 @@ def run(runner: str, arguments: list[str]) -> int:
     forget()
     flags = flags_of(runner)
     arguments, notes = translated(arguments, flags.__contains__)
-    values = runner_parser(runner, arguments).parse(arguments)
+    values = runner_parser(runner, arguments).parse(arguments, bool(desc_class(runner).takes))
     shared = SharedArgs.of(values)
     with below_root(shared.root_dir), _without_display():
         return _run(runner, values, shared, notes)
@@ -152,11 +152,12 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
 
 def runner_parser(runner: str, arguments: list[str]) -> Parser:
     """The parser of a runner, with the defaults for the data set and model that the arguments name."""
-    program, of_others = f"{PROGRAM} {runner}", replicates() - desc_class(runner).replicate_flags()
-    defaults = first_look(arguments)
+    described, program = desc_class(runner), f"{PROGRAM} {runner}"
+    of_others = replicates() - described.replicate_flags()
+    groups, defaults = groups_of(runner), first_look(arguments)
     if "protocol" in flags_of(runner):
         defaults |= fixed_by_protocol(arguments)
-    return make_parser(program, desc_class(runner).purpose, groups_of(runner), defaults, of_others)
+    return make_parser(program, described.purpose, groups, defaults, of_others, takes=described.takes)
 
 
 def fixed_by_protocol(arguments: list[str]) -> dict[str, Any]:

@@ -21,9 +21,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
 
-    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return all flags with their values; an unknown flag raises an error that suggests the nearest known flag."""
+    def parse(self, arguments: Sequence[str], takes_files: bool = False) -> dict[str, Any]:
+        """Return all flags with their values; an unknown flag raises an error that suggests the nearest known flag.
+
+        takes_files   words that belong to no flag are files, the value of "files"
+        """
         values, unknown = self.parse_known_args(arguments)
+        if takes_files:
+            values.files = tuple(word for word in unknown if not word.startswith("-"))
+            unknown = [word for word in unknown if word.startswith("-")]
         if unknown:
             flag = unknown[0].split("=")[0]
             suggestion = nearest(flag, list(self._option_string_actions)) if flag.startswith("-") else ""
@@ -38,14 +44,16 @@ def make_parser(
     defaults: dict[str, Any],
     hidden: Collection[str] = (),
     add_help: bool = True,
+    takes: str = "",
 ) -> Parser:
     """Build a parser for all fields of the groups.
 
-    `defaults` overrides the defaults of the fields; the help does not show the flags in `hidden`.
+    `defaults` overrides the defaults of the fields; the help does not show the flags in `hidden`; `takes` are words
+    for the usage, before the flags.
     """
     parser = Parser(
         prog=program,
-        usage=f"{program} --flag=value ...",
+        usage=" ".join(filter(None, [program, takes, "--flag=value ..."])),
         description=summary[0].upper() + summary[1:] + ".",
         allow_abbrev=False,
         add_help=add_help,

@@ -19,6 +19,9 @@ RUNNERS: dict[str, str] = {
     "multi_train": "runners.multi.desc:MultiTrainDesc",
     "test": "runners.test.desc:TestDesc",
     "multi_test": "runners.multi.desc:MultiTestDesc",
+    "bundle": "runners.bundle.desc:BundleDesc",
+    "verify": "runners.verify.desc:VerifyDesc",
+    "merge": "runners.merge.desc:MergeDesc",
     "report": "runners.report.desc:ReportDesc",
     "download_pretrained": "runners.download_pretrained.desc:DownloadDesc",
 }

@@ -47,6 +47,7 @@ class Desc:
     replicate_flag  the flag that gives the number of the repetition
     more_flags      groups of flags that are not part of the description
     has_toggles     whether it takes --toggle_<option>, and makes one run for each combination
+    takes           the files that it takes without a flag, as usage shows them; from_flags has them as "files"
     always_anew     whether it runs every time, because what it shows may have changed; it is never complete
     """
 
@@ -56,6 +57,7 @@ class Desc:
     replicate_flag: ClassVar[str] = ""
     more_flags: ClassVar[tuple[type[Hparams], ...]] = ()
     has_toggles: ClassVar[bool] = False
+    takes: ClassVar[str] = ""
     always_anew: ClassVar[bool] = False
 
     seed: int = 0

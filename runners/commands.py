@@ -18,7 +18,7 @@ def command(desc: Desc) -> str:
     """The command line that makes a run, with only those flags that differ from their default."""
     flags = desc.flags()
     defaults = named_defaults(flags)
-    words = [f"python nonisotropic.py {desc.runner}"]
+    words = [f"python nonisotropic.py {desc.runner}", *_files(desc)]
     for name, value in flags.items():
         default = defaults.get(name, _field_defaults(desc).get(name))
         if value != default:
@@ -37,7 +37,14 @@ def stored_command(desc: Desc) -> str:
         path_in = fields[name].metadata["path_in"] if name in fields else None
         if path_in and os.path.isabs(path := path_in(value)):
             text = text.replace(path, os.path.basename(path))
+    for file in filter(os.path.isabs, _files(desc)):
+        text = text.replace(file, os.path.basename(file))
     return text
+
+
+def _files(desc: Desc) -> tuple[str, ...]:
+    """The files that a description takes without a flag."""
+    return getattr(desc, "files", ())
 
 
 def _field_defaults(desc: Desc) -> dict[str, Any]:

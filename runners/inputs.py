@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from datasets.base import Dataset
-    from foundations.hparams import ModelHparams
+    from foundations.hparams import DatasetHparams, ModelHparams
     from foundations.images import ImageSpec
     from models.normalize import Classifier
     from threat_specification.projected_displacement.anchors import AnchorSet
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound="Module")
 
 
-def read_data(desc: Desc, environment: Environment) -> Dataset:
-    """The data set of a run. With --download, one process of each machine fetches it first."""
+def read_data(desc: Desc, environment: Environment, dataset: DatasetHparams | None = None) -> Dataset:
+    """The data set of a run, or the one described. With --download, one process of each machine fetches it first."""
     from datasets.finding import DataMissing
 
-    dataset: Any = vars(desc)["dataset"]
+    dataset = dataset or vars(desc)["dataset"]
+    assert dataset is not None
     folder = environment.data_dir or environment.root_dir / "data"
     try:
         if environment.local_rank == 0:

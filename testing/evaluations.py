@@ -7,6 +7,7 @@ the exact projection could not solve, so that they were scaled into the set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -79,6 +80,7 @@ class AttackEvaluation:
     space     what the points of attacks stand for, given a shard and its bound threat (default: perturbations)
     prefix    prefix of the column names
     kept      names from COLUMNS, and CELLS, of the columns to write
+    keep_all  also keep an adversarial image of each cell in `further_cells`, [n, cells, C, H, W]
     """
 
     model: nn.Module
@@ -92,10 +94,18 @@ class AttackEvaluation:
     space: Callable[[Shard, BoundThreat], Space] | None = None
     prefix: str = "N_adv"
     kept: Sequence[str] = (*COLUMNS, CELLS)
+    keep_all: bool = False
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        return (f"{self.prefix}_image",)
+        more = (f"{self.prefix}_cells_image",) if self.further_cells else ()
+        return (f"{self.prefix}_image", *more)
+
+    @property
+    def further_cells(self) -> list[Cell]:
+        """With `keep_all`, the cells with both bounds, but for the headline."""
+        bounded = [cell for cell in self.cells if math.isfinite(cell.threshold) and math.isfinite(cell.radius)]
+        return [cell for cell in bounded if cell != self.headline] if self.keep_all else []
 
     @property
     def cells(self) -> list[Cell]:
@@ -116,11 +126,9 @@ class AttackEvaluation:
     def search(self, shard: Shard) -> Search:
         """A new search on a shard, without any attack so far."""
         bound = self.bind(shard)
-        # If the background may change freely, the radius bounds only the pixels of the object.
-        free = getattr(self.threat, "background", "") == "free"
-        counted = getattr(bound, "mask", None) if free else None
-        space = self.space(shard, bound) if self.space else Pixels(bound, counted)
-        return Search(self.model, bound, shard.labels, shard.index, self.headline, self.steps, self.seed, space)
+        space = self.space(shard, bound) if self.space else Pixels.of(self.threat, bound)
+        of_all = (shard.labels, shard.index, self.headline, self.steps, self.seed, space, self.further_cells)
+        return Search(self.model, bound, *of_all)
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         search = self.search(shard)
@@ -152,5 +160,7 @@ class AttackEvaluation:
             CELLS: torch.stack([search.robust(cell) for cell in self.cells], 1),
         }
         values = {name: values[name] for name in self.kept} | {"image": perturbed}
+        if self.further_cells:
+            values["cells_image"] = torch.stack([search.examples_in[cell] for cell in self.further_cells], 1)
         values |= {name: measure(shard, perturbed) for name, measure in self.measures.items()}
         return {f"{self.prefix}_{name}": value for name, value in values.items()}

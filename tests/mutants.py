@@ -35,6 +35,7 @@ ON_COVERAGE = "tests/testing/test_coverage.py"
 ON_PD = f"{PD_TESTS}/test_threat.py"
 SPACE = "threat_specification/safe_moves/space.py"
 MIXTURES = "threat_specification/safe_moves/mixtures.py"
+ON_CLAIMS = "tests/testing/test_claims.py"
 ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
 HALF_SPACES, PLAIN_NETWORKS = "testing/half_spaces.py", "foundations/plain_networks.py"
 ON_CERTIFICATES = "tests/testing/test_certificates.py"
@@ -646,6 +647,41 @@ MUTANTS = [
         "torch.minimum(slope * low[which], slope * high[which])",
         "torch.maximum(slope * low[which], slope * high[which])",
         "tests/training/test_certified.py",
+    ),
+    Mutant(
+        "claims: a point outside the set counts",
+        "testing/claims/judging.py",
+        "inside = whole & lawful & cell_of(each).holds(threat, length)",
+        "inside = whole & lawful",
+        ON_CLAIMS,
+    ),
+    Mutant(
+        "claims: images that are right count as doubtful",
+        "testing/claims/judging.py",
+        "return self.value >= -self.doubt",
+        "return self.value >= -self.doubt - 1",
+        ON_CLAIMS,
+    ),
+    Mutant(
+        "claims: merging keeps the first witness, not the smallest",
+        "testing/claims/claim.py",
+        "least = numpy.minimum.reduce(values)",
+        "least = values[0]",
+        ON_CLAIMS,
+    ),
+    Mutant(
+        "claims: a zip file of any form is read",
+        "testing/claims/archive.py",
+        "if _joined(members) != file:",
+        "if False:",
+        ON_CLAIMS,
+    ),
+    Mutant(
+        "claims: rounding may leave the set",
+        "testing/claims/rounding.py",
+        "inside = lawful & well_inside(cell).holds(threat, length)",
+        "inside = lawful",
+        ON_CLAIMS,
     ),
 ]
 

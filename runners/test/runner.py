@@ -325,7 +325,7 @@ class Test(Runner):
             evaluations["N_adv"] = self._nonisotropic_evaluation(self.threat)
         if self.other_threat is not None:
             evaluations[OTHER_ANCHORS] = replace(
-                evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS
+                evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS, keep_all=False
             )
         if self.threat is not None and self.testing.safe_moves:
             changes = parse(self.testing.safe_moves)
@@ -378,6 +378,7 @@ class Test(Runner):
             self.seed,
             grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
             measures,
+            keep_all=testing.save_adversarials,
         )
 
     def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
@@ -474,6 +475,8 @@ class Test(Runner):
         from safetensors.numpy import save
 
         shards = [self.store.pictures(n) for n in range(-(-len(self.index) // self.testing.shard_size))]
+        # Beside those of the headline, those of the other cells of the grid.
+        attacked = [*attacked, *(f"{name}_cells" for name in attacked if f"{name}_cells_image" in shards[0])]
         images = {name: numpy.concatenate([shard[f"{name}_image"] for shard in shards]) for name in attacked}
         write_bytes(self.directory / "adversarials.safetensors", save({"index": self.index.numpy(), **images}))
 

@@ -8,7 +8,7 @@ contains it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from threat_specification.attacks.base import (
     per_image,
     predicted,
 )
-from threat_specification.base import BoundThreat
+from threat_specification.base import BoundThreat, Threat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
 
@@ -89,6 +89,12 @@ class Pixels:
     bound: BoundThreat
     counted: Tensor | None = None
 
+    @classmethod
+    def of(cls, threat: Threat, bound: BoundThreat) -> Pixels:
+        """The pixels that count for a bound threat: those of the object if the background may change freely."""
+        free = getattr(threat, "background", "") == "free"
+        return cls(bound, getattr(bound, "mask", None) if free else None)
+
     def allowed(self, cell: Cell) -> AttackSet:
         return attack_set(self.bound, cell)
 
@@ -117,6 +123,7 @@ class Search:
     loss        [B] margin at `worst`
     no_answer   [B] bool: the model returned NaN for the clean image or an attack's point, which counts as an error
     forwards, backwards  [B] passes of each example
+    examples_in  for the cells in `kept`, the first adversarial image found there, else the clean one, [B,C,H,W]
     """
 
     def __init__(
@@ -129,6 +136,7 @@ class Search:
         steps: int,
         seed: int,
         space: Space | None = None,
+        kept: Sequence[Cell] = (),
     ) -> None:
         """Predict the clean images. `space`: what points stand for (default: perturbations)."""
         self.model, self.bound, self.labels, self.index = model, bound, labels, index
@@ -143,6 +151,7 @@ class Search:
         self.image, self.worst = points.image, points.origin
         self.loss = torch.full((len(labels),), -torch.inf, device=labels.device)
         self.forwards, self.backwards = (torch.zeros_like(labels) for _ in range(2))
+        self.examples_in = dict.fromkeys(kept, self.images)
         self._found: list[tuple[Tensor, Tensor]] = []  # threat and l-inf norm of adversarial examples, else infinite
 
     def task(self, cell: Cell, robust: Tensor) -> Task:
@@ -175,8 +184,11 @@ class Search:
         self.no_answer |= answers == NO_CLASS
         threat, length, lawful = self.space.measure(point, perturbed)
         wrong &= lawful
-        before = self.robust(self.headline)
+        before, before_in = self.robust(self.headline), [self.robust(cell) for cell in self.examples_in]
         self._found.append((_where_else_infinite(wrong, threat), _where_else_infinite(wrong, length)))
+        for cell, held in zip(self.examples_in, before_in, strict=True):
+            first = per_image(held & ~self.robust(cell))
+            self.examples_in[cell] = torch.where(first, perturbed, self.examples_in[cell])
         new = before & ~self.robust(self.headline)
         tried = (self.broken_by == STANDING) & ~wrong & lawful & self.headline.holds(threat, length)
         replaced = new | (tried & (result.loss > self.loss))

@@ -1,0 +1,154 @@
+"""The verify runner: does a claim hold, on this machine, with this data set and these weights?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from datasets.registry import dataset_info
+from foundations.desc import StoredRun
+from foundations.errors import RunError, UsageError
+from foundations.hparam_fields import Hparams
+from foundations.hparams import DatasetHparams, ModelHparams
+from foundations.modes import evaluation_mode
+from models.normalize import Classifier
+from runners.base import Runner
+from runners.claims import anchors_digest, digest_of, images_of, judge_of
+from runners.inputs import read_data, read_model
+from runners.train.desc import PretrainedDesc, stored_model
+from testing.claims.archive import MOST_BYTES
+from testing.claims.claim import Claim
+from testing.claims.digests import weights_digest
+from threat_specification import AnchorSet
+
+Flags = TypeVar("Flags", bound=Hparams)
+HOW = "name it by --train_dir=DIR, or by --model_source=file:WEIGHTS --model_name=NAME"
+
+
+class Verify(Runner):
+    """A runner that believes the file nothing: images, labels and anchors are the user's, weights are compared."""
+
+    def prepare(self) -> None:
+        self.claim = Claim.read(self.desc.file)
+        facts, arrays = self.claim.facts, self.claim.arrays
+        self.dataset = self._dataset()
+        self.data = read_data(self.desc, self.environment, self.dataset)
+        self._check_data()
+        anchors = self._anchors()
+        forms = [each["threat"] for each in facts["claims"]]
+        if anchors is None and any(form["name"] == "PD" for form in forms):
+            raise RunError(f"{self.desc.file} is refused: it claims a set of PD without anchors")
+        self.model = self._model()
+        examples = images_of(self.data, facts["data"]["split"])
+        weights = arrays.get("class_weights")
+        self.judge = judge_of(forms, self.model, examples, arrays["index"], anchors, weights, self.environment)
+
+    def run(self) -> dict[str, Any]:
+        with evaluation_mode(self.model):
+            verdicts = self.judge.verdicts(self.claim)
+        failed = [verdict.sentence() for verdict in verdicts if not verdict.holds]
+        if failed:
+            raise RunError(f"{self.desc.file} does not hold in {len(failed)} of {len(verdicts)} sets: {failed[0]}")
+        facts = self.claim.facts
+        return {
+            "dataset_name": self.dataset.dataset_name,
+            "claim": self.claim.digest,
+            "model": facts["model"],
+            "authors": facts["authors"],
+            "claims": facts["claims"],
+            "doubtful": [int(verdict.doubtful.sum()) for verdict in verdicts],
+            "verdicts": [verdict.sentence() for verdict in verdicts],
+        }
+
+    def _dataset(self) -> DatasetHparams:
+        """The flags of the data set, with its place on this machine."""
+        given = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}
+        dataset = self._flags(DatasetHparams, {**self.claim.facts["data"]["description"], **given})
+        images = dataset.synthetic_train + dataset.synthetic_test
+        if dataset.dataset_name == "synthetic" and images * math.prod(dataset_info(dataset).shape) > MOST_BYTES:
+            raise RunError(f"{self.desc.file} is refused: it asks for {images:,} images to be made")
+        return dataset
+
+    def _flags(self, group: type[Flags], values: dict[str, Any]) -> Flags:
+        """A group of flags by what the claim says; raises RunError for what is no flag's value."""
+        try:
+            return group.of(values)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.desc.file} is refused: {error}") from error
+
+    def _check_data(self) -> None:
+        """Raise RunError if the claim is about other images or labels than those that are here."""
+        told, arrays = self.claim.facts["data"], self.claim.arrays
+        examples, rows = images_of(self.data, told["split"]), torch.from_numpy(arrays["index"])
+        shape, classes = list(self.data.info.shape), self.data.info.num_classes
+        if (told["shape"], told["classes"]) != (shape, classes):
+            raise self._false(f"images of {told['shape']} in {told['classes']} classes", f"{shape} in {classes}")
+        if int(rows[-1]) >= len(examples):
+            raise self._false(f"image {int(rows[-1])}", f"{len(examples)} images")
+        other = (examples.labels[rows] != torch.from_numpy(arrays["label"])).nonzero()
+        if len(other):
+            row = int(other[0])
+            here = int(examples.labels[rows[row]])
+            raise self._false(f"image {int(rows[row])} has label {int(arrays['label'][row])}", f"label {here}")
+        if (digest := digest_of(examples, rows)) != told["sha256"]:
+            raise self._false(f"images of SHA-256 {told['sha256'][:12]}", digest[:12])
+
+    def _anchors(self) -> AnchorSet | None:
+        """The anchors of the claim, from the training images that are here or from the file; None without PD."""
+        told, arrays = self.claim.facts["anchors"], self.claim.arrays
+        if told is None:
+            return None
+        if told["by"] == "index":
+            rows = torch.from_numpy(arrays["anchor_index"])
+            if bool((rows < 0).any()) or bool((rows >= len(self.data.train)).any()):
+                raise self._false("anchors among the training images", f"{len(self.data.train)} of these")
+            anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
+        else:
+            anchors = AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
+        if (digest := anchors_digest(anchors)) != told["sha256"]:
+            raise self._false(f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
+        return anchors
+
+    def _model(self) -> Classifier:
+        """The model of the claim; raises RunError if the weights are others."""
+        source, model = self._source()
+        classifier = read_model(source, model, self.environment, self.data.info)
+        digest, told = weights_digest(classifier), self.claim.facts["model"]
+        if digest != told["sha256"]:
+            raise RunError(
+                f"these are other weights than the claim is about: expected SHA-256 {told['sha256'][:12]} of "
+                f"{told['name']}, got {digest[:12]}; {HOW}"
+            )
+        return classifier
+
+    def _source(self) -> tuple[PretrainedDesc | StoredRun, ModelHparams]:
+        """Where the weights come from: the flags, or else the claim."""
+        root, told, given = self.environment.root_dir, self.claim.facts["model"], self.desc.model
+        if train_dir := self.desc.by_directory.train_dir:
+            return _stored(stored_model(train_dir, str(root)))
+        if given.model_name or given.model_source:
+            return self._published(given)
+        if told["kind"] == "published":
+            model = self._flags(ModelHparams, told["description"])
+            if model.path:  # only flags may name a file of this machine
+                raise RunError(f"{self.desc.file} is refused: it names a file of weights as published")
+            return self._published(model)
+        if told["kind"] == "trained" and (root / told["directory"]).is_dir():
+            return _stored(StoredRun.read(Path(told["directory"]), root, "train"))
+        raise UsageError(f"the model {told['name']} is not here; {HOW}; {told['obtain']}")
+
+    def _published(self, model: ModelHparams) -> tuple[PretrainedDesc, ModelHparams]:
+        model = dataclasses.replace(model, model_type="pretrained")
+        desc = PretrainedDesc(dataset=self.dataset, model=model)
+        return desc, desc.model
+
+    def _false(self, told: str, here: str) -> RunError:
+        return RunError(f"{self.desc.file} does not hold: it says {told}, got {here} in the data set that is here")
+
+
+def _stored(run: StoredRun) -> tuple[StoredRun, ModelHparams]:
+    return run, ModelHparams(**run.content["hashed"]["model"])
