@@ -14,8 +14,8 @@ from datasets.base import Dataset, Examples, part_size
 from datasets.sampling import held_out, stratified_subset
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
-from foundations.files import write_bytes, write_text
-from foundations.modes import ExpectationOverTransformation, evaluation_mode
+from foundations.files import write_text
+from foundations.modes import evaluation_mode
 from foundations.testing_hparams import TestingHparams
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
@@ -24,59 +24,31 @@ from runners.checks import names_in
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
-from runners.plots import Column, amplified, write_figure, write_strip
+from runners.plots import write_figure
 from runners.report.charts import gauge_curves, radius_curves
 from runners.test import audit, certified, corruptions, exact, moves, protocol, then_project
 from runners.test.bracket import CERTIFIED
 from runners.test.corruption_chart import corruption_chart
 from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS, forms_of
 from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
+from runners.test.pictures import Pictures
+from runners.test.under_attack import in_ball, inside
 from runners.train.desc import PretrainedDesc, TrainDesc
-from testing.autoattack import autoattack, members_for
 from testing.certificates import CertificateEvaluation
 from testing.corruptions import CorruptionEvaluation
-from testing.evaluations import BALL_COLUMNS, AttackEvaluation, CleanEvaluation, refuse_no_answers
+from testing.evaluations import CleanEvaluation, refuse_no_answers
 from testing.exact_network import Network
-from testing.foreign import read_foreign
 from testing.gradient_masking import masking_warnings
 from testing.lockstep import InLockstep
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
-from threat_specification.attacks.base import NO_CLASS, Attack, predicted
-from threat_specification.attacks.registry import attacks_named
-from threat_specification.attacks.search import WRONG_WITHOUT, Cell
+from threat_specification.attacks.base import NO_CLASS
+from threat_specification.attacks.search import WRONG_WITHOUT
 from threat_specification.perceptual import from_package
-from threat_specification.registry import norm
 from threat_specification.safe_moves.changes import parse
 from training.network import distributed
 
-STRIP_ROWS = 6
-# Titles of the columns of strip.png, by evaluation under attack.
-TITLES = {
-    "adv": "isotropic\nattack",
-    "N_adv": "nonisotropic\nattack",
-    OTHER_ANCHORS: "anchors of\ntraining",
-    MOVES: "safe changes\nand noise",
-}
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
-PGD_STEPS = 40  # steps of this project's own attacks in an l_p ball
-
-
-def _library(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
-    names = members_for(testing.adv_test_attack_type, num_classes)
-    return autoattack(testing.adv_test_attack_norm, power, names, num_classes)
-
-
-def _own(testing: TestingHparams, power: float, num_classes: int) -> dict[str, Attack]:
-    return attacks_named(["pgd"], num_classes)
-
-
-# --adv_test_attack_type -> attacks in an l_p ball
-BALL_ATTACKS: dict[str, Callable[[TestingHparams, float, int], dict[str, Attack]]] = {
-    "auto": _library,
-    "apgd": _library,
-    "pgd": _own,
-}
 
 
 def same_radius(given: float, published: float) -> bool:
@@ -140,8 +112,6 @@ class Test(Runner):
         if testing.protocol:
             self._check_protocol()
         self.baseline = corruptions.read_baseline(self.desc.baseline, environment) if self.desc.baseline else None
-        # Read at once, so that mistakes in somebody's file are told before the attacks begin.
-        self.foreign = read_foreign(testing.foreign_attacks) if testing.N_adv_eval else {}
         self.evaluations = self._evaluations()
         # Read at once: a layer that it cannot describe is told before the attacks begin.
         asked = testing.N_adv_eval and testing.exact_eval
@@ -212,7 +182,16 @@ class Test(Runner):
         if self.environment.is_primary:
             labels = self.images.labels[self.index].numpy()
             self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
-            self._write_pictures()
+            Pictures(
+                self.directory,
+                self.environment,
+                self.testing,
+                self.data.info,
+                self.model,
+                self.images,
+                self.index,
+                self.store,
+            ).write(list(self.evaluations))
             if "corruption" in result:
                 self._write_corruptions(result)
             if AUDIT in result:
@@ -311,7 +290,7 @@ class Test(Runner):
 
     def _evaluations(self) -> dict[str, Any]:
         """The evaluations that were asked for, by their names in result.json."""
-        testing = self.testing
+        testing, classes = self.testing, self.data.info.num_classes
         evaluations: dict[str, Any] = {}
         if testing.standard_eval:
             evaluations["standard"] = CleanEvaluation(self.model)
@@ -320,9 +299,17 @@ class Test(Runner):
                 self.model, corruptions.chosen(testing, self.data, self.seed)
             )
         if testing.adv_eval:
-            evaluations["adv"] = self._ball_evaluation()
+            after = then_project.measures(
+                self._attacked,
+                self.projected_onto,
+                testing.ball_power,
+                testing.then_project_method,
+                self.distances,
+            )
+            evaluations["adv"] = in_ball(testing, self._attacked, classes, self.seed, after)
         if self.threat is not None:
-            evaluations["N_adv"] = self._nonisotropic_evaluation(self.threat)
+            measures = self._measures(self.threat)
+            evaluations["N_adv"] = inside(testing, self._attacked, self.threat, classes, self.seed, measures)
         if self.other_threat is not None:
             evaluations[OTHER_ANCHORS] = replace(
                 evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS, keep_all=False
@@ -331,23 +318,15 @@ class Test(Runner):
             changes = parse(self.testing.safe_moves)
             evaluations[MOVES] = moves.evaluation(evaluations["N_adv"], changes)
         if self.threat is not None and testing.audit:
-            evaluations[AUDIT] = audit.evaluation(
-                evaluations["N_adv"], testing.audit_attacks, self.data.info.num_classes
-            )
+            evaluations[AUDIT] = audit.evaluation(evaluations["N_adv"], testing.audit_attacks, classes)
         return evaluations
 
-    def _ball_evaluation(self) -> AttackEvaluation:
-        testing, num_classes = self.testing, self.data.info.num_classes
-        threat, power = norm(testing.adv_test_attack_norm), testing.ball_power
-        attacks = BALL_ATTACKS[testing.adv_test_attack_type](testing, power, num_classes)
-        # No pixel changes by more than the l2 norm of the perturbation.
-        ball, kept = Cell(power, power), BALL_COLUMNS
-        after = then_project.measures(
-            self._attacked, self.projected_onto, power, testing.then_project_method, self.distances
-        )
-        return AttackEvaluation(
-            self._attacked, threat, ball, attacks, PGD_STEPS, self.seed, measures=after, prefix="adv", kept=kept
-        )
+    def _measures(self, threat: ProjectedDisplacement) -> dict[str, Any]:
+        """PD itself, as a column beside another form of it."""
+        if threat.name == "PD":
+            return {}
+        plain = read_threat(self.desc.anchors, self.environment)
+        return {"PD": lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)}
 
     def _projected_onto(self) -> dict[str, ProjectedDisplacement]:
         """The threats of --then_project by name."""
@@ -360,26 +339,6 @@ class Test(Runner):
             )
             for name in names
         }
-
-    def _nonisotropic_evaluation(self, threat: ProjectedDisplacement) -> AttackEvaluation:
-        testing = self.testing
-        own = attacks_named(names_in(testing.attacks), self.data.info.num_classes)
-        attacks = {**own, **self.foreign}
-        measures = {}
-        if threat.name != "PD":
-            plain = read_threat(self.desc.anchors, self.environment)
-            measures["PD"] = lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)
-        return AttackEvaluation(
-            self._attacked if testing.eot == 1 else ExpectationOverTransformation(self._attacked, testing.eot),
-            threat,
-            Cell(testing.N_threshold, testing.N_radius),
-            attacks,
-            testing.N_attack_iter,
-            self.seed,
-            grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),
-            measures,
-            keep_all=testing.save_adversarials,
-        )
 
     def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
         """The fields of result.json for one evaluation."""
@@ -436,63 +395,8 @@ class Test(Runner):
             self.environment.log(f"warning: {message}")
         return told
 
-    def _write_pictures(self) -> None:
-        """Write strip.png: examples of the first shard, first those broken most often, then in the smallest sets.
-
-        With --save_adversarials, also write all perturbed images.
-        """
-        first = {name: torch.from_numpy(rows) for name, rows in self.store.pictures(0).items()}
-        attacked = [name for name in self.evaluations if f"{name}_image" in first]
-        if not attacked:
-            return
-        clean = self.images.pixels(self.index[: len(first[f"{attacked[0]}_image"])])
-        broken = torch.stack([(first[f"{name}_broken_by"] > 0).float() for name in attacked]).sum(0)
-        order = -broken + first["N_adv_gauge"].clamp(max=1e6) * 1e-7 if "N_adv_gauge" in first else -broken
-        rows = order.argsort(stable=True)[:STRIP_ROWS]
-        columns = [Column("clean", clean[rows], self._predicted(clean[rows]))]
-        for name in attacked:
-            columns += self._attacked_columns(name, clean[rows], first[f"{name}_image"][rows])
-        write_strip(self.directory / "strip.png", columns)
-        if MOVES in attacked:
-            moves.write_gallery(self.directory / "moves.png", clean, first, names_in(self.testing.safe_moves))
-        if self.testing.save_adversarials:
-            self._write_adversarials(attacked)
-
     def _write_corruptions(self, result: dict[str, Any]) -> None:
         """Write corruptions.csv and .png: accuracy by corruption and severity."""
         found, clean = result["corruption"], result.get("standard", {}).get("accuracy")
         write_text(self.directory / "corruptions.csv", corruptions.corruptions_csv(found, self.baseline))
         write_figure(self.directory / "corruptions.png", lambda: corruption_chart(found, clean, self.baseline))
-
-    def _attacked_columns(self, name: str, clean: torch.Tensor, perturbed: torch.Tensor) -> list[Column]:
-        largest = (perturbed - clean).flatten(1).abs().amax(1)
-        return [
-            Column(TITLES[name], perturbed, self._predicted(perturbed)),
-            Column("its change\n(amplified)", amplified(perturbed - clean), [f"l-inf {v:.3f}" for v in largest]),
-        ]
-
-    def _write_adversarials(self, attacked: list[str]) -> None:
-        from safetensors.numpy import save
-
-        shards = [self.store.pictures(n) for n in range(-(-len(self.index) // self.testing.shard_size))]
-        # Beside those of the headline, those of the other cells of the grid.
-        attacked = [*attacked, *(f"{name}_cells" for name in attacked if f"{name}_cells_image" in shards[0])]
-        images = {name: numpy.concatenate([shard[f"{name}_image"] for shard in shards]) for name in attacked}
-        write_bytes(self.directory / "adversarials.safetensors", save({"index": self.index.numpy(), **images}))
-
-    def _predicted(self, images: torch.Tensor) -> list[str]:
-        with torch.no_grad(), evaluation_mode(self.model):
-            answers = predicted(self.model(images.to(self.environment.device)))
-        titles = [self.data.info.title(int(label)) if label != NO_CLASS else "nothing: NaN" for label in answers]
-        return [f"seen as {title}" for title in titles]
-
-
-def grid(threshold: float, radius: float, thresholds: tuple[float, ...], radii: tuple[float, ...]) -> list[Cell]:
-    """Cells of every threshold with every radius, each bound alone, and the pixel box alone.
-
-    Without a grid, the radius alone: beside the headline it shows whether the threshold matters.
-    """
-    if not thresholds and not radii:
-        return [Cell(math.inf, radius)]
-    rows, columns = {threshold, *thresholds}, {radius, *radii}
-    return [Cell(t, r) for t in (*rows, math.inf) for r in (*columns, math.inf)]
