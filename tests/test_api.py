@@ -22,7 +22,7 @@ from torch.nn import functional
 import nonisotropic
 from foundations.errors import UsageError
 from testing.robust_accuracy import RobustnessWarning, robust_accuracy
-from threat_specification import L2, Linf
+from threat_specification import L2, Intersection, Linf
 from training.any_loop import TrainingAdversary
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -154,6 +154,24 @@ def test_an_adversary_leaves_the_model_as_it_was_and_starts_anew_at_each_call() 
     assert TrainingAdversary(Linf(), 0.1, steps=1, reach=0.1)(model, images, labels).equal(first)
     assert not TrainingAdversary(Linf(), 0.1, steps=1, reach=0.1, seed=1)(model, images, labels).equal(first)
     assert bool(torch.isfinite(TrainingAdversary(L2(), 0.1, radius=math.inf)(model, images, labels)).all())
+
+
+def test_steps_are_as_long_as_the_set_is_large() -> None:
+    """A step more of a tenth of the radius, or of the l2 ball's usual change of a pixel."""
+    model, images, labels = linear()
+    for threat, threshold, radius, change in (
+        (Linf(), 0.1, None, 0.1),
+        (L2(), 0.4, None, 0.1),
+        (L2(), 0.4, 0.05, 0.05),
+        (Intersection([(L2(), 0.4)]), 1.0, 0.2, 0.2),
+        (Intersection([(Linf(), 0.1)]), 1.0, None, 8 / 255),
+    ):
+        near, far = (
+            TrainingAdversary(threat, threshold, radius, steps=1, reach=reach)(model, images, labels)
+            for reach in (0.01, 0.11)
+        )
+        step = (far - near).flatten(1).square().mean(1).sqrt()
+        assert torch.allclose(step, torch.full_like(step, 0.1 * change), rtol=0.35), (threat.name, step)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(PROJECT / name, copy)
+    (copy / "tests").mkdir()
+    (copy / "tests" / "test_a.py").write_text("")
     return copy
 
 
