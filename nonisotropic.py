@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 HERE = str(Path(__file__).resolve().parent)
-if "__path__" not in globals():  # a checkout
+IN_CHECKOUT = "__path__" not in globals()
+if IN_CHECKOUT:
     # Third-party packages are also called `datasets`, `models` and `training`: this project's folder must come first.
     sys.path[:] = [HERE, *(path for path in sys.path if path != HERE)]
 
@@ -83,11 +84,13 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = load_object(_PLACES[name])
-    return found
+if not TYPE_CHECKING:  # else every name would be there for a type checker
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = load_object(_PLACES[name])
+        return found
 
 
 def __dir__() -> list[str]:
@@ -99,7 +102,7 @@ def main() -> int:
     import datasets
 
     where = getattr(datasets, "__file__", None)
-    if where is None or not where.startswith(HERE):
+    if IN_CHECKOUT and (where is None or not where.startswith(HERE)):
         print(
             f"nonisotropic: expected the package 'datasets' of {HERE}, got {where}; start nonisotropic.py itself, "
             "in a process that has not imported another package of this name",

@@ -64,10 +64,11 @@ def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder into which a wheel was unpacked, as pip does."""
+    """The folder into which a wheel was unpacked, as pip does, by another path, as homes on clusters have."""
     folder = tmp_path_factory.mktemp("installed")
-    zipfile.ZipFile(wheel).extractall(folder)
-    return folder
+    zipfile.ZipFile(wheel).extractall(folder / "real")
+    (folder / "linked").symlink_to(folder / "real")
+    return folder / "linked"
 
 
 @pytest.fixture(scope="module")
