@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import foundations.third_party  # noqa: F401
 from benchmarks.bench_projection import photographs
 from datasets.info import DatasetInfo
 from models.registry import build_model

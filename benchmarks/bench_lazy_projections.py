@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import foundations.third_party  # noqa: F401
 from cli.main import main as command_line
 from cli.main import runner_parser
 from cli.runner_registry import desc_class

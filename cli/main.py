@@ -23,9 +23,9 @@ from foundations.errors import NonisotropicError, UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.lazy import load_object
+from foundations.program import COMMAND as PROGRAM
 from foundations.signals import Interrupted
 
-PROGRAM = "python nonisotropic.py"
 PRIMARY_SPEAKS_FIRST = 20  # seconds that the other processes wait before they print a usage error
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundations.devices import check_apart, choose_device
 from foundations.errors import UsageError
+from foundations.program import default_root
 from foundations.signals import Stop
 from foundations.watchdog import Watchdog
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 BACKENDS = "cpu:gloo,cuda:nccl"  # of a process group on GPUs
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 # Evaluation has no collective operation before its end, when a slow rank may be hours behind a fast one. The watchdog
 # detects a rank that makes no progress.
@@ -198,9 +198,9 @@ def below_root(root_dir: str) -> Iterator[None]:
 
 
 def resolve_root(root_dir: str) -> Path:
-    """The root folder: --root_dir, else NONISOTROPIC_HOME, else output/ in the project folder."""
+    """The root folder: --root_dir, else NONISOTROPIC_HOME, else `default_root`."""
     return (
-        Path(root_dir or _root_of_command.get() or os.environ.get("NONISOTROPIC_HOME", "") or PROJECT_ROOT / "output")
+        Path(root_dir or _root_of_command.get() or os.environ.get("NONISOTROPIC_HOME", "") or default_root())
         .expanduser()
         .absolute()
     )

@@ -1,40 +1,50 @@
-"""Import aliases for packages that are installed under another name than the one that is imported."""
+"""Modules that a package imports by names under which nothing may be installed: stood in for while it is imported."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 # RobustBench imports `autoattack`; the package that it installs is called `pyautoattack`.
-ALIASES = {"autoattack": "pyautoattack"}
+AUTOATTACK = {"autoattack": "pyautoattack", "autoattack.state": "pyautoattack.state"}
 
 
-class AliasFinder(MetaPathFinder, Loader):
-    """An import hook that answers an import of an alias with the real module.
+@contextmanager
+def names_for_robustbench() -> Iterator[None]:
+    """A block in which robustbench can be imported: with `autoattack`, and with `pkg_resources`, which later versions
+    of setuptools no longer have.
 
-    It comes last in sys.meta_path, so that an installed `autoattack` is found first.
+    Only what is missing is stood in for, and nothing is left in sys.modules.
     """
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname.split(".")[0] in ALIASES else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        top, *rest = spec.name.split(".")
-        module = importlib.import_module(".".join([ALIASES[top], *rest]))
-        self.own_spec = module.__spec__
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.own_spec  # the import system has replaced it by the spec of the alias
+    added: dict[str, ModuleType] = {}
+    if not _is_there("autoattack"):
+        added |= {name: importlib.import_module(real) for name, real in AUTOATTACK.items()}
+    if not _is_there("pkg_resources"):
+        added["pkg_resources"] = _resources()
+    sys.modules.update(added)
+    try:
+        yield
+    finally:
+        for name, module in added.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
-def install_aliases() -> None:
-    """Make the aliases importable; nothing is imported until an alias is used."""
-    if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
-        sys.meta_path.append(AliasFinder())
+def _is_there(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def _resources() -> ModuleType:
+    """The one function of pkg_resources that robustbench calls: the path of a file beside a module."""
+    module = ModuleType("pkg_resources")
+
+    def resource_filename(name: str, resource: str) -> str:
+        return str(Path(sys.modules[name].__file__ or "").parent / resource)
+
+    module.resource_filename = resource_filename  # type: ignore[attr-defined]
+    return module

@@ -15,29 +15,36 @@ from torch import nn
 
 from foundations.errors import RunError
 from foundations.images import ImageSpec
-from foundations.third_party import install_aliases
+from foundations.program import COMMAND
+from foundations.third_party import names_for_robustbench
 from models.checkpoints import what_is_wrong
 from models.normalize import Classifier, Normalize
 from models.robustbench_registry import ZooModel
 
-IMPORT_PROBLEMS = {
-    "pkg_resources": "pip install 'setuptools<81' brings back pkg_resources, which later versions no longer have",
-    "autoattack": "pip install 'pyautoattack>=0.2' brings it; start by nonisotropic.py, which makes the two names one",
-}
 
+def import_robustbench() -> Any:
+    """The package robustbench, imported; afterwards `import robustbench` works in the whole process.
 
-def zoo_library() -> Any:
-    """Import robustbench.utils; if that fails, raises RunError with the usual remedy."""
-    install_aliases()
+    By itself it imports `autoattack`, which its requirements install as `pyautoattack`, and `pkg_resources`, which
+    setuptools had before version 82: neither is needed here. Raises RunError if it cannot be imported.
+
+    >>> robustbench = nonisotropic.import_robustbench()
+    >>> robustbench.load_model.__module__
+    'robustbench.utils'
+    """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), names_for_robustbench():
             warnings.simplefilter("ignore")
             import robustbench.utils
     except ImportError as error:
-        missing = (error.name or "").split(".")[0]
-        cure = IMPORT_PROBLEMS.get(missing, "pip install 'robustbench>=1.1.1,<1.2' 'setuptools<81'")
+        cure = "pip install 'robustbench>=1.1.1,<1.2'"
         raise RunError(f"the package robustbench cannot be imported ({error}): {cure}") from error
-    return robustbench.utils
+    return robustbench
+
+
+def zoo_library() -> Any:
+    """The module robustbench.utils; raises RunError if it cannot be imported."""
+    return import_robustbench().utils
 
 
 def harmless_globals() -> list[Any]:
@@ -61,7 +68,7 @@ def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classi
     """
     for path, problem in missing_files(model, models_dir):
         raise RunError(
-            f"RobustBench's {model.name} is not in {path}: {problem}; first run: python nonisotropic.py "
+            f"RobustBench's {model.name} is not in {path}: {problem}; first run: {COMMAND} "
             f"download_pretrained --dataset_name={model.dataset_name} --threat_model={model.threat_model} "
             f"--names={model.name}"
         )

@@ -8,17 +8,18 @@ from typing import Any
 
 from foundations.desc import Desc
 from foundations.hparam_fields import format_value
+from foundations.program import COMMAND, IN_CHECKOUT
 from runners.test.protocol import flags as protocol_flags
 from runners.train.defaults import named_defaults
 
 __all__ = ["command", "named_defaults", "protocol_flags", "stored_command"]
 
 
-def command(desc: Desc) -> str:
+def command(desc: Desc, program: str = COMMAND) -> str:
     """The command line that makes a run, with only those flags that differ from their default."""
     flags = desc.flags()
     defaults = named_defaults(flags)
-    words = [f"python nonisotropic.py {desc.runner}", *_files(desc)]
+    words = [f"{program} {desc.runner}", *_files(desc)]
     for name, value in flags.items():
         default = defaults.get(name, _field_defaults(desc).get(name))
         if value != default:
@@ -31,7 +32,7 @@ def stored_command(desc: Desc) -> str:
 
     A file is given by its name alone; its digest is part of the hash.
     """
-    text = command(desc)
+    text = command(desc, IN_CHECKOUT)
     fields = {field.name: field for group in desc.hparams_classes() for field in dataclasses.fields(group)}
     for name, value in desc.flags().items():
         path_in = fields[name].metadata["path_in"] if name in fields else None

@@ -28,7 +28,6 @@ from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
-from testing.robust_accuracy import RADIUS
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS, SLACK, AttackResult, predicted
 from threat_specification.attacks.losses import LOSSES
@@ -36,7 +35,7 @@ from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell, Search
 from threat_specification.base import BoundThreat, Threat, check_images, check_threshold
 from threat_specification.intersection import BoundIntersection
-from threat_specification.norms import BoundLinf, Linf
+from threat_specification.norms import RADIUS, BoundLinf, Linf
 from threat_specification.projected_displacement.directions import UnsafeDirections
 
 SECONDS = 60.0  # for one image

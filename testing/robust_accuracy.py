@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
-from testing.arguments import checked_images, checked_labels, checked_model
-from testing.evaluations import AttackEvaluation, refuse_no_answers
-from testing.foreign import Function, chosen_attacks
+from testing.attack import ArrayLike, Attack
+from testing.foreign import Function
 from testing.gradient_masking import masking_warnings
-from testing.moves import with_moves
 from testing.shards import Shard
-from threat_specification.attacks.base import NO_CLASS
-from threat_specification.attacks.search import STANDING, WRONG_WITHOUT, Cell
-from threat_specification.base import Threat, check_images, check_threshold
-from threat_specification.norms import L2, Linf
-from threat_specification.safe_moves.changes import parse
+from threat_specification.attacks.search import STANDING, WRONG_WITHOUT
+from threat_specification.base import Threat
 
-ArrayLike = Any  # a tensor, a NumPy array or a list
-
-RADIUS = 8 / 255  # default l-inf radius for a threat that is not a norm, whose set may be unbounded
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 
 
@@ -90,40 +78,31 @@ def robust_accuracy(
 
     Raises UsageError for a model that does not answer with logits and for labels that are no class, and RunError if
     the model gives no finite answer for an image.
+
+    >>> images, labels = torch.full((4, 1, 4, 4), 0.9), torch.zeros(4, dtype=torch.long)
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    >>> with torch.no_grad():  # class 0 where the image is bright
+    ...     _ = model[1].weight.copy_(torch.tensor([[1.0], [-1.0]])), model[1].bias.copy_(torch.tensor([-8.0, 8.0]))
+    >>> nonisotropic.robust_accuracy(model, images, labels, nonisotropic.Linf(), threshold=0.1)
+    1.0
+    >>> nonisotropic.robust_accuracy(model, images, labels, nonisotropic.Linf(), threshold=0.5)
+    0.0
     """
-    images = checked_images(images)
-    check_threshold(threshold)
-    if not len(images):
-        raise UsageError("images: expected at least one, got none")
-    if images.dim() != 4:
-        raise UsageError(f"images: expected [n,C,H,W], got {list(images.shape)}")
-    with evaluation_mode(model):
-        model, num_classes = checked_model(model, images[:1])
-    labels = checked_labels(labels, images, num_classes)
-    check_images(images, labels)
-    if radius is None:
-        radius = math.inf if isinstance(threat, (L2, Linf)) else RADIUS
-    index = torch.arange(len(labels), device=labels.device)
-    parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(index.split(shard_size))]
-    with evaluation_mode(model):
-        chosen = chosen_attacks(attacks, num_classes)
-        evaluation = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps, seed)
-        if safe_moves:
-            evaluation = with_moves(evaluation, parse(safe_moves))
-            chosen = dict(evaluation.attacks)
-        rows = [evaluation(shard) for shard in parts]
-        found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
-        refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)
-        correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
-        few = slice(0, min(PROBED, shard_size))
-        sample = Shard(0, images[few], labels[few], index[few])
-        of_all = (found[f"N_adv_{name}"].cpu().numpy() for name in ("broken_by", "no_answer", "scaled"))
+    attacked = Attack(threat, threshold, radius, attacks, steps, seed, shard_size, safe_moves).search(
+        model, images, labels
+    )
+    evaluation, found = attacked.evaluation, attacked.found
+    correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
+    few = slice(0, min(PROBED, shard_size))
+    sample = Shard(0, attacked.images[few], attacked.labels[few], attacked.index[few])
+    of_all = (found[f"N_adv_{name}"].cpu().numpy() for name in ("broken_by", "no_answer", "scaled"))
+    with evaluation_mode(evaluation.model):
         told = masking_warnings(evaluation, sample, correct[few], *of_all)
     for message in told:
         warnings.warn(message, RobustnessWarning, stacklevel=2)
     if not details:
         return float(correct.float().mean())
-    names = {STANDING: "", WRONG_WITHOUT: "clean"} | dict(enumerate(chosen, start=1))
+    names = {STANDING: "", WRONG_WITHOUT: "clean"} | dict(enumerate(evaluation.attacks, start=1))
     accuracy = float(correct.float().mean())
     low, high = wilson_interval(accuracy, len(correct))
     return RobustAccuracy(

@@ -299,7 +299,7 @@ MUTANTS = [
     ),
     Mutant(
         "robust_accuracy has another second bound",
-        "testing/robust_accuracy.py",
+        "threat_specification/norms.py",
         "RADIUS = 8 / 255",
         "RADIUS = 16 / 255",
         "tests/testing/test_robust_accuracy.py",

@@ -22,6 +22,11 @@ COMMANDS = dict.fromkeys(
 )
 
 
+def code_of(document: str) -> list[str]:
+    """The blocks of Python of a document."""
+    return re.findall(r"```python\n(.*?)```", DOCUMENTS[PROJECT / document], re.DOTALL)
+
+
 def test_there_are_commands_and_all_runners_among_those_of_the_readme() -> None:
     assert len(COMMANDS) >= 50
     readme = DOCUMENTS[PROJECT / "README.md"]
@@ -64,7 +69,7 @@ def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> Non
 
     from tests.testing.test_gradient_masking import Brightness
 
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", ALL, re.DOTALL) if "robust_accuracy" in block]
+    (code,) = [block for block in code_of("docs/extending.md") if "robust_accuracy" in block]
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(4, 1, 4, 4, generator=generator) * 0.2 + 0.3
     known = {
@@ -84,7 +89,7 @@ def test_the_example_by_the_name_of_a_data_set_runs(tmp_path: Path, monkeypatch:
 
     from threat_specification import ProjectedDisplacement
 
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", ALL, re.DOTALL) if "Displacement.of(" in block]
+    (code,) = [block for block in code_of("docs/extending.md") if "Displacement.of(" in block]
     monkeypatch.setenv("NONISOTROPIC_HOME", str(tmp_path))
     words = ["compute_threat", "--dataset_name=mnist_5k", "--quiet"]
     with pytest.raises(RunError, match=r"make them: python nonisotropic.py compute_threat --dataset_name=mnist_5k,"):

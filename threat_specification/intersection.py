@@ -82,7 +82,16 @@ def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Ten
 
 
 class Intersection(Threat):
-    """Intersection([(threat, level), ...]): value 1 is the boundary of {threat_i <= level_i for all i}."""
+    """Intersection([(threat, level), ...]): value 1 is the boundary of {threat_i <= level_i for all i}.
+
+    At threshold t its set is {threat_i <= t * level_i for all i}. Levels are finite and above 0, each in the units of
+    its threat; UsageError is raised for others.
+
+    >>> both = nonisotropic.Intersection([(nonisotropic.L2(), 0.5), (nonisotropic.Linf(), 8 / 255)])
+    >>> images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> both.evaluate(images, labels, images + 4 / 255).round(decimals=4)
+    tensor([0.5000])
+    """
 
     def __init__(self, members: Sequence[tuple[Threat, float]]) -> None:
         if not members:

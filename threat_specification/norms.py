@@ -10,6 +10,7 @@ from torch import Tensor
 
 from threat_specification.base import BoundThreat, Threat, check_delta, check_images, refuse_non_finite
 
+RADIUS = 8 / 255  # default second bound, in l-inf, for a threat that is not a norm, whose set may be unbounded
 ROUNDING = 1.2e-7  # relative error of a pixel after two roundings to float32
 STEPS = 6  # of Newton's method for the factor s, from one look at the result to the next
 MOST_STEPS = 100  # about 10 are usual
@@ -110,7 +111,14 @@ class Norm(Threat):
 
 
 class Linf(Norm):
-    """Largest change of a pixel."""
+    """Largest change of a pixel, in units of pixels: 8/255 is eight steps of an 8-bit image.
+
+    >>> images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> nonisotropic.Linf().evaluate(images, labels, images + torch.tensor([0.0, 0.25]))
+    tensor([0.2500])
+    >>> nonisotropic.Linf().project(images, labels, torch.ones(1, 1, 2, 2), threshold=0.25).max()
+    tensor(0.7500)
+    """
 
     name = "Linf"
 
@@ -126,7 +134,12 @@ class Linf(Norm):
 
 
 class L2(Norm):
-    """Euclidean norm of the change."""
+    """Euclidean norm of the change over all pixels and channels, in units of pixels.
+
+    >>> images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    >>> nonisotropic.L2().evaluate(images, labels, images + 0.25)
+    tensor([0.5000])
+    """
 
     name = "L2"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from foundations.errors import NonisotropicError, RunError
 from foundations.lazy import load_object
+from foundations.program import IN_CHECKOUT
 from foundations.signals import Interrupted
 from runners.base import Runner
 from runners.commands import command
@@ -43,7 +44,7 @@ class MultiRunner(Runner):
         told = {
             "name": desc.name,
             "hparams": desc.stored(),
-            "command": command(desc),
+            "command": command(desc, IN_CHECKOUT),
             "directory": str(runner.directory.path.relative_to(self.environment.root_dir)),
         }
         try:

@@ -16,6 +16,7 @@ from datasets.human_pairs import HumanPairs, read_pairs, write_pairs
 from datasets.human_sets import PAIRS
 from foundations.errors import RunError, UsageError
 from foundations.files import write_text
+from foundations.program import COMMAND
 from runners.evaluate_threat.human_desc import STUDY
 from runners.report.collect import FinishedRun
 from runners.report.study_page import study_html
@@ -27,7 +28,7 @@ def chosen_run(runs: list[FinishedRun], dataset_name: str) -> FinishedRun:
     """The first run that keeps pairs; raises RunError if there is none."""
     if found := next((run for run in runs if (run.path / STUDY).is_file()), None):
         return found
-    words = f"python nonisotropic.py evaluate_threat --dataset_name={dataset_name}"
+    words = f"{COMMAND} evaluate_threat --dataset_name={dataset_name}"
     if runs:
         words += f" --evaluate_replicate={1 + max(run.hparams['replicate'] for run in runs)}"
     raise RunError(f"--human_kit: expected a measurement that keeps pairs of images, got none; make one: {words}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from foundations.errors import RunError
 from foundations.files import write_text
+from foundations.program import COMMAND, IN_CHECKOUT
 from runners.base import Runner
 from runners.commands import command
 from runners.report.answer import answer
@@ -38,7 +39,7 @@ class Report(Runner):
         every = {name: all_finished_runs(root, name, self.environment.log) for name in names}
         self.runs = {name: found for name, found in every.items() if found}
         if not self.runs:
-            how = f"python nonisotropic.py train --dataset_name={name or 'mnist_5k'} --model_name=conv"
+            how = f"{COMMAND} train --dataset_name={name or 'mnist_5k'} --model_name=conv"
             raise RunError(
                 f"no finished run{name and f' of {name}'} below {root / 'runs'}; make one first, as by {how}"
             )
@@ -64,8 +65,8 @@ class Report(Runner):
         kit = {}
         if self.asked is not None and self.environment.is_primary:
             kit = {"kit": write_kit(self.asked, self.directory / KIT)}
-        told = {"counts": dict(counts), "page": PAGE, "found": found_in(self.runs), "command": command(self.desc)}
-        return {**told, **kit}
+        told = {"counts": dict(counts), "page": PAGE, "found": found_in(self.runs)}
+        return {**told, "command": command(self.desc, IN_CHECKOUT), **kit}
 
     def _answer(self) -> list[str]:
         if self.desc.dataset_name:

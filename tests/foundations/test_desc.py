@@ -69,6 +69,9 @@ def other(field: dataclasses.Field) -> Any:
         "corruption_severities": (1.0, 3.0),
         "corruption_eval_files": __file__,
         "corruption_baseline": "somewhere",
+        "foreign_attacks": f"foolbox_pgd@{__file__}",
+        "audit_attacks": "apgd_pm",
+        "protocol": "pd-bench-1",
     }
     if field.name in special:
         return special[field.name]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from foundations.environment import PROJECT_ROOT, make_environment, resolve_root
+from foundations.environment import make_environment, resolve_root
 from foundations.errors import UsageError
+from foundations.program import CHECKOUT
 
 
 def test_root_is_the_flag_then_the_variable_then_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -13,7 +14,7 @@ def test_root_is_the_flag_then_the_variable_then_output(monkeypatch: pytest.Monk
     assert resolve_root(str(tmp_path / "flag")) == tmp_path / "flag"
     assert resolve_root("") == tmp_path / "home"
     monkeypatch.delenv("NONISOTROPIC_HOME")
-    assert resolve_root("") == PROJECT_ROOT / "output"
+    assert resolve_root("") == CHECKOUT / "output"
 
 
 def test_ranks_come_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from datasets.registry import dataset_info
 from foundations.errors import RunError
+from foundations.third_party import names_for_robustbench
 from models import robustbench
 from models.robustbench import load_zoo_model, zoo_library
 from models.robustbench_registry import LEADING, THREAT_MODELS, selection, zoo, zoo_datasets, zoo_model
@@ -66,20 +68,51 @@ def test_the_registry_imports_neither_torch_nor_robustbench() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("missing", "cure"),
-    [("pkg_resources", "setuptools<81"), ("autoattack", "pyautoattack"), ("gdown", "robustbench>=")],
-)
-def test_problems_of_import_are_explained(missing: str, cure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_of_import_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refuses:
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             if name == "robustbench.utils":
-                raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+                raise ModuleNotFoundError("No module named 'gdown'", name="gdown")
 
     monkeypatch.delitem(sys.modules, "robustbench.utils", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Refuses(), *sys.meta_path])
-    with pytest.raises(RunError, match=cure.replace("+", r"\+")):
+    with pytest.raises(RunError, match=r"No module named 'gdown'\): pip install 'robustbench>="):
         robustbench.zoo_library()
+
+
+WITHOUT = """
+import importlib.util, sys
+known = importlib.util.find_spec
+class Hides:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pkg_resources", "autoattack"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def find_spec(name, package=None):
+    return None if name in ("pkg_resources", "autoattack") else known(name, package)
+importlib.util.find_spec = find_spec
+sys.meta_path.insert(0, Hides())
+import nonisotropic
+theirs = nonisotropic.import_robustbench()
+import robustbench, robustbench.loaders
+assert theirs is robustbench and robustbench.load_model and robustbench.benchmark
+assert not {"pkg_resources", "autoattack", "autoattack.state"} & sys.modules.keys()
+name = robustbench.loaders.pkg_resources.resource_filename("robustbench.loaders", "helper_files/x.txt")
+print(name == robustbench.__file__.replace("__init__.py", "helper_files/x.txt"))
+"""
+
+
+def test_robustbench_needs_neither_old_setuptools_nor_another_name_of_autoattack() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+def test_what_is_installed_is_not_stood_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {name: ModuleType(name) for name in ("pkg_resources", "autoattack")}
+    for name, module in theirs.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with names_for_robustbench():
+        assert all(sys.modules[name] is module for name, module in theirs.items())
+    assert all(sys.modules[name] is module for name, module in theirs.items())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ class AnchorSet:
     images   [N,C,H,W] uint8, or float in [0, 1]; 8-bit images stay uint8 (exact, a quarter of the memory)
     labels   [N] int64, at least 0
     indices  [N] int64, positions in the training set they come from; optional
+
+    Raises UsageError for other shapes and types, and for pixels outside [0, 1].
+
+    >>> anchors = nonisotropic.AnchorSet(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
+    >>> len(anchors), anchors.floats().shape
+    (2, torch.Size([2, 16]))
     """
 
     def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:

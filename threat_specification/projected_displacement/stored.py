@@ -10,6 +10,7 @@ from foundations.digests import forget
 from foundations.environment import below_root, resolve_root
 from foundations.errors import RunError, UsageError
 from foundations.hparams import DatasetHparams, ThreatHparams
+from foundations.program import COMMAND
 from foundations.run_directory import RunDirectory
 
 RUNNER = "compute_threat"
@@ -20,7 +21,7 @@ def directory_of(name: str, weighted: bool = False, root: str = "", replicate: i
 
     name      of a data set: the run with the default flags of compute_threat; or the path of a run
     weighted  a run that was given class weights, of whatever kind
-    root      as --root_dir (default: NONISOTROPIC_HOME, else output/ in the project)
+    root      as --root_dir (default: NONISOTROPIC_HOME, else output/)
     """
     if (Path(name) / "hparams.json").is_file():
         path = Path(name)
@@ -42,7 +43,7 @@ def _with_defaults(name: str, weighted: bool, root: Path, replicate: int) -> Pat
         if _is_default((run := StoredRun.read(file.parent, root, RUNNER)).content["hashed"], name, weighted)
     ]
     if not found:
-        words = f"python nonisotropic.py {RUNNER} --dataset_name={name}"
+        words = f"{COMMAND} {RUNNER} --dataset_name={name}"
         words += " --class_weights=FILE" if weighted else ""
         words += f" --threat_replicate={replicate}" if replicate != 1 else ""
         raise RunError(f"no anchors of {name} with the defaults below {root}; make them: {words}, or name a run's path")

@@ -68,7 +68,10 @@ class Binding:
 
 
 class ProjectedDisplacement(Threat):
-    """PD over a set of anchors. Each evaluation of a bound threat is one B x D x N matrix product.
+    """The Projected Displacement threat over a set of anchors (Muthukumar, Pal, Sulam and Vidal, arXiv 2501.18098).
+
+    A change of an image has threat 1 when it reaches half-way to an anchor of another class, and 0 when it leads to
+    none. Each evaluation of a bound threat is one B x D x N matrix product.
 
     class_weights   [K, K] for weighted=True; stored as float32
     mask_source     for segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
@@ -79,6 +82,17 @@ class ProjectedDisplacement(Threat):
     tangents        True, or names among registry.TANGENTS: the tangent form
     tangent_weight  its lambda above 0: the smaller, the less a change along a tangent costs
     background      allowed changes of pixels outside the mask in projections: a key of masks.BACKGROUNDS
+
+    Raises UsageError for arguments that do not fit together, and for images that do not have the anchors' shape.
+
+    >>> black, white = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    >>> anchors = nonisotropic.AnchorSet(torch.cat([black, white]), torch.tensor([0, 1]))
+    >>> threat = nonisotropic.ProjectedDisplacement(anchors=anchors)
+    >>> labels = torch.tensor([0])  # of a black image: half-way to the white one, then a quarter of the way
+    >>> threat.evaluate(black, labels, black + 0.5), threat.evaluate(black, labels, black + 0.25)
+    (tensor([1.]), tensor([0.5000]))
+    >>> threat.project(black, labels, white, threshold=0.5).unique()
+    tensor([0.2500])
     """
 
     name = "PD"

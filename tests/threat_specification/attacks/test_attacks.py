@@ -312,8 +312,6 @@ def test_our_apgd_agrees_with_the_installed_one() -> None:
     """Cross-entropy, l-inf, on a small net trained on digits; 360 test images, three seeds."""
     from pyautoattack.autopgd_base import APGDAttack
 
-    import foundations.third_party  # noqa: F401
-
     images, labels, net = trained_on_digits()
     x, y = images[1437:], labels[1437:]
     right = net(x).argmax(1) == y

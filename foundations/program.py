@@ -1,0 +1,15 @@
+"""How this program was installed, which decides how it is called and where it writes if nobody says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FROM_WHEEL = __name__.startswith("nonisotropic.")  # below one package, as the build of a wheel puts it
+IN_CHECKOUT = "python nonisotropic.py"
+COMMAND = "nonisotropic" if FROM_WHEEL else IN_CHECKOUT  # in messages; files say IN_CHECKOUT, for equal bytes
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def default_root() -> Path:
+    """output/ in the checkout; with an installed wheel, where nobody looks for output, in the current folder."""
+    return (Path.cwd() if FROM_WHEEL else CHECKOUT) / "output"

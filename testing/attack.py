@@ -1,0 +1,137 @@
+"""Attacks for people in Python: one call from images to the worst images that the attacks found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundations.errors import UsageError
+from foundations.modes import evaluation_mode
+from testing.arguments import checked_images, checked_labels, checked_model
+from testing.evaluations import AttackEvaluation, refuse_no_answers
+from testing.foreign import Function, chosen_attacks
+from testing.moves import with_moves
+from testing.shards import Shard
+from threat_specification.attacks.base import NO_CLASS
+from threat_specification.attacks.search import Cell
+from threat_specification.base import Threat, check_images, check_threshold
+from threat_specification.norms import L2, RADIUS, Linf
+from threat_specification.safe_moves.changes import parse
+
+ArrayLike = Any  # a tensor, a NumPy array or a list
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Examples after all attacks: what was evaluated, and the columns of all examples by name."""
+
+    evaluation: AttackEvaluation
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    found: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack as a function: attack(model, images, labels) -> perturbed images.
+
+    The points lie in {threat <= threshold}, within `radius` of the image in l-inf, and in [0, 1].
+
+    threat     its size is 1 half-way to another class for ProjectedDisplacement, in pixels of [0, 1] for L2 and Linf
+    radius     second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
+    attacks    names in threat_specification/attacks/registry.py (default: the ensemble for the number of classes), and
+               functions f(model, images, labels, allowed) -> perturbed images
+    steps      of each attack; seed: of its random numbers, so that the same call gives the same images
+    shard_size images attacked at once
+    safe_moves as of `robust_accuracy`
+
+    >>> images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    >>> attack = nonisotropic.Attack(nonisotropic.Linf(), 8 / 255, attacks=["apgd_ce"], steps=5)
+    >>> perturbed = attack(model, images, labels)
+    >>> perturbed.shape, bool((perturbed - images).abs().max() <= 8 / 255 + 1e-6)
+    (torch.Size([2, 1, 4, 4]), True)
+    """
+
+    threat: Threat
+    threshold: float
+    radius: float | None = None
+    attacks: Sequence[str | Function] = ()
+    steps: int = 40
+    seed: int = 0
+    shard_size: int = 250
+    safe_moves: str = ""
+
+    def __call__(self, model: nn.Module, images: ArrayLike, labels: ArrayLike) -> Tensor:
+        """[n,C,H,W] float32 in [0, 1], beside the images: for each the adversarial example found, else the perturbed
+        image of largest loss that was tried; the image itself if it was misclassified without any attack.
+
+        model    images [B,C,H,W] in [0, 1] -> logits [B,K]; evaluated in eval mode, and its own mode is restored
+        images   [n,C,H,W] in [0, 1]; a tensor, an array or a list; they are not changed
+        labels   [n] whole numbers, in the same ways
+
+        Raises UsageError for what is no image, label or logits, and RunError if the model gives no finite answer for
+        an image.
+        """
+        return self.search(model, images, labels).found["N_adv_image"]
+
+    def search(self, model: nn.Module, images: ArrayLike, labels: ArrayLike) -> Attacked:
+        """The same, with everything that is known of each example."""
+        images = checked_images(images)
+        check_threshold(self.threshold)
+        if not len(images):
+            raise UsageError("images: expected at least one, got none")
+        if images.dim() != 4:
+            raise UsageError(f"images: expected [n,C,H,W], got {list(images.shape)}")
+        with evaluation_mode(model):
+            checked, num_classes = checked_model(model, images[:1])
+        labels = checked_labels(labels, images, num_classes)
+        check_images(images, labels)
+        index = torch.arange(len(labels), device=labels.device)
+        shards = index.split(self.shard_size)
+        parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(shards)]
+        with evaluation_mode(checked):
+            evaluation = self._evaluation(checked, num_classes)
+            rows = [evaluation(shard) for shard in parts]
+        found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
+        refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)
+        return Attacked(evaluation, images, labels, index, found)
+
+    def _evaluation(self, model: nn.Module, num_classes: int) -> AttackEvaluation:
+        radius = self.radius
+        if radius is None:
+            radius = math.inf if isinstance(self.threat, (L2, Linf)) else RADIUS
+        chosen = chosen_attacks(self.attacks, num_classes)
+        cell = Cell(self.threshold, radius)
+        evaluation = AttackEvaluation(model, self.threat, cell, chosen, self.steps, self.seed)
+        return with_moves(evaluation, parse(self.safe_moves)) if self.safe_moves else evaluation
+
+
+def attack(
+    model: nn.Module,
+    images: ArrayLike,
+    labels: ArrayLike,
+    threat: Threat,
+    threshold: float,
+    radius: float | None = None,
+    attacks: Sequence[str | Function] = (),
+    steps: int = 40,
+    seed: int = 0,
+) -> Tensor:
+    """The worst images that the attacks find in {threat <= threshold}, [n,C,H,W] in [0, 1]; arguments as of `Attack`.
+
+    Raises UsageError for what is no image, label or logits, and RunError if the model gives no finite answer for an
+    image.
+
+    >>> images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    >>> nonisotropic.attack(model, images, labels, nonisotropic.L2(), 0.5, attacks=["apgd_ce"], steps=5).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    return Attack(threat, threshold, radius, attacks, steps, seed)(model, images, labels)

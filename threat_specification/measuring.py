@@ -1,0 +1,52 @@
+"""How large a change is, under several threats at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from foundations.errors import UsageError
+from threat_specification.base import Measure
+
+TOGETHER = 250  # images measured at once
+
+
+def evaluate_threat_of(
+    change: Tensor | Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, threats: Measure | Sequence[Measure]
+) -> dict[str, Tensor]:
+    """The size of a change of each image under each threat: name -> [n] float32, at least 0.
+
+    change   the changed images [n,C,H,W], of any finite values; or a function that makes them of images [b,C,H,W]
+    images   [n,C,H,W] in [0, 1]; labels: [n] whole numbers
+    threats  one or several. Units: 1 is half-way to an image of another class for ProjectedDisplacement, pixels of
+             [0, 1] for L2 and Linf. Of two with one name, the second is called "name 2"
+
+    Raises UsageError for images outside [0, 1], changed images of another shape, NaN and infinity.
+
+    >>> images, labels = torch.full((2, 1, 2, 2), 0.25), torch.tensor([0, 1])
+    >>> both = [nonisotropic.L2(), nonisotropic.Linf()]
+    >>> nonisotropic.evaluate_threat_of(lambda images: images + 0.5, images, labels, both)
+    {'L2': tensor([1., 1.]), 'Linf': tensor([0.5000, 0.5000])}
+    """
+    several = [threats] if isinstance(threats, Measure) else list(threats)
+    if isinstance(change, Tensor) and change.shape != images.shape:
+        raise UsageError(f"change: expected images {list(images.shape)}, got {list(change.shape)}")
+    found: dict[str, list[Tensor]] = {name: [] for name in _names(several)}
+    with torch.no_grad():
+        for start in range(0, len(images), TOGETHER):
+            rows = slice(start, start + TOGETHER)
+            changed = change[rows] if isinstance(change, Tensor) else change(images[rows])
+            for values, threat in zip(found.values(), several, strict=True):
+                values.append(threat.evaluate(images[rows], labels[rows], changed))
+    return {name: torch.cat(values) if values else torch.zeros(0) for name, values in found.items()}
+
+
+def _names(threats: Sequence[Measure]) -> list[str]:
+    names: list[str] = []
+    for threat in threats:
+        others = (f"{threat.name} {number}" for number in count(2))
+        names.append(threat.name if threat.name not in names else next(name for name in others if name not in names))
+    return names

@@ -1,0 +1,113 @@
+"""The adversary of training as a function, for training loops that are not ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from foundations.errors import UsageError, look_up
+from foundations.step import Step
+from threat_specification.base import Threat, check_images, check_threshold
+from threat_specification.norms import RADIUS, Norm
+from training.adversaries import INNER_LOSSES, PGD, SCHEDULES
+from training.batch import Batch
+from training.starts import RandomStarts
+
+FRESH = {"random": "scaled_noise", "corner": "corner"}  # what may be asked for -> an entry of the attacks' STARTS
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images of anybody's loop, as a source of one batch: nobody knows their rows in a data set, nor partners."""
+
+    images: Tensor
+    labels: Tensor
+    share: float = 1.0
+
+    @property
+    def index(self) -> Tensor:
+        return torch.arange(len(self.labels), device=self.labels.device)
+
+    @property
+    def partners(self) -> Tensor:
+        return self.index
+
+    @property
+    def partner_images(self) -> Tensor:
+        return self.images
+
+    @property
+    def partner_labels(self) -> Tensor:
+        return self.labels
+
+
+class TrainingAdversary:
+    """An adversary for any training loop: adversary(model, images, labels) -> perturbed images.
+
+    It is projected gradient descent inside {threat <= threshold}, within `radius` of the image in l-inf, and in [0, 1]
+    (Madry et al. 2018, arXiv 1706.06083; with steps=1 Wong et al. 2020, arXiv 2001.03994). Call it once for each step
+    of the optimizer: the random starts depend on the seed and on the number of the call.
+
+    threat     its size is 1 half-way to another class for ProjectedDisplacement, in pixels of [0, 1] for L2 and Linf
+    radius     second bound, in l-inf (default: none for L2, the threshold for Linf, 8/255 for other threats)
+    steps      gradients for each image
+    reach      length of all steps together, in units of the usual change of a pixel in the set, which is the radius,
+               or less in an l2 ball (0: 2.5, or 1.25 for a single step)
+    loss       "ce", or "trades": the divergence from the clean answers
+    start      "random", or "corner": a far end of the set
+    schedule, momentum   of the steps: "constant" or "linear"; the factor of the directions before
+
+    Raises UsageError for what there is not, and for images outside [0, 1].
+
+    >>> images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    >>> adversary = nonisotropic.TrainingAdversary(nonisotropic.Linf(), 8 / 255, steps=3)
+    >>> perturbed = adversary(model, images, labels)
+    >>> perturbed.shape, bool((perturbed - images).abs().max() <= 8 / 255 + 1e-6)
+    (torch.Size([2, 1, 4, 4]), True)
+    """
+
+    def __init__(
+        self,
+        threat: Threat,
+        threshold: float,
+        radius: float | None = None,
+        steps: int = 5,
+        reach: float = 0.0,
+        loss: str = "ce",
+        start: str = "random",
+        schedule: str = "constant",
+        momentum: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        check_threshold(threshold)
+        if steps < 1:
+            raise UsageError(f"steps: expected a number from 1 up, got {steps}")
+        look_up(INNER_LOSSES, loss, "loss")
+        look_up(SCHEDULES, schedule, "schedule")
+        if radius is None:
+            radius = threat.radius(threshold) if isinstance(threat, Norm) else RADIUS
+        starts = RandomStarts(look_up(FRESH, start, "start"))
+        self.pgd = PGD(
+            "adv", threat, threshold, radius, radius, steps, seed, loss, reach, schedule, momentum, starts=starts
+        )
+        self.calls = count()
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """[B,C,H,W] in [0, 1], without a gradient.
+
+        model    images [B,C,H,W] in [0, 1] -> logits [B,K]; in eval mode during the call, so that batch normalisation
+                 learns nothing from it; its weights get no gradient
+        images   [B,C,H,W] floats in [0, 1]; labels: [B] whole numbers; both where the model is
+        """
+        check_images(images, labels)
+        pgd, size = self.pgd, min(1.0, self.pgd.radius)
+        if isinstance(pgd.threat, Norm):
+            size = min(size, pgd.threat.usual_change(pgd.threshold, images[0].numel()))
+        number = next(self.calls)
+        batch = Batch(Given(images.detach().float(), labels.long()), draw=number)
+        with torch.enable_grad():  # a hook of somebody's loop may have switched gradients off
+            return replace(pgd, size=size)(model, batch, Step(number, 0)).images.detach()
