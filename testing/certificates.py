@@ -28,12 +28,11 @@ from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact import TOLERANCE
 from testing.half_spaces import Box, HalfSpaces, ascend, half_spaces_of, reached
 from testing.linear_bounds import Lines, bounds_of_layers, margin_lines
-from testing.robust_accuracy import RADIUS
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS, predicted
 from threat_specification.attacks.search import Cell
 from threat_specification.base import BoundThreat, Threat, check_images, check_threshold
-from threat_specification.norms import Linf
+from threat_specification.norms import RADIUS, Linf
 
 CLOCK = "certified_seconds"  # differs from run to run
 LINES_BYTES = 1 << 28  # of the slopes of all margins of the images that are certified together
