@@ -320,10 +320,17 @@ def _changes_nothing(node: fx.Node) -> bool:
     return node.target in SAME or to_wide
 
 
+def harmless(hook: Callable[..., None]) -> Callable[..., None]:
+    """Mark a hook that changes nothing of what a model answers."""
+    hook.is_harmless = True  # type: ignore[attr-defined]
+    return hook
+
+
 def refuse_hooks(model: nn.Module, what: str) -> None:
     """Raise UsageError for modules whose answers are not those of their class: following the model passes over them."""
     for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if "forward" in vars(module) or not all(hasattr(hook, "is_harmless") for hook in hooks):
             raise UsageError(
                 f"{what}: layer {name or type(model).__name__} has a hook or a forward() of its own, which may do "
                 "anything; take it off (weight_norm: remove_weight_norm)"

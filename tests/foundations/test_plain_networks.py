@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.registry import dataset_info
 from foundations.errors import UsageError
-from foundations.plain_networks import MaxPool, PlainNetwork, Relu
+from foundations.plain_networks import MaxPool, PlainNetwork, Relu, harmless
 from models.registry import build_model
 
 SHAPE = (2, 7, 6)
@@ -194,6 +194,12 @@ def _other_forward(model: nn.Sequential) -> nn.Module:
 def test_what_following_a_model_passes_over_is_refused(change: Callable[[nn.Sequential], nn.Module]) -> None:
     with pytest.raises(UsageError, match="a hook or a forward"):
         PlainNetwork.read(change(nn.Sequential(nn.Flatten(), nn.Linear(84, 4))))
+
+
+def test_a_hook_that_is_known_to_change_nothing_is_none() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(84, 4))
+    model.register_forward_pre_hook(harmless(lambda *_: None))
+    assert len(PlainNetwork.read(model).steps) == 2
 
 
 def test_rounding_to_other_types_is_refused() -> None:
