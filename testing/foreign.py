@@ -64,8 +64,8 @@ class Foreign:
             points = self.function(counted, images.detach().clone(), task.labels.clone(), task.allowed)
         if [each._version for each in shared] != before:
             raise UsageError(
-                f"attack {self.name}: expected a function that leaves the set and the model as they are, but it changed "
-                "them in place; let it change copies"
+                f"attack {self.name}: expected a function that leaves the set and the model as they are, but it "
+                "changed them in place; let it change copies"
             )
         self._check(points, images)
         memory = task.best_so_far()

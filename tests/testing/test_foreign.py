@@ -187,5 +187,5 @@ def test_points_in_bytes_are_refused() -> None:
     def in_bytes(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
         return (images * 255).byte()
 
-    with pytest.raises(UsageError, match="got torch.uint8; of bytes, give them divided by 255"):
+    with pytest.raises(UsageError, match=r"got torch\.uint8; of bytes, give them divided by 255"):
         attacked(in_bytes, model, images, labels, ProjectedDisplacement(anchors=anchors), Cell(THRESHOLD, RADIUS))
