@@ -93,7 +93,7 @@ class Relu:
 
     def below(self, factors: Tensor, low: Tensor, high: Tensor) -> Pair:
         """A line below it where the factor is positive, the side of the triangle above it where it is negative."""
-        unstable = (low < 0) & (high > 0)
+        unstable = ~((low >= 0) | (high <= 0))  # NaN, where bounds overflow, is no bound: it must not look like 0
         steep = torch.where(unstable, high / torch.where(unstable, high - low, 1), (low >= 0).to(low))
         flat = torch.where(unstable, high > -low, low >= 0)
         up, down = factors.clamp_min(0), factors.clamp_max(0)
@@ -201,7 +201,7 @@ def _two(value: Any) -> tuple[int, int]:
 
 
 def _mean(layer: nn.Module) -> Step:
-    return Affine(layer, layer)
+    return Affine(layer, lambda x: layer(x).abs())  # a divisor can be negative
 
 
 def _flatten(layer: nn.Flatten) -> Step | str:
@@ -236,7 +236,8 @@ FUNCTIONS: dict[Any, Step] = {
     "relu": Relu(),
     **dict.fromkeys((torch.flatten, "flatten"), Affine(lambda x: x.flatten(1), lambda x: x.flatten(1))),
 }
-SAME = ("to", "float", "double", "clone", "contiguous")  # methods
+SAME = ("float", "double", "clone", "contiguous")  # methods
+WIDE = (torch.float32, torch.float64)  # the types that `to` may lead to: others round
 
 # The functions of one argument and a constant.
 WITH_CONSTANT: dict[Any, Callable[[Tensor], Affine]] = {
@@ -263,6 +264,7 @@ class PlainNetwork:
 
         Raises UsageError that names the first layer that does not fit; `what` says for what it was read.
         """
+        refuse_hooks(model, what)
         try:
             graph = fx.symbolic_trace(model)
         except Exception as error:  # whatever the model's own code does with an argument that is no tensor
@@ -294,7 +296,7 @@ class PlainNetwork:
     def _add(self, node: fx.Node, graph: fx.GraphModule, what: str) -> None:
         step: Step | str | None = "linear, convolution, ReLU, max or average pooling, flatten or batch norm"
         name = str(node.target)
-        if node.op in ("placeholder", "output") or (node.op == "call_method" and node.target in SAME):
+        if node.op in ("placeholder", "output") or _changes_nothing(node):
             return
         if node.op == "call_module":
             layer = graph.get_submodule(name)
@@ -308,6 +310,31 @@ class PlainNetwork:
         if step is not None:
             self.steps.append(step)
             self.names.append(name)
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    if node.op != "call_method":
+        return False
+    given = [*node.args[1:], *node.kwargs.values()]
+    to_wide = node.target == "to" and all(not isinstance(each, torch.dtype) or each in WIDE for each in given)
+    return node.target in SAME or to_wide
+
+
+def harmless(hook: Callable[..., None]) -> Callable[..., None]:
+    """Mark a hook that changes nothing of what a model answers."""
+    hook.is_harmless = True  # type: ignore[attr-defined]
+    return hook
+
+
+def refuse_hooks(model: nn.Module, what: str) -> None:
+    """Raise UsageError for modules whose answers are not those of their class: following the model passes over them."""
+    for name, module in model.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if "forward" in vars(module) or not all(hasattr(hook, "is_harmless") for hook in hooks):
+            raise UsageError(
+                f"{what}: layer {name or type(model).__name__} has a hook or a forward() of its own, which may do "
+                "anything; take it off (weight_norm: remove_weight_norm)"
+            )
 
 
 def _function(node: fx.Node, graph: fx.GraphModule) -> Step | None:

@@ -25,8 +25,8 @@ def weights_of(source: str) -> Path:
         if not (folder / WEIGHTS).is_file():
             raise RunError(f"--model_source=hf:{source}: expected {WEIGHTS} in that folder, there is none")
         return (folder / WEIGHTS).resolve()
-    repository, _, revision = source.partition("@")
-    if not REPOSITORY.fullmatch(repository):
+    repository, at, revision = source.partition("@")
+    if not REPOSITORY.fullmatch(repository) or (at and not revision):
         raise UsageError(f"--model_source: expected hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:FOLDER, got hf:{source}")
     return _fetched(repository, revision or None)
 

@@ -12,6 +12,7 @@ from datasets.registry import load_dataset
 from foundations.desc import Desc, StoredRun
 from foundations.environment import Environment
 from foundations.errors import RunError, UsageError
+from foundations.plain_networks import harmless
 from foundations.run_directory import RunDirectory
 from runners.commands import command
 from runners.compute_threat.desc import ThreatDesc
@@ -190,5 +191,5 @@ def read_model(
 def watched(model: Network, environment: Environment) -> Network:
     """The model, with a watchdog beat for every forward pass."""
     if environment.world_size > 1:
-        model.register_forward_pre_hook(lambda *_: environment.watchdog.beat())
+        model.register_forward_pre_hook(harmless(lambda *_: environment.watchdog.beat()))
     return model

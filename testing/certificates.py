@@ -4,9 +4,10 @@ A certificate holds or there is none: an image without one may be robust all the
 for certificates hardly get any, which says nothing about them.
 
 An image is certified if a lower bound of every margin (logit of the label minus another one) over the set is above
-TOLERANCE times 1 + the smallest clean margin, which stands for the float32 rounding of the network's own answers. The
-set holds every point that counts as inside for attacks (`outer` of testing/exact.py). The bounds themselves are float64
-and rounded outwards (linear_bounds.py, half_spaces.py).
+TOLERANCE times 1 + the smallest clean margin, which stands for the float32 rounding of the network's own answers, and
+above NOISES times that rounding as it is at two points of the box. The set holds every point that counts as inside for
+attacks (`outer` of testing/exact.py). The bounds themselves are float64 and rounded outwards (linear_bounds.py,
+half_spaces.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import RunError
 from foundations.modes import evaluation_mode
 from foundations.plain_networks import PlainNetwork
 from testing.arguments import checked_images, checked_labels, checked_model
@@ -35,6 +37,8 @@ from threat_specification.base import BoundThreat, Threat, check_images, check_t
 from threat_specification.norms import RADIUS, Linf
 
 CLOCK = "certified_seconds"  # differs from run to run
+ROUNDING = 1e-3  # of the logits: more than float32 rounds of a network that answers anything
+NOISES = 10  # a margin must be this many times what float32 was seen to round
 LINES_BYTES = 1 << 28  # of the slopes of all margins of the images that are certified together
 PIECE_BYTES = 1 << 27  # of the slopes of the margins that a dual ascent works on together
 
@@ -111,7 +115,7 @@ class CertificateEvaluation:
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
         """In parts whose margins fit into LINES_BYTES; their size is the same on every machine."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self.attacked.model):
             classes = self.attacked.model(shard.images[:1]).shape[1]
             size = max(1, LINES_BYTES // (8 * classes * shard.images[0].numel()))
             fields = (shard.images, shard.labels, shard.index)
@@ -126,7 +130,8 @@ class CertificateEvaluation:
         clean = logits.gather(1, shard.labels.unsqueeze(1)).squeeze(1) - others
         bound, cell = self.attacked.bind(shard), self.attacked.headline
         half_spaces_of(bound, cell)  # raises an error for other threats at once
-        case = Case(self, shard, Box.of(bound, cell), clean)
+        box = Box.of(bound, cell)
+        case = Case(self, shard, box, clean, self._noise(shard.images, box))
         in_set, in_box = case.margins()
         seconds = (time.monotonic() - begun) / max(1, len(shard.labels))
         return {
@@ -137,20 +142,41 @@ class CertificateEvaluation:
             CLOCK: torch.full_like(in_set, seconds, dtype=torch.float32),
         }
 
+    def _noise(self, images: Tensor, box: Box) -> Tensor:
+        """[B] how far the model's answers are from those of the layers that were read: at images and corners of boxes.
+
+        Raises RunError where that is more than rounding: then the certificates would be of another network.
+        """
+        noise = images.new_zeros(len(images), dtype=torch.float64)
+        for points in (images, (images + box.upper.view_as(images)).clamp(0, 1).to(images)):
+            told, read = self.attacked.model(points).double(), self.network(points.double())
+            apart, size = (told - read).abs().amax(1), 1 + read.abs().amax(1)
+            if bool((apart.isfinite() & (apart > ROUNDING * size)).any()):
+                raise RunError(
+                    "certificates: the model's answers are not those of the layers that were read from it (difference "
+                    f"{float(apart.nan_to_num(0, 0).max()):.3g}): its forward() does more, or float32 cannot tell them"
+                )
+            noise = torch.maximum(noise, apart)
+        return noise
+
 
 @dataclass
 class Case:
-    """The images of a shard, with the box of each and their margins without any change."""
+    """The images of a shard, with the box of each and their margins without any change.
+
+    noise   [B] difference between the model's answers and those of the network, as measured
+    """
 
     evaluation: CertificateEvaluation
     shard: Shard
     box: Box
     clean: Tensor
+    noise: Tensor
 
     @property
     def needed(self) -> Tensor:
         """What the bound of a margin must exceed, [B]; no margin does where the image itself is misclassified."""
-        needed = TOLERANCE * (1 + self.clean.abs())
+        needed = torch.maximum(TOLERANCE * (1 + self.clean.abs()), NOISES * self.noise)
         return torch.where(self.clean > needed, needed, math.inf)
 
     def margins(self) -> tuple[Tensor, Tensor]:

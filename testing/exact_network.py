@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from foundations.errors import UsageError
+from foundations.plain_networks import WIDE, refuse_hooks
 
 MOST_UNITS = 20_000  # ReLUs and maxima; a program of more is hopeless
 COLUMNS = 256  # columns of a matrix that pass through a layer together
@@ -113,6 +114,7 @@ class Network:
 
         Raises UsageError that names the first layer that is neither affine nor a ReLU or max-pooling layer.
         """
+        refuse_hooks(model, "exact answers")
         model = copy.deepcopy(model).cpu().double().eval()
         try:
             graph = fx.symbolic_trace(model)
@@ -177,7 +179,8 @@ class Network:
             value = arguments[values[0]]
             if function in RELUS or function == "relu":
                 return self.relu(value)
-            if function in SAME_METHODS:
+            rounds = any(isinstance(one, torch.dtype) and one not in WIDE for one in (*arguments, *options.values()))
+            if function in SAME_METHODS and not rounds:
                 return value
             is_method = node.op == "call_method" and function in AFFINE_METHODS
             if is_method or (function in AFFINE_FUNCTIONS and not (function in QUOTIENTS and values != [0])):

@@ -58,8 +58,15 @@ class Foreign:
 
     def __call__(self, task: Task) -> AttackResult:
         images, counted = task.examples, Counted(task.model)
+        shared = _shared(task)
+        before = [each._version for each in shared]  # counts changes in place
         with _undisturbed(task, self.name):
             points = self.function(counted, images.detach().clone(), task.labels.clone(), task.allowed)
+        if [each._version for each in shared] != before:
+            raise UsageError(
+                f"attack {self.name}: expected a function that leaves the set and the model as they are, but it "
+                "changed them in place; let it change copies"
+            )
         self._check(points, images)
         memory = task.best_so_far()
         memory.ask(task.allowed.project(points.detach().to(images) - images))
@@ -77,6 +84,8 @@ class Foreign:
             raise UsageError(expected + type(points).__name__)
         if points.shape != images.shape:
             raise UsageError(f"{expected}{list(points.shape)}")
+        if not points.is_floating_point():
+            raise UsageError(f"{expected}{points.dtype}; of bytes, give them divided by 255")
         if not bool(points.isfinite().all()):
             raise UsageError(f"{expected}NaN or infinity")
 
@@ -135,6 +144,13 @@ def _imported(path: str) -> ModuleType:
     except Exception as error:  # whatever somebody's file does
         raise UsageError(f"--foreign_attacks: cannot run {path}: {type(error).__name__}: {error}") from error
     return module
+
+
+def _shared(task: Task) -> list[Tensor]:
+    """What a function could change for all attacks after it, of which it gets no copies."""
+    allowed, model = task.allowed, task.model
+    weights = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return [allowed.bound.examples, allowed.lower, allowed.upper, *weights]
 
 
 @contextmanager

@@ -44,10 +44,11 @@ def _others(tests: list[FinishedRun]) -> list[str]:
 
 
 def _compared(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
-    """Runs whose accuracies compare, best first: in the set that most models were measured in, one run for a model."""
-    of: dict[str, dict[str, FinishedRun]] = {}
+    """Runs whose accuracies compare, best first: one for a model, in the set and under the attacks that most had."""
+    of: dict[tuple[str, ...], dict[str, FinishedRun]] = {}
     for run in sorted((run for run in tests if name in run.result), key=lambda run: run.result[name]["num_examples"]):
-        of.setdefault(describe_set(run.result[name]), {})[run.label] = run  # of several runs the one of most images
+        measured = (describe_set(run.result[name]), *run.result[name].get("attacks", ()))
+        of.setdefault(measured, {})[run.label] = run  # of several runs the one of most images
     most = max(of.values(), key=len)
     return sorted(most.values(), key=lambda run: -run.result[name]["accuracy"])
 
@@ -59,14 +60,18 @@ def _where(name: str) -> str:
 def _standing(name: str, tests: list[FinishedRun]) -> str:
     leader, *others = _compared(name, tests)
     found = leader.result[name]
-    low, high = wilson_interval(found["accuracy"], found["num_examples"])
+    low, high = _interval(leader, name)
     where = f"{_where(name)} ({describe_set(found)})" if "norm" in found else _where(name)
     kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
     if not others:
         return f"{where}, {leader.label} {kept}; no other model was measured there."
-    near = [run.label for run in others if run.result[name]["accuracy"] >= low]
+    near = [run.label for run in others if _interval(run, name)[1] >= low]
     close = f"; {_listed(near)} cannot be told from it by so few images" if near else ""
     return f"{where}, {leader.label} stands best of {len(others) + 1}: it {kept}{close}."
+
+
+def _interval(run: FinishedRun, name: str) -> tuple[float, float]:
+    return wilson_interval(run.result[name]["accuracy"], run.result[name]["num_examples"])
 
 
 def _threat(measurements: list[FinishedRun]) -> list[str]:

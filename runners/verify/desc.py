@@ -68,5 +68,5 @@ class VerifyDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """One sentence for each claimed set."""
-        return "\n".join(result["verdicts"])
+        """What it is about, then one sentence for each claimed set."""
+        return "\n".join([result["about"], *result["verdicts"]])

@@ -12,10 +12,11 @@ import torch
 from datasets.registry import dataset_info
 from foundations.desc import StoredRun
 from foundations.errors import RunError, UsageError
-from foundations.hparam_fields import Hparams
+from foundations.hparam_fields import Hparams, format_value
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.modes import evaluation_mode
 from models.normalize import Classifier
+from models.sources import FILE, HUB
 from runners.base import Runner
 from runners.claims import anchors_digest, digest_of, images_of, judge_of
 from runners.inputs import read_data, read_model
@@ -60,6 +61,7 @@ class Verify(Runner):
             "model": facts["model"],
             "authors": facts["authors"],
             "claims": facts["claims"],
+            "about": self._about(),
             "doubtful": [int(verdict.doubtful.sum()) for verdict in verdicts],
             "verdicts": [verdict.sentence() for verdict in verdicts],
         }
@@ -134,7 +136,7 @@ class Verify(Runner):
             return self._published(given)
         if told["kind"] == "published":
             model = self._flags(ModelHparams, told["description"])
-            if model.path:  # only flags may name a file of this machine
+            if model.model_source.startswith((FILE, HUB)):  # only flags may name a file or an address
                 raise RunError(f"{self.desc.file} is refused: it names a file of weights as published")
             return self._published(model)
         if told["kind"] == "trained" and (root / told["directory"]).is_dir():
@@ -145,6 +147,27 @@ class Verify(Runner):
         model = dataclasses.replace(model, model_type="pretrained")
         desc = PretrainedDesc(dataset=self.dataset, model=model)
         return desc, desc.model
+
+    def _about(self) -> str:
+        """The model, images and anchors in words, with all that the file itself chose about them."""
+        facts, arrays = self.claim.facts, self.claim.arrays
+        usual = DatasetHparams()
+        chosen = {
+            name: value
+            for name, value in dataclasses.asdict(self.dataset).items()
+            if name not in ("dataset_name", "data_dir", "download") and value != getattr(usual, name)
+        }
+        flags = "".join(f", --{name}={format_value(value)}" for name, value in sorted(chosen.items()))
+        told, anchors = facts["data"], facts["anchors"]
+        words = f"weights {facts['model']['sha256'][:12]}; {told['examples']} {told['split']} images of "
+        words += f"{self.dataset.dataset_name}{flags}"
+        if anchors is not None:
+            place = "training images" if anchors["by"] == "index" else "images that the file brings, not the data set"
+            words += f"; anchors are {anchors['count']} {place}, SHA-256 {anchors['sha256'][:12]}"
+        if "class_weights" in arrays:
+            weights = arrays["class_weights"]
+            words += f"; class weights are the file's, {weights.min():.3g} to {weights.max():.3g}"
+        return words
 
     def _false(self, told: str, here: str) -> RunError:
         return RunError(f"{self.desc.file} does not hold: it says {told}, got {here} in the data set that is here")

@@ -229,4 +229,14 @@ def described(claim: dict[str, Any]) -> str:
         letter for letter, name in (("W", "weighted"), ("S", "segmented"), ("T", "tangents")) if form.get(name)
     )
     radius = "" if claim["radius"] is None else f", Linf <= {claim['radius']:.4g}"
-    return f"{form['name']}{letters and '-' + letters} <= {claim['threshold']:.4g}{radius}"
+    return f"{form['name']}{letters and '-' + letters} <= {claim['threshold']:.4g}{radius}{_unusual(form)}"
+
+
+def _unusual(form: dict[str, Any]) -> str:
+    """What else makes the set larger than its letters tell."""
+    found = []
+    if form.get("segmented"):
+        found += [f"background {form['background']}"] if form["background"] != "frozen" else []
+        found += ["masked norms"] if form["segmented_norm"] != "full" else []
+    found += [f"tangents {form['tangents']} of weight {form['tangent_weight']:.4g}"] if form.get("tangents") else []
+    return f" ({', '.join(found)})" if found else ""

@@ -13,6 +13,8 @@ from testing.claims.tensors import Kinds, size_of
 FORMAT, FORMAT_VERSION = "nonisotropic claim", 1
 MOST_JSON = 2**24  # bytes
 MOST_TEXT = 20_000  # characters of a field
+MOST_LISTED = 1000  # authors, sets or runs
+MOST_WITNESSES = 2**22  # examples times sets, each of which can have a point: what a file can make a machine work on
 TRAINING = re.compile(r"runs/\w+/train/[\w.+-]+/replicate_\d+", re.ASCII)
 ANCHORS_BY = ("index", "image")  # how anchors are given: by their rows in the training set, or by themselves
 
@@ -128,6 +130,15 @@ def parse(content: bytes) -> dict[str, Any]:
     if not fits:
         raise Refused("claim.json is not written in canonical form (sorted keys, no spaces, each key once)")
     _check(facts, SCHEMA, "claim.json")
+    for name in ("authors", "claims", "runs"):
+        if len(facts[name]) > MOST_LISTED:
+            raise Refused(f"claim.json: {name}: expected at most {MOST_LISTED:,}, got {len(facts[name]):,}")
+    witnesses = facts["data"]["examples"] * len(facts["claims"])
+    if witnesses > MOST_WITNESSES or facts["points"]["count"] > witnesses:
+        raise Refused(
+            f"claim.json: expected at most {MOST_WITNESSES:,} examples times sets, and no more points than that, got "
+            f"{witnesses:,} and {facts['points']['count']:,} points"
+        )
     kinds = kinds_of(facts)
     if size_of(kinds) > MOST_BYTES:
         raise Refused(f"it would take {size_of(kinds):,} bytes, expected at most {MOST_BYTES:,}")

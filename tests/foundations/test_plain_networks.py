@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from datasets.registry import dataset_info
-from foundations.plain_networks import MaxPool, PlainNetwork, Relu
+from foundations.errors import UsageError
+from foundations.plain_networks import MaxPool, PlainNetwork, Relu, harmless
 from models.registry import build_model
 
 SHAPE = (2, 7, 6)
@@ -170,3 +171,49 @@ def test_which_of_our_models_are_plain() -> None:
     for name in ("resnet_8", "preactresnet_18", "wideresnet_10_1"):
         with pytest.raises(ValueError, match="certificates: "):
             PlainNetwork.read(build_model(name, dataset_info("cifar10")))
+
+
+class Whole(nn.Module):
+    """A model of whole numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.int32).to(torch.float32).flatten(1)
+
+
+def _hooked(model: nn.Sequential) -> nn.Module:
+    model[1].register_forward_hook(lambda layer, given, answer: -answer)
+    return model
+
+
+def _other_forward(model: nn.Sequential) -> nn.Module:
+    model.forward = lambda x: -x  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize("change", [_hooked, _other_forward, lambda model: nn.utils.spectral_norm(model[1])])
+def test_what_following_a_model_passes_over_is_refused(change: Callable[[nn.Sequential], nn.Module]) -> None:
+    with pytest.raises(UsageError, match="a hook or a forward"):
+        PlainNetwork.read(change(nn.Sequential(nn.Flatten(), nn.Linear(84, 4))))
+
+
+def test_a_hook_that_is_known_to_change_nothing_is_none() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(84, 4))
+    model.register_forward_pre_hook(harmless(lambda *_: None))
+    assert len(PlainNetwork.read(model).steps) == 2
+
+
+def test_rounding_to_other_types_is_refused() -> None:
+    with pytest.raises(UsageError, match="plain sequence"):
+        PlainNetwork.read(Whole())
+
+
+def test_bounds_that_are_no_numbers_do_not_count_as_a_relu_at_rest() -> None:
+    nothing = torch.full((1, 2), torch.nan)
+    slope, added = Relu().below(-torch.ones(1, 2), nothing, nothing)
+    assert slope.isnan().all() and added.isnan().all()
+
+
+def test_an_average_with_a_negative_divisor_has_its_lower_bound_below() -> None:
+    (step,) = PlainNetwork.read(nn.Sequential(nn.AvgPool2d(2, divisor_override=-4))).steps
+    low, high = step.interval(torch.zeros(1, 1, 2, 2).double(), torch.ones(1, 1, 2, 2).double())
+    assert float(low) <= -1 and float(high) >= 0

@@ -111,6 +111,6 @@ def test_a_folder(weights: Path) -> None:
     (weights.parent / "empty").mkdir()
     with pytest.raises(RunError, match=r"expected model\.safetensors in that folder"):
         weights_of(str(weights.parent / "empty"))
-    for name in ("", "net", "lab/net/more", "../no_such_lab", "@main"):
+    for name in ("", "net", "lab/net/more", "../no_such_lab", "@main", "lab/net@"):
         with pytest.raises(UsageError, match="expected hf:ORG/NAME"):
             weights_of(name)

@@ -189,3 +189,32 @@ def test_other_forms_and_grids(digits_root: Command, elsewhere: Command, weights
         assert sets == 1 or len(set(counts.values())) > 1
     done = digits_root("bundle", *WORDS, "--segmented", "--mask_source=grabcut")
     assert done.returncode != 0 and done.stderr.count("\n") == 1
+
+
+def rewritten(file: Path, **model: object) -> None:
+    """The same claim with other words about its model, all digests made again."""
+    claim = Claim.read(file)
+    claim.facts["model"] |= model
+    file.write_bytes(claim.to_bytes())
+
+
+def test_a_claim_names_no_folder_and_no_address(elsewhere: Command, weights: Path) -> None:
+    file = elsewhere.root / "a.zip"
+    for source in (f"hf:{weights.parent}", f"file:{weights}"):
+        told = {"model_name": "conv", "model_type": "pretrained", "model_source": source}
+        rewritten(file, kind="published", directory="", description=told)
+        done = elsewhere("verify", str(file))
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "is refused: it names a file of weights as published" in done.stderr
+
+
+def test_what_the_file_chose_is_told(elsewhere: Command, weights: Path) -> None:
+    file = elsewhere.root / "a.zip"
+    claim = Claim.read(file)
+    claim.facts["data"]["description"]["synthetic_classes"] = 7
+    file.write_bytes(claim.to_bytes())
+    done = elsewhere("verify", str(file), f"--train_dir={weights.parent}")
+    assert done.returncode == 0, done.stderr
+    about = done.stdout.splitlines()[0]
+    told = f"{claim.facts['model']['sha256'][:12]}; 20 test images of digits, --synthetic_classes=7; anchors are 100 "
+    assert told in about and "training images" in about, about

@@ -88,6 +88,23 @@ def test_other_inputs_are_refused() -> None:
         ([*TEST, "--N_radius=0.2"], "--protocol=pd-bench-1 fixes --N_radius=0.1, got 0.2"),
         ([*TEST, "--attacks=apgd_ce"], "--protocol=pd-bench-1 fixes --attacks="),
         ([*TEST, "--per_label=10"], "--protocol=pd-bench-1 fixes --per_label=50, got 10"),
+        *(
+            ([*TEST, flag], f"--protocol=pd-bench-1 fixes {flag.partition('=')[0]}=")
+            for flag in (
+                "--N_coverage=0.5",
+                "--foreign_attacks=attack@attacks.py",
+                "--evaluate_only_batch_test",
+                "--subsample_fraction=0.5",
+                "--random_labels_fraction=0.5",
+                "--own_files",
+                "--image_size=16",
+                "--selection_space=raw",
+                "--domain_expansion_factor=2",
+                "--tf32",
+                "--seed=1",
+                "--test_replicate=2",
+            )
+        ),
         (["test", *MODEL, "--protocol=pd-bench-9"], "expected one of pd-bench-1, got pd-bench-9"),
         (
             ["test", "--dataset_name=cifar100", "--model_name=conv", f"--protocol={NAME}"],

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linprog
 from torch import nn
 
+from foundations.errors import RunError
 from foundations.plain_networks import PlainNetwork, margins
 from testing import half_spaces
 from testing.certificates import CertificateEvaluation, certified_robustness
@@ -261,3 +262,51 @@ def test_the_model_keeps_its_mode_and_type() -> None:
     certified_robustness(net, images, labels, Linf(), 0.1)
     assert net.training and all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(weight.requires_grad for weight in net.parameters())
+
+
+class AtCorners(nn.Module):
+    """A linear model that answers with the other class where no pixel is left as it is, unseen when it is followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            self.linear.bias.copy_(torch.tensor([1.0, 0.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer = self.linear(x.flatten(1))
+        moved = type(x) is torch.Tensor and bool((x > 0.55).all())
+        return -answer if moved else answer
+
+
+def test_a_model_that_does_more_than_its_layers_has_no_certificate() -> None:
+    with pytest.raises(RunError, match="not those of the layers"):
+        certified_robustness(AtCorners(), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]), Linf(), 0.1)
+
+
+def test_a_network_that_overflows_beside_the_image_has_no_certificate() -> None:
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(4, 4), nn.ReLU()]
+    for _ in range(12):
+        layers += [nn.Linear(4, 4, bias=False), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(4, 2))
+    with torch.no_grad():
+        for layer in model[1:-1:2]:
+            layer.weight.copy_(torch.eye(4) * 1e38 - 1e36)
+        model[1].bias.fill_(-0.55e38)
+        model[-1].weight.copy_(torch.tensor([[-1e38] * 4, [0.0] * 4]))
+        model[-1].bias.copy_(torch.tensor([1.0, 0.0]))
+    images = torch.full((1, 1, 2, 2), 0.5)
+    assert model(images).argmax(1) == 0 and model(images + 0.08).isnan().all()
+    assert not certified_robustness(model, images, torch.tensor([0]), Linf(), 0.1).robust
+
+
+def test_a_margin_below_what_float32_rounds_is_no_certificate() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[4e3, 0.1, 0.1, 0.1]]).expand(2, 4))
+        model[1].bias.copy_(torch.tensor([0.0, 4e-4]))  # float32 knows 4,000 to 1e-4
+        model[2].weight.copy_(torch.tensor([[-1.0, 1.0], [0.0, 0.0]]))
+        model[2].bias.zero_()
+    images = torch.full((1, 1, 2, 2), 0.97)
+    assert not certified_robustness(model, images, torch.tensor([0]), Linf(), 1 / 255).robust

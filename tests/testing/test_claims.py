@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -20,7 +21,7 @@ from testing.claims import archive, schema, tensors
 from testing.claims.archive import Refused
 from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.digests import images_digest, weights_digest
-from testing.claims.judging import DOUBT, Batch, Judge, Margins, cell_of, key, threat_of
+from testing.claims.judging import DOUBT, Batch, Judge, Margins, cell_of, described, key, threat_of
 from testing.claims.rounding import onto_grid
 from tests.tampering import DAMAGE, EDITS, Change
 from threat_specification import AnchorSet
@@ -297,3 +298,29 @@ def test_a_file_that_is_not_there_or_empty(tmp_path: Path) -> None:
         (tmp_path / "claim.zip").write_bytes(content)
         with pytest.raises(RunError, match=r"claim.zip is refused: its last 64 characters"):
             Claim.read(tmp_path / "claim.zip")
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda facts: facts.update(authors=[str(n) for n in range(1001)]), "authors: expected at most 1,000"),
+        (lambda facts: facts.update(runs=facts["runs"] * 1001), "runs: expected at most 1,000"),
+        (lambda facts: facts["data"].update(examples=2**22), "examples times sets"),
+        (lambda facts: facts["points"].update(count=1 + N * 2), "no more points than that"),
+    ],
+)
+def test_a_file_cannot_ask_for_more_work_than_its_images_need(edit: Callable[[dict], None], told: str) -> None:
+    facts = json.loads(schema.canonical_json(some_claim("A", 0).facts))
+    schema.parse(schema.canonical_json(facts))
+    edit(facts)
+    with pytest.raises(Refused, match=told):
+        schema.parse(schema.canonical_json(facts))
+
+
+def test_a_set_is_described_with_what_makes_it_larger() -> None:
+    def words(**form: object) -> str:
+        return described({"threat": PD | form, "threshold": 0.1, "radius": 0.3})
+
+    assert words() == "PD <= 0.1, Linf <= 0.3" and words(segmented=True) == "PD-S <= 0.1, Linf <= 0.3"
+    assert words(segmented=True, background="free") == "PD-S <= 0.1, Linf <= 0.3 (background free)"
+    assert words(tangents="blur", tangent_weight=0.01).endswith("(tangents blur of weight 0.01)")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import RunError
+from foundations.errors import RunError, UsageError
 from testing.exact import exact_robustness, region_of
 from testing.exact_bounds import Region, UnitBounds, negative
 from testing.exact_network import Network
@@ -273,3 +273,18 @@ def test_a_network_without_an_answer_is_no_broken_one() -> None:
     net[1].weight.data[0, 0] = math.nan
     with pytest.raises(RunError, match=r"not finite .* for 3 of 3 images"):
         exact_robustness(net, torch.rand(3, 1, 2, 2), torch.zeros(3).long(), Linf(), 0.1)
+
+
+class Whole(nn.Module):
+    """A model of whole numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.int32).to(torch.float32).flatten(1)
+
+
+def test_what_the_program_would_pass_over_is_refused() -> None:
+    hooked = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    hooked[1].register_forward_hook(lambda layer, given, answer: -answer)
+    for model, told in ((hooked, "a hook"), (Whole(), "expected linear")):
+        with pytest.raises(UsageError, match=told):
+            Network.read(model, (1, 2, 2))

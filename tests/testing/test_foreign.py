@@ -156,3 +156,36 @@ def test_files(tmp_path: Path) -> None:
     file.write_text("import not_installed_anywhere\n")
     with pytest.raises(UsageError, match="ModuleNotFoundError"):
         read_foreign(f"one@{file}")
+
+
+def widens(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+    allowed.upper.add_(1)
+    return images
+
+
+def moves_images(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+    allowed.bound.examples.clamp_(0.2, 0.8)
+    return images
+
+
+def changes_weights(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+    with torch.no_grad():
+        next(model._model[0].parameters()).add_(1)
+    return images
+
+
+@pytest.mark.parametrize("attack", [widens, moves_images, changes_weights])
+def test_a_function_that_changes_what_others_need_is_refused(attack) -> None:
+    model, anchors, images, labels = problem(2)
+    with pytest.raises(UsageError, match="changed them in place"):
+        attacked(attack, model, images, labels, ProjectedDisplacement(anchors=anchors), Cell(THRESHOLD, RADIUS))
+
+
+def test_points_in_bytes_are_refused() -> None:
+    model, anchors, images, labels = problem(2)
+
+    def in_bytes(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+        return (images * 255).byte()
+
+    with pytest.raises(UsageError, match=r"got torch\.uint8; of bytes, give them divided by 255"):
+        attacked(in_bytes, model, images, labels, ProjectedDisplacement(anchors=anchors), Cell(THRESHOLD, RADIUS))
