@@ -29,7 +29,7 @@ def model_card(entry: Entry, site_url: str) -> str:
     ]
     for title, rows in curves(entry).items():
         parts += [
-            f"## {title}",
+            f"## {_plain(title)}",
             markdown_table(["threshold", "accuracy at most"], [list(map(str, row)) for row in rows]),
         ]
     return "\n\n".join(parts) + "\n"

@@ -15,13 +15,16 @@ from testing.claims.judging import described
 
 STYLE = """
 th button { white-space: normal; }
-td { overflow-wrap: anywhere; min-width: 3.5rem; } td a { white-space: normal; }
+td { overflow-wrap: anywhere; min-width: 4rem; } td:first-child { min-width: 9rem; } td a { white-space: normal; }
+dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.5rem; font-size: .875rem; }
+dt { color: var(--quiet); } dd { margin: 0; }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
 pre code { white-space: pre-wrap; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem 1.5rem; }
 .pictures figure { margin: 0; } .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: .3rem; }
 .pictures .zoom img { width: 100%; padding: 0; border-radius: 3px; image-rendering: pixelated; }
 dialog { background: #222; } dialog img { image-rendering: pixelated; width: min(96vw, 96vh); min-width: 0; }
+@media (max-width: 640px) { td, td:first-child { min-width: 0; } dl { display: block; } dd { margin-bottom: .5rem; } }
 """
 TITLE = "Claims about robust models"
 SENTENCES = (
@@ -29,12 +32,13 @@ SENTENCES = (
     "broken the file holds a picture in the set, which anyone can show to the model.",
     "Not claimed: that no attack does better, or anything about other images and sets; a high figure may come from a "
     "weak attack, and any lab can lower it by another claim (merge).",
-    "Verified here: whoever made this page has the same images and weights, and found every picture to be in the set and "
-    "answered wrongly (doubtful: another device may answer otherwise); what is not verified is the word of its authors.",
+    "Verified here: whoever made this page has the same images and weights, and found every picture to be in the set "
+    "and answered wrongly (doubtful: another device may answer otherwise); what is not verified is the word of its "
+    "authors.",
 )
 HOW = (
-    "Test the model, bundle the test by one command, and send the one file that it writes. FLAGS are those of the entries "
-    "that yours is to be compared with, but with your own model: the page of each entry has its commands."
+    "Test the model, bundle the test by one command, and send the one file that it writes. FLAGS are those of the "
+    "entries that yours is to be compared with, but with your own model: the page of each entry has its commands."
 )
 ENTER = """python nonisotropic.py test FLAGS --save_adversarials
 python nonisotropic.py bundle FLAGS --author=NAME --output=claim.zip"""
@@ -76,7 +80,14 @@ def _leaderboard_row(entry: Entry) -> list[Cell]:
     record = f"yes: {row['record']}" if row["verified_here"] else "no"
     doubtful = str(sum(row["doubtful"])) if row["verified_here"] else "-"
     authors = short(", ".join(row["authors"]))
-    return [(short(row["model"]), row["page"]), *figures, str(row["images"]), authors, record, doubtful]
+    return [
+        (f"{short(row['model'])} ({row['weights_sha256'][:8]})", row["page"]),
+        *figures,
+        str(row["images"]),
+        authors,
+        record,
+        doubtful,
+    ]
 
 
 def entry_html(entry: Entry, shown: Sequence[Shown], note: str) -> str:
@@ -119,7 +130,8 @@ def fact_rows(entry: Entry) -> list[tuple[str, str]]:
 
 
 def _facts(entry: Entry) -> str:
-    return _table(["about this claim", ""], [[name, value] for name, value in fact_rows(entry)], sortable=False)
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in fact_rows(entry))
+    return f"<dl>{rows}</dl>"
 
 
 def set_rows(entry: Entry) -> list[list[Cell]]:
@@ -163,13 +175,13 @@ def _picture(shown: Shown) -> str:
         f'src="data:image/png;base64,{data}"></button>'
         for name, data in zip(names, shown.pictures, strict=True)
     )
-    caption = f"image {shown.row}, {shown.label}: {names[2]}; breaks {'; '.join(shown.sets)}"
+    others = f" and {len(shown.sets) - 1} more" if len(shown.sets) > 1 else ""
+    caption = f"image {shown.row}, class {shown.label}: in {shown.sets[0]}{others}; {names[2]}"
     return f'<figure><div class="three">{images}</div><figcaption>{escape(caption)}</figcaption></figure>\n'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]], sortable: bool = True) -> str:
-    heads = (f'<button type="button">{escape(cell)}</button>' if sortable else escape(cell) for cell in header)
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
+def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in header)
     body = "\n".join(
         "<tr>"
         + "".join(f'<td data-label="{escape(n)}">{_cell(c)}</td>' for n, c in zip(header, row, strict=True))
