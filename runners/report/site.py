@@ -20,6 +20,7 @@ from runners.report.site_pages import entry_html, index_html
 from runners.report.site_pictures import Shown, shown_of
 
 NOT_HERE = "No pictures: the data set, or the same images of it, was not there when this page was made."
+NO_POINTS = "No pictures: this claim has no changed images."
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,8 @@ class Site:
         data: dict[str, Dataset] = {}
         for entry in self.entries:
             shown = self._shown(entry, data)
-            write_text(
-                folder / f"{entry.stem}.html", entry_html(entry, shown or [], "" if shown is not None else NOT_HERE)
-            )
+            note = NOT_HERE if shown is None else "" if shown else NO_POINTS
+            write_text(folder / f"{entry.stem}.html", entry_html(entry, shown or [], note))
             write_text(folder / f"{entry.stem}.md", model_card(entry, self.desc.site.site_url))
         write_json(folder / "leaderboard.json", leaderboard(groups))
         write_text(folder / "index.html", index_html(groups))

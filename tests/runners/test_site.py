@@ -173,6 +173,8 @@ def test_pictures_are_those_of_the_claim(home: Command, site: Path, told: dict[s
     delta = arrays["delta"][0][0].astype(int)
     assert numpy.array_equal(clean, image) and numpy.array_equal(changed - clean, delta)
     assert numpy.abs((larger - 128) * numpy.abs(delta).max() / 127 - delta).max() <= 0.5
+    (other,) = [row for row in ours(told)["rows"] if row["authors"] == ["B"]]
+    assert "No pictures: this claim has no changed images" in (site / other["page"]).read_text()
     curve = [cells for table in page.tables for cells in table if cells[0] in ("0.02", "0.1")]
     assert [float(cells[1]) for cells in curve] == sorted((float(cells[1]) for cells in curve), reverse=True) != []
 
@@ -190,7 +192,7 @@ def test_hostile_names_are_only_text(site: Path, told: dict[str, Any]) -> None:
         assert page.tags.count("script") == 1 and not page.given & {"onerror", "onclick", "onload"}
         assert not page.pictures and not any(":" in link or ".." in link for link in page.links)
         assert 'src="http' not in text and str(site.parent) not in text
-    assert "No pictures" in (site / row["page"]).read_text()
+    assert "No pictures: the data set" in (site / row["page"]).read_text()
     body = re.sub(r"\\.", "", (site / row["card"]).read_text().split("---\n", 2)[2])  # without what is escaped
     assert "javascript" in body and not re.search(r"[<\[`&@]|https?:|www\.", body)
 
