@@ -1,19 +1,29 @@
-"""What `bundle` and `verify` share: the images of a claim, its anchors, and the judge over both."""
+"""What `bundle`, `verify` and `report --site` share: the images of a claim, its anchors, and the judge over both."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy
 import torch
 from torch import Tensor, nn
 
 from datasets.base import Dataset, Examples
+from datasets.registry import dataset_info
 from foundations.environment import Environment
+from foundations.errors import RunError
+from foundations.hparam_fields import Hparams
+from foundations.hparams import DatasetHparams
+from testing.claims.archive import MOST_BYTES
+from testing.claims.claim import Claim
 from testing.claims.digests import images_digest
 from testing.claims.judging import Judge, key, threat_of
 from threat_specification import AnchorSet
+
+Flags = TypeVar("Flags", bound=Hparams)
 
 
 def images_of(data: Dataset, split: str) -> Examples:
@@ -49,3 +59,42 @@ def judge_of(
         return examples.read(rows[numbers.cpu()]).to(device)
 
     return Judge(model, read, labels, rows.to(device), threats)
+
+
+def flags_of(group: type[Flags], values: dict[str, Any], file: Path) -> Flags:
+    """A group of flags by what a claim says; raises RunError for what is no flag's value."""
+    try:
+        return group.of(values)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{file} is refused: {error}") from error
+
+
+def dataset_of(claim: Claim, file: Path, **place: Any) -> DatasetHparams:
+    """The flags of a claim's data set, with its place on this machine."""
+    dataset = flags_of(DatasetHparams, {**claim.facts["data"]["description"], **place}, file)
+    images = dataset.synthetic_train + dataset.synthetic_test
+    if dataset.dataset_name == "synthetic" and images * math.prod(dataset_info(dataset).shape) > MOST_BYTES:
+        raise RunError(f"{file} is refused: it asks for {images:,} images to be made")
+    return dataset
+
+
+def check_images(claim: Claim, file: Path, data: Dataset) -> None:
+    """Raise RunError if a claim is about other images or labels than those that are here."""
+    told, arrays = claim.facts["data"], claim.arrays
+    examples, rows = images_of(data, told["split"]), torch.from_numpy(arrays["index"])
+    shape, classes = list(data.info.shape), data.info.num_classes
+    if (told["shape"], told["classes"]) != (shape, classes):
+        raise disagrees(file, f"images of {told['shape']} in {told['classes']} classes", f"{shape} in {classes}")
+    if int(rows[-1]) >= len(examples):
+        raise disagrees(file, f"image {int(rows[-1])}", f"{len(examples)} images")
+    other = (examples.labels[rows] != torch.from_numpy(arrays["label"])).nonzero()
+    if len(other):
+        row = int(other[0])
+        here = int(examples.labels[rows[row]])
+        raise disagrees(file, f"image {int(rows[row])} has label {int(arrays['label'][row])}", f"label {here}")
+    if (digest := digest_of(examples, rows)) != told["sha256"]:
+        raise disagrees(file, f"images of SHA-256 {told['sha256'][:12]}", digest[:12])
+
+
+def disagrees(file: Path, told: str, here: str) -> RunError:
+    return RunError(f"{file} does not hold: it says {told}, got {here} in the data set that is here")

@@ -38,7 +38,7 @@ def write_kit(run: FinishedRun, folder: Path) -> dict[str, Any]:
     """Write the page and the pairs into a folder; returns what the result says of them."""
     pairs = _pairs_of(run)
     _check_answers(folder, pairs)
-    images = [[_png(image) for image in images] for images in (pairs.clean, pairs.changed)]
+    images = [[png(image) for image in images] for images in (pairs.clean, pairs.changed)]
     classes = [] if pairs.classes is None else pairs.classes.tolist()
     title = f"Which class do you see? ({run.hparams['dataset_name']})"
     page = study_html(title, pairs.study, classes, list(zip(*images, strict=True)), max(pairs.clean.shape[2:]))
@@ -73,7 +73,7 @@ def _check_answers(folder: Path, pairs: HumanPairs) -> None:
         )
 
 
-def _png(image: numpy.ndarray) -> str:
+def png(image: numpy.ndarray) -> str:
     """An image [C,H,W] as PNG in base64."""
     from PIL import Image
 

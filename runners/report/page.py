@@ -42,12 +42,18 @@ def html_page(title: str, introduction: str, sections: list[Section], answer: Se
     in_short = f'<ul class="answer">{sentences}</ul>\n' if answer else ""
     links = "".join(f'<a href="#{_slug(section.title)}">{escape(section.title)}</a>' for section in sections)
     body = "\n".join(_section(section) for section in sections)
+    return whole_page(
+        title, f'{in_short}<p class="quiet">{escape(introduction)}</p>\n<nav>{links}</nav>\n{body}', "figure, large"
+    )
+
+
+def whole_page(title: str, body: str, dialog: str, style: str = "") -> str:
+    """A page with this title, which is escaped, around HTML; `dialog` names what opens large."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
-        f'{in_short}<p class="quiet">{escape(introduction)}</p>\n'
-        f'<nav>{links}</nav>\n{body}\n<dialog aria-label="figure, large"></dialog>\n'
+        f"<style>{STYLE}{style}</style></head>\n<body><h1>{escape(title)}</h1>\n"
+        f'{body}\n<dialog aria-label="{dialog}"></dialog>\n'
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 

@@ -9,7 +9,7 @@ from foundations.errors import RunError
 from foundations.files import write_text
 from foundations.program import COMMAND, IN_CHECKOUT
 from runners.base import Runner
-from runners.commands import command
+from runners.commands import command, stored_command
 from runners.report.answer import answer
 from runners.report.collect import all_finished_runs, data_sets
 from runners.report.contents import Contents
@@ -17,6 +17,7 @@ from runners.report.desc import KIT, PAGE
 from runners.report.highlights import found_in
 from runners.report.human_kit import chosen_run, write_kit
 from runners.report.page import Section, csv_page, html_page, markdown_page
+from runners.report.site import Site
 
 # The runners whose runs are counted in the introduction.
 INTRODUCED = {
@@ -30,10 +31,13 @@ INTRODUCED = {
 class Report(Runner):
     """A runner that writes report.html, report.md and report.csv anew at each call, since the finished runs change.
 
-    With --human_kit, it writes the page of a study with people and its pairs too.
+    With --human_kit, it writes the page of a study with people and its pairs too; with --site, pages of claims alone.
     """
 
     def prepare(self) -> None:
+        self.site = Site.of(self.desc, self.environment) if self.desc.site.site else None
+        if self.site is not None:
+            return
         root, name = self.environment.root_dir, self.desc.dataset_name
         names = [name] if name else data_sets(root)
         every = {name: all_finished_runs(root, name, self.environment.log) for name in names}
@@ -48,6 +52,10 @@ class Report(Runner):
         self.asked = chosen_run(measured, name) if self.desc.kit.human_kit else None
 
     def run(self) -> dict[str, Any]:
+        if self.site is not None:
+            if self.environment.is_primary:
+                self.site.write()
+            return {"site": self.site.counts(), "command": stored_command(self.desc)}
         counts = Counter(dict.fromkeys(INTRODUCED, 0))
         for found in self.runs.values():
             counts.update({runner: len(runs) for runner, runs in found.items()})

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from datasets.registry import dataset_info
 from foundations.desc import StoredRun
 from foundations.errors import RunError, UsageError
-from foundations.hparam_fields import Hparams, format_value
+from foundations.hparam_fields import format_value
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.modes import evaluation_mode
 from models.normalize import Classifier
 from models.sources import FILE, HUB
 from runners.base import Runner
-from runners.claims import anchors_digest, digest_of, images_of, judge_of
+from runners.claims import anchors_digest, check_images, dataset_of, disagrees, flags_of, images_of, judge_of
 from runners.inputs import read_data, read_model
 from runners.train.desc import PretrainedDesc, stored_model
-from testing.claims.archive import MOST_BYTES
 from testing.claims.claim import Claim
 from testing.claims.digests import weights_digest
 from threat_specification import AnchorSet
 
-Flags = TypeVar("Flags", bound=Hparams)
 HOW = "name it by --train_dir=DIR, or by --model_source=file:WEIGHTS --model_name=NAME"
 
 
@@ -36,9 +32,10 @@ class Verify(Runner):
     def prepare(self) -> None:
         self.claim = Claim.read(self.desc.file)
         facts, arrays = self.claim.facts, self.claim.arrays
-        self.dataset = self._dataset()
+        place = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}
+        self.dataset = dataset_of(self.claim, self.desc.file, **place)
         self.data = read_data(self.desc, self.environment, self.dataset)
-        self._check_data()
+        check_images(self.claim, self.desc.file, self.data)
         anchors = self._anchors()
         forms = [each["threat"] for each in facts["claims"]]
         if anchors is None and any(form["name"] == "PD" for form in forms):
@@ -66,39 +63,6 @@ class Verify(Runner):
             "verdicts": [verdict.sentence() for verdict in verdicts],
         }
 
-    def _dataset(self) -> DatasetHparams:
-        """The flags of the data set, with its place on this machine."""
-        given = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}
-        dataset = self._flags(DatasetHparams, {**self.claim.facts["data"]["description"], **given})
-        images = dataset.synthetic_train + dataset.synthetic_test
-        if dataset.dataset_name == "synthetic" and images * math.prod(dataset_info(dataset).shape) > MOST_BYTES:
-            raise RunError(f"{self.desc.file} is refused: it asks for {images:,} images to be made")
-        return dataset
-
-    def _flags(self, group: type[Flags], values: dict[str, Any]) -> Flags:
-        """A group of flags by what the claim says; raises RunError for what is no flag's value."""
-        try:
-            return group.of(values)
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{self.desc.file} is refused: {error}") from error
-
-    def _check_data(self) -> None:
-        """Raise RunError if the claim is about other images or labels than those that are here."""
-        told, arrays = self.claim.facts["data"], self.claim.arrays
-        examples, rows = images_of(self.data, told["split"]), torch.from_numpy(arrays["index"])
-        shape, classes = list(self.data.info.shape), self.data.info.num_classes
-        if (told["shape"], told["classes"]) != (shape, classes):
-            raise self._false(f"images of {told['shape']} in {told['classes']} classes", f"{shape} in {classes}")
-        if int(rows[-1]) >= len(examples):
-            raise self._false(f"image {int(rows[-1])}", f"{len(examples)} images")
-        other = (examples.labels[rows] != torch.from_numpy(arrays["label"])).nonzero()
-        if len(other):
-            row = int(other[0])
-            here = int(examples.labels[rows[row]])
-            raise self._false(f"image {int(rows[row])} has label {int(arrays['label'][row])}", f"label {here}")
-        if (digest := digest_of(examples, rows)) != told["sha256"]:
-            raise self._false(f"images of SHA-256 {told['sha256'][:12]}", digest[:12])
-
     def _anchors(self) -> AnchorSet | None:
         """The anchors of the claim, from the training images that are here or from the file; None without PD."""
         told, arrays = self.claim.facts["anchors"], self.claim.arrays
@@ -107,12 +71,12 @@ class Verify(Runner):
         if told["by"] == "index":
             rows = torch.from_numpy(arrays["anchor_index"])
             if bool((rows < 0).any()) or bool((rows >= len(self.data.train)).any()):
-                raise self._false("anchors among the training images", f"{len(self.data.train)} of these")
+                raise disagrees(self.desc.file, "anchors among the training images", f"{len(self.data.train)} of these")
             anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
         else:
             anchors = AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
         if (digest := anchors_digest(anchors)) != told["sha256"]:
-            raise self._false(f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
+            raise disagrees(self.desc.file, f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
         return anchors
 
     def _model(self) -> Classifier:
@@ -135,7 +99,7 @@ class Verify(Runner):
         if given.model_name or given.model_source:
             return self._published(given)
         if told["kind"] == "published":
-            model = self._flags(ModelHparams, told["description"])
+            model = flags_of(ModelHparams, told["description"], self.desc.file)
             if model.model_source.startswith((FILE, HUB)):  # only flags may name a file or an address
                 raise RunError(f"{self.desc.file} is refused: it names a file of weights as published")
             return self._published(model)
@@ -168,9 +132,6 @@ class Verify(Runner):
             weights = arrays["class_weights"]
             words += f"; class weights are the file's, {weights.min():.3g} to {weights.max():.3g}"
         return words
-
-    def _false(self, told: str, here: str) -> RunError:
-        return RunError(f"{self.desc.file} does not hold: it says {told}, got {here} in the data set that is here")
 
 
 def _stored(run: StoredRun) -> tuple[StoredRun, ModelHparams]:

@@ -1,0 +1,160 @@
+"""The entries of a leaderboard of claims: what each file says, which record verified it, and which entries compare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from foundations.errors import RunError
+from foundations.files import read_json
+from foundations.results import is_intact
+from testing.claims.claim import ITSELF, Claim, sets_of
+from testing.claims.judging import described
+from testing.claims.schema import canonical_json
+
+FORMAT, FORMAT_VERSION = "nonisotropic leaderboard", 1
+LONGEST_NAME = 60  # characters of a file's name that come from a claim
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished `verify` of a claim below the root of this machine."""
+
+    place: str
+    doubtful: tuple[int, ...]
+    made_by: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim with the file that it was read from, and the record that verified it, if there is one."""
+
+    file: Path
+    claim: Claim
+    record: Record | None
+
+    @property
+    def name(self) -> str:
+        return self.claim.facts["model"]["name"]
+
+    @cached_property
+    def stem(self) -> str:
+        """The name of its files: letters, digits, dots and dashes, whatever the claim calls its model."""
+        words = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)[:LONGEST_NAME].strip("-.")
+        return f"{words or 'model'}_{self.claim.digest[:12]}"
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [each["accuracy"] for each in self.claim.facts["claims"]]
+
+    @cached_property
+    def clean(self) -> float:
+        """The share of images that the claim does not say are misclassified as they are."""
+        wrong = (self.claim.arrays["witness"] == ITSELF).any(0)
+        return 1 - int(wrong.sum()) / len(wrong)
+
+    def row(self) -> dict[str, Any]:
+        """Everything that the leaderboard tells of it."""
+        facts, record = self.claim.facts, self.record
+        return {
+            "model": self.name,
+            "weights_sha256": facts["model"]["sha256"],
+            "claim_sha256": self.claim.digest,
+            "page": f"{self.stem}.html",
+            "card": f"{self.stem}.md",
+            "clean_at_most": self.clean,
+            "accuracy_at_most": self.accuracies,
+            "broken": [each["broken"] for each in facts["claims"]],
+            "images": facts["data"]["examples"],
+            "authors": facts["authors"],
+            "verified_here": record is not None,
+            "record": record and record.place,
+            "record_made_by": record and record.made_by,
+            "doubtful": record and list(record.doubtful),
+        }
+
+
+def entries_of(files: Sequence[Path], root: Path) -> list[Entry]:
+    """The claims in these files, each once; raises RunError for a file that is none."""
+    records = _records(root)
+    found: dict[str, Entry] = {}
+    for file in files:
+        claim = Claim.read(file)
+        found.setdefault(claim.digest, Entry(file, claim, records.get(claim.digest)))
+    return [found[digest] for digest in sorted(found)]
+
+
+def _records(root: Path) -> dict[str, Record]:
+    """By digest of the claim, the first record of `verify`; one that was edited is none."""
+    found: dict[str, Record] = {}
+    for path in sorted((root / "verified").glob("*/result.json")):
+        try:
+            result = read_json(path)
+        except RunError:
+            continue
+        if is_intact(result) and result.get("runner") == "verify":
+            made = result["environment"]
+            by = f"torch {made['packages']['torch']}, {made['gpu'] or made['device']}"
+            record = Record(f"verified/{path.parent.name}", tuple(result["doubtful"]), by)
+            found.setdefault(result["claim"], record)
+    return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries that compare: the same images, anchors and sets. Best first, by the mean over the sets."""
+
+    entries: list[Entry]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.entries[0].claim.facts["data"]
+
+    @property
+    def dataset(self) -> str:
+        return str(self.data["description"].get("dataset_name", "unnamed"))
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset}: {self.data['examples']:,} images"
+
+    @property
+    def sets(self) -> list[str]:
+        return [described(each) for each in self.entries[0].claim.facts["claims"]]
+
+    def told(self) -> dict[str, Any]:
+        facts = self.entries[0].claim.facts
+        return {
+            "dataset": self.dataset,
+            "split": self.data["split"],
+            "images": self.data["examples"],
+            "images_sha256": self.data["sha256"],
+            "anchors_sha256": facts["anchors"] and facts["anchors"]["sha256"],
+            "sets": [{"name": name, **each} for name, each in zip(self.sets, sets_of(facts), strict=True)],
+            "rows": [entry.row() for entry in self.entries],
+        }
+
+
+def groups_of(entries: Sequence[Entry]) -> list[Group]:
+    """The entries by what they are about, in one order."""
+    found: dict[bytes, list[Entry]] = {}
+    for entry in sorted(entries, key=_best_first):
+        facts, weights = entry.claim.facts, entry.claim.arrays.get("class_weights")
+        about = [facts["data"], facts["anchors"], sets_of(facts), weights is not None and weights.tolist()]
+        found.setdefault(canonical_json(about), []).append(entry)
+    groups = [Group(found[about]) for about in sorted(found)]
+    return sorted(groups, key=lambda group: (group.dataset, -len(group.entries)))
+
+
+def _best_first(entry: Entry) -> tuple[Any, ...]:
+    mean = sum(entry.accuracies) / len(entry.accuracies)
+    return (-mean, -entry.clean, entry.name, entry.claim.digest)
+
+
+def leaderboard(groups: Sequence[Group]) -> dict[str, Any]:
+    """The content of leaderboard.json; its pages show nothing else."""
+    return {"format": FORMAT, "version": FORMAT_VERSION, "tables": [group.told() for group in groups]}

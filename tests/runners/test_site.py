@@ -1,0 +1,266 @@
+"""A site of claims by the command: figures are those of the files, whatever people call their models and themselves."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+
+from cli.main import main
+from datasets.registry import load_dataset
+from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
+from testing.claims.judging import described
+from tests.browser import CHROMIUM, look_at
+from tests.conftest import Command
+
+QUICK = ["--per_label=10", "--num_examples=20", "--N_attack_iter=5", "--attacks=pgd", "--N_adv_eval"]
+QUICK += ["--N_threshold=0.1", "--N_radius=51/255", "--N_thresholds=0.02"]
+HOSTILE = "<script>alert(1)</script>\"'&|`#{}: [x](javascript:alert(1)) www.example.org https://example.org"
+AUTHOR = "../../<img src=x onerror=alert(1)>" + "W" * 300
+
+
+class Page(HTMLParser):
+    """The tables of a page as texts, its pictures, and the elements and attributes that it is made of."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.tags: list[str] = []
+        self.given: set[str] = set()
+        self.links: list[str] = []
+        self.pictures: list[str] = []
+        self.in_cell = False
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.given |= set(given)
+        self.links += [str(given["href"])] if tag == "a" else []
+        self.pictures += [str(given["src"])] if tag == "img" else []
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.in_cell:
+            self.tables[-1][-1][-1] += data
+
+
+def renamed(claim: Claim, name: str, author: str) -> Claim:
+    """The claim under other names."""
+    claim = copy.deepcopy(claim)
+    claim.facts["authors"] = [author]
+    claim.facts["runs"] = [{**run, "author": author, "command": name} for run in claim.facts["runs"]]
+    claim.facts["model"] |= {"name": name, "obtain": name}
+    return claim
+
+
+def weaker(claim: Claim) -> Claim:
+    """A claim about another model, of which nothing is known that breaks an image in any set but itself."""
+    claim = renamed(claim, "other", "B")
+    claim.facts["model"]["sha256"] = "1" * 64
+    by_points = claim.arrays["witness"] > ITSELF
+    claim.arrays["witness"][by_points], claim.arrays["found_by"][by_points] = STANDING, 0
+    return claim
+
+
+def about_unknown_images(claim: Claim) -> Claim:
+    claim = renamed(claim, HOSTILE, AUTHOR)
+    claim.facts["data"] |= {"sha256": "0" * 64, "description": {"dataset_name": HOSTILE}}
+    return claim
+
+
+@pytest.fixture(scope="module")
+def home(digits_root: Command) -> Command:
+    """A claim that is verified, a weaker one about the same images, and a hostile one."""
+    words, folder = (
+        ["--dataset_name=digits", "--model_name=conv", "--training_steps=3ep", *QUICK],
+        digits_root.root / "claims",
+    )
+    digits_root.ok("test", *words, "--save_adversarials")
+    for made in (["bundle", *words, "--author=A", f"--output={folder}/A.zip"], ["verify", f"{folder}/A.zip"]):
+        done = digits_root(*made)
+        assert done.returncode == 0, done.stderr
+    claim = Claim.read(folder / "A.zip")
+    (folder / "more").mkdir()
+    for name, change in (("B", weaker), ("more/hostile", about_unknown_images)):
+        (folder / f"{name}.zip").write_bytes(merged([settled(change(claim))]).to_bytes())
+    shutil.copy(folder / "A.zip", folder / "again.zip")
+    return digits_root
+
+
+@pytest.fixture(scope="module")
+def site(home: Command) -> Path:
+    done = home("report", f"--site={home.root}/site")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"site of 3 claims in 2 tables, 1 verified here\n{home.root}/site/index.html\n"
+    return home.root / "site"
+
+
+@pytest.fixture(scope="module")
+def told(site: Path) -> dict[str, Any]:
+    return json.loads((site / "leaderboard.json").read_text())
+
+
+def ours(told: dict[str, Any]) -> dict[str, Any]:
+    (table,) = [table for table in told["tables"] if table["dataset"] == "digits"]
+    return table
+
+
+def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> None:
+    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 1
+    rows = {row["authors"][0]: row for row in ours(told)["rows"]}
+    for author, verified in (("A", True), ("B", False)):
+        claim, row = Claim.read(home.root / f"claims/{author}.zip"), rows[author]
+        assert row["claim_sha256"] == claim.digest and row["images"] == 20
+        assert row["accuracy_at_most"] == [
+            1 - claim.broken(place).mean() for place in range(len(claim.facts["claims"]))
+        ]
+        assert row["clean_at_most"] == 1 - (claim.arrays["witness"][0] == ITSELF).mean()
+        assert ours(told)["sets"][0]["name"] == described(claim.facts["claims"][0])
+        assert row["verified_here"] == verified and (row["doubtful"] is not None) == verified
+    (record,) = (home.root / "verified").glob("*/result.json")
+    assert rows["A"]["record"] == f"verified/{record.parent.name}"
+    assert rows["A"]["doubtful"] == json.loads(record.read_text())["doubtful"]
+    means = [sum(row["accuracy_at_most"]) for row in ours(told)["rows"]]
+    assert means == sorted(means, reverse=True) and means[0] > means[1]
+
+
+def test_the_page_shows_what_the_json_says(site: Path, told: dict[str, Any]) -> None:
+    page = Page(site / "index.html")
+    assert len(page.tables) == len(told["tables"]) == 2
+    for table, shown in zip(told["tables"], page.tables, strict=True):
+        assert len(shown) == 1 + len(table["rows"])
+        assert [head for head in shown[0] if head.startswith("at most in")] == [
+            f"at most in {each['name']}" for each in table["sets"]
+        ]
+        for row, cells in zip(table["rows"], shown[1:], strict=True):
+            assert cells[0].startswith(row["model"][:50]) and row["weights_sha256"][:8] in cells[0]
+            figures = [f"{value:.4f}" for value in (row["clean_at_most"], *row["accuracy_at_most"])]
+            verified = [f"yes: {row['record']}", str(sum(row["doubtful"]))] if row["verified_here"] else ["no", "-"]
+            assert cells[1:-3] == [*figures, str(row["images"])] and cells[-2:] == verified
+            assert cells[-3].startswith(row["authors"][0][:50])
+            assert {row["page"], "leaderboard.json"} <= set(page.links) and (site / row["card"]).is_file()
+
+
+def test_pictures_are_those_of_the_claim(home: Command, site: Path, told: dict[str, Any]) -> None:
+    (row,) = [row for row in ours(told)["rows"] if row["authors"] == ["A"]]
+    page, arrays = Page(site / row["page"]), Claim.read(home.root / "claims/A.zip").arrays
+    assert 3 <= len(page.pictures) == 3 * min(12, len(set(arrays["owner"].tolist())))
+    clean, changed, larger = (
+        numpy.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))).astype(int)
+        for source in page.pictures[:3]
+    )
+    image = load_dataset("digits").test.images[int(arrays["index"][arrays["owner"][0]])][0].numpy()
+    delta = arrays["delta"][0][0].astype(int)
+    assert numpy.array_equal(clean, image) and numpy.array_equal(changed - clean, delta)
+    assert numpy.abs((larger - 128) * numpy.abs(delta).max() / 127 - delta).max() <= 0.5
+    (other,) = [row for row in ours(told)["rows"] if row["authors"] == ["B"]]
+    assert "No pictures: this claim has no changed images" in (site / other["page"]).read_text()
+    curve = [cells for table in page.tables for cells in table if cells[0] in ("0.02", "0.1")]
+    assert [float(cells[1]) for cells in curve] == sorted((float(cells[1]) for cells in curve), reverse=True) != []
+
+
+def test_hostile_names_are_only_text(site: Path, told: dict[str, Any]) -> None:
+    """They make no element, no attribute, no address and no file elsewhere."""
+    (table,) = [table for table in told["tables"] if table["dataset"] != "digits"]
+    (row,) = table["rows"]
+    assert (row["model"], row["authors"]) == (HOSTILE, [AUTHOR])
+    assert {path.name for path in site.iterdir()} == {"index.html", "leaderboard.json"} | {
+        row[name] for table in told["tables"] for row in table["rows"] for name in ("page", "card")
+    }
+    for name in ("index.html", row["page"]):
+        page, text = Page(site / name), (site / name).read_text()
+        assert page.tags.count("script") == 1 and not page.given & {"onerror", "onclick", "onload"}
+        assert not page.pictures and not any(":" in link or ".." in link for link in page.links)
+        assert 'src="http' not in text and str(site.parent) not in text
+    assert "No pictures: the data set" in (site / row["page"]).read_text()
+    body = re.sub(r"\\.", "", (site / row["card"]).read_text().split("---\n", 2)[2])  # without what is escaped
+    assert "javascript" in body and not re.search(r"[<\[`&@]|https?:|www\.", body)
+
+
+def test_cards_are_read_by_the_hub(home: Command, site: Path, told: dict[str, Any]) -> None:
+    yaml = pytest.importorskip("yaml")
+    for table in told["tables"]:
+        for row in table["rows"]:
+            text = (site / row["card"]).read_text()
+            (model,) = yaml.safe_load(text.split("---\n", 2)[1])["model-index"]
+            (result,) = model["results"]
+            assert model["name"] == row["model"] and result["task"]["type"] == "image-classification"
+            assert result["dataset"]["type"] == table["dataset"] and result["source"]["url"] == row["page"]
+            assert [metric["value"] for metric in result["metrics"]] == [row["clean_at_most"], *row["accuracy_at_most"]]
+            assert not any(metric["verified"] for metric in result["metrics"])
+            assert result["metrics"][0]["args"]["verified_by_forward_passes"] == row["verified_here"]
+            hub = pytest.importorskip("huggingface_hub")
+            assert len(hub.ModelCard(text).data.eval_results) == len(result["metrics"])
+
+
+def test_the_same_bytes_in_any_order(home: Command, site: Path) -> None:
+    files = [f"{home.root}/claims/{name}.zip" for name in ("B", "more/hostile", "A")]
+    other = home.root / "other"
+    assert home("report", f"--site={other}", f"--claims={','.join(files)}").returncode == 0
+    assert {path.name: path.read_bytes() for path in site.iterdir()} == {
+        path.name: path.read_bytes() for path in other.iterdir()
+    }
+
+
+def test_an_edited_record_verifies_nothing(home: Command, tmp_path: Path) -> None:
+    (record,) = (home.root / "verified").glob("*/result.json")
+    edited = tmp_path / "verified" / record.parent.name / "result.json"
+    edited.parent.mkdir(parents=True)
+    edited.write_text(record.read_text().replace('"doubtful"', '"doubtfuls"'))
+    site = tmp_path / "site"
+    words = ["report", f"--site={site}", f"--claims={home.root}/claims/A.zip", f"--root_dir={tmp_path}", "--quiet"]
+    assert main([*words, "--site_url=https://example.org/site/"]) == 0
+    (table,) = json.loads((site / "leaderboard.json").read_text())["tables"]
+    assert not table["rows"][0]["verified_here"]
+    assert (
+        f'url: "https://example.org/site/{table["rows"][0]["page"]}"' in (site / table["rows"][0]["card"]).read_text()
+    )
+
+
+def test_mistakes_are_told(home: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "damaged.zip").write_bytes((home.root / "claims/A.zip").read_bytes()[:-1])
+    site, damaged = f"--site={tmp_path}/site", f"--claims={home.root}/claims/A.zip,{tmp_path}/damaged.zip"
+    for code, words, expected in (
+        (1, [site], "expected claims (*.zip) below"),
+        (1, [site, damaged], "damaged.zip is refused: "),
+        (2, [site, "--claims=none.zip"], "cannot read none.zip"),
+        (2, ["--claims=a.zip"], "expected --site=DIR too"),
+        (2, [site, "--dataset_name=digits"], "expected neither --human_kit nor --dataset_name"),
+    ):
+        assert main(["report", *words, f"--root_dir={tmp_path}", "--quiet"]) == code
+        line = capsys.readouterr().err
+        assert expected in line and line.count("\n") == 1
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_looks_right_in_a_browser(site: Path, told: dict[str, Any], width: int, tmp_path: Path) -> None:
+    (hostile,) = [table for table in told["tables"] if table["dataset"] != "digits"]
+    for name in ("index.html", ours(told)["rows"][0]["page"], hostile["rows"][0]["page"]):
+        seen = look_at(site / name, width, tmp_path)
+        assert seen["scroll"] <= seen["width"] and not seen["errors"] and not seen["console"], name
+        assert seen["cut"] == [] and all(seen["images"])
+        for table in seen["sorted"].values():
+            assert table["down"] == table["up"][::-1] or len(set(table["up"])) < len(table["up"])
+        assert not seen["images"] or (seen["zoomed"] and seen["closed"])
