@@ -120,7 +120,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}: {self.data['examples']:,} images"
+        return f"{self.dataset}: {self.data['examples']:,} images, {len(self.sets)} set{'s' if self.sets[1:] else ''}"
 
     @property
     def sets(self) -> list[str]:

@@ -16,6 +16,7 @@ from testing.claims.judging import described
 STYLE = """
 th button { white-space: normal; }
 td { overflow-wrap: anywhere; min-width: 4rem; } td:first-child { min-width: 9rem; } td a { white-space: normal; }
+td:nth-last-child(2), td:nth-last-child(3) { min-width: 7rem; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.5rem; font-size: .875rem; }
 dt { color: var(--quiet); } dd { margin: 0; }
 pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
@@ -24,7 +25,7 @@ pre code { white-space: pre-wrap; overflow-wrap: anywhere; }
 .pictures figure { margin: 0; } .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: .3rem; }
 .pictures .zoom img { width: 100%; padding: 0; border-radius: 3px; image-rendering: pixelated; }
 dialog { background: #222; } dialog img { image-rendering: pixelated; width: min(96vw, 96vh); min-width: 0; }
-@media (max-width: 640px) { td, td:first-child { min-width: 0; } dl { display: block; } dd { margin-bottom: .5rem; } }
+@media (max-width: 640px) { td:nth-child(n) { min-width: 0; } dl { display: block; } dd { margin-bottom: .5rem; } }
 """
 TITLE = "Claims about robust models"
 SENTENCES = (
@@ -50,7 +51,7 @@ Cell = str | tuple[str, str]  # text, or text and the address that it leads to
 def index_html(groups: Sequence[Group]) -> str:
     """The leaderboard: a table for each group, and how to enter."""
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in SENTENCES)
-    tables = "\n".join(_leaderboard(group) for group in groups)
+    tables = "\n".join(_leaderboard(group, number) for number, group in enumerate(groups, 1))
     body = (
         f'<ul class="answer">{sentences}</ul>\n{tables}\n'
         f'<section><h2 id="enter">How to enter</h2>\n<p>{escape(HOW)}</p>\n<pre><code>{ENTER}</code></pre>\n'
@@ -60,18 +61,18 @@ def index_html(groups: Sequence[Group]) -> str:
     return whole_page(TITLE, body, "picture, large", STYLE)
 
 
-def _leaderboard(group: Group) -> str:
+def _leaderboard(group: Group, number: int) -> str:
     header = ["model", "clean, at most", *(f"at most in {name}" for name in group.sets)]
     rows = [_leaderboard_row(entry) for entry in group.entries]
+    anchors = group.entries[0].claim.facts["anchors"]
+    among = f", {anchors['count']:,} anchors of SHA-256 {anchors['sha256'][:12]}" if anchors else ""
     note = (
-        f"The {group.data['split']} split, SHA-256 {group.data['sha256'][:12]}. Best first, by the mean over the sets. "
-        "Click a heading to sort."
+        f"The {group.data['split']} split, images of SHA-256 {group.data['sha256'][:12]}{among}. "
+        "Best first, by the mean over the sets. Click a heading to sort."
     )
-    slug = escape(f"images-{group.data['sha256'][:12]}")
     table = _table([*header, "images", "authors", "verified here", "doubtful"], rows)
-    return (
-        f'<section><h2 id="{slug}">{escape(group.title)}</h2>\n<p class="quiet">{escape(note)}</p>\n{table}</section>'
-    )
+    title = f'<h2 id="table-{number}">{escape(short(group.title))}</h2>'
+    return f'<section>{title}\n<p class="quiet">{escape(note)}</p>\n{table}</section>'
 
 
 def _leaderboard_row(entry: Entry) -> list[Cell]:

@@ -147,6 +147,7 @@ def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> 
 def test_the_page_shows_what_the_json_says(site: Path, told: dict[str, Any]) -> None:
     page = Page(site / "index.html")
     assert len(page.tables) == len(told["tables"]) == 2
+    assert re.findall(r'h2 id="([^"]*)"', (site / "index.html").read_text()) == ["table-1", "table-2", "enter"]
     for table, shown in zip(told["tables"], page.tables, strict=True):
         assert len(shown) == 1 + len(table["rows"])
         assert [head for head in shown[0] if head.startswith("at most in")] == [
