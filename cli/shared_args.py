@@ -41,3 +41,4 @@ class ToggleHparams(Hparams):
     toggle_mixup: bool = setting(False, "Vary --mixup.")
     toggle_adv_train: bool = setting(False, "Vary --adv_train.")
     toggle_N_adv_train: bool = setting(False, "Vary --N_adv_train.", alias="toggle_N_adv")
+    toggle_certified_train: bool = setting(False, "Vary --certified_train.")

@@ -1,7 +1,8 @@
 """The judgement of points: does the model misclassify them, and are they in the set? Forward passes and threats only.
 
 A margin is the largest logit of another class minus that of the label. Devices round differently, so that one within
-DOUBT of 0, relative to the range of the logits, decides nothing: such points are counted as doubtful.
+DOUBT of 0, relative to the distance from the larger logit to the median, decides nothing: such points are counted as
+doubtful.
 
 Shapes: q points of examples, C, H, W.
 """
@@ -68,9 +69,10 @@ class Margins:
         own = logits.gather(1, labels.view(-1, 1)).squeeze(1)
         others = logits.scatter(1, labels.view(-1, 1), -math.inf).amax(1)
         lost = ~logits.amax(1).isfinite() | logits.isnan().any(1)
-        lowest = logits.where(logits.isfinite(), math.inf).amin(1)
-        reach = torch.maximum(own, others) - lowest
-        return cls((others - own).where(~lost, math.inf), DOUBT * reach.where(~lost, 0.0))
+        reach = torch.maximum(own, others) - logits.median(1).values.where(~lost, 0.0)
+        # With two classes the median is one of the two: their own size then.
+        size = torch.maximum(own.abs(), others.abs()) if logits.shape[1] < 3 else reach
+        return cls((others - own).where(~lost, math.inf), DOUBT * size.where(~lost & size.isfinite(), 0.0))
 
     @property
     def sure(self) -> Tensor:

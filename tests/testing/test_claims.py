@@ -241,12 +241,22 @@ def test_points_near_the_border_of_a_ball_are_repaired() -> None:
 
 def test_margins_near_zero_are_doubtful_whatever_the_scale_of_the_logits() -> None:
     labels = torch.tensor([0, 0, 0, 0, 0])
-    rows = torch.tensor([[0.0, 1, -9], [1, 0, -9], [1, 1 + 1e-5, -9], [1, 1 - 1e-5, -9], [torch.nan, 0, 0]])
+    rows = torch.tensor(
+        [[0.0, 1, -9, -9], [1, 0, -9, -9], [1, 1 + 1e-5, -9, -9], [1, 1 - 1e-5, -9, -9], [torch.nan, 0, 0, 0]]
+    )
     for scale in (1e-6, 1.0, 1e6):
         margins = Margins.of(rows * scale, labels)
         assert margins.possible.tolist() == [True, False, True, True, True]
         assert margins.sure.tolist() == [True, False, False, False, True]
         assert margins.doubt[0] == pytest.approx(DOUBT * 10 * scale)
+
+
+def test_one_extreme_logit_puts_no_margin_in_doubt() -> None:
+    """Else a network that rules one class out by -1e6 could be told to be wrong where it is clearly right."""
+    right = torch.tensor([[5.0, 0, -1, -2, -1e6], [5, 0, -1, -2, -torch.inf]])
+    assert not Margins.of(right, torch.zeros(2, dtype=torch.long)).possible.any()
+    two = Margins.of(torch.tensor([[5.0, 0], [1, 1 - 1e-5], [0, 1]]), torch.zeros(3, dtype=torch.long))
+    assert two.possible.tolist() == [False, True, True] and two.sure.tolist() == [False, False, True]
 
 
 def test_the_judge_names_what_is_false() -> None:
