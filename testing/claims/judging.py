@@ -210,7 +210,7 @@ class Verdict:
         """The claim in words, and how far it is true."""
         broken, count, told = int((self.witness >= 0).sum()), len(self.witness), self.claim
         start = f"accuracy at most {told['accuracy']:.4f} in {described(told)}: {broken} of {count} images broken"
-        doubts = f"{int(self.doubtful.sum())} doubtful (margin below {DOUBT:g} of the logits' range)"
+        doubts = f"{int(self.doubtful.sum())} doubtful (margin below {DOUBT:g} relative to the logits)"
         if self.holds:
             return f"{start}, all inside the set, {doubts}"
         return f"{start}, but {int(self.failed.count_nonzero())} are not: {'; '.join(self._first())}"
