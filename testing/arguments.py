@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foundations.errors import UsageError
+from foundations.modes import evaluation_mode
+from threat_specification.attacks.search import Cell
+from threat_specification.base import Threat, check_images, check_threshold
+from threat_specification.norms import L2, RADIUS, Linf
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -27,6 +33,44 @@ class Logits(nn.Module):
         images = images.to(self.kind)
         answers: Tensor = self.model(images.clone() if self.copies else images)
         return answers.float()
+
+
+@dataclass(frozen=True)
+class Given:
+    """Checked arguments of a question about a model in {threat <= threshold, l-inf <= radius}.
+
+    model    one of float32 logits [B,K]; num_classes: K
+    images   [n,C,H,W] float32 in [0, 1], at least one; labels [n] int64 beside them
+    cell     the two bounds
+    """
+
+    model: nn.Module
+    num_classes: int
+    images: Tensor
+    labels: Tensor
+    cell: Cell
+
+    @classmethod
+    def checked(
+        cls, model: nn.Module, images: Any, labels: Any, threat: Threat, threshold: float, radius: float | None
+    ) -> Given:
+        """Check them all; without a radius there is none for L2 and Linf, and RADIUS for other threats.
+
+        Raises UsageError that says what was expected.
+        """
+        images = checked_images(images)
+        check_threshold(threshold)
+        if not len(images):
+            raise UsageError("images: expected at least one, got none")
+        if images.dim() != 4:
+            raise UsageError(f"images: expected [n,C,H,W], got {list(images.shape)}")
+        with evaluation_mode(model):
+            model, num_classes = checked_model(model, images[:1])
+        labels = checked_labels(labels, images, num_classes)
+        check_images(images, labels)
+        if radius is None:
+            radius = math.inf if isinstance(threat, (L2, Linf)) else RADIUS
+        return cls(model, num_classes, images, labels, Cell(threshold, radius))
 
 
 def checked_images(images: Any) -> Tensor:

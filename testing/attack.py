@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
-from testing.arguments import checked_images, checked_labels, checked_model
+from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.foreign import Function, chosen_attacks
 from testing.moves import with_moves
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS
-from threat_specification.attacks.search import Cell
-from threat_specification.base import Threat, check_images, check_threshold
-from threat_specification.norms import L2, RADIUS, Linf
+from threat_specification.base import Threat
 from threat_specification.safe_moves.changes import parse
 
 ArrayLike = Any  # a tensor, a NumPy array or a list
@@ -83,33 +79,21 @@ class Attack:
 
     def search(self, model: nn.Module, images: ArrayLike, labels: ArrayLike) -> Attacked:
         """The same, with everything that is known of each example."""
-        images = checked_images(images)
-        check_threshold(self.threshold)
-        if not len(images):
-            raise UsageError("images: expected at least one, got none")
-        if images.dim() != 4:
-            raise UsageError(f"images: expected [n,C,H,W], got {list(images.shape)}")
-        with evaluation_mode(model):
-            checked, num_classes = checked_model(model, images[:1])
-        labels = checked_labels(labels, images, num_classes)
-        check_images(images, labels)
+        given = Given.checked(model, images, labels, self.threat, self.threshold, self.radius)
+        images, labels = given.images, given.labels
         index = torch.arange(len(labels), device=labels.device)
         shards = index.split(self.shard_size)
         parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(shards)]
-        with evaluation_mode(checked):
-            evaluation = self._evaluation(checked, num_classes)
+        with evaluation_mode(given.model):
+            evaluation = self._evaluation(given)
             rows = [evaluation(shard) for shard in parts]
         found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
         refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)
         return Attacked(evaluation, images, labels, index, found)
 
-    def _evaluation(self, model: nn.Module, num_classes: int) -> AttackEvaluation:
-        radius = self.radius
-        if radius is None:
-            radius = math.inf if isinstance(self.threat, (L2, Linf)) else RADIUS
-        chosen = chosen_attacks(self.attacks, num_classes)
-        cell = Cell(self.threshold, radius)
-        evaluation = AttackEvaluation(model, self.threat, cell, chosen, self.steps, self.seed)
+    def _evaluation(self, given: Given) -> AttackEvaluation:
+        chosen = chosen_attacks(self.attacks, given.num_classes)
+        evaluation = AttackEvaluation(given.model, self.threat, given.cell, chosen, self.steps, self.seed)
         return with_moves(evaluation, parse(self.safe_moves)) if self.safe_moves else evaluation
 
 

@@ -25,16 +25,14 @@ from torch import Tensor, nn
 from foundations.errors import RunError
 from foundations.modes import evaluation_mode
 from foundations.plain_networks import PlainNetwork
-from testing.arguments import checked_images, checked_labels, checked_model
+from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact import TOLERANCE
 from testing.half_spaces import Box, HalfSpaces, ascend, half_spaces_of, reached
 from testing.linear_bounds import Lines, bounds_of_layers, margin_lines
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS, predicted
-from threat_specification.attacks.search import Cell
-from threat_specification.base import BoundThreat, Threat, check_images, check_threshold
-from threat_specification.norms import RADIUS, Linf
+from threat_specification.base import BoundThreat, Threat
 
 CLOCK = "certified_seconds"  # differs from run to run
 ROUNDING = 1e-3  # of the logits: more than float32 rounds of a network that answers anything
@@ -72,19 +70,13 @@ def certified_robustness(
 
     Raises UsageError that names a layer or threat of another kind, and RunError if the model gives no finite answer.
     """
-    images = checked_images(images)
-    check_threshold(threshold)
-    with evaluation_mode(model):
-        model, num_classes = checked_model(model, images[:1])
-        labels = checked_labels(labels, images, num_classes)
-        check_images(images, labels)
-        if radius is None:
-            radius = math.inf if isinstance(threat, Linf) else RADIUS
-        attacked = AttackEvaluation(model, threat, Cell(threshold, radius), {}, steps=1, seed=0)
-        index = torch.arange(len(labels), device=labels.device)
+    given = Given.checked(model, images, labels, threat, threshold, radius)
+    with evaluation_mode(given.model):
+        attacked = AttackEvaluation(given.model, threat, given.cell, {}, steps=1, seed=0)
+        index = torch.arange(len(given.labels), device=given.labels.device)
         with torch.no_grad():
-            refuse_no_answers(predicted(model(images)) == NO_CLASS, index)
-        found = CertificateEvaluation.of(attacked)(Shard(0, images, labels, index))
+            refuse_no_answers(predicted(given.model(given.images)) == NO_CLASS, index)
+        found = CertificateEvaluation.of(attacked)(Shard(0, given.images, given.labels, index))
     return Certificates(*(found[f"certified_{name}"] for name in ("robust", "box", "margin", "box_margin")))
 
 

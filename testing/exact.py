@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
-from testing.arguments import checked_images, checked_labels, checked_model
+from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
 from testing.exact_network import Network, Value
@@ -33,9 +33,9 @@ from threat_specification.attacks.base import NO_CLASS, SLACK, AttackResult, pre
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell, Search
-from threat_specification.base import BoundThreat, Threat, check_images, check_threshold
+from threat_specification.base import BoundThreat, Threat
 from threat_specification.intersection import BoundIntersection
-from threat_specification.norms import RADIUS, BoundLinf, Linf
+from threat_specification.norms import BoundLinf
 from threat_specification.projected_displacement.directions import UnsafeDirections
 
 SECONDS = 60.0  # for one image
@@ -103,21 +103,15 @@ def exact_robustness(
     Raises UsageError for a layer or a threat that the program cannot describe, and RunError if the model gives no
     finite answer for an image.
     """
-    images = checked_images(images)
-    check_threshold(threshold)
-    with evaluation_mode(model):
-        model, num_classes = checked_model(model, images[:1])
-        labels = checked_labels(labels, images, num_classes)
-        check_images(images, labels)
-        if radius is None:
-            radius = math.inf if isinstance(threat, Linf) else RADIUS
-        chosen = attacks_named(list(attacks), num_classes) if attacks else {}
-        attacked = AttackEvaluation(model, threat, Cell(threshold, radius), chosen, steps=40, seed=0)
-        network = Network.read(model, tuple(images.shape[1:]))
-        index = torch.arange(len(labels), device=labels.device)
-        shard = Shard(0, images, labels, index)
+    given = Given.checked(model, images, labels, threat, threshold, radius)
+    with evaluation_mode(given.model):
+        chosen = attacks_named(list(attacks), given.num_classes) if attacks else {}
+        attacked = AttackEvaluation(given.model, threat, given.cell, chosen, steps=40, seed=0)
+        network = Network.read(given.model, tuple(given.images.shape[1:]))
+        index = torch.arange(len(given.labels), device=given.labels.device)
         with torch.no_grad():
-            refuse_no_answers(predicted(model(images)) == NO_CLASS, index)
+            refuse_no_answers(predicted(given.model(given.images)) == NO_CLASS, index)
+        shard = Shard(0, given.images, given.labels, index)
         found = ExactEvaluation(attacked, network, seconds, optimum=optimum, programs=programs)(shard)
     return ExactAnswers(
         found["exact_robust"],

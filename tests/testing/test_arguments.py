@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import NonisotropicError
+from foundations.errors import NonisotropicError, UsageError
+from testing.attack import attack
+from testing.certificates import certified_robustness
+from testing.exact import exact_robustness
 from testing.robust_accuracy import robust_accuracy
 from threat_specification import Linf
 
@@ -124,3 +127,14 @@ def test_images_on_another_device() -> None:
     elsewhere = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to("meta")
     with pytest.raises(NonisotropicError, match="images: expected them on meta, where the model is, got cpu"):
         accuracy(elsewhere)
+
+
+@pytest.mark.parametrize("asked", [robust_accuracy, attack, exact_robustness, certified_robustness])
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [(torch.zeros(0, 1, 4, 4), "expected at least one, got none"), (torch.zeros(2, 4, 4), r"expected \[n,C,H,W\]")],
+)
+def test_every_question_checks_its_images_alike(asked, images: Tensor, told: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(UsageError, match=told):
+        asked(net, images, torch.zeros(len(images), dtype=torch.long), Linf(), 0.1)
