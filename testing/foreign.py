@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from foundations.desc import derive_seed
-from foundations.errors import UsageError, look_up
+from foundations.errors import NonisotropicError, RunError, UsageError, look_up
+from foundations.memory import is_out_of_memory
 from foundations.modes import frozen
 from threat_specification.attacks.base import Attack, AttackResult, AttackSet, Classifier, Task
 from threat_specification.attacks.registry import attacks_named
@@ -61,7 +62,7 @@ class Foreign:
         shared = _shared(task)
         before = [each._version for each in shared]  # counts changes in place
         with _undisturbed(task, self.name):
-            points = self.function(counted, images.detach().clone(), task.labels.clone(), task.allowed)
+            points = self._called(counted, images.detach().clone(), task)
         if [each._version for each in shared] != before:
             raise UsageError(
                 f"attack {self.name}: expected a function that leaves the set and the model as they are, but it "
@@ -77,6 +78,14 @@ class Foreign:
         return AttackResult(
             found.success, found.delta, found.loss, found.forwards + forwards, found.backwards + backwards
         )
+
+    def _called(self, model: nn.Module, images: Tensor, task: Task) -> Any:
+        try:
+            return self.function(model, images, task.labels.clone(), task.allowed)
+        except Exception as error:  # whatever somebody's function does; but a lack of memory is met by smaller parts
+            if isinstance(error, NonisotropicError) or is_out_of_memory(error):
+                raise
+            raise RunError(f"attack {self.name}: its function failed: {type(error).__name__}: {error}") from error
 
     def _check(self, points: Any, images: Tensor) -> None:
         expected = f"attack {self.name}: expected a tensor of finite perturbed images {list(images.shape)}, got "

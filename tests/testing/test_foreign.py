@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import foreign_attacks
-from foundations.errors import UsageError
+from foundations.errors import RunError, UsageError
 from testing.evaluations import AttackEvaluation
 from testing.foreign import Foreign, chosen_attacks, foreign, own, read_foreign
 from testing.robust_accuracy import robust_accuracy
@@ -106,6 +106,26 @@ def test_random_numbers_are_seeded_and_given_back() -> None:
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[2]
         assert (numpy.random.get_state()[1] == before[1]).all()  # noqa: NPY002
     assert torch.equal(found[0], found[1])
+
+
+def lacks_a_package(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+    import not_installed_anywhere  # type: ignore[import-not-found]
+
+    return not_installed_anywhere(images)
+
+
+def lacks_memory(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_function_that_fails_is_named_but_for_a_lack_of_memory() -> None:
+    """Which the evaluation meets by smaller parts."""
+    model, anchors, images, labels = problem(4)
+    asked = (model, images, labels, ProjectedDisplacement(anchors=anchors), Cell(THRESHOLD, RADIUS))
+    with pytest.raises(RunError, match="attack lacks_a_package: its function failed: ModuleNotFoundError: No module"):
+        attacked(lacks_a_package, *asked)
+    with pytest.raises(torch.OutOfMemoryError):
+        attacked(lacks_memory, *asked)
 
 
 def wrong_shape(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
