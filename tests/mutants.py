@@ -593,6 +593,20 @@ MUTANTS = [
         "tests/testing/test_foreign.py",
     ),
     Mutant(
+        "an audit attacks every cell in the headline's",
+        "testing/audit.py",
+        "search.record(attack(search.task(cell, search.right)), 1)",
+        "search.record(attack(search.task(self.attacked.headline, search.right)), 1)",
+        "tests/testing/test_audit.py",
+    ),
+    Mutant(
+        "a protocol compares no digests",
+        "runners/test/runner.py",
+        "            self._check_protocol()\n",
+        "            pass\n",
+        "tests/runners/test_protocol.py -k other_anchors",
+    ),
+    Mutant(
         "foreign attacks draw at random",
         "testing/foreign.py",
         "        torch.manual_seed(seed)\n",

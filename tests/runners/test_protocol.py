@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy
@@ -80,6 +81,20 @@ def test_other_inputs_are_refused() -> None:
         with pytest.raises(RunError, match=f"expected {what} with the digest {frozen[what]}, got 0"):
             protocol.check_inputs(NAME, "mnist_5k", {**frozen, what: "0"})
     assert protocol.rows_digest([1, 2]) != protocol.rows_digest([2, 1])
+
+
+def test_a_run_with_other_anchors_ends(digits_root: Command, tmp_path: Path) -> None:
+    """Anchors that a change of the choice would have made, in the place of those of the protocol."""
+    other = digits_root.ok("compute_threat", "--dataset_name=digits", "--selection=random") / "anchors.safetensors"
+    made = digits_root.ok("compute_threat", "--dataset_name=digits")
+    copy = Command(tmp_path)
+    place = tmp_path / made.relative_to(digits_root.root)
+    shutil.copytree(made, place)
+    shutil.copy(other, place / "anchors.safetensors")
+    refused = copy(*TEST)
+    frozen = protocol.read(NAME)["data_sets"]["digits"]["digests"]["anchors"]
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert f"--protocol={NAME}: expected anchors with the digest {frozen}, got " in refused.stderr
 
 
 @pytest.mark.parametrize(

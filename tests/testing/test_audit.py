@@ -53,6 +53,12 @@ def test_cells_of_the_curve(audited: tuple) -> None:
     assert evaluation.cells == [Cell(0.05, 0.2), HEADLINE, Cell(0.2, 0.2)] and audit.headline == 1
     assert audit.broken[:, :, 0].sum() < audit.broken[:, :, 2].sum()
     assert not audit.broken[0].any() and not audit.passes[0].any()
+    for place, cell in enumerate(evaluation.cells):
+        search = evaluation.attacked.search(shard)
+        search.attack(cell, {"apgd_ce": evaluation.attacks["apgd_ce"]})
+        number = audit.names.index("apgd_ce")
+        assert (audit.broken[:, number, place] == (search.right & ~search.robust(cell)).numpy()).all()
+        assert (audit.passes[:, number, place] == (search.forwards + search.backwards).numpy()).all()
     assert audit.right.tolist() == [False] + [True] * 19
     found = evaluation(shard)
     for name in (PASSES, BROKEN):
