@@ -1,4 +1,4 @@
-"""What is installed. A checkout, and the editable install of it, has the packages side by side; a wheel has one package
+"""The installation. A checkout, and the editable install of it, has the packages side by side; a wheel has one package
 `nonisotropic` with all of them below it, so that nobody's own `datasets` or `models` is written over.
 
 Only the build makes this difference: it changes the imports of our packages, and references such as

@@ -1,4 +1,4 @@
-"""Which attacks, and in which order: every candidate alone on several networks, with its passes, beside the truth.
+"""A choice of attacks and of their order: every candidate alone on several networks, with its passes, beside the truth.
 
 python benchmarks/study_audit.py [NET ...] [--images=100] [--seconds=60]     an hour of one core; results are kept
 python benchmarks/study_audit.py --table                      the tables

@@ -1,4 +1,4 @@
-"""How this program was installed, which decides how it is called and where it writes if nobody says where."""
+"""The way this program was installed; it decides how the program is called and where it writes by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `bundle`, `verify` and `report --site` share: the images of a claim, its anchors, and the judge over both."""
+"""Shared by `bundle`, `verify` and `report --site`: the images of a claim, its anchors, and the judge over both."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Case:
 
     @property
     def needed(self) -> Tensor:
-        """What the bound of a margin must exceed, [B]; no margin does where the image itself is misclassified."""
+        """The least bound of a margin that proves, [B]; no margin does where the image itself is misclassified."""
         needed = torch.maximum(TOLERANCE * (1 + self.clean.abs()), NOISES * self.noise)
         return torch.where(self.clean > needed, needed, math.inf)
 

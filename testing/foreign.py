@@ -156,7 +156,7 @@ def _imported(path: str) -> ModuleType:
 
 
 def _shared(task: Task) -> list[Tensor]:
-    """What a function could change for all attacks after it, of which it gets no copies."""
+    """The tensors that a function gets without a copy, and could change for all attacks after it."""
     allowed, model = task.allowed, task.model
     weights = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     return [allowed.bound.examples, allowed.lower, allowed.upper, *weights]

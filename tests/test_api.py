@@ -1,4 +1,4 @@
-"""What is public in Python: names, what importing them costs, their examples, and the page that tells of them."""
+"""The public names in Python: what importing them costs, their examples, and the page that tells of them."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def setup_module_of(checkout: Path) -> ModuleType:
 
 
 def built(checkout: Path, made: Path, *what: str) -> Path:
-    """What setup.py makes of a checkout, without isolation or network; everything is written below `made`."""
+    """The output of setup.py for a checkout, without isolation or network; everything is written below `made`."""
     words = ["-q", "egg_info", "-e", str(made), "build", "-b", str(made / "build"), *what, "-d", str(made / "dist")]
     made.mkdir()
     done = subprocess.run([sys.executable, "setup.py", *words], cwd=checkout, capture_output=True, text=True)
@@ -241,7 +241,7 @@ for words in {runs!r}:
 
 
 def without_times(file: Path) -> object:
-    """What a run wrote into a file, but for clocks."""
+    """The content of a run's file, but for clocks."""
     if file.name == "timing.jsonl":
         return None
     if file.name == "state.pt":

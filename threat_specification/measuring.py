@@ -1,4 +1,4 @@
-"""How large a change is, under several threats at once."""
+"""The size of a change under several threats at once."""
 
 from __future__ import annotations
 

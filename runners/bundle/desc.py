@@ -81,7 +81,7 @@ class BundleDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """What the file claims, what was lost, and its size."""
+        """The claims of the file, the images that were lost, and its size."""
         lost = [
             f"{words}: {row['lost']} of {row['attacked']} images that were broken do not survive rounding to 8 bits"
             for words, row in result["sets"].items()

@@ -147,7 +147,7 @@ def _nonisotropic(result: dict[str, Any], testing: TestingHparams) -> Cells:
 
 
 def _order(row: dict[str, Any]) -> list[float]:
-    """Where an evaluation has a cell: by threshold, then by radius, and none last."""
+    """The place of a cell in an evaluation: by threshold, then by radius, and none last."""
     return [math.inf if row[name] is None else row[name] for name in ("threshold", "radius")]
 
 

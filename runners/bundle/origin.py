@@ -1,4 +1,4 @@
-"""Where the model and the data of a claim come from, in words that another machine understands."""
+"""The origin of the model and the data of a claim, in words that another machine understands."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ def answer(runs: Runs) -> list[str]:
 
 
 def _best(tests: list[FinishedRun]) -> list[str]:
-    """Who stands best in the hardest evaluation."""
+    """The best model in the hardest evaluation."""
     measured = [name for name in RANKED if any(name in run.result for run in tests)]
     return [_standing(measured[0], tests)] if measured else []
 
 
 def _others(tests: list[FinishedRun]) -> list[str]:
-    """Who stands best in the next evaluation in which another model does."""
+    """The best model in the next evaluation in which it is another one."""
     measured = [name for name in RANKED if any(name in run.result for run in tests)]
     if len(measured) < 2:
         return []
@@ -75,7 +75,7 @@ def _interval(run: FinishedRun, name: str) -> tuple[float, float]:
 
 
 def _threat(measurements: list[FinishedRun]) -> list[str]:
-    """Where PD tells unsafe changes from safe ones, and where it does not."""
+    """The changes for which PD tells unsafe from safe, and those for which it does not."""
     if not measurements:
         return []
     result = measurements[0].result
@@ -117,7 +117,7 @@ def _missed(audit: dict[str, Any] | None) -> float:
 
 
 def _first(runs: Runs, tests: list[FinishedRun]) -> str:
-    """What to look at first."""
+    """The first thing to look at."""
     if any(run.result.get(name, {}).get("warnings") for run in tests for name in EVALUATIONS):
         return "Look first at the table of warnings."
     if tests:

@@ -111,7 +111,7 @@ class Contents:
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
 
     def _certificates(self, tests: list[FinishedRun]) -> Parts:
-        """What was looked for, and brackets of the models that were trained for certificates."""
+        """The table of certificates, and brackets of the models that were trained for them."""
         trained = [run for run in tests if run.result.get(CERTIFIED, {}).get("certified_training")]
         caption = f"Brackets of accuracy, from what is certified to what attacks leave{_of(trained, MOST_BARS)}"
         drawn = self._chart("brackets", caption, brackets, trained[:MOST_BARS]) if trained else []

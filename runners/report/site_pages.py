@@ -112,7 +112,7 @@ PICTURES = "The image, the image changed, and the change alone, made larger arou
 
 
 def fact_rows(entry: Entry) -> list[tuple[str, str]]:
-    """What a claim is about, and who stands for it."""
+    """The subject of a claim, and who stands for it."""
     facts, record = entry.claim.facts, entry.record
     data, anchors = facts["data"], facts["anchors"]
     verified = f"yes: {record.place} ({record.made_by})" if record else "no: it is the word of its authors alone"

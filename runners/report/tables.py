@@ -82,7 +82,7 @@ def grid_table_of(run: FinishedRun) -> Table | None:
 
 
 def audit_table_of(run: FinishedRun) -> Table | None:
-    """What each attack finds alone; None without an audit."""
+    """The findings of each attack alone; None without an audit."""
     found = run.result.get(AUDIT)
     if found is None:
         return None
@@ -105,7 +105,7 @@ def paired_table(comparisons: list[FinishedRun]) -> Table | None:
 
 
 def certificates_table(tests: list[FinishedRun]) -> Table | None:
-    """What is certified of each model, with a bracket for those trained for it; None if nothing was looked for."""
+    """The certified share of each model, with a bracket for those trained for it; None if nothing was looked for."""
     header = ["model", "set", "certified", "certified by the radius alone", "[certified, attacked]", "s an image"]
     table = Table("Certificates", [*header, "remark"])
     table.note = "Accuracy in a set lies between what is certified and what attacks leave."

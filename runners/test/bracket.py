@@ -1,4 +1,4 @@
-"""What certificates say of a model, as text: between them and attacks lies its accuracy. Imports no torch."""
+"""Certificates of a model as text: between them and attacks lies its accuracy. Imports no torch."""
 
 from __future__ import annotations
 

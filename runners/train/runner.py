@@ -242,7 +242,7 @@ class Train(Runner):
         return derive_seed(self.desc.seed, self.desc.replicate, purpose)
 
     def _certified(self) -> tuple[Certify, Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None]:
-        """What --certified_train adds to the loss, and the worst logits of the network that is evaluated."""
+        """The part of the loss that --certified_train adds, and the worst logits of the network that is evaluated."""
         training = self.desc.training
         if not training.certified_train:
             return uncertified, None

@@ -17,7 +17,7 @@ from runners.test.desc import ModelByDirectory
 
 @dataclass(frozen=True)
 class VerifyHparams(Hparams):
-    """Where the data set of the claim is; its name stands in the file."""
+    """The place of the claim's data set; its name stands in the file."""
 
     heading: ClassVar[str] = "Data set"
 
@@ -68,5 +68,5 @@ class VerifyDesc(Desc):
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
-        """What it is about, then one sentence for each claimed set."""
+        """The subject of the claim, then one sentence for each claimed set."""
         return "\n".join([result["about"], *result["verdicts"]])

@@ -92,7 +92,7 @@ class Verify(Runner):
         return classifier
 
     def _source(self) -> tuple[PretrainedDesc | StoredRun, ModelHparams]:
-        """Where the weights come from: the flags, or else the claim."""
+        """The source of the weights: the flags, or else the claim."""
         root, told, given = self.environment.root_dir, self.claim.facts["model"], self.desc.model
         if train_dir := self.desc.by_directory.train_dir:
             return _stored(stored_model(train_dir, str(root)))

@@ -146,7 +146,7 @@ class Judge:
         return Batch(self.read(numbers), self.labels[numbers], self.rows[numbers], self.model, self.threats)
 
     def verdicts(self, claim: Claim) -> list[Verdict]:
-        """What is true of each claimed set. Every point takes one forward pass, and every image that needs none."""
+        """The verdict on each claimed set. Every point takes one forward pass, and every image that needs none."""
         sets, witness = claim.facts["claims"], torch.from_numpy(claim.arrays["witness"]).long()
         count = len(self.labels)
         failed = torch.zeros(len(sets), count, dtype=torch.int8)
@@ -190,7 +190,7 @@ HOLDS, RIGHT, OUTSIDE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about one claimed set.
+    """The findings about one claimed set.
 
     failed [n] HOLDS, RIGHT or OUTSIDE; doubtful [n] bool; margin [n] of the witness; rows [n] in the data set
     """
@@ -235,7 +235,7 @@ def described(claim: dict[str, Any]) -> str:
 
 
 def _unusual(form: dict[str, Any]) -> str:
-    """What else makes the set larger than its letters tell."""
+    """The further options that make the set larger than its letters tell."""
     found = []
     if form.get("segmented"):
         found += [f"background {form['background']}"] if form["background"] != "frozen" else []

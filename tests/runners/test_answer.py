@@ -1,4 +1,4 @@
-"""Who stands best, and who cannot be told from the best one: from the figures of results alone."""
+"""The best model, and those that cannot be told from it: from the figures of results alone."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_flags_that_it_fixes(words: list[str], told: str, capsys: pytest.Capture
 
 
 def test_a_model_by_its_directory(digits_root: Command, tmp_path: Path) -> None:
-    """Whose data set the arguments need not name."""
+    """The arguments need not name its data set."""
     train = ["train", "--dataset_name=digits", "--model_name=lenet_16", "--training_steps=1it"]
     by_directory = digits_root.where("test", f"--train_dir={digits_root.ok(*train)}", f"--protocol={NAME}")
     assert by_directory == digits_root.where("test", *train[1:], f"--protocol={NAME}")

@@ -35,7 +35,7 @@ def audited() -> tuple[AttackEvaluation, AuditEvaluation, Shard, Audit]:
 
 
 def test_any_ensemble_is_as_the_audit_tells(audited: tuple) -> None:
-    """What it leaves and what it costs, in some orders, from real runs of the ensemble."""
+    """Accuracy left and passes, in some orders, from real runs of the ensemble."""
     attacked, _, shard, audit = audited
     breaking = audit.broken[:, :, audit.headline].sum(0)
     assert len(set(breaking.tolist())) > 1 and breaking.min() > 0 and breaking.max() < 20

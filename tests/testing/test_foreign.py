@@ -119,7 +119,7 @@ def lacks_memory(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> T
 
 
 def test_a_function_that_fails_is_named_but_for_a_lack_of_memory() -> None:
-    """Which the evaluation meets by smaller parts."""
+    """The evaluation meets that by smaller parts."""
     model, anchors, images, labels = problem(4)
     asked = (model, images, labels, ProjectedDisplacement(anchors=anchors), Cell(THRESHOLD, RADIUS))
     with pytest.raises(RunError, match="attack lacks_a_package: its function failed: ModuleNotFoundError: No module"):
