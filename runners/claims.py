@@ -23,6 +23,8 @@ from testing.claims.digests import images_digest
 from testing.claims.judging import Judge, key, threat_of
 from threat_specification import AnchorSet
 
+REFUTED = "refuted.json"  # what `verify` leaves, in place of a result, of a claim that does not hold
+
 Flags = TypeVar("Flags", bound=Hparams)
 
 

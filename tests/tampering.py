@@ -114,7 +114,7 @@ def edited_json(*path: str | int, value: object) -> Change:
 
 def reordered_json(file: bytes, draw: random.Random) -> bytes:
     told, points = (member.content(member.size) for member in archive.read(file))
-    return archive.write([told.replace(b'"version":1', b'"version": 1'), points])
+    return archive.write([told.replace(b'"version":2', b'"version": 2'), points])
 
 
 def edited_array(name: str, by: int = 1) -> Change:
@@ -222,7 +222,7 @@ EDITS: list[Change] = [
     other_zip("/etc/passwd", archive.NAMES[1]),
     bomb,
     reordered_json,
-    edited_json("version", value=2),
+    edited_json("version", value=1),
     edited_json("version", value=True),
     edited_json("claims", 0, "accuracy", value=0.0),
     edited_json("claims", 0, "broken", value=10**400),
@@ -236,6 +236,9 @@ EDITS: list[Change] = [
     edited_json("model", "name", value="\x1b[2J"),
     edited_json("authors", value=["somebody else"]),
     edited_json("more", value=1),
+    edited_json("runs", 0, "certified", value=[2.0]),
+    edited_json("runs", 0, "corruptions", value={"accuracy": 1.5, "of": "C"}),
+    edited_json("runs", 0, "seconds", value=-0.0),
     *(edited_array(name) for name in ARRAYS),
 ]
 FALSE: list[Change] = [

@@ -52,10 +52,11 @@ class Layer:
     """One evaluation of one run: `adv` or `N_adv`.
 
     hashed    what was hashed of the run
-    made      its command and the software
+    made      what its author tells of it that nobody can check: command, software, accuracy under corruptions, cost
     headline  the set that was attacked first
     cells     all sets with both bounds, small ones first, and their accuracies under attack
     columns   their places among all cells
+    certified the share of images that the run certified in the headline; None without certificates
     """
 
     path: str
@@ -65,6 +66,7 @@ class Layer:
     headline: dict[str, Any]
     cells: list[tuple[dict[str, Any], float]]
     columns: list[int]
+    certified: float | None = None
 
     @cached_property
     def _examples(self) -> dict[str, numpy.ndarray]:
@@ -123,9 +125,27 @@ def layers_of(path: Path) -> list[Layer]:
         raise UsageError(f"--eot={testing.eot}: expected 1: nobody can check a model that answers at random")
     packages = result["environment"]["packages"]
     software = {"python": result["environment"]["python"], **{name: packages[name] for name in SOFTWARE}}
-    made = {"command": command, "software": software}
+    made = {"command": command, "software": software, **_told(result, testing)}
+    certified = {"N_adv": result.get("certified", {}).get("accuracy")}
     under_attack = {name: of for name, of in {"adv": _ball, "N_adv": _nonisotropic}.items() if name in result}
-    return [Layer(str(path), name, hashed, made, *of(result[name], testing)) for name, of in under_attack.items()]
+    return [
+        Layer(str(path), name, hashed, made, *of(result[name], testing), certified.get(name))
+        for name, of in under_attack.items()
+    ]
+
+
+def _told(result: dict[str, Any], testing: TestingHparams) -> dict[str, Any]:
+    """What a run tells beside its points: mean accuracy under corruptions, passes for an image in its nonisotropic
+    sets, and seconds.
+    """
+    corruptions = None
+    if "corruption" in result:
+        severities = ", ".join(f"{level:g}" for level in testing.corruption_severities)
+        files = " and files" if testing.corruption_eval_files else ""
+        of = f"{testing.corruption_suites or 'none made here'}{files}, severities {severities}"
+        corruptions = {"accuracy": result["corruption"]["accuracy"], "of": of}
+    passes = sum(result["N_adv"]["passes"].values()) if "N_adv" in result else None
+    return {"corruptions": corruptions, "passes": passes, "seconds": float(result["wall_seconds"])}
 
 
 Cells = tuple[dict[str, Any], list[tuple[dict[str, Any], float]], list[int]]  # headline, cells and columns of a layer

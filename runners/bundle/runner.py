@@ -124,8 +124,11 @@ class BundleRun(Runner):
         found: dict[str, dict[str, Any]] = {}
         for layer, source in zip(self.layers, sources[1:], strict=True):
             broken = ((source["witness"] != STANDING) | (sources[0]["witness"] != STANDING)).sum(1)
-            nothing = {"reported": [None] * len(self.sets), "lost": [0] * len(self.sets)}
+            nothing: dict[str, Any] = {name: [None] * len(self.sets) for name in ("reported", "certified")}
+            nothing["lost"] = [0] * len(self.sets)
             run = found.setdefault(layer.path, {"author": self.desc.claim.author, **layer.made, **nothing})
+            if layer.certified is not None:
+                run["certified"][self.sets.index(layer.headline)] = layer.certified
             for place, each in enumerate(self.sets):
                 if (accuracy := layer.reported(each)) is not None:
                     run["reported"][place] = accuracy

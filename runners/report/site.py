@@ -45,7 +45,7 @@ class Site:
         return cls(desc, environment, entries_of(files, root))
 
     def counts(self) -> dict[str, int]:
-        verified = sum(entry.record is not None for entry in self.entries)
+        verified = sum(entry.is_verified for entry in self.entries)
         return {"claims": len(self.entries), "tables": len(groups_of(self.entries)), "verified": verified}
 
     def write(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from foundations.results import markdown_table
 from runners.report.site_entries import Entry
-from runners.report.site_pages import SENTENCES, curves, fact_rows, set_rows
+from runners.report.site_pages import SENTENCES, SET_COLUMNS, curves, fact_rows, set_rows
 from testing.claims.judging import described
 
 
@@ -25,7 +25,7 @@ def model_card(entry: Entry, site_url: str) -> str:
         f"# {_plain(entry.name)}",
         *SENTENCES,
         markdown_table(["about this claim", ""], facts),
-        markdown_table(["set", "accuracy at most", "broken", "doubtful", "found by"], words),
+        markdown_table(list(SET_COLUMNS), words),
     ]
     for title, rows in curves(entry).items():
         parts += [
@@ -38,7 +38,7 @@ def model_card(entry: Entry, site_url: str) -> str:
 def _index(entry: Entry, site_url: str) -> dict[str, Any]:
     facts, dataset = entry.claim.facts, str(entry.claim.facts["data"]["description"].get("dataset_name", "unnamed"))
     args = {
-        "verified_by_forward_passes": entry.record is not None,
+        "verified_by_forward_passes": entry.is_verified,
         "record": entry.record.place if entry.record else "",
     }
     metrics = [_metric("clean accuracy, at most", entry.clean, args)]

@@ -12,21 +12,26 @@ from typing import Any
 from foundations.errors import RunError
 from foundations.files import read_json
 from foundations.results import is_intact
+from runners.claims import REFUTED
 from testing.claims.claim import ITSELF, Claim, sets_of
 from testing.claims.judging import described
 from testing.claims.schema import canonical_json
 
-FORMAT, FORMAT_VERSION = "nonisotropic leaderboard", 1
+FORMAT, FORMAT_VERSION = "nonisotropic leaderboard", 2
 LONGEST_NAME = 60  # characters of a file's name that come from a claim
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished `verify` of a claim below the root of this machine."""
+    """A finished `verify` of a claim below the root of this machine.
+
+    refuted   why the claim does not hold, a sentence for each set that fails; () if it holds
+    """
 
     place: str
     doubtful: tuple[int, ...]
     made_by: str
+    refuted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,14 @@ class Entry:
         return f"{words or 'model'}_{self.claim.digest[:12]}"
 
     @property
+    def is_verified(self) -> bool:
+        return self.record is not None and not self.record.refuted
+
+    @property
+    def is_refuted(self) -> bool:
+        return self.record is not None and bool(self.record.refuted)
+
+    @property
     def accuracies(self) -> list[float]:
         return [each["accuracy"] for each in self.claim.facts["claims"]]
 
@@ -56,6 +69,29 @@ class Entry:
         """The share of images that the claim does not say are misclassified as they are."""
         wrong = (self.claim.arrays["witness"] == ITSELF).any(0)
         return 1 - int(wrong.sum()) / len(wrong)
+
+    @property
+    def certified(self) -> list[float | None]:
+        """For each set the largest share of images that a run says is certified; None where none does."""
+        told = zip(*(run["certified"] for run in self.claim.facts["runs"]), strict=True)
+        return [max((share for share in shares if share is not None), default=None) for shares in told]
+
+    @property
+    def corruptions(self) -> dict[str, float]:
+        """Mean accuracy under corruptions by which they are; the lowest that a run tells."""
+        told = [run["corruptions"] for run in self.claim.facts["runs"] if run["corruptions"]]
+        return {each["of"]: each["accuracy"] for each in sorted(told, key=lambda each: -each["accuracy"])}
+
+    @property
+    def passes(self) -> float | None:
+        """Passes for an image in nonisotropic sets, of all runs together; None without such a run."""
+        told = [run["passes"] for run in self.claim.facts["runs"] if run["passes"] is not None]
+        return sum(told) if told else None
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs together, on whatever machines they ran."""
+        return float(sum(run["seconds"] for run in self.claim.facts["runs"]))
 
     def row(self) -> dict[str, Any]:
         """Everything that the leaderboard tells of it."""
@@ -68,13 +104,18 @@ class Entry:
             "card": f"{self.stem}.md",
             "clean_at_most": self.clean,
             "accuracy_at_most": self.accuracies,
+            "told_certified": self.certified,
+            "told_corruptions": self.corruptions,
+            "told_passes": self.passes,
+            "told_seconds": self.seconds,
             "broken": [each["broken"] for each in facts["claims"]],
             "images": facts["data"]["examples"],
             "authors": facts["authors"],
-            "verified_here": record is not None,
+            "verified_here": self.is_verified,
+            "refuted_here": self.is_refuted,
             "record": record and record.place,
             "record_made_by": record and record.made_by,
-            "doubtful": record and list(record.doubtful),
+            "doubtful": list(record.doubtful) if record and not record.refuted else None,
         }
 
 
@@ -89,24 +130,30 @@ def entries_of(files: Sequence[Path], root: Path) -> list[Entry]:
 
 
 def _records(root: Path) -> dict[str, Record]:
-    """By digest of the claim, the first record of `verify`; one that was edited is none."""
+    """By digest of the claim, one record of `verify`; one that was edited is none, and one that refutes it wins."""
     found: dict[str, Record] = {}
-    for path in sorted((root / "verified").glob("*/result.json")):
-        try:
-            result = read_json(path)
-        except RunError:
-            continue
-        if is_intact(result) and result.get("runner") == "verify":
-            made = result["environment"]
-            by = f"torch {made['packages']['torch']}, {made['gpu'] or made['device']}"
-            record = Record(f"verified/{path.parent.name}", tuple(result["doubtful"]), by)
-            found.setdefault(result["claim"], record)
+    for name in (REFUTED, "result.json"):
+        for path in sorted((root / "verified").glob(f"*/{name}")):
+            if told := _intact(path):
+                made = told["environment"]
+                by = f"torch {made['packages']['torch']}, {made['gpu'] or made['device']}"
+                place, doubtful = f"verified/{path.parent.name}", tuple(told.get("doubtful", ()))
+                found.setdefault(told["claim"], Record(place, doubtful, by, tuple(told.get("refuted", ()))))
     return found
+
+
+def _intact(path: Path) -> dict[str, Any] | None:
+    """The content of a record as `verify` wrote it; None for any other."""
+    try:
+        told = read_json(path)
+    except RunError:
+        return None
+    return told if is_intact(told) and (path.name == REFUTED or told.get("runner") == "verify") else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Entries that compare: the same images, anchors and sets. Best first, by the mean over the sets."""
+    """Entries that compare: the same images, anchors and sets. Best first, by the mean over the sets; refuted last."""
 
     entries: list[Entry]
 
@@ -152,7 +199,7 @@ def groups_of(entries: Sequence[Entry]) -> list[Group]:
 
 def _best_first(entry: Entry) -> tuple[Any, ...]:
     mean = sum(entry.accuracies) / len(entry.accuracies)
-    return (-mean, -entry.clean, entry.name, entry.claim.digest)
+    return (entry.is_refuted, -mean, -entry.clean, entry.name, entry.claim.digest)
 
 
 def leaderboard(groups: Sequence[Group]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -43,6 +44,7 @@ HOW = (
 )
 ENTER = """python nonisotropic.py test FLAGS --save_adversarials
 python nonisotropic.py bundle FLAGS --author=NAME --output=claim.zip"""
+SET_COLUMNS = ("set", "accuracy at most", "broken", "doubtful", "found by", "certified, told")
 SHORT = 60  # characters of a text of claims in a table
 
 Cell = str | tuple[str, str]  # text, or text and the address that it leads to
@@ -62,23 +64,57 @@ def index_html(groups: Sequence[Group]) -> str:
 
 
 def _leaderboard(group: Group, number: int) -> str:
-    header = ["model", "clean, at most", *(f"at most in {name}" for name in group.sets)]
-    rows = [_leaderboard_row(entry) for entry in group.entries]
+    told = _told_columns(group)
+    header = ["model", "clean, at most", *(f"at most in {name}" for name in group.sets), *told]
+    rows = [_leaderboard_row(entry, list(told.values())) for entry in group.entries]
     anchors = group.entries[0].claim.facts["anchors"]
     among = f", {anchors['count']:,} anchors of SHA-256 {anchors['sha256'][:12]}" if anchors else ""
     note = (
         f"The {group.data['split']} split, images of SHA-256 {group.data['sha256'][:12]}{among}. "
-        "Best first, by the mean over the sets. Click a heading to sort."
+        "Best first, by the mean over the sets. What is told is the word of the authors, which no file proves; passes "
+        "are forward and backward ones of the model for an image, in nonisotropic sets. Click a heading to sort."
     )
     table = _table([*header, "images", "authors", "verified here", "doubtful"], rows)
     title = f'<h2 id="table-{number}">{escape(short(group.title))}</h2>'
     return f'<section>{title}\n<p class="quiet">{escape(note)}</p>\n{table}</section>'
 
 
-def _leaderboard_row(entry: Entry) -> list[Cell]:
+Column = Callable[[Entry], str]
+
+
+def _told_columns(group: Group) -> dict[str, Column]:
+    """Columns of what runs tell, by heading: certified shares and corruptions only where an entry has them."""
+    columns: dict[str, Column] = {}
+    for place, name in enumerate(group.sets):
+        if any(entry.certified[place] is not None for entry in group.entries):
+            columns[f"certified, told, in {name}"] = partial(_certified, place)
+    for name in sorted({name for entry in group.entries for name in entry.corruptions}):
+        columns[f"corruptions, told: {short(name)}"] = partial(_corrupted, name)
+    return columns | {"passes, told": _passes, "seconds, told": lambda entry: f"{entry.seconds:.0f}"}
+
+
+def _certified(place: int, entry: Entry) -> str:
+    """A share above the accuracy cannot be true, and is said to be none."""
+    share = entry.certified[place]
+    if share is None:
+        return "-"
+    return figure(share) if share <= entry.accuracies[place] else f"{figure(share)}, refuted by this file"
+
+
+def _corrupted(name: str, entry: Entry) -> str:
+    return figure(entry.corruptions[name]) if name in entry.corruptions else "-"
+
+
+def _passes(entry: Entry) -> str:
+    return "-" if entry.passes is None else f"{entry.passes:.0f}"
+
+
+def _leaderboard_row(entry: Entry, told: Sequence[Column]) -> list[Cell]:
     row = entry.row()
     figures = [figure(value) for value in (row["clean_at_most"], *row["accuracy_at_most"])]
-    record = f"yes: {row['record']}" if row["verified_here"] else "no"
+    figures += [column(entry) for column in told]
+    word = {"verified_here": "yes", "refuted_here": "refuted"}
+    record = next((f"{word[name]}: {row['record']}" for name in word if row[name]), "no")
     doubtful = str(sum(row["doubtful"])) if row["verified_here"] else "-"
     authors = short(", ".join(row["authors"]))
     return [
@@ -98,7 +134,7 @@ def entry_html(entry: Entry, shown: Sequence[Shown], note: str) -> str:
     commands = "\n".join(f"# {run['author']}\n{run['command']}" for run in facts["runs"])
     body = (
         f'<p><a href="index.html">All claims</a></p>\n{_facts(entry)}\n'
-        f"<h2>Sets</h2>\n{_table(['set', 'accuracy at most', 'broken', 'doubtful', 'found by'], set_rows(entry))}\n"
+        f"<h2>Sets</h2>\n{_table(SET_COLUMNS, set_rows(entry))}\n"
         f"{''.join(_curve(title, rows) for title, rows in curves(entry).items())}"
         f'<h2>Adversarial examples</h2>\n<p class="quiet">{escape(note or PICTURES)}</p>\n'
         f'<div class="pictures">{pictures}</div>\n'
@@ -115,7 +151,10 @@ def fact_rows(entry: Entry) -> list[tuple[str, str]]:
     """The subject of a claim, and who stands for it."""
     facts, record = entry.claim.facts, entry.record
     data, anchors = facts["data"], facts["anchors"]
-    verified = f"yes: {record.place} ({record.made_by})" if record else "no: it is the word of its authors alone"
+    verified = "no: it is the word of its authors alone"
+    if record:
+        verified = f"refuted: {'; '.join(record.refuted)}" if record.refuted else f"yes: {record.place}"
+        verified += f" ({record.made_by})"
     return [
         ("model", entry.name),
         ("weights", f"SHA-256 {facts['model']['sha256']}"),
@@ -125,6 +164,8 @@ def fact_rows(entry: Entry) -> list[tuple[str, str]]:
         ("SHA-256 of the images", data["sha256"]),
         ("anchors", f"{anchors['count']:,}, SHA-256 {anchors['sha256']}" if anchors else "none"),
         ("clean accuracy", f"at most {figure(entry.clean)}"),
+        *((f"corruptions, told: {name}", figure(accuracy)) for name, accuracy in entry.corruptions.items()),
+        ("cost, told", f"{_passes(entry)} passes for an image in nonisotropic sets, {entry.seconds:.0f} s"),
         ("claim", f"SHA-256 {entry.claim.digest}"),
         ("verified here", verified),
     ]
@@ -136,16 +177,17 @@ def _facts(entry: Entry) -> str:
 
 
 def set_rows(entry: Entry) -> list[list[Cell]]:
-    """For each claimed set: accuracy, images broken, doubtful ones, and how many each author broke."""
+    """For each claimed set the columns of SET_COLUMNS."""
     facts, found_by = entry.claim.facts, entry.claim.arrays["found_by"]
     wrong = int((entry.claim.arrays["witness"] == ITSELF).any(0).sum())
     rows: list[list[Cell]] = []
     for place, each in enumerate(facts["claims"]):
         counts = zip(facts["authors"], found_by[place].sum(0).tolist(), strict=True)
-        doubtful = str(entry.record.doubtful[place]) if entry.record else "-"
+        doubtful = str(entry.record.doubtful[place]) if entry.record and entry.is_verified else "-"
         broken = f"{each['broken']} ({wrong} of them as they are)"
         found = ", ".join(f"{short(author)} {count}" for author, count in counts)
-        rows.append([described(each), figure(each["accuracy"]), broken, doubtful, found])
+        certified = _certified(place, entry)
+        rows.append([described(each), figure(each["accuracy"]), broken, doubtful, found, certified])
     return rows
 
 

@@ -10,13 +10,15 @@ import torch
 
 from foundations.desc import StoredRun
 from foundations.errors import RunError, UsageError
+from foundations.files import write_json
 from foundations.hparam_fields import format_value
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.modes import evaluation_mode
+from foundations.results import describe_environment, sealed
 from models.normalize import Classifier
 from models.sources import FILE, HUB
 from runners.base import Runner
-from runners.claims import anchors_digest, check_images, dataset_of, disagrees, flags_of, images_of, judge_of
+from runners.claims import REFUTED, anchors_digest, check_images, dataset_of, disagrees, flags_of, images_of, judge_of
 from runners.inputs import read_data, read_model
 from runners.train.desc import PretrainedDesc, stored_model
 from testing.claims.claim import Claim
@@ -49,6 +51,8 @@ class Verify(Runner):
         with evaluation_mode(self.model):
             verdicts = self.judge.verdicts(self.claim)
         failed = [verdict.sentence() for verdict in verdicts if not verdict.holds]
+        if self.environment.is_primary:
+            self._keep_refutation(failed)
         if failed:
             raise RunError(f"{self.desc.file} does not hold in {len(failed)} of {len(verdicts)} sets: {failed[0]}")
         facts = self.claim.facts
@@ -62,6 +66,16 @@ class Verify(Runner):
             "doubtful": [int(verdict.doubtful.sum()) for verdict in verdicts],
             "verdicts": [verdict.sentence() for verdict in verdicts],
         }
+
+    def _keep_refutation(self, failed: list[str]) -> None:
+        """Write in place of a result why the claim does not hold, so that no leaderboard shows it as verified."""
+        file = self.directory / REFUTED
+        if failed:
+            made = describe_environment(self.environment)
+            write_json(file, sealed({"claim": self.claim.digest, "refuted": failed, "environment": made}))
+            (self.directory / "result.json").unlink(missing_ok=True)
+        else:
+            file.unlink(missing_ok=True)
 
     def _anchors(self) -> AnchorSet | None:
         """The anchors of the claim, from the training images that are here or from the file; None without PD."""

@@ -194,6 +194,6 @@ def _check_arrays(claim: Claim) -> None:
     found_by = arrays["found_by"]
     if (found_by > 1).any() or ((witness != STANDING) != found_by.any(-1)).any():
         raise Refused("who found what does not fit the witnesses")
-    many = {len(run[name]) for run in facts["runs"] for name in ("reported", "lost")} - {len(witness)}
+    many = {len(run[name]) for run in facts["runs"] for name in ("reported", "lost", "certified")} - {len(witness)}
     if many or {run["author"] for run in facts["runs"]} != set(facts["authors"]):
         raise Refused("its runs do not fit its claims or its authors")

@@ -10,7 +10,7 @@ from typing import Any
 from testing.claims.archive import MOST_BYTES, Refused
 from testing.claims.tensors import Kinds, size_of
 
-FORMAT, FORMAT_VERSION = "nonisotropic claim", 1
+FORMAT, FORMAT_VERSION = "nonisotropic claim", 2
 MOST_JSON = 2**24  # bytes
 MOST_TEXT = 20_000  # characters of a field
 MOST_LISTED = 1000  # authors, sets or runs
@@ -33,7 +33,12 @@ def _count(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, float) and 0 <= value < math.inf
+    """One way to write each: -0.0 would be another set than 0.0."""
+    return isinstance(value, float) and 0 <= value < math.inf and math.copysign(1, value) > 0
+
+
+def _share(value: Any) -> bool:
+    return _number(value) and value <= 1
 
 
 def _yes_or_no(value: Any) -> bool:
@@ -113,8 +118,12 @@ SCHEMA: dict[str, Any] = {
             "author": _text,
             "command": _text,
             "software": _flags,
-            "reported": [_or_none(_number)],
+            "reported": [_or_none(_share)],
             "lost": [_count],
+            "certified": [_or_none(_share)],
+            "corruptions": _or_none({"accuracy": _share, "of": _text}),
+            "passes": _or_none(_number),
+            "seconds": _number,
         }
     ],
 }

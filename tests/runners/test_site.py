@@ -6,8 +6,10 @@ import base64
 import copy
 import io
 import json
+import random
 import re
 import shutil
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.judging import described
 from tests.browser import CHROMIUM, look_at
 from tests.conftest import Command
+from tests.tampering import changes_undone, false_claim
 
 QUICK = ["--per_label=10", "--num_examples=20", "--N_attack_iter=5", "--attacks=pgd", "--N_adv_eval"]
 QUICK += ["--N_threshold=0.1", "--N_radius=51/255", "--N_thresholds=0.02"]
+QUICK += ["--corruption_eval", "--corruption_suites=quick", "--corruption_severities=3", "--certify"]
 HOSTILE = "<script>alert(1)</script>\"'&|`#{}: [x](javascript:alert(1)) www.example.org https://example.org"
 AUTHOR = "../../<img src=x onerror=alert(1)>" + "W" * 300
 
@@ -126,7 +130,7 @@ def ours(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> None:
-    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 1
+    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 2
     rows = {row["authors"][0]: row for row in ours(told)["rows"]}
     for author, verified in (("A", True), ("B", False)):
         claim, row = Claim.read(home.root / f"claims/{author}.zip"), rows[author]
@@ -157,9 +161,43 @@ def test_the_page_shows_what_the_json_says(site: Path, told: dict[str, Any]) -> 
             assert cells[0].startswith(row["model"][:50]) and row["weights_sha256"][:8] in cells[0]
             figures = [f"{value:.4f}" for value in (row["clean_at_most"], *row["accuracy_at_most"])]
             verified = [f"yes: {row['record']}", str(sum(row["doubtful"]))] if row["verified_here"] else ["no", "-"]
-            assert cells[1:-3] == [*figures, str(row["images"])] and cells[-2:] == verified
+            told_of = [f"{share:.4f}" for share in row["told_certified"] if share is not None]
+            told_of += [f"{share:.4f}" for share in row["told_corruptions"].values()]
+            told_of += [f"{row['told_passes']:.0f}", f"{row['told_seconds']:.0f}"]
+            assert cells[1:-3] == [*figures, *told_of, str(row["images"])] and cells[-2:] == verified
             assert cells[-3].startswith(row["authors"][0][:50])
             assert {row["page"], "leaderboard.json"} <= set(page.links) and (site / row["card"]).is_file()
+
+
+def test_what_is_told_is_that_of_the_run(home: Command, told: dict[str, Any]) -> None:
+    (run,) = (home.root / "runs/digits/test").glob("conv_*/replicate_1/result.json")
+    result = json.loads(run.read_text())
+    for row in ours(told)["rows"]:
+        assert row["told_corruptions"] == {"quick, severities 3": result["corruption"]["accuracy"]}
+        assert row["told_passes"] == sum(result["N_adv"]["passes"].values()) > 20
+        assert row["told_seconds"] == result["wall_seconds"] > 0
+        names = [each["name"] for each in ours(told)["sets"]]
+        certified = dict(zip(names, row["told_certified"], strict=True))
+        assert certified == {names[0]: None, names[1]: result["certified"]["accuracy"]} and "0.1, " in names[1]
+
+
+def test_a_refuted_claim_is_shown_as_refuted(home: Command, tmp_path: Path) -> None:
+    """A record of a claim that did not hold takes the place of one that verified it, and the entry stands last."""
+    (weights,) = (home.root / "runs/digits/train").glob("conv_*/replicate_1/model.safetensors")
+    false = tmp_path / "false.zip"
+    false.write_bytes(false_claim(changes_undone)((home.root / "claims/A.zip").read_bytes(), random.Random(0)))
+    words = ["verify", str(false), f"--train_dir={weights.parent}", f"--root_dir={tmp_path}", "--quiet"]
+    assert main(words) == 1
+    (kept,) = (tmp_path / "verified").glob("false_*/refuted.json")
+    assert main(["report", f"--site={tmp_path}/site", f"--claims={home.root}/claims/B.zip,{false}", *words[-2:]]) == 0
+    (table,) = json.loads((tmp_path / "site/leaderboard.json").read_text())["tables"]
+    last = table["rows"][-1]
+    assert last["claim_sha256"] == Claim.read(false).digest and [row["refuted_here"] for row in table["rows"]] == [0, 1]
+    assert not last["verified_here"] and last["doubtful"] is None
+    (shown,) = Page(tmp_path / "site/index.html").tables
+    assert shown[-1][-2] == f"refuted: verified/{kept.parent.name}"
+    (reason, *_) = json.loads(kept.read_text())["refuted"]
+    assert escape(f"refuted: {reason}") in (tmp_path / "site" / last["page"]).read_text()
 
 
 def test_pictures_are_those_of_the_claim(home: Command, site: Path, told: dict[str, Any]) -> None:

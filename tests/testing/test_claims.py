@@ -44,6 +44,12 @@ def facts_of(**facts: object) -> dict[str, object]:
     return facts
 
 
+def told_by(author: str, sets: int) -> dict[str, object]:
+    """A run of which nothing is told."""
+    nothing = {"reported": [None] * sets, "lost": [0] * sets, "certified": [None] * sets}
+    return facts_of(author=author, command="c", software={}, **nothing, corruptions=None, passes=None, seconds=1.0)
+
+
 def some_claim(author: str, seed: int, sets: int = 2) -> Claim:
     """A claim that nobody checks, with a few random points and clean errors."""
     draw = numpy.random.default_rng(seed)
@@ -67,7 +73,7 @@ def some_claim(author: str, seed: int, sets: int = 2) -> Claim:
         "anchors": None,
         "claims": [{"threat": LINF, "threshold": (1 + n) / 255, "radius": None} for n in range(sets)],
         "points": {},
-        "runs": [facts_of(author=author, command="c", software={}, reported=[None] * sets, lost=[0] * sets)],
+        "runs": [told_by(author, sets)],
     }
     arrays = {
         "index": numpy.arange(N) * 2,
