@@ -64,13 +64,13 @@ def rows_digest(rows: Sequence[int]) -> str:
 def check_inputs(name: str, dataset_name: str, found: Mapping[str, str]) -> list[str]:
     """Raise RunError if a digest is not the frozen one; returns the names of those that nobody has recorded yet.
 
-    found   "anchors": digest of the anchors; "images": that of the rows evaluated
+    found   "anchors": digest of the anchors; "images": that of the rows evaluated; "pixels": of their images and labels
     """
     frozen: dict[str, Any] = read(name)["data_sets"][dataset_name]["digests"]
-    for what, digest in found.items():
-        if frozen.get(what) not in (None, digest):
+    for what, digest in frozen.items():
+        if digest not in (None, found[what]):
             raise RunError(
-                f"--protocol={name}: expected {what} with the digest {frozen[what]}, got {digest}; the data are "
+                f"--protocol={name}: expected {what} with the digest {digest}, got {found[what]}; the data are "
                 "others, or their choice is another one: the figures would not compare"
             )
-    return [what for what in found if frozen.get(what) is None]
+    return [what for what, digest in frozen.items() if digest is None]

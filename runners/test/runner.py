@@ -21,6 +21,7 @@ from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.base import Runner
 from runners.checks import names_in
+from runners.claims import digest_of
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
@@ -125,7 +126,11 @@ class Test(Runner):
         """Raise RunError if the anchors or the images are not those of the protocol."""
         name = self.testing.protocol
         assert self.threat is not None and self.threat.anchors is not None
-        found = {"anchors": self.threat.anchors.digest, "images": protocol.rows_digest(self.index.tolist())}
+        found = {
+            "anchors": self.threat.anchors.digest,
+            "images": protocol.rows_digest(self.index.tolist()),
+            "pixels": digest_of(self.data.test, self.index)[:12],
+        }
         unknown = protocol.check_inputs(name, self.desc.dataset_name, found)
         if unknown:
             told = ", ".join(f"{what} {found[what]}" for what in unknown)

@@ -68,7 +68,8 @@ def test_every_data_set_of_a_protocol_is_whole() -> None:
     for name, entry in content["data_sets"].items():
         assert name in DATASETS
         rows, digests = entry["anchor_rows"], entry["digests"]
-        assert (rows is None) == (digests["anchors"] is None) == (digests["images"] is None)
+        assert set(digests) == {"anchors", "images", "pixels"}
+        assert {digest is None for digest in digests.values()} == {rows is None}
         assert rows is None or len(set(rows)) == 50 * DATASETS[name].num_classes
         assert set(entry["flags"]) == {"num_examples", "N_threshold", "N_radius", "N_thresholds", "N_radii"}
 
@@ -76,7 +77,7 @@ def test_every_data_set_of_a_protocol_is_whole() -> None:
 def test_other_inputs_are_refused() -> None:
     frozen = protocol.read(NAME)["data_sets"]["mnist_5k"]["digests"]
     assert protocol.check_inputs(NAME, "mnist_5k", frozen) == []
-    assert protocol.check_inputs(NAME, "cifar10", {"anchors": "0", "images": "1"}) == ["anchors", "images"]
+    assert protocol.check_inputs(NAME, "cifar10", dict.fromkeys(frozen, "0")) == list(frozen)
     for what in frozen:
         with pytest.raises(RunError, match=f"expected {what} with the digest {frozen[what]}, got 0"):
             protocol.check_inputs(NAME, "mnist_5k", {**frozen, what: "0"})
