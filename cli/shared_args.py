@@ -25,6 +25,11 @@ class SharedArgs(Hparams):
         check=in_range(0),
         hashed=False,
     )
+    config: str = setting(
+        "",
+        "A TOML file of flags (docs/runs.md), as if they stood before those of the command line; may be given again.",
+        hashed=False,
+    )
     root_dir: str = setting("", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False)
     quiet: bool = setting(False, "No progress bars or notices.", hashed=False)
     display_output_location: bool = setting(False, "Print the run's directory and do nothing else.", hashed=False)

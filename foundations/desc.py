@@ -89,6 +89,12 @@ class Desc:
         yield from dict.fromkeys([*cls.hparams_classes(), *cls.more_flags, *beside])
 
     @classmethod
+    def runs_below(cls) -> Iterator[type[Desc]]:
+        """The descriptions of the runs that this one may build on, those first that others build on."""
+        runs = [part for part in cls.parts().values() if issubclass(part, Desc)]
+        yield from dict.fromkeys(run for part in runs for run in (*part.runs_below(), part))
+
+    @classmethod
     def replicate_flags(cls) -> set[str]:
         """Flags that give the number of the repetition, of this run and of the runs it builds on."""
         below = (part.replicate_flags() for part in cls.parts().values() if issubclass(part, Desc))

@@ -50,6 +50,10 @@ class MultiDesc(Desc):
         yield from dict.fromkeys([*cls.child_class.flag_groups(), *cls.more_flags])
 
     @classmethod
+    def runs_below(cls) -> Any:
+        yield from (*cls.child_class.runs_below(), cls.child_class)
+
+    @classmethod
     def replicate_flags(cls) -> set[str]:
         return cls.child_class.replicate_flags()
 
@@ -85,7 +89,10 @@ class MultiDesc(Desc):
 
     def flags(self) -> dict[str, Any]:
         names = {"model_name": ",".join(self.model_names)} if len(self.model_names) > 1 else {}
-        return self.children[0].flags() | names | {f"{TOGGLE}{name}": True for name in self.toggled}
+        flags: dict[str, Any] = {}
+        for child in reversed(self.children):  # the first has nothing toggled on, only others may use anchors
+            flags |= child.flags()
+        return flags | names | {f"{TOGGLE}{name}": True for name in self.toggled}
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
@@ -116,6 +123,10 @@ class MultiTestDesc(MultiDesc):
     runner = "multi_test"
     purpose = "test over all combinations of toggled options"
     child_class = TestDesc
+
+    @classmethod
+    def runs_below(cls) -> Any:
+        yield from (*super().runs_below(), MultiTrainDesc)
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from runners.test import protocol
 from runners.test.audit_table import audit_table
 from runners.test.bracket import CERTIFIED, certified_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
-from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
+from runners.train.desc import PretrainedDesc, TrainDesc, flags_of_training, stored_model
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
 
@@ -99,6 +99,9 @@ class TestDesc(Desc):
     def hashed(self) -> dict[str, Any]:
         attacked = self.testing.adv_eval or self.testing.N_adv_eval
         return super().hashed() | ({"ensemble": ENSEMBLE} if attacked else {})
+
+    def flags(self) -> dict[str, Any]:
+        return super().flags() | flags_of_training(self.train, self.needed_runs().get("anchors"))
 
     @property
     def train_anchors(self) -> ThreatDesc | None:

@@ -159,6 +159,20 @@ class PretrainedDesc(Desc):
         return {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
 
 
+def flags_of_training(train: Any, anchors: ThreatDesc | None) -> dict[str, Any]:
+    """Flags by which an evaluation names a training run, where the run itself is called by others.
+
+    anchors   those of the evaluation, if it uses some
+    """
+    if not isinstance(train, TrainDesc):
+        return {}
+    flags: dict[str, Any] = {"model_type": "finetuned"} if train.model.model_type == "pretrained" else {}
+    used = train.needed_runs().get("anchors")
+    if used and anchors and used.replicate != anchors.replicate:
+        flags |= {"threat_replicate": anchors.replicate, "train_threat_replicate": used.replicate}
+    return flags
+
+
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:
     """The train run in a directory, given directly or relative to the root."""
     return StoredRun.read(Path(train_dir).expanduser(), resolve_root(root_dir), "train")
