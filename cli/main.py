@@ -114,7 +114,7 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
     from foundations.arithmetic import fix_workspaces
     from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
-    from runners.completion import finished_result, plan, tell
+    from runners.completion import finished_result, tell
 
     for group in groups_of(runner):
         group.of(values)  # raises UsageError for a value out of range
@@ -124,9 +124,9 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
         if _rank() == "0":
             print(desc.directory(root))
         return 0
-    if values.get("dry_run"):
+    if told := desc.instead(values, root, shared.beside()):
         if _rank() == "0":
-            print(plan(desc, root))
+            print(told)
         return 0
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:

@@ -179,6 +179,13 @@ class Desc:
         folder = root / "runs" / self.dataset_name / self.runner
         return folder / f"{self.name}_{self.hash}" / f"replicate_{self.replicate}"
 
+    def instead(self, values: dict[str, Any], root: Path, beside: dict[str, Any]) -> str:
+        """What flags ask for in place of the run, done, as text for the user; "" if the run is asked for. On all ranks.
+
+        beside   flags that were given and describe no run, such as --device
+        """
+        return ""
+
     def opened(self, root: Path) -> Path:
         """The path that the user opens to see the result: the directory, or a page."""
         return self.directory(root)
