@@ -15,7 +15,7 @@ from foundations.toml_files import toml_line
 from runners.test.protocol import flags as protocol_flags
 from runners.train.defaults import named_defaults
 
-__all__ = ["command", "named_defaults", "protocol_flags", "stored_command", "stored_config", "words_of"]
+__all__ = ["command", "named_defaults", "protocol_flags", "stored_command", "stored_config", "stored_flags", "words_of"]
 
 CONFIG = "config.toml"  # file in a run's directory
 Placed = Callable[[str], str]  # what becomes of a path
@@ -44,9 +44,14 @@ def stored_command(desc: Desc) -> str:
     return command(desc, IN_CHECKOUT, _without_folder)
 
 
+def stored_flags(desc: Desc) -> dict[str, Any]:
+    """All flags of a run, without absolute paths."""
+    return _flags(desc, _without_folder)
+
+
 def stored_config(desc: Desc) -> str:
     """All flags of a run as a file for --config, without absolute paths; those that differ from their default first."""
-    flags, defaults = _flags(desc, _without_folder), _defaults(desc)
+    flags, defaults = stored_flags(desc), _defaults(desc)
     files = {"files": tuple(map(_without_folder, _files(desc)))} if desc.takes else {}
     given = [name for name in flags if flags[name] != defaults.get(name)]
     usual = [name for name in flags if name not in given]

@@ -121,7 +121,7 @@ def _script(desc: Any, stages: list[list[Desc]], commands: Path, script: Path) -
     )
 
 
-# The shell gets the signal (B:) and passes it on, since torchrun turns exit code 75 into 1.
+# The shell alone gets the signal (B:), and passes it on: torchrun would not, and turns exit code 75 into 1.
 SCRIPT = r"""#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --time=04:00:00
@@ -160,14 +160,15 @@ if [ -z "$line" ]; then
     exit 2
 fi
 eval "words=($line)"
+pass_on=USR1
 gpus=${{SLURM_GPUS_ON_NODE:-1}}
 if [ "$gpus" -gt 1 ]; then
-    export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+    pass_on=TERM  # torchrun dies of USR1
     words=("${{words[0]}}" -m torch.distributed.run --standalone --nproc_per_node="$gpus" "${{words[@]:1}}")
 fi
 
 asked=
-trap 'asked=USR1; kill -USR1 "$run" 2>/dev/null' USR1
+trap 'asked=USR1; kill "-$pass_on" "$run" 2>/dev/null' USR1
 trap 'asked=TERM; kill -TERM "$run" 2>/dev/null' TERM
 "${{words[@]}}" &
 run=$!

@@ -16,6 +16,7 @@ from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form, coverage_run
+from runners.trackers import TrackingHparams
 from runners.train.defaults import named_defaults
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
@@ -57,6 +58,7 @@ class TrainDesc(Desc):
     augmentation: AugmentationHparams
     training: TrainingHparams
     precision: PrecisionHparams
+    tracking: TrackingHparams = TrackingHparams()
     anchors: ThreatDesc = builds_on(_trains_under_threat)
     coverage: Any = builds_on(lambda desc: desc.coverage is not None, implied=lambda desc: True, default=None)
 

@@ -155,10 +155,15 @@ def test_a_sweep_of_one_stage_is_one_array(tmp_path: Path, capsys: pytest.Captur
         ("exit 0", None, 0, False),
         ("exit 1", None, 1, False),
         ("exit 75", None, 75, True),
-        ("trap 'exit 75' USR1; touch up; sleep 60 & wait", signal.SIGUSR1, 75, True),
-        ("trap 'exit 1' USR1; touch up; sleep 60 & wait", signal.SIGUSR1, 1, True),  # as torchrun
-        ("trap 'sleep 0.3; exit 0' USR1; touch up; sleep 60 & wait", signal.SIGUSR1, 0, False),  # finished all the same
-        ("trap 'exit 75' TERM; touch up; sleep 60 & wait", signal.SIGTERM, 75, False),  # cancelled
+        ("trap 'exit 75' USR1; touch up; sleep 9 >/dev/null & wait", signal.SIGUSR1, 75, True),
+        ("trap 'exit 1' USR1; touch up; sleep 9 >/dev/null & wait", signal.SIGUSR1, 1, True),  # as torchrun
+        (
+            "trap 'sleep 0.3; exit 0' USR1; touch up; sleep 9 >/dev/null & wait",
+            signal.SIGUSR1,
+            0,
+            False,
+        ),  # finished all the same
+        ("trap 'exit 75' TERM; touch up; sleep 9 >/dev/null & wait", signal.SIGTERM, 75, False),  # cancelled
     ],
 )
 def test_what_goes_back_into_the_queue(
@@ -177,14 +182,27 @@ def test_what_goes_back_into_the_queue(
 
 
 def test_more_gpus_are_used_by_torchrun(slurm: Path, tmp_path: Path) -> None:
-    program(tmp_path / "bin", "py thon", 'printf "[%s]" "$@"; echo " $TORCHELASTIC_SIGNALS_TO_HANDLE"')
+    program(tmp_path / "bin", "py thon", 'printf "[%s]" "$@"')
     (tmp_path / "list.txt").write_text(f"'{tmp_path}/bin/py thon' 'non isotropic.py' train '--data_dir=a b'\n")
     done = run("bash", slurm, SLURM_ARRAY_TASK_ID=1, SLURM_GPUS_ON_NODE=4)
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
     shown = "".join(f"[{word}]" for word in [*words, "non isotropic.py", "train", "--data_dir=a b"])
-    assert done.stdout == f"{shown} SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1\n"
+    assert done.stdout == shown
     done = run("bash", slurm, SLURM_ARRAY_TASK_ID=1, SLURM_GPUS_ON_NODE=1)
-    assert done.stdout.startswith("[non isotropic.py][train][--data_dir=a b]")
+    assert done.stdout == "[non isotropic.py][train][--data_dir=a b]"
+
+
+def test_torchrun_is_asked_by_the_signal_that_it_passes_on(slurm: Path, tmp_path: Path) -> None:
+    program(tmp_path / "bin", "python", "trap 'echo TERM; exit 1' TERM; touch up; sleep 9 >/dev/null & wait")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/bin/python nonisotropic.py train\n")
+    variables = {**os.environ, "PATH": path_with(tmp_path), "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "77"}
+    variables["SLURM_GPUS_ON_NODE"] = "2"
+    task = subprocess.Popen(["bash", slurm], env=variables, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "up").exists():
+        assert task.poll() is None
+    task.send_signal(signal.SIGUSR1)
+    assert task.communicate(timeout=30)[0] == "TERM\n" and task.returncode == 1
+    assert (tmp_path / "asked").read_text() == "scontrol requeue 77\n"
 
 
 def test_the_processes_of_torchrun_write_one_list(command: Command, tmp_path: Path) -> None:
