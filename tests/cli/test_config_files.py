@@ -8,6 +8,7 @@ import pytest
 
 from cli.main import main
 from cli.runner_registry import RUNNERS, desc_class
+from runners.train.defaults import RECIPES
 from tests.conftest import Command
 
 SMALL = ["--standard_eval", "--N_adv_eval", "--num_examples=5", "--N_attack_iter=2", "--attacks=apgd_ce"]
@@ -227,6 +228,17 @@ def test_every_run_is_repeated_by_its_own_file(
     assert set(found) == set(RUNNERS) - {"verify", "merge"}
     assert 'author = "Jane Doe"' in found["bundle"].read_text()
     assert "per_label = 10" in found["multi_train"].read_text()
+
+
+def test_a_run_is_repeated_when_defaults_have_changed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its file, which says them; a command that leaves them out is another run then."""
+    words = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=0it"]
+    made = command.ok(*words)
+    monkeypatch.setenv("NONISOTROPIC_HOME", str(command.root))
+    monkeypatch.setitem(RECIPES, ("conv", "*"), {"lr": 0.03, "momentum": 0.5})
+    assert where(capsys, "train", f"--config={made}/config.toml") == f"{made}\n" != where(capsys, *words)
 
 
 def test_the_files_of_verify_and_merge(everything: Command) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import json
 import random
@@ -18,9 +17,12 @@ import pytest
 import torch
 
 from cli.main import main
+from foundations.environment import Environment
+from foundations.run_directory import RunDirectory
 from foundations.signals import Interrupted
-from runners.trackers import TRACKERS, TrackedRun, Tracker
+from runners.trackers import TRACKERS, TrackedRun, Tracker, Trackers
 from tests.conftest import Command
+from training.random_states import seed_everything
 
 WORDS = ["--dataset_name=digits", "--model_name=conv", "--training_steps=3ep", "--batch_size=256"]
 
@@ -76,7 +78,8 @@ def spy(name: str, folder: Path) -> Path:
     """Write a package of a tracker's interface into a folder; returns the file that it writes."""
     told = folder / f"{name}.jsonl"
     lines = "\n".join(line[8:] for line in SPIES[name].split("\n"))
-    begin = f"import json\ndef tell(**told):\n    open({str(told)!r}, 'a').write(json.dumps(told) + '\\n')\n"
+    begin = "import json\ndef tell(**told):\n"
+    begin += f"    with open({str(told)!r}, 'a') as file: print(json.dumps(told), file=file)\n"
     (folder / f"{name}.py").write_text(begin + lines)
     return told
 
@@ -176,7 +179,7 @@ FINAL = ["test_accuracy", "train_accuracy", "train_loss"]
 def test_a_tracker_that_fails_ends_nothing(
     bad: str, recorder: type[Recorder], plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor does what it draws at random change a bit, nor what it prints the output."""
+    """Nor does it change a bit of the run, nor print between its output."""
     recorder.bad = bad
     assert train(tmp_path, "--tracker=recorder") == 0
     captured = capsys.readouterr()
@@ -190,6 +193,19 @@ def test_a_tracker_that_fails_ends_nothing(
     else:
         steps = [("log", 5), ("log", 10), ("log", 15)]
         assert recorder.told == [("start", 0, ""), *steps, ("finish", True, FINAL)] and not warnings
+
+
+def test_what_it_draws_at_random_is_its_own(recorder: type[Recorder], tmp_path: Path) -> None:
+    trackers = Trackers(["recorder"], None, RunDirectory(tmp_path), Environment(root_dir=tmp_path))
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), numpy.random.rand(), float(torch.rand(1))  # noqa: NPY002
+
+    seed_everything(3)
+    expected = drawn()
+    seed_everything(3)
+    trackers.log({}, 1)
+    assert drawn() == expected and recorder.told == [("log", 1)]
 
 
 def test_it_goes_on_where_the_run_does(recorder: type[Recorder], plain: Path, tmp_path: Path) -> None:
@@ -278,8 +294,9 @@ def found_in(name: str, key: str, root: Path) -> list[tuple[int, float]]:
     """Step and test accuracy, as a tool's store on this machine has them."""
     metric = "test_accuracy"
     if name == "mlflow":
-        client = importlib.import_module("mlflow").MlflowClient(f"sqlite:///{root}/trackers/mlflow.db")
-        return [(entry.step, entry.value) for entry in client.get_metric_history(key, metric)]
+        query = "select step, value from metrics where run_uuid = ? and key = ? order by step"
+        with contextlib.closing(sqlite3.connect(root / "trackers/mlflow.db")) as store:
+            return store.execute(query, [key, metric]).fetchall()
     if name == "trackio":
         with contextlib.closing(sqlite3.connect(root / "trackio/nonisotropic.db")) as store:
             rows = store.execute("select step, metrics from metrics where run_name = ?", [key]).fetchall()
