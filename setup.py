@@ -161,6 +161,7 @@ if __name__ == "__main__":
             "scipy>=1.11,<2",
             "pillow>=10",
             "typing_extensions>=4.10",
+            'tomli>=2; python_version < "3.11"',  # reads --config; later ones have tomllib
         ],
         extras_require={
             "test": [

@@ -6,8 +6,6 @@ Exit codes: 0 success, 1 failure, 2 mistake in the command line, 75 stopped by a
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import os
 import sys
 import time
@@ -15,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cli.config_files import configured
+from cli.flags import flags_of, groups_of, replicates
 from cli.parsing import Parser, make_parser
 from cli.published_flags import translated
 from cli.runner_registry import RUNNERS, desc_class
-from cli.shared_args import SharedArgs, ToggleHparams
+from cli.shared_args import SharedArgs
 from foundations.errors import NonisotropicError, UsageError, nearest
-from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.lazy import load_object
 from foundations.program import COMMAND as PROGRAM
@@ -87,12 +86,14 @@ def run(runner: str, arguments: list[str]) -> int:
     from foundations.environment import below_root
 
     forget()
-    flags = flags_of(runner)
-    arguments, notes = translated(arguments, flags.__contains__)
+    read = configured(runner, arguments)
+    arguments, notes = translated(arguments, flags_of(runner).__contains__)
+    arguments = [*read.words, *arguments]
     values = runner_parser(runner, arguments).parse(arguments, bool(desc_class(runner).takes))
+    values["files"] = values.get("files") or read.files
     shared = SharedArgs.of(values)
     with below_root(shared.root_dir), _without_display():
-        return _run(runner, values, shared, notes)
+        return _run(runner, values, shared, [*read.notes, *notes])
 
 
 @contextmanager
@@ -113,7 +114,7 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
     from foundations.arithmetic import fix_workspaces
     from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
-    from runners.completion import finished_result, plan, tell
+    from runners.completion import finished_result, tell
 
     for group in groups_of(runner):
         group.of(values)  # raises UsageError for a value out of range
@@ -123,9 +124,9 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
         if _rank() == "0":
             print(desc.directory(root))
         return 0
-    if values.get("dry_run"):
+    if told := desc.instead(values, root, shared.beside()):
         if _rank() == "0":
-            print(plan(desc, root))
+            print(told)
         return 0
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:
@@ -173,40 +174,6 @@ def fixed_by_protocol(arguments: list[str]) -> dict[str, Any]:
         return {}
     stored = stored_model(named.train_dir, named.root_dir) if named.train_dir else None
     return protocol_flags(named.protocol, named.dataset_name or (stored.dataset_name if stored else ""))
-
-
-def groups_of(runner: str) -> list[type[Hparams]]:
-    """All groups of flags that a runner accepts, in the order in which its help shows them."""
-    described = list(desc_class(runner).flag_groups())
-    toggles = [ToggleHparams] if desc_class(runner).has_toggles else []
-    return [*described, *toggles, replicate_args(), SharedArgs]
-
-
-def flags_of(runner: str) -> set[str]:
-    """The names of all flags of a runner, without dashes, aliases included."""
-    fields = [field for group in groups_of(runner) for field in dataclasses.fields(group)]
-    return {"help", *(name for field in fields for name in (field.name, field.metadata["alias"]) if name)}
-
-
-@functools.cache
-def replicate_args() -> type[Hparams]:
-    """The group of all flags --<...>_replicate.
-
-    Every runner accepts all of them, so that the same flags can be used with several commands.
-    """
-    classes = [desc_class(name) for name in RUNNERS]
-    fields = [
-        (each.replicate_flag, int, setting(1, f"Which repetition of {each.runner}.", check=in_range(1)))
-        for each in classes
-        if each.replicate_flag
-    ]
-    heading = {"heading": "Repetitions"}
-    return dataclasses.make_dataclass("ReplicateArgs", fields, bases=(Hparams,), namespace=heading, frozen=True)
-
-
-def replicates() -> set[str]:
-    """The names of all flags --<...>_replicate."""
-    return {field.name for field in dataclasses.fields(replicate_args())}
 
 
 def first_look(arguments: list[str]) -> dict[str, Any]:

@@ -84,6 +84,14 @@ def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any
     )
 
 
+def convert(declared: Any, text: str) -> Any:
+    """The value that a flag of a type takes from a word; raises UsageError, without the flag's name, for none."""
+    try:
+        return _PARSERS[declared](text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from error
+
+
 def _fails_as(expected: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
     """A converter whose error message says what was expected."""
 
@@ -110,7 +118,7 @@ def _boolean_or_integer(text: str) -> bool | int:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_number(part) for part in text.split(","))
+    return tuple(_number(part) for part in text.split(",") if text)
 
 
 _PARSERS: dict[Any, Callable[[str], Any]] = {

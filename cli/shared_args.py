@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from foundations.hparam_fields import Hparams, in_range, setting
 
@@ -25,10 +25,20 @@ class SharedArgs(Hparams):
         check=in_range(0),
         hashed=False,
     )
+    config: str = setting(
+        "",
+        "A TOML file of flags (docs/runs.md), as if they stood before those of the command line; may be given again.",
+        hashed=False,
+    )
     root_dir: str = setting("", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False)
     quiet: bool = setting(False, "No progress bars or notices.", hashed=False)
     display_output_location: bool = setting(False, "Print the run's directory and do nothing else.", hashed=False)
     debug: bool = setting(False, "Show a traceback with an error.", hashed=False)
+
+    def beside(self) -> dict[str, Any]:
+        """The flags that differ from their default and say how a run is run, not which, nor where it is written."""
+        names = ("device", "num_workers", "hang_minutes", "quiet")
+        return {name: value for name in names if (value := getattr(self, name)) != getattr(SharedArgs, name)}
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,12 @@ class Desc:
         yield from dict.fromkeys([*cls.hparams_classes(), *cls.more_flags, *beside])
 
     @classmethod
+    def runs_below(cls) -> Iterator[type[Desc]]:
+        """The descriptions of the runs that this one may build on, those first that others build on."""
+        runs = [part for part in cls.parts().values() if issubclass(part, Desc)]
+        yield from dict.fromkeys(run for part in runs for run in (*part.runs_below(), part))
+
+    @classmethod
     def replicate_flags(cls) -> set[str]:
         """Flags that give the number of the repetition, of this run and of the runs it builds on."""
         below = (part.replicate_flags() for part in cls.parts().values() if issubclass(part, Desc))
@@ -172,6 +178,13 @@ class Desc:
         """The directory of this run below a root."""
         folder = root / "runs" / self.dataset_name / self.runner
         return folder / f"{self.name}_{self.hash}" / f"replicate_{self.replicate}"
+
+    def instead(self, values: dict[str, Any], root: Path, beside: dict[str, Any]) -> str:
+        """What flags ask for in place of the run, done, as text for the user; "" if the run is asked for. On all ranks.
+
+        beside   flags that were given and describe no run, such as --device
+        """
+        return ""
 
     def opened(self, root: Path) -> Path:
         """The path that the user opens to see the result: the directory, or a page."""

@@ -158,14 +158,11 @@ class Hparams:
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = _fit_type(field.name, types[field.name], getattr(self, field.name))
+            value = checked(field, types[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             path_in = field.metadata["path_in"]
             if path_in and (path := path_in(value)).startswith("~"):  # after --flag=, a shell leaves it as it is
                 object.__setattr__(self, field.name, value.removesuffix(path) + os.path.expanduser(path))
-            check = field.metadata["check"]
-            if check is not None and (expected := check(value)):
-                raise UsageError(f"--{field.name}: expected {expected}, got {format_value(value)}")
 
     @classmethod
     def of(cls: type[Group], values: dict[str, Any]) -> Group:
@@ -205,6 +202,15 @@ class Hparams:
         holds = value == wanted if wanted else bool(value)
         field = self.__dataclass_fields__.get(name)  # None for a property
         return holds and (field is None or self.is_active(field.metadata["when"]))
+
+
+def checked(field: dataclasses.Field, declared: Any, value: Any) -> Any:
+    """The value of a field, of its type; raises UsageError for another type, NaN, infinity, or out of its range."""
+    value = _fit_type(field.name, declared, value)
+    check = field.metadata["check"]
+    if check is not None and (expected := check(value)):
+        raise UsageError(f"--{field.name}: expected {expected}, got {format_value(value)}")
+    return value
 
 
 def _fit_type(name: str, expected: Any, value: Any) -> Any:

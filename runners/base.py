@@ -12,10 +12,11 @@ from foundations.arithmetic import arithmetic
 from foundations.devices import describe_device
 from foundations.environment import Environment
 from foundations.errors import RunError
+from foundations.files import write_text
 from foundations.hparams import PrecisionHparams
 from foundations.results import describe_environment
 from foundations.run_directory import LOCK, Lock, RunDirectory
-from runners.commands import stored_command
+from runners.commands import CONFIG, stored_command, stored_config
 from runners.completion import finished_result
 
 
@@ -69,6 +70,7 @@ class Runner(ABC):
         devices = self._devices() if self.environment.is_primary else []
         if self.environment.is_primary:
             self.directory.open({**self.stored(), "devices": devices})
+            write_text(self.directory / CONFIG, stored_config(self.desc))
         self.environment.barrier()
         try:
             result = self.run()

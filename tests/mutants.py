@@ -24,6 +24,8 @@ EVALUATIONS = "testing/evaluations.py"
 ON_SEARCH = "tests/testing/test_evaluations.py tests/threat_specification/attacks/test_far_starts.py"
 ON_ATTACKS = "tests/threat_specification/attacks"
 ON_SHARDS = "tests/testing/test_testing.py"
+ON_CONFIG = "tests/cli/test_config_files.py"
+ON_SWEEPS = "tests/runners/test_sweeps.py"
 ON_RUNS = "tests/runners/test_runs.py"
 PD_TESTS = "tests/threat_specification/projected_displacement"
 ON_PROJECTION = f"{PD_TESTS}/test_projection.py tests/threat_specification/test_intersection.py"
@@ -696,6 +698,48 @@ MUTANTS = [
         "inside = lawful & well_inside(cell).holds(threat, length)",
         "inside = lawful",
         ON_CLAIMS,
+    ),
+    Mutant(
+        "a file of flags wins over the command line",
+        "cli/main.py",
+        "[*read.words, *arguments]",
+        "[*arguments, *read.words]",
+        f"{ON_CONFIG} -k test_flags_win_over_tables_and_tables_over_the_rest",
+    ),
+    Mutant(
+        "test takes the device of train from a file of flags",
+        "cli/config_files.py",
+        "if _flags_set(runner, entry) <= describing(table)]",
+        "]",
+        f"{ON_CONFIG} -k test_a_table_speaks_for_its_run_not_for_how_others_are_run",
+    ),
+    Mutant(
+        "a run's own file leaves out what is as by default",
+        "runners/commands.py",
+        "    if usual:\n",
+        "    if not usual:\n",
+        f"{ON_CONFIG} -k test_a_run_is_repeated_when_defaults_have_changed",
+    ),
+    Mutant(
+        "a sweep does not wait for what its runs build on",
+        "runners/multi/sweep.py",
+        "max((1 + depth(below)",
+        "max((depth(below)",
+        f"{ON_SWEEPS} -k test_called_by_hand_the_script_submits_stage_after_stage",
+    ),
+    Mutant(
+        "a task that was cancelled goes back into the queue",
+        "runners/multi/sweep.py",
+        '[ "$asked" != TERM ]',
+        '[ "$asked" != KILL ]',
+        f"{ON_SWEEPS} -k test_what_goes_back_into_the_queue",
+    ),
+    Mutant(
+        "a tracker draws from the random numbers of the run",
+        "runners/trackers.py",
+        "with self._random_states_kept(), contextlib",
+        "with contextlib",
+        "tests/runners/test_trackers.py -k random",
     ),
 ]
 

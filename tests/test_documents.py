@@ -111,3 +111,8 @@ def test_the_example_by_the_name_of_a_data_set_runs(tmp_path: Path, monkeypatch:
     weighted = ProjectedDisplacement.of("mnist_5k", weighted=True)
     assert bool((weighted(x, known["y"], 1 - x) >= known["threats"]).all())
     assert ProjectedDisplacement.of("mnist_5k").anchors.digest == by_path.anchors.digest
+
+
+def test_the_file_of_flags_that_is_shown_is_the_one_that_commands_read() -> None:
+    shown = re.findall(r"```toml\n(.*?)```", DOCUMENTS[PROJECT / "docs/runs.md"], re.DOTALL)
+    assert shown == [(PROJECT / "docs/experiment.toml").read_text()]

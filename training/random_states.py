@@ -7,6 +7,8 @@ them. Dropout and third-party code do.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -20,6 +22,18 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     numpy.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """A block after which the generators of Python, NumPy and torch are as before."""
+    python, legacy = random.getstate(), numpy.random.get_state(legacy=True)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(legacy)  # noqa: NPY002
 
 
 def gather_states(environment: Environment) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, SUITE_NAMES, c
 from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
-from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, stored_model, trained_alike
+from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, flags_of_training, stored_model, trained_alike
 
 MEASURED = 2  # version of what is measured: 2 has the tangent form, and coverage
 HEADLINE = 0.95  # the coverage of the headline
@@ -174,6 +174,10 @@ class EvaluateThreatDesc(Desc):
         yield from dict.fromkeys([*super().flag_groups(), *TrainDesc.flag_groups()])
 
     @classmethod
+    def runs_below(cls) -> Any:
+        yield from dict.fromkeys([*TrainDesc.runs_below(), TrainDesc, *super().runs_below()])
+
+    @classmethod
     def replicate_flags(cls) -> set[str]:
         return super().replicate_flags() | TrainDesc.replicate_flags()
 
@@ -229,7 +233,8 @@ class EvaluateThreatDesc(Desc):
 
     def flags(self) -> dict[str, Any]:
         names = ",".join(run.model.model_name for run in self.models) if self.more else ""
-        return super().flags() | ({"model_name": names} if names else {})
+        flags = super().flags() | flags_of_training(self.train, self.anchors)
+        return flags | ({"model_name": names} if names else {})
 
     def __post_init__(self) -> None:
         check_human_set(self.human.human, self.dataset_name)

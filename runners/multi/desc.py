@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from foundations.desc import Desc
-from foundations.hparam_fields import Hparams, setting
+from foundations.hparam_fields import Hparams, setting, the_path
 from foundations.results import markdown_table
 from models.robustbench_registry import selection
 from runners.checks import names_in
+from runners.completion import plan
+from runners.multi.sweep import write_sweep
 from runners.test.desc import TestDesc, then_project_table
 from runners.train.desc import TrainDesc
 
@@ -18,11 +21,20 @@ TOGGLE = "toggle_"
 
 @dataclass(frozen=True)
 class PlanArgs(Hparams):
-    """A flag to show the plan without running it."""
+    """Flags to show or write the plan without running it."""
 
     heading: ClassVar[str] = "Plan"
 
     dry_run: bool = setting(False, "Print the runs with their directories, and run none.", hashed=False)
+    write_commands: str = setting(
+        "",
+        "Write the commands of the runs that are left, those that they build on first, into this file, and run none.",
+        path_in=the_path,
+        hashed=False,
+    )
+    write_slurm: str = setting(
+        "", "Also write a script that runs that list as arrays of Slurm.", path_in=the_path, hashed=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +60,10 @@ class MultiDesc(Desc):
     @classmethod
     def flag_groups(cls) -> Any:
         yield from dict.fromkeys([*cls.child_class.flag_groups(), *cls.more_flags])
+
+    @classmethod
+    def runs_below(cls) -> Any:
+        yield from (*cls.child_class.runs_below(), cls.child_class)
 
     @classmethod
     def replicate_flags(cls) -> set[str]:
@@ -85,7 +101,19 @@ class MultiDesc(Desc):
 
     def flags(self) -> dict[str, Any]:
         names = {"model_name": ",".join(self.model_names)} if len(self.model_names) > 1 else {}
-        return self.children[0].flags() | names | {f"{TOGGLE}{name}": True for name in self.toggled}
+        flags: dict[str, Any] = {}
+        for child in reversed(self.children):  # the first has nothing toggled on, only others may use anchors
+            flags |= child.flags()
+        return flags | names | {f"{TOGGLE}{name}": True for name in self.toggled}
+
+    def instead(self, values: dict[str, Any], root: Path, beside: dict[str, Any]) -> str:
+        """Print the plan, or write it as files that run it elsewhere."""
+        asked = PlanArgs.of(values)
+        if asked.dry_run:
+            return plan(self, root)
+        if asked.write_commands or asked.write_slurm:
+            return write_sweep(self, root, asked.write_commands, asked.write_slurm, beside)
+        return ""
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
@@ -116,6 +144,10 @@ class MultiTestDesc(MultiDesc):
     runner = "multi_test"
     purpose = "test over all combinations of toggled options"
     child_class = TestDesc
+
+    @classmethod
+    def runs_below(cls) -> Any:
+        yield from (*super().runs_below(), MultiTrainDesc)
 
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:

@@ -20,7 +20,8 @@ from runners.test import protocol
 from runners.test.audit_table import audit_table
 from runners.test.bracket import CERTIFIED, certified_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
-from runners.train.desc import PretrainedDesc, TrainDesc, stored_model
+from runners.trackers import TrackingHparams
+from runners.train.desc import PretrainedDesc, TrainDesc, flags_of_training, stored_model
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
 
@@ -88,6 +89,7 @@ class TestDesc(Desc):
     dataset: DatasetHparams
     testing: TestingHparams
     precision: PrecisionHparams
+    tracking: TrackingHparams = TrackingHparams()
     train: TrainDesc = builds_on()
     anchors: ThreatDesc = builds_on(_tests_under_threat)
     coverage: Any = builds_on(lambda desc: desc.coverage is not None, implied=lambda desc: True, default=None)
@@ -99,6 +101,9 @@ class TestDesc(Desc):
     def hashed(self) -> dict[str, Any]:
         attacked = self.testing.adv_eval or self.testing.N_adv_eval
         return super().hashed() | ({"ensemble": ENSEMBLE} if attacked else {})
+
+    def flags(self) -> dict[str, Any]:
+        return super().flags() | flags_of_training(self.train, self.needed_runs().get("anchors"))
 
     @property
     def train_anchors(self) -> ThreatDesc | None:

@@ -91,3 +91,13 @@ def _row(cell: Cell, accuracy: float) -> dict[str, Any]:
 
 def _share(values: numpy.ndarray) -> float:
     return float(values.mean())
+
+
+def accuracies(result: dict[str, Any]) -> dict[str, float]:
+    """The main figure of each evaluation of a result."""
+    found = {name: metrics["accuracy"] for name, metrics in result.items() if "accuracy" in _as_dict(metrics)}
+    return {f"{name}_accuracy": accuracy for name, accuracy in found.items()}
+
+
+def _as_dict(metrics: Any) -> dict[str, Any]:
+    return metrics if isinstance(metrics, dict) else {}

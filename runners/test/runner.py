@@ -31,9 +31,10 @@ from runners.test import audit, certified, corruptions, exact, moves, protocol, 
 from runners.test.bracket import CERTIFIED
 from runners.test.corruption_chart import corruption_chart
 from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS, forms_of
-from runners.test.metrics import ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
+from runners.test.metrics import accuracies, ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.test.pictures import Pictures
 from runners.test.under_attack import in_ball, inside
+from runners.trackers import Trackers
 from runners.train.desc import PretrainedDesc, TrainDesc
 from testing.certificates import CertificateEvaluation
 from testing.corruptions import CorruptionEvaluation
@@ -88,6 +89,7 @@ class Test(Runner):
 
     def prepare(self) -> None:
         environment = self.environment
+        self.trackers = Trackers(self.desc.tracking.names, self.desc, self.directory, environment)
         self.testing = testing = self._with_thresholds()
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
         self.threat = self._read_threat(self.desc.anchors, testing.weighted) if testing.N_adv_eval else None
@@ -208,6 +210,8 @@ class Test(Runner):
                 write_figure(self.directory / "curves.png", lambda: gauge_curves([(self.desc.name, result)]))
                 if self.testing.N_radii:
                     write_figure(self.directory / "radius_curves.png", lambda: radius_curves(result["N_adv"]))
+        self.trackers.start(0, [])
+        self.trackers.finish(accuracies(result))
         return result
 
     def _exact(self, network: Network, arrays: dict[str, numpy.ndarray], split: Examples) -> dict[str, numpy.ndarray]:

@@ -16,6 +16,7 @@ from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form, coverage_run
+from runners.trackers import TrackingHparams
 from runners.train.defaults import named_defaults
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
@@ -57,6 +58,7 @@ class TrainDesc(Desc):
     augmentation: AugmentationHparams
     training: TrainingHparams
     precision: PrecisionHparams
+    tracking: TrackingHparams = TrackingHparams()
     anchors: ThreatDesc = builds_on(_trains_under_threat)
     coverage: Any = builds_on(lambda desc: desc.coverage is not None, implied=lambda desc: True, default=None)
 
@@ -157,6 +159,20 @@ class PretrainedDesc(Desc):
 
     def hashed(self) -> dict[str, Any]:
         return {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
+
+
+def flags_of_training(train: Any, anchors: ThreatDesc | None) -> dict[str, Any]:
+    """Flags by which an evaluation names a training run, where the run itself is called by others.
+
+    anchors   those of the evaluation, if it uses some
+    """
+    if not isinstance(train, TrainDesc):
+        return {}
+    flags: dict[str, Any] = {"model_type": "finetuned"} if train.model.model_type == "pretrained" else {}
+    used = train.needed_runs().get("anchors")
+    if used and anchors and used.replicate != anchors.replicate:
+        flags |= {"threat_replicate": anchors.replicate, "train_threat_replicate": used.replicate}
+    return flags
 
 
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:

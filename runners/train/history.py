@@ -1,4 +1,4 @@
-"""Records of a training run: metrics.jsonl, timing.jsonl, a progress bar, TensorBoard, curves."""
+"""Records of a training run: metrics.jsonl, timing.jsonl, a progress bar, trackers, curves."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foundations.environment import Environment
-from foundations.errors import RunError
 from foundations.files import write_text
 from foundations.run_directory import RunDirectory
 from runners.plots import write_figure
+from runners.trackers import Trackers
 from training.loop import Progress, Totals
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ class History:
     timing   rows of timing.jsonl
     """
 
-    def __init__(self, directory: RunDirectory, environment: Environment, batch_size: int, tensorboard: bool) -> None:
+    def __init__(self, directory: RunDirectory, environment: Environment, batch_size: int, trackers: Trackers) -> None:
         self.directory, self.environment, self.batch_size = directory, environment, batch_size
         self.rows: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.tensorboard = _tensorboard() if tensorboard and environment.is_primary else None
-        self.writer: Any = None
+        self.trackers = trackers
         self.epoch_started = self.shown = time.monotonic()
         self.batches_before = 0
 
@@ -46,8 +45,7 @@ class History:
         self.bar.update(step * self.batch_size)
         self.epoch_started, self.batches_before = time.monotonic(), batches_before
         self._write()
-        if self.tensorboard is not None:
-            self.writer = self.tensorboard(str(self.directory / "tensorboard"), purge_step=step + 1)
+        self.trackers.start(step, self.rows)
 
     def show(self, progress: Progress) -> None:
         """Update the progress bar with loss and accuracy of the epoch so far; a callback for every step."""
@@ -75,15 +73,11 @@ class History:
         self.timing.append({"epoch": row["epoch"], "seconds": round(seconds, 4), "examples_per_second": round(rate, 1)})
         self.epoch_started, self.batches_before = time.monotonic(), 0
         self._write()
-        if self.writer is not None:
-            for name, value in row.items():
-                self.writer.add_scalar(name, value, step.iteration)
+        self.trackers.log(row, step.iteration)
 
     def finish(self) -> None:
-        """Close the progress bar and TensorBoard, and draw the curves."""
+        """Close the progress bar, and draw the curves."""
         self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
         if self.environment.is_primary and self.rows:
             write_figure(self.directory / "curves.png", lambda: curves(self.rows))
 
@@ -96,14 +90,6 @@ class History:
 def _means(sums: dict[str, float], seen: dict[str, float]) -> dict[str, float]:
     """Means over those batches that contained the part, from sums over batches."""
     return {NAMES.get(name, f"train_{name}"): sums[name] / seen[name] for name in sorted(sums)}
-
-
-def _tensorboard() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RunError("--tensorboard needs a package: pip install --editable '.[tensorboard]'") from error
-    return SummaryWriter
 
 
 def curves(rows: list[dict[str, Any]]) -> Figure:

@@ -28,6 +28,7 @@ from runners.base import Runner
 from runners.coverage import Form
 from runners.inputs import read_data, read_initial_model, read_threat, read_thresholds, watched
 from runners.plots import Column, write_strip
+from runners.trackers import Trackers
 from runners.train.checkpoints import BestWeights, Resume
 from runners.train.history import History
 from runners.train.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
@@ -85,7 +86,7 @@ class Train(Runner):
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
         self.evaluated = self.network if self.average is None else self.average.module
         self.certify, self.worst = self._certified()
-        self.history = History(self.directory, environment, self.batches.batch_size, training.tensorboard)
+        self.history = History(self.directory, environment, self.batches.batch_size, self._trackers())
         self.best = BestWeights()
 
     def run(self) -> dict[str, Any]:
@@ -100,10 +101,17 @@ class Train(Runner):
         self._tell_if_adversaries_come_too_late()
         self._show_augmentation()
         history.start(trainer.iteration, trainer.schedule.total, trainer.iteration % len(self.batches))
-        with self.environment.stop.deferred():
-            trainer.run()
-        history.finish()
-        return self._result()
+        with history.trackers.ended_by_errors():
+            with self.environment.stop.deferred():
+                trainer.run()
+            history.finish()
+            result = self._result()
+        history.trackers.finish(result["final"])
+        return result
+
+    def _trackers(self) -> Trackers:
+        names = [*self.desc.tracking.names, *(["tensorboard"] if self.desc.training.tensorboard else [])]
+        return Trackers(list(dict.fromkeys(names)), self.desc, self.directory, self.environment)
 
     def _show_augmentation(self) -> None:
         """Write augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.

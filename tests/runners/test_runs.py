@@ -28,7 +28,7 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_compute_threat(digits_root: Command) -> None:
     directory = digits_root.where("compute_threat", "--dataset_name=digits", "--per_label=10")
-    assert files(directory) == ["anchors.png", "anchors.safetensors", "hparams.json", "result.json"]
+    assert files(directory) == ["anchors.png", "anchors.safetensors", "config.toml", "hparams.json", "result.json"]
     result = json.loads((directory / "result.json").read_text())
     assert result["num_anchors"] == 100 and result["per_label"] == 10
     assert set(result["coverage"]) == set("0123456789")
@@ -40,7 +40,8 @@ def test_compute_threat(digits_root: Command) -> None:
 
 def test_train(digits_root: Command) -> None:
     directory = digits_root.where("train", *TINY)
-    written = ["curves.png", "hparams.json", "metrics.jsonl", "model.safetensors", "result.json", "timing.jsonl"]
+    written = ["config.toml", "curves.png", "hparams.json", "metrics.jsonl", "model.safetensors", "result.json"]
+    written += ["timing.jsonl"]
     snapshots = ["model.safetensors", "state.pt"] * 2
     assert files(directory) == sorted(written + snapshots)
     result = json.loads((directory / "result.json").read_text())

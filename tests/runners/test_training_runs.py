@@ -285,8 +285,8 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(
 def test_what_a_run_leaves(root: Path) -> None:
     directory = run(root, "--keep_checkpoints=1", "--tensorboard")
     names = {path.name for path in directory.iterdir()}
-    assert names == {"checkpoints", "curves.png", "hparams.json", "metrics.jsonl", "model.safetensors", "result.json",
-                     "tensorboard", "timing.jsonl"}  # fmt: skip
+    assert names == {"checkpoints", "config.toml", "curves.png", "hparams.json", "metrics.jsonl", "model.safetensors",
+                     "result.json", "tensorboard", "timing.jsonl", "trackers.json"}  # fmt: skip
     assert [path.name for path in (directory / "checkpoints").iterdir()] == [f"step_{4 * STEPS:09d}"]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
