@@ -84,14 +84,20 @@ def stage(folder: Path) -> None:
     for notebook in notebooks():
         _write_notebook(folder / f"{notebook}.ipynb")
     _write_reference(folder / "docs/reference.rst")
-    for file in folder.rglob("*.md"):
-        text = re.sub(r"(\]\([^)\s<]*)\.ipynb\)", r"\1.md)", file.read_text(encoding="utf-8"))
-        file.write_text(text.replace("](<download>", "]("), encoding="utf-8")
     lists = [_list(pages, caption) for caption, pages in PAGES.items()]
     home = (PROJECT / "README.md").read_text(encoding="utf-8")
     (folder / "index.md").write_text("\n".join([home, *lists]), encoding="utf-8")
+    for file in folder.rglob("*.md"):
+        file.write_text(_of_site(file.read_text(encoding="utf-8")), encoding="utf-8")
     with (folder / "docs/notebooks/README.md").open("a", encoding="utf-8") as file:
         file.write("\n" + _list([Path(name).name for name in notebooks()]))
+
+
+def _of_site(text: str) -> str:
+    """A document whose links lead to pages of notebooks, and bear titles where they bear names of files."""
+    text = re.sub(r"(\]\([^)\s<]*)\.ipynb\)", r"\1.md)", text)
+    text = re.sub(r"\[[\w/]+\.md\]\((?!http)", "[](", text)
+    return text.replace("](<download>", "](")
 
 
 def _list(pages: list[str], caption: str = "") -> str:
@@ -105,7 +111,8 @@ def _write_notebook(file: Path) -> None:
     pictures = 0
     for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```ipython\n{source}\n```")
+        language = "text" if source.startswith("%") else "python"
+        parts.append(source if cell["cell_type"] == "markdown" else f"```{language}\n{source}\n```")
         for output in cell.get("outputs", []):
             if "text" in output:
                 parts.append("```{code-block} text\n:class: printed\n\n" + "".join(output["text"]).rstrip() + "\n```")

@@ -33,7 +33,7 @@ html_title = f"Nonisotropic {release}"
 html_static_path = ["static"]
 html_css_files = ["style.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = html_show_copyright = False
-html_domain_indices = False
+html_domain_indices = html_use_index = False  # the search finds more, and fits a phone
 html_permalinks_icon = "#"
 html_theme_options: dict[str, Any] = {
     "sidebar_hide_name": False,
