@@ -6,7 +6,7 @@
 #             where there is no GPU: make gpu GPU_FLAGS='--device=cpu --tiny'
 # make docs   the documents as a site to read without a network: build/site/index.html
 # make notebooks  run docs/notebooks again and keep what they print
-# make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium)
+# make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium), the site
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,9 +43,9 @@ soak: export OMP_NUM_THREADS = 1
 soak: export NONISOTROPIC_SOAK = 1
 soak: export NONISOTROPIC_BAD_INPUTS ?= 112
 soak: export NONISOTROPIC_KILLS ?= 10
-soak: .venv/installed
+soak: .venv/docs-installed
 	$(BIN)/python -m pytest -n 2 --dist=load tests/faults
-	$(BIN)/python -m pytest -rs tests/runners/test_report.py
+	$(BIN)/python -m pytest -rs tests/runners/test_report.py tests/test_site.py
 
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

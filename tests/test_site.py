@@ -1,6 +1,6 @@
 """The site of the documents: nothing is left out, links lead somewhere, and nothing comes from elsewhere.
 
-The build itself needs `make docs`'s packages, which `make test` does not install: it is tested where they are.
+The build itself needs `make docs`'s packages, which `make test` does not install: `make soak` does, and tests it.
 """
 
 from __future__ import annotations
