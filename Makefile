@@ -4,14 +4,16 @@
 # make bench  side-by-side measurements
 # make gpu    a pass over a GPU: tests on it, then ratios side by side (under 8 minutes); writes benchmarks/RESULTS_GPU.md
 #             where there is no GPU: make gpu GPU_FLAGS='--device=cpu --tiny'
-# make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium)
+# make docs   the documents as a site to read without a network: build/site/index.html
+# make notebooks  run docs/notebooks again and keep what they print
+# make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium), the site
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test mutants bench gpu soak clean
+.PHONY: demo test mutants bench gpu docs notebooks soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,9 +43,9 @@ soak: export OMP_NUM_THREADS = 1
 soak: export NONISOTROPIC_SOAK = 1
 soak: export NONISOTROPIC_BAD_INPUTS ?= 112
 soak: export NONISOTROPIC_KILLS ?= 10
-soak: .venv/installed
+soak: .venv/docs-installed
 	$(BIN)/python -m pytest -n 2 --dist=load tests/faults
-	$(BIN)/python -m pytest -rs tests/runners/test_report.py
+	$(BIN)/python -m pytest -rs tests/runners/test_report.py tests/test_site.py
 
 .venv/bench-installed: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
@@ -56,6 +58,16 @@ bench: .venv/bench-installed
 
 gpu: .venv/installed
 	$(BIN)/python -m benchmarks.gpu $(GPU_FLAGS)
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed
+	$(BIN)/python docs/site/build.py
+
+notebooks: .venv/docs-installed
+	$(BIN)/python docs/notebooks/build.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -25,9 +25,11 @@ if IN_CHECKOUT:
 from foundations.lazy import load_object  # noqa: E402
 
 if TYPE_CHECKING:
+    from datasets.registry import load_dataset
     from foundations.errors import NonisotropicError, RunError, UsageError
     from models.robustbench import import_robustbench
     from testing.attack import Attack, attack
+    from testing.coverage import threshold_at_coverage
     from testing.robust_accuracy import RobustAccuracy, RobustnessWarning, robust_accuracy
     from threat_specification.base import BoundThreat, Measure, Threat
     from threat_specification.intersection import Intersection
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from threat_specification.norms import L2, Linf
     from threat_specification.projected_displacement.anchors import AnchorSet
     from threat_specification.projected_displacement.threat import ProjectedDisplacement
+    from threat_specification.safe_moves.changes import safe_changes
     from training.any_loop import TrainingAdversary
 
 __version__ = "0.1.0"
@@ -57,8 +60,11 @@ __all__ = [
     "attack",
     "evaluate_threat_of",
     "import_robustbench",
+    "load_dataset",
     "main",
     "robust_accuracy",
+    "safe_changes",
+    "threshold_at_coverage",
 ]
 
 _PLACES = {
@@ -80,7 +86,10 @@ _PLACES = {
     "attack": "testing.attack:attack",
     "evaluate_threat_of": "threat_specification.measuring:evaluate_threat_of",
     "import_robustbench": "models.robustbench:import_robustbench",
+    "load_dataset": "datasets.registry:load_dataset",
     "robust_accuracy": "testing.robust_accuracy:robust_accuracy",
+    "safe_changes": "threat_specification.safe_moves.changes:safe_changes",
+    "threshold_at_coverage": "testing.coverage:threshold_at_coverage",
 }
 
 

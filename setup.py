@@ -177,6 +177,15 @@ if __name__ == "__main__":
                 "setuptools>=70.1",  # builds a wheel
             ],
             "tensorboard": ["tensorboard>=2.16,<3"],
+            # The last versions for Python 3.10 are among them. The site of docs/, and notebooks run by Jupyter.
+            "docs": [
+                "sphinx>=8.1,<10",
+                "myst-parser>=4,<6",
+                "furo>=2024.8.6",
+                "nbclient>=0.10,<1",
+                "nbformat>=5.10,<6",
+                "ipykernel>=6.29,<8",
+            ],
             "bench": ["proxsuite>=0.6,<1"],
         },
         entry_points={"console_scripts": [f"{NAME}={NAME}:main"]},

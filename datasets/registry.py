@@ -234,9 +234,18 @@ def dataset_info(dataset: str | DatasetHparams) -> DatasetInfo:
 
 
 def load_dataset(dataset: str | DatasetHparams, data_dir: Path | None = None) -> Dataset:
-    """Open a data set. Image folders are read from disk when needed; all other data sets are read into memory.
+    """Open a data set, with the parts `train` and `test`, whose images are read by their rows.
 
+    Image folders are read from disk when needed; all other data sets are read into memory.
+
+    dataset    a name of the command line, such as "mnist_5k", or its flags
     data_dir   the folder that contains the data set, or receives it with --download
+
+    Raises UsageError for an unknown name, and RunError for files that are not there or not the published ones.
+
+    >>> data = nonisotropic.load_dataset("digits")
+    >>> len(data.train), data.test.pixels(slice(0, 10)).shape, data.test.labels[:3]
+    (1437, torch.Size([10, 1, 8, 8]), tensor([6, 6, 2]))
     """
     from datasets.base import check_published, transformed
 

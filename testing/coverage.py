@@ -7,8 +7,11 @@ share of the unsafe changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
+
+from foundations.errors import UsageError
 
 Array = numpy.ndarray
 
@@ -23,6 +26,27 @@ def threshold_at(safe: Array, coverage: float) -> float:
     # The share of n values in a set has the digits of a float64: 0.95 of 100 is 95 of them, not 96.
     needed = max(1, int(numpy.ceil(round(coverage * len(known), 9))))
     return float(known[needed - 1])
+
+
+def threshold_at_coverage(threats: Any, coverage: float = 0.95) -> float:
+    """The smallest threshold whose set {threat <= threshold} holds at least this share of safe changes.
+
+    threats   of safe changes, of any shape: a tensor, an array or a list; NaN where there is no such change
+    coverage  in [0, 1]
+
+    Raises UsageError for another coverage, and for no threat at all.
+
+    >>> nonisotropic.threshold_at_coverage([0.1, 0.4, 0.2, 0.3], coverage=0.75)
+    0.3
+    """
+    import torch
+
+    values = torch.as_tensor(threats, dtype=torch.float64).detach().cpu().numpy()
+    if not 0 <= coverage <= 1:
+        raise UsageError(f"coverage: expected a share from 0 to 1, such as 0.95, got {coverage}")
+    if numpy.isnan(values).all():
+        raise UsageError("threats: expected at least one threat of a safe change, got none")
+    return threshold_at(values, coverage)
 
 
 def held(values: Array, threshold: float) -> float:

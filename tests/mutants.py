@@ -58,6 +58,34 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "any coverage is taken by name",
+        "testing/coverage.py",
+        "    if not 0 <= coverage <= 1:",
+        "    if coverage < 0:",
+        ON_COVERAGE,
+    ),
+    Mutant(
+        "safe changes of people all have one seed",
+        "threat_specification/safe_moves/changes.py",
+        "    made = changed(images, rows, seed, moves)",
+        "    made = changed(images, rows, 0, moves)",
+        "tests/threat_specification/safe_moves/test_changes.py",
+    ),
+    Mutant(
+        "a site may load things from elsewhere",
+        "docs/site/build.py",
+        '            if re.match(r"(https?:)?//", address):',
+        '            if re.match(r"http://", address):',
+        "tests/test_site.py",
+    ),
+    Mutant(
+        "thresholds by coverage are of one threat, in a notebook",
+        "docs/notebooks/3_threshold_by_coverage.ipynb",
+        "nonisotropic.threshold_at_coverage(sizes, 0.95) for name, sizes in safe.items()}",
+        "nonisotropic.threshold_at_coverage(safe['PD'], 0.95) for name, sizes in safe.items()}",
+        "tests/test_notebooks.py",
+    ),
+    Mutant(
         "the ensemble runs its first member only",
         SEARCH,
         "enumerate(attacks.items(), start=1)",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy
 import pytest
+import torch
 
-from testing.coverage import curve, held, held_per_image, threshold_at
+from foundations.errors import UsageError
+from testing.coverage import curve, held, held_per_image, threshold_at, threshold_at_coverage
 
 
 def test_the_smallest_threshold_that_holds_the_share() -> None:
@@ -38,3 +40,16 @@ def test_a_threat_that_separates_holds_no_unsafe_change() -> None:
     thresholds, shares = curve(safe, unsafe, (0.5, 0.95, 1.0))
     assert shares == [0, 0, 0] and thresholds == pytest.approx([49 / 99, 94 / 99, 1])
     assert curve(safe, safe, (0.5,))[1] == [0.5]
+
+
+def test_a_threshold_of_tensors_and_what_is_refused() -> None:
+    values = torch.rand(3, 7, generator=torch.Generator().manual_seed(0))
+    values[1, 2] = torch.nan
+    assert threshold_at_coverage(values) == threshold_at(values.numpy(), 0.95)
+    assert threshold_at_coverage(values.tolist(), 0.5) == threshold_at(values.numpy(), 0.5)
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="coverage: expected a share from 0 to 1"):
+            threshold_at_coverage(values, wrong)
+    for nothing in ([], torch.full((2, 2), torch.nan)):
+        with pytest.raises(UsageError, match="threats: expected at least one"):
+            threshold_at_coverage(nothing)

@@ -38,6 +38,33 @@ def changes_named(flag: str, text: str, count: int = 0) -> str:
         raise UsageError(f"--{flag}: {error}") from None
 
 
+def safe_changes(images: Tensor, changes: str = "quick", seed: int = 0) -> dict[str, Tensor]:
+    """Everyday changes of images, which keep what they show: name and severity -> changed images [n,C,H,W] in [0, 1].
+
+    images   [n,C,H,W] floats in [0, 1]
+    changes  suites (quick, C, C-bar, torchvision) and single changes, each with a severity from 1 to 5, 3 without one:
+             "quick", "C:1,C:3,brighter:5"
+    seed     of the random numbers; each image has its own, by its place among the images
+
+    Raises UsageError for an unknown change, and for images outside [0, 1].
+
+    >>> changed = nonisotropic.safe_changes(torch.rand(2, 1, 28, 28), "soft_blur:2,shift")
+    >>> {name: images.shape for name, images in changed.items()}
+    {'soft_blur:2': torch.Size([2, 1, 28, 28]), 'shift:3': torch.Size([2, 1, 28, 28])}
+    """
+    import torch
+
+    from threat_specification.base import check_images
+
+    rows = torch.arange(len(images), device=images.device)
+    check_images(images, rows)
+    moves = names(parse(changes))
+    if not moves:
+        raise UsageError("safe changes: expected suites and corruptions, such as C:3,brighter:2, got none")
+    made = changed(images, rows, seed, moves)
+    return {f"{name}:{severity}": made[:, place] for place, (name, severity) in enumerate(moves)}
+
+
 def _move(item: str) -> tuple[str, int]:
     name, colon, severity = (part.strip() for part in item.partition(":"))
     if name not in SUITES and name not in SAFE:

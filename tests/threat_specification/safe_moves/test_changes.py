@@ -14,7 +14,7 @@ from foundations.errors import UsageError
 from tests.emulated_cuda import emulated_cuda, to_cuda
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.registry import SAFE, SUITES
-from threat_specification.safe_moves.changes import changed, names, parse
+from threat_specification.safe_moves.changes import changed, names, parse, safe_changes
 
 IMAGES = torch.rand(5, 3, 12, 9, generator=torch.Generator().manual_seed(3))
 INDEX = torch.tensor([40, 2, 7, 7, 19])
@@ -136,3 +136,14 @@ def test_names_are_read_without_torch() -> None:
     project = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], cwd=project)
     assert done.returncode == 0
+
+
+def test_safe_changes_of_people_are_those_of_moves_by_name() -> None:
+    found = safe_changes(IMAGES, "quick:2,fog", seed=4)
+    made = changed(IMAGES, torch.arange(len(IMAGES)), 4, parse("quick:2,fog"))
+    assert list(found) == [f"{name}:{severity}" for name, severity in names(parse("quick:2,fog"))]
+    assert all(images.equal(made[:, place]) for place, images in enumerate(found.values()))
+    with pytest.raises(UsageError, match="got none"):
+        safe_changes(IMAGES, "")
+    with pytest.raises(UsageError, match=r"values in \[0, 1\]"):
+        safe_changes(IMAGES * 255, "quick")
