@@ -76,16 +76,25 @@ def test_two_processes_train_the_same_model(command: Command) -> None:
 
 
 def test_processes_hand_on_where_their_adversaries_ended(command: Command) -> None:
-    """Images change processes between epochs: without what the other one found, half the starts would be others."""
+    """Images change processes between epochs: without what the other one found, half the starts would be others.
+
+    The network hardly learns, since rounding, made larger by every step, would make other adversaries too.
+    """
     words = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=2ep", "--batch_size=240"]
-    words += ["--adv_train", "--adv_train_attack_norm=L2", "--adv_train_attack_iter=2"]
-    one, random = (
-        load_file(command.ok(*words, f"--adv_start={start}") / "model.safetensors") for start in ("last", "random")
-    )
-    shutil.rmtree(command.root / "runs")
-    two = load_file(command.ok(*words, "--adv_start=last", processes=2) / "model.safetensors")
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
-    assert max(float((one[name] - random[name]).abs().max()) for name in one) > 3e-4  # what the starts are worth
+    words += ["--adv_train", "--adv_train_attack_norm=L2", "--adv_train_attack_iter=2", "--adv_start=last", "--lr=1e-8"]
+    ends = []
+    for processes in (0, 2):
+        run = command.ok(*words, processes=processes)
+        files = sorted((run / "checkpoints").glob("*/last_adv.safetensors"))
+        ends.append([load_file(file)["values"].float() for file in files])
+        shutil.rmtree(command.root / "runs")
+    (first, one), (_, two) = ends
+
+    def near(these: torch.Tensor, those: torch.Tensor) -> float:
+        return float(((these - those).flatten(1).norm(dim=1) < 0.01).float().mean())
+
+    assert near(one, two) > 0.98
+    assert near(first, one) < 0.5  # a second epoch from where they began is another one
 
 
 @pytest.fixture(scope="module")
