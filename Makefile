@@ -4,6 +4,8 @@
 # make bench  side-by-side measurements
 # make gpu    a pass over a GPU: tests on it, then ratios side by side (under 8 minutes); writes benchmarks/RESULTS_GPU.md
 #             where there is no GPU: make gpu GPU_FLAGS='--device=cpu --tiny'
+# make release  build a version, check it, and try the wheel in new environments; uploads nothing (minutes, 6 GB):
+#             make release RELEASE_FLAGS='--pythons=python3.10,python3.13'; --rehearse before the version is ready
 # make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium)
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test mutants bench gpu soak clean
+.PHONY: demo test mutants bench gpu release soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -56,6 +58,13 @@ bench: .venv/bench-installed
 
 gpu: .venv/installed
 	$(BIN)/python -m benchmarks.gpu $(GPU_FLAGS)
+
+.venv/release-installed: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	touch $@
+
+release: .venv/release-installed
+	$(BIN)/python -m release $(RELEASE_FLAGS)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

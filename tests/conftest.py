@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fork_server import PROGRAM, fork_server
-
-PROJECT = PROGRAM.parent
+from tests.fork_server import PROGRAM, PROJECT, fork_server
 
 torch.set_num_threads(1)
 
