@@ -24,7 +24,7 @@ if IN_CHECKOUT:
 
 from foundations.deprecation import DEPRECATED, warn_once  # noqa: E402
 from foundations.lazy import load_object  # noqa: E402
-from foundations.program import VERSION as __version__  # noqa: E402
+from foundations.program import VERSION  # noqa: E402
 
 if TYPE_CHECKING:
     from foundations.errors import NonisotropicError, RunError, UsageError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from threat_specification.projected_displacement.threat import ProjectedDisplacement
     from training.any_loop import TrainingAdversary
 
+__version__ = VERSION
 __all__ = [
     "L2",
     "AnchorSet",

@@ -1,4 +1,4 @@
-"""The version, and the way this program was installed, which decides how it is called and where it writes by default."""
+"""The version, and the way this program was installed: how it is called, and where it writes by default."""
 
 from __future__ import annotations
 

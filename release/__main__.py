@@ -65,10 +65,10 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m release", allow_abbrev=False)
     parser.add_argument("--pythons", default=sys.executable, metavar="P,P", help="try the wheel with these [this one]")
     parser.add_argument("--tests", type=lambda text: text.split(), default=FAST, help="files of tests [the fast ones]")
-    parser.add_argument("--rehearse", action="store_true", help="go on with the last commit where a release is refused")
+    parser.add_argument("--rehearse", action="store_true", help="go on where a release is refused")
     parser.add_argument("--work", default="", metavar="DIR", help="where environments are made [the temporary folder]")
     parser.add_argument(
-        "--dist", type=Path, default=CHECKOUT / "dist", metavar="DIR", help="where both files go [dist/]"
+        "--dist", type=Path, default=CHECKOUT / "dist", metavar="DIR", help="where the files go [dist/]"
     )
     return parser.parse_args()
 

@@ -50,8 +50,7 @@ def _sources(checkout: Path, folder: Path) -> Path:
 
 
 def _built(sources: Path, folder: Path, epoch: str, *what: str) -> Artefacts:
-    words = [sys.executable, "-m", "build", *what, "--outdir", folder, sources]
-    run(words, sources, SOURCE_DATE_EPOCH=epoch)
+    run([sys.executable, "-m", "build", *what, "--outdir", folder, sources], sources, SOURCE_DATE_EPOCH=epoch)
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return Artefacts(sdist, wheel)
 

@@ -31,9 +31,6 @@ SMOKE: tuple[tuple[str, ...], ...] = (
 )
 IMPORT_LIMIT = 0.3  # seconds beyond torch's own
 ALL_NAMES = "import nonisotropic; [getattr(nonisotropic, name) for name in nonisotropic.__all__]"
-CORE = (
-    "import nonisotropic; [getattr(nonisotropic, name) for name in nonisotropic.__all__ if 'robustbench' not in name]"
-)
 SETUPTOOLS = ("setuptools==80.10.2", "setuptools>=82")  # with pkg_resources, and without
 PAGE = """
 import re, sys, types, warnings
@@ -129,10 +126,10 @@ def smoke(there: Installed, checkout: Path) -> None:
 
 
 def cost_of_import(there: Installed) -> None:
-    """Seconds that all public names cost beyond torch, the median of five; robustbench alone may be slow."""
+    """Seconds that all public names cost beyond torch, the median of five."""
     code = "import time, torch; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
     with step("import of all public names") as figures:
-        seconds = statistics.median(float(there.run("python", "-c", code.format(CORE))) for _ in range(5))
+        seconds = statistics.median(float(there.run("python", "-c", code.format(ALL_NAMES))) for _ in range(5))
         there.row["import"] = f"{seconds:.2f} s"
         figures.append(f"{seconds:.3f} s beyond torch, median of 5")
         if seconds > IMPORT_LIMIT:

@@ -25,9 +25,8 @@ def refusals(checkout: Path) -> list[str]:
         found.append(
             f"CHANGELOG.md: expected its first heading to be '## {version} (YYYY-MM-DD)', got '## {newest} ({when})'"
         )
-    for tag in (f"v{version}", version):
-        if _git(checkout, "tag", "--list", tag):
-            found.append(f"version {version} is tagged already ({tag}): raise VERSION in foundations/program.py")
+    if tags := _git(checkout, "tag", "--list", f"v{version}", version):
+        found.append(f"version {version} is tagged already ({tags}): raise VERSION in foundations/program.py")
     return found
 
 

@@ -17,13 +17,13 @@ class ReleaseError(Exception):
     """What stands against a release, in words."""
 
 
-def run(words: Sequence[str | Path], cwd: Path, timeout: float = 3600, **variables: str) -> str:
+def run(words: Sequence[str | Path], cwd: Path, **variables: str) -> str:
     """The output of a command that must succeed, in an environment that names no folder of ours."""
     inherited = {name: value for name, value in os.environ.items() if name not in OURS_ALONE}
     environment = {**inherited, "OMP_NUM_THREADS": "1", "PYTHONNOUSERSITE": "1", **variables}
     command = [str(word) for word in words]
     done = subprocess.run(
-        command, cwd=cwd, env=environment, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
         raise ReleaseError(f"exit code {done.returncode} of {' '.join(command)[:200]}\n{done.stdout[-TAIL:]}")

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fork_server import PROGRAM, PROJECT, fork_server
+from tests.fork_server import PROGRAM, fork_server
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
 

@@ -38,16 +38,10 @@ RUNS: tuple[tuple[str, ...], ...] = (
     ("train", *MODEL),
     ("test", *TEST),
 )
+# Objects of result.json whose keys are names of data.
 OPEN = {
-    "attacks",
-    "coverage",
-    "coverage_normalised",
-    "moves",
-    "packages",
-    "perturbations",
-    "quantiles",
-    "seconds",
-}  # objects of result.json whose keys are names of data
+    *("attacks", "coverage", "coverage_normalised", "moves", "packages", "perturbations", "quantiles", "seconds"),
+}
 
 Run = Callable[..., Path]  # words of a command -> the directory of the run
 
@@ -113,7 +107,7 @@ def written(run: Run) -> Iterator[str]:
 
 
 def _objects(value: Any, path: str) -> Iterator[str]:
-    """A line for every object: its path (lists as `a[]`) and keys; `*` where keys are data, such as names of threats."""
+    """A line for every object: its path (lists as `a[]`) and keys; `*` where keys are names of data."""
     if isinstance(value, list):
         for each in value:
             yield from _objects(each, f"{path}[]")
@@ -135,9 +129,8 @@ def surface(run: Run) -> str:
         "Files of a run, and the keys of its result.json": written(run),
     }
     blocks = ["\n".join([f"## {title}", "", *lines]) for title, lines in parts.items()]
-    return "\n\n".join(
-        ["# What is public. Written by `python tests/public_surface.py`; see docs/stability.md.", *blocks, ""]
-    )
+    title = "# What is public. Written by `python tests/public_surface.py`; see docs/stability.md."
+    return "\n\n".join([title, *blocks]) + "\n"
 
 
 def main() -> None:

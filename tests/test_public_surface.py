@@ -1,4 +1,4 @@
-"""What is public stays as it is, or changes on purpose; versions agree; what is deprecated goes when it was promised."""
+"""What is public changes on purpose alone; versions agree; what is deprecated goes when it was promised."""
 
 from __future__ import annotations
 
