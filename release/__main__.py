@@ -29,6 +29,7 @@ from release.wheel_tests import FAST, setup_module_of  # noqa: E402
 def main() -> int:
     """The whole road; 1 if anything stands against the release."""
     flags = parsed()
+    pythons = found(flags.pythons)
     os.umask(0o022)  # modes enter the files
     if against := refusals(CHECKOUT):
         print("\n".join(f"release: {line}" for line in against), file=sys.stderr)
@@ -37,12 +38,12 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory(prefix="release_", dir=flags.work or None) as folder:
         print("release: the files", flush=True)
-        made = build(CHECKOUT, Path(folder) / "files")
+        made = build(CHECKOUT, Path(folder).resolve() / "files")
         rows = []
-        for number, python in enumerate(filter(None, flags.pythons.split(","))):
+        for number, python in enumerate(pythons):
             print(f"release: {python}", flush=True)
             try:
-                rows.append(check(python, made.wheel, CHECKOUT, Path(folder) / f"python_{number}", flags.tests))
+                rows.append(check(python, made.wheel, CHECKOUT, Path(folder).resolve() / f"python_{number}", flags.tests))
             except ReleaseError as error:
                 failed += 1
                 print(f"release: {python}: {error}", file=sys.stderr, flush=True)
@@ -59,6 +60,14 @@ def main() -> int:
     print(f"release: nothing stands against it. To publish:\n  git tag --annotate {tag} --message {tag}")
     print(f"  git push origin {tag}\n  {Path(sys.executable).name} -m twine upload {' '.join(map(str, files))}")
     return 0
+
+
+def found(names: str) -> list[str]:
+    """Paths of the Pythons that are named, by name or path."""
+    paths = {name: shutil.which(name) for name in names.split(",") if name}
+    if missing := [name for name, path in paths.items() if path is None]:
+        raise ReleaseError(f"--pythons: expected names or paths of Pythons, got {', '.join(missing)}")
+    return [str(Path(path).absolute()) for path in paths.values() if path]
 
 
 def parsed() -> argparse.Namespace:
