@@ -132,6 +132,7 @@ class Sources(sdist):
             entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = int(epoch), 0, 0, "", ""
             return entry
 
+        Path(base_name).parent.mkdir(parents=True, exist_ok=True)
         with (
             open(f"{base_name}.tar.gz", "wb") as file,
             gzip.GzipFile("", "wb", fileobj=file, mtime=int(epoch)) as packed,

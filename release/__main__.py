@@ -38,12 +38,13 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory(prefix="release_", dir=flags.work or None) as folder:
         print("release: the files", flush=True)
-        made = build(CHECKOUT, Path(folder).resolve() / "files")
+        work = Path(folder).resolve()
+        made = build(CHECKOUT, work / "files")
         rows = []
         for number, python in enumerate(pythons):
             print(f"release: {python}", flush=True)
             try:
-                rows.append(check(python, made.wheel, CHECKOUT, Path(folder).resolve() / f"python_{number}", flags.tests))
+                rows.append(check(python, made.wheel, CHECKOUT, work / f"python_{number}", flags.tests))
             except ReleaseError as error:
                 failed += 1
                 print(f"release: {python}: {error}", file=sys.stderr, flush=True)

@@ -35,7 +35,7 @@ def build(checkout: Path, folder: Path) -> Artefacts:
     with step("twine check --strict"):
         run([sys.executable, "-m", "twine", "check", "--strict", first.sdist, first.wheel], folder)
     with step("files of the wheel") as figures:
-        figures.append(f"{check_files(checkout, first.wheel)} files")
+        figures.append(f"{check_files(checkout, first.wheel, names_in_wheel(checkout))} files")
     return first
 
 
@@ -55,23 +55,25 @@ def _built(sources: Path, folder: Path, epoch: str, *what: str) -> Artefacts:
     return Artefacts(sdist, wheel)
 
 
-def check_files(checkout: Path, wheel: Path) -> int:
-    """The number of files of a wheel; raises ReleaseError if they are not ours, all of them and no others."""
+def names_in_wheel(checkout: Path) -> set[str]:
+    """What a wheel of the checkout has in its package."""
+    return {f"{NAME}/{name}" for name, _ in setup_module_of(checkout).files_of_the_wheel(checkout)}
+
+
+def check_files(checkout: Path, wheel: Path, expected: set[str]) -> int:
+    """The number of files of a wheel; raises ReleaseError if they are not those expected in its package and, beside
+    it, information with the licence: one top-level name, all data and the types, no tests."""
     setup = setup_module_of(checkout)
-    expected = {f"{NAME}/{name}" for name, _ in setup.files_of_the_wheel(checkout)}
     information = f"{NAME}-{setup.version()}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     inside = {name for name in names if not name.startswith(f"{information}/")}
     if inside != expected:
         raise ReleaseError(f"{wheel.name}: expected other files; these differ: {sorted(inside ^ expected)[:10]}")
-    data = {package: f"{NAME}/{package.replace('.', '/')}/" for package in setup.DATA}
-    missing = [
-        package
-        for package, folder in data.items()
-        if not any(name.startswith(folder) and not name.endswith(".py") for name in inside)
-    ]
-    needed = {f"{NAME}/py.typed", f"{information}/licenses/LICENSE", f"{information}/entry_points.txt"}
-    if missing or needed - names or any("tests" in name.split("/") for name in names):
-        raise ReleaseError(f"{wheel.name}: no data of {missing}, no {sorted(needed - names)}, or tests in it")
+    folders = [f"{NAME}/{package.replace('.', '/')}/" for package in setup.DATA]
+    without = [each for each in folders if all(name.endswith(".py") for name in names if name.startswith(each))]
+    missing = {f"{NAME}/py.typed", f"{information}/licenses/LICENSE", f"{information}/entry_points.txt"} - names
+    tests = [name for name in names if "tests" in name.split("/")]
+    if without or missing or tests:
+        raise ReleaseError(f"{wheel.name}: no data in {without}, no {sorted(missing)}, tests {tests[:5]}")
     return len(names)
