@@ -6,7 +6,6 @@ The copy has no packages of ours beside it, so that whatever a test imports is w
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -37,10 +36,11 @@ def setup_module_of(checkout: Path) -> ModuleType:
 def write_tests(checkout: Path, folder: Path) -> None:
     """Write the copy below an empty folder."""
     setup = setup_module_of(checkout)
-    words = ["git", "ls-files", "-z", *BESIDE]
-    names = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, names.split("\0")):
-        content = (checkout / name).read_bytes()
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(setup.below_one_package(content, name) if name.endswith(".py") else content)
+    files = [file for name in BESIDE for file in [checkout / name, *(checkout / name).rglob("*")] if file.is_file()]
+    for file in files:
+        if "__pycache__" in file.parts:
+            continue
+        name, content = file.relative_to(checkout), file.read_bytes()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        is_code = file.suffix == ".py"
+        (folder / name).write_bytes(setup.below_one_package(content, str(name)) if is_code else content)
