@@ -6,6 +6,8 @@
 #             where there is no GPU: make gpu GPU_FLAGS='--device=cpu --tiny'
 # make docs   the documents as a site to read without a network: build/site/index.html
 # make notebooks  run docs/notebooks again and keep what they print
+# make release  build a version, check it, and try the wheel in new environments; uploads nothing (minutes, 6 GB):
+#             make release RELEASE_FLAGS='--pythons=python3.10,python3.13'; --rehearse before the version is ready
 # make soak   20 minutes and more: random kills, 1,000 bad inputs, two nodes, the report in a browser (where there is chromium), the site
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test mutants bench gpu docs notebooks soak clean
+.PHONY: demo test mutants bench gpu docs notebooks release soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -68,6 +70,13 @@ docs: .venv/docs-installed
 
 notebooks: .venv/docs-installed
 	$(BIN)/python docs/notebooks/build.py
+
+.venv/release-installed: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	touch $@
+
+release: .venv/release-installed
+	$(BIN)/python -m release $(RELEASE_FLAGS)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -22,7 +22,9 @@ if IN_CHECKOUT:
     # Third-party packages are also called `datasets`, `models` and `training`: this project's folder must come first.
     sys.path[:] = [HERE, *(path for path in sys.path if path != HERE)]
 
+from foundations.deprecation import DEPRECATED, warn_once  # noqa: E402
 from foundations.lazy import load_object  # noqa: E402
+from foundations.program import VERSION  # noqa: E402
 
 if TYPE_CHECKING:
     from datasets.registry import load_dataset
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from threat_specification.safe_moves.changes import safe_changes
     from training.any_loop import TrainingAdversary
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "L2",
     "AnchorSet",
@@ -96,6 +98,8 @@ _PLACES = {
 if not TYPE_CHECKING:  # else every name would be there for a type checker
 
     def __getattr__(name: str) -> Any:
+        if name in DEPRECATED:
+            return getattr(sys.modules[__name__], warn_once(name).instead)
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = globals()[name] = load_object(_PLACES[name])

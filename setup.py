@@ -8,9 +8,11 @@ Only the build makes this difference: it changes the imports of our packages, an
 from __future__ import annotations
 
 import ast
+import gzip
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -115,10 +117,29 @@ class OnePackage(build_py):
 
 
 class Sources(sdist):
-    """Leaves out the tests, of which setuptools takes some by itself."""
+    """Leaves out the tests, of which setuptools takes some by itself; of equal sources it has equal bytes."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, [file for file in files if not file.startswith("tests")])
+
+    def make_archive(self, base_name: str, format: str, root_dir=None, base_dir=None, owner=None, group=None) -> str:
+        """With SOURCE_DATE_EPOCH, no clock, owner or umask enters the archive, as in a wheel."""
+        if format != "gztar" or not (epoch := os.environ.get("SOURCE_DATE_EPOCH")):
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+
+        def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+            entry.mode = 0o755 if entry.isdir() else 0o644
+            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = int(epoch), 0, 0, "", ""
+            return entry
+
+        Path(base_name).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(f"{base_name}.tar.gz", "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=int(epoch)) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            archive.add(base_dir, filter=plain)  # folders in the order of names
+        return file.name
 
 
 class OneName(Distribution):
@@ -129,8 +150,9 @@ class OneName(Distribution):
 
 
 def version() -> str:
-    """As nonisotropic.py says it, without importing that."""
-    (found,) = re.findall(r'^__version__ = "(.+)"$', (HERE / f"{NAME}.py").read_text(), re.MULTILINE)
+    """As foundations/program.py says it, without importing that."""
+    program = (HERE / "foundations" / "program.py").read_text(encoding="utf-8")
+    (found,) = re.findall(r'^VERSION = "([^"]+)"', program, re.MULTILINE)
     return found
 
 
@@ -186,6 +208,7 @@ if __name__ == "__main__":
                 "nbformat>=5.10,<6",
                 "ipykernel>=6.29,<8",
             ],
+            "release": ["build>=1.2", "twine>=6"],
             "bench": ["proxsuite>=0.6,<1"],
         },
         entry_points={"console_scripts": [f"{NAME}={NAME}:main"]},

@@ -23,6 +23,7 @@ from foundations.errors import NonisotropicError, UsageError, nearest
 from foundations.hparams import DatasetHparams, ModelHparams
 from foundations.lazy import load_object
 from foundations.program import COMMAND as PROGRAM
+from foundations.program import VERSION
 from foundations.signals import Interrupted
 
 PRIMARY_SPEAKS_FIRST = 20  # seconds that the other processes wait before they print a usage error
@@ -62,7 +63,10 @@ def dispatch(arguments: list[str]) -> int:
     """Find the runner that the first argument names, and run it with the remaining arguments."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(f"usage: {PROGRAM} RUNNER --dataset_name=NAME [--flag=value ...]\n\n{listing()}")
-        print(f"\n{PROGRAM} RUNNER --help shows the flags of a runner.")
+        print(f"\n{PROGRAM} RUNNER --help shows the flags of a runner, {PROGRAM} --version the version.")
+        return 0
+    if arguments == ["--version"]:
+        print(f"nonisotropic {VERSION}")
         return 0
     if not arguments:
         raise UsageError(f"no runner; expected {PROGRAM} RUNNER --flag=value ..., with RUNNER one of\n{listing()}")

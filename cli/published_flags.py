@@ -1,10 +1,14 @@
-"""Flags of the paper's research code: a table of translations, and of what to use in place of the others."""
+"""Flags of the paper's research code: a table of translations, and of what to use in place of the others.
+
+Flags of our own that were renamed are in foundations/deprecation.py, and translated here too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from foundations.deprecation import DEPRECATED
 from foundations.errors import UsageError
 
 
@@ -101,7 +105,10 @@ def translated(arguments: Sequence[str], known: Callable[[str], bool]) -> tuple[
     while waiting:
         word = waiting.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or known(name):
+        if old := DEPRECATED.get(word.partition("=")[0]):
+            words.append(f"{old.instead}{equals}{value}" if old.instead else word)
+            notes.append(old.told(f"--{name}"))
+        elif not word.startswith("--") or known(name):
             words.append(word)
         elif name in ELSEWHERE:
             raise UsageError(f"--{name} is a flag of the paper's research code: {ELSEWHERE[name]} (docs/paper.md)")

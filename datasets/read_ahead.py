@@ -50,7 +50,7 @@ def read_ahead(split: FolderSplit, plans: Iterable[Tensor], num_workers: int) ->
         for images in batches:
             yield images.to(split.device, non_blocking=on_gpu)
     except RunError as error:  # the message of an error from a worker starts with a traceback, which is removed
-        raise RunError(str(error).strip().splitlines()[-1].removeprefix("foundations.errors.RunError: ")) from None
+        raise RunError(str(error).strip().splitlines()[-1].removeprefix(f"{RunError.__module__}.RunError: ")) from None
     except (RuntimeError, OSError, EOFError) as error:
         if not num_workers or is_out_of_memory(error):  # of this process's device
             raise

@@ -15,6 +15,7 @@ from foundations.arithmetic import describe_arithmetic
 from foundations.desc import digest
 from foundations.devices import describe_device
 from foundations.environment import Environment
+from foundations.program import VERSION
 
 CHECKSUM = "checksum"
 PACKAGES = ("torch", "torchvision", "numpy", "robustbench", "pyautoattack", "scikit-learn", "mlxtend")
@@ -25,6 +26,7 @@ def describe_environment(environment: Environment) -> dict[str, Any]:
     import torch
 
     return {
+        "nonisotropic": VERSION,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": environment.device_name,

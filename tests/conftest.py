@@ -17,7 +17,7 @@ import torch
 
 from tests.fork_server import PROGRAM, fork_server
 
-PROJECT = PROGRAM.parent
+PROJECT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
 

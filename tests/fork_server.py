@@ -20,13 +20,16 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-PROGRAM = PROJECT / "nonisotropic.py"
+ENTRY = PROJECT / "nonisotropic.py"
+# Tests of an installed wheel (release/wheel_tests.py) stand beside no checkout, and run its command.
+PROGRAM = ENTRY if ENTRY.is_file() else Path(sysconfig.get_path("scripts"), "nonisotropic")
 IMPORTED = (
     *("coverage", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.nn.parallel"),
     *("torchvision", "torchvision.transforms.v2", "torchvision.models", "fontTools.ttLib", "contourpy"),

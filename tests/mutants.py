@@ -769,6 +769,41 @@ MUTANTS = [
         "with contextlib",
         "tests/runners/test_trackers.py -k random",
     ),
+    Mutant(
+        "release: a version without a date",
+        "release/refusals.py",
+        "if newest != version or not DATE.fullmatch(when):",
+        "if newest != version:",
+        "tests/test_release.py -k refused",
+    ),
+    Mutant(
+        "release: builds that differ pass",
+        "release/artefacts.py",
+        "if one.name != other.name or one.read_bytes() != other.read_bytes():",
+        "if one.name != other.name:",
+        "tests/test_release.py -k refused",
+    ),
+    Mutant(
+        "release: a wheel may have more files",
+        "release/artefacts.py",
+        "if inside != expected:",
+        "if expected - inside:",
+        "tests/test_release.py -k refused",
+    ),
+    Mutant(
+        "an old name warns every time",
+        "foundations/deprecation.py",
+        "        _told.add(old)\n",
+        "        pass\n",
+        "tests/test_public_surface.py -k once",
+    ),
+    Mutant(
+        "an old flag is dropped",
+        "cli/published_flags.py",
+        'words.append(f"{old.instead}{equals}{value}" if old.instead else word)',
+        "words += [] if old.instead else [word]",
+        "tests/test_public_surface.py -k old_flag",
+    ),
 ]
 
 

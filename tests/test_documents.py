@@ -11,6 +11,7 @@ from cli.main import main
 from cli.runner_registry import RUNNERS
 from datasets.registry import DATASETS, load_dataset
 from foundations.errors import RunError
+from foundations.program import COMMAND
 from foundations.results import markdown_table
 from models.registry import ARCHITECTURES
 
@@ -92,7 +93,7 @@ def test_the_example_by_the_name_of_a_data_set_runs(tmp_path: Path, monkeypatch:
     (code,) = [block for block in code_of("docs/extending.md") if "Displacement.of(" in block]
     monkeypatch.setenv("NONISOTROPIC_HOME", str(tmp_path))
     words = ["compute_threat", "--dataset_name=mnist_5k", "--quiet"]
-    with pytest.raises(RunError, match=r"make them: python nonisotropic.py compute_threat --dataset_name=mnist_5k,"):
+    with pytest.raises(RunError, match=f"make them: {COMMAND} compute_threat --dataset_name=mnist_5k,"):
         ProjectedDisplacement.of("mnist_5k")
     assert main(words) == 0
     x = load_dataset("mnist_5k").test.pixels(slice(0, 4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -12,25 +11,17 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-from tests.conftest import Command
+from nonisotropic import __version__
+from release.wheel_tests import setup_module_of
+from tests.conftest import PROJECT, Command
 
-PROJECT = Path(__file__).resolve().parent.parent
+INFORMATION = f"nonisotropic-{__version__}.dist-info"
 OURS = ("cli", "datasets", "foundations", "models", "runners", "testing", "threat_specification", "training")
 SOURCES = (*OURS, "nonisotropic.py", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-
-
-def setup_module_of(checkout: Path) -> ModuleType:
-    """setup.py, imported: it sets up nothing then."""
-    spec = importlib.util.spec_from_file_location("setup_of_checkout", checkout / "setup.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def built(checkout: Path, made: Path, *what: str) -> Path:
@@ -103,13 +94,13 @@ def test_a_wheel_has_all_our_files_below_one_package_and_nothing_else(wheel: Pat
     of_package = {"__init__.py", "__main__.py", "py.typed"}
     assert inside == {f"nonisotropic/{name}" for name in ours | of_package}
     information = names - inside
-    assert {name.split("/")[0] for name in information} == {"nonisotropic-0.1.0.dist-info"}
-    assert wheel.name == "nonisotropic-0.1.0-py3-none-any.whl"
-    text = zipfile.ZipFile(wheel).read("nonisotropic-0.1.0.dist-info/entry_points.txt").decode()
+    assert {name.split("/")[0] for name in information} == {INFORMATION}
+    assert wheel.name == f"nonisotropic-{__version__}-py3-none-any.whl"
+    text = zipfile.ZipFile(wheel).read(f"{INFORMATION}/entry_points.txt").decode()
     assert text == "[console_scripts]\nnonisotropic = nonisotropic:main\n"
-    assert zipfile.ZipFile(wheel).read("nonisotropic-0.1.0.dist-info/top_level.txt") == b"nonisotropic\n"
+    assert zipfile.ZipFile(wheel).read(f"{INFORMATION}/top_level.txt") == b"nonisotropic\n"
     assert "setuptools" not in re.sub(
-        r"Provides-Extra: test.*", "", zipfile.ZipFile(wheel).read("nonisotropic-0.1.0.dist-info/METADATA").decode(),
+        r"Provides-Extra: test.*", "", zipfile.ZipFile(wheel).read(f"{INFORMATION}/METADATA").decode(),
         flags=re.DOTALL,
     )  # fmt: skip
 
@@ -172,6 +163,19 @@ def test_a_source_distribution_makes_the_same_wheel(sources: Path, wheel: Path, 
     first = zipfile.ZipFile(wheel)
     assert sorted(again.namelist()) == sorted(first.namelist())
     assert all(again.read(name) == first.read(name) for name in first.namelist() if not name.endswith("RECORD"))
+
+
+def test_source_distributions_of_equal_sources_are_equal(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they lie, whenever they were written, and whoever may read them; the release compares wheels too."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    other = Path(shutil.copytree(sources, tmp_path / "some" / "other place"))
+    for file in other.rglob("*.py"):
+        os.utime(file, (1, 1))
+        file.chmod(0o600)
+    first, second = (built(place, tmp_path / place.name, "sdist") for place in (sources, other))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_module_that_has_gone_leaves_the_next_build(sources: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from foundations.hparams import AugmentationHparams, PrecisionHparams, ThreatHpa
 from foundations.testing_hparams import TestingHparams
 from runners.compute_threat.desc import ThreatDesc
 from runners.multi.desc import MultiTestDesc, MultiTrainDesc
+from runners.test import desc as described
 from runners.test.desc import TestDesc
 from runners.train.desc import TrainDesc
 
@@ -151,7 +152,7 @@ def test_a_figure_of_older_attacks_is_another_run(monkeypatch: pytest.MonkeyPatc
     """A figure from before the attacks changed is not given for today's; clean figures stay."""
     attacked, clean = NAMED | {"N_adv_eval": True}, NAMED | {"standard_eval": True}
     before = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
-    monkeypatch.setattr("runners.test.desc.ENSEMBLE", 1)
+    monkeypatch.setattr(described, "ENSEMBLE", 1)
     now = TestDesc.from_flags(attacked).hash, TestDesc.from_flags(clean).hash
     assert now[0] != before[0] and now[1] == before[1]
 

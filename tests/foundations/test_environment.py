@@ -6,7 +6,7 @@ import pytest
 
 from foundations.environment import make_environment, resolve_root
 from foundations.errors import UsageError
-from foundations.program import CHECKOUT
+from foundations.program import CHECKOUT, FROM_WHEEL
 
 
 def test_root_is_the_flag_then_the_variable_then_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -14,7 +14,7 @@ def test_root_is_the_flag_then_the_variable_then_output(monkeypatch: pytest.Monk
     assert resolve_root(str(tmp_path / "flag")) == tmp_path / "flag"
     assert resolve_root("") == tmp_path / "home"
     monkeypatch.delenv("NONISOTROPIC_HOME")
-    assert resolve_root("") == CHECKOUT / "output"
+    assert resolve_root("") == (Path.cwd() if FROM_WHEEL else CHECKOUT) / "output"
 
 
 def test_ranks_come_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from foundations.errors import UsageError
 from foundations.hparam_fields import split_kind, whole_path
 from foundations.hparams import DatasetHparams, ModelHparams, ThreatHparams
 from foundations.text_files import read_text
-from tests.conftest import PROJECT, Command
+from tests.conftest import Command
+from tests.fork_server import PROGRAM
 from threat_specification.projected_displacement.class_weights import class_weights_from, read_tree
 
 TREE = "cät: animal/pet\ndog: animal/pet\n\n"
@@ -65,7 +66,7 @@ def test_the_home_folder_in_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_closed_streams(command: Command) -> None:
-    words = f"{sys.executable} {PROJECT / 'nonisotropic.py'} compute_threat --dataset_name=digits --per_label=2"
+    words = f"{sys.executable} {PROGRAM} compute_threat --dataset_name=digits --per_label=2"
     environment = f"NONISOTROPIC_HOME={command.root} OMP_NUM_THREADS=1"
     done = subprocess.run(f"{environment} {words} 2>&- >&-", shell=True, timeout=120)
     assert done.returncode == 0

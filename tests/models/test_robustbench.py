@@ -13,6 +13,7 @@ import torch
 
 from datasets.registry import dataset_info
 from foundations.errors import RunError
+from foundations.program import COMMAND
 from foundations.third_party import names_for_robustbench
 from models import robustbench
 from models.robustbench import load_zoo_model, zoo_library
@@ -143,7 +144,7 @@ def test_models_load_from_the_librarys_own_places(dataset_name: str, name: str, 
 def test_what_is_not_there_names_the_command(tmp_path: Path) -> None:
     model = zoo_model("cifar10", "L2", "Rice2020Overfitting")
     command = "download_pretrained --dataset_name=cifar10 --threat_model=L2 --names=Rice2020Overfitting"
-    with pytest.raises(RunError, match=f"it is not there; first run: python nonisotropic.py {command}"):
+    with pytest.raises(RunError, match=f"it is not there; first run: {COMMAND} {command}"):
         load_zoo_model(model, dataset_info("cifar10"), tmp_path)
     (path,) = model.paths(tmp_path)
     path.parent.mkdir(parents=True)

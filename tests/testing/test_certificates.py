@@ -12,7 +12,7 @@ from torch import nn
 
 from foundations.errors import RunError
 from foundations.plain_networks import PlainNetwork, margins
-from testing import half_spaces
+from testing import certificates, half_spaces, linear_bounds
 from testing.certificates import CertificateEvaluation, certified_robustness
 from testing.evaluations import AttackEvaluation
 from testing.exact import exact_robustness, region_of
@@ -234,9 +234,9 @@ def test_parts_and_all_at_once_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     net, anchors, images, labels = problem()
     given = (net, images[:6], labels[:6], ProjectedDisplacement(anchors=anchors), 0.1, 0.12)
     whole = certified_robustness(*given)
-    for place in ("testing.certificates", "testing.linear_bounds"):
-        monkeypatch.setattr(f"{place}.PIECE_BYTES", 8 * 64 * 3)
-    monkeypatch.setattr("testing.certificates.LINES_BYTES", 8 * 64 * 4 * 4)  # four images at once
+    for place in (certificates, linear_bounds):
+        monkeypatch.setattr(place, "PIECE_BYTES", 8 * 64 * 3)
+    monkeypatch.setattr(certificates, "LINES_BYTES", 8 * 64 * 4 * 4)  # four images at once
     monkeypatch.setattr(half_spaces, "ANCHORS", 7)
     monkeypatch.setattr(half_spaces, "KEPT_BYTES", 0)
     parts = certified_robustness(*given)

@@ -45,7 +45,7 @@ def test_one_that_was_being_written_does_not_count(tmp_path: Path, monkeypatch: 
     snapshots = Snapshots(tmp_path, keep=3)
     snapshots.write(1, snapshot(1))
     with monkeypatch.context() as patch:
-        patch.setattr("foundations.files.os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             snapshots.write(2, snapshot(2))
     assert [path.name for path in snapshots.paths()] == ["step_000000001"]
