@@ -135,7 +135,10 @@ def test_error_stays_small_at_every_distance(scale):
     y = (anchors.labels + 1) % CLASSES
     moved = AnchorSet(x + scale * (anchors.images - x), anchors.labels)
     z = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
-    close(ProjectedDisplacement(anchors=moved).evaluate(x, y, z), reference(moved, x, y, z), 2e-6)
+    # The noise is nearly orthogonal to every direction, so that sums over pixels cancel; what is left of their
+    # rounding, far below 2^-24 of their terms, depends on the processor.
+    got, expected = ProjectedDisplacement(anchors=moved).evaluate(x, y, z), reference(moved, x, y, z)
+    torch.testing.assert_close(got.double(), expected, rtol=3e-6, atol=1e-8)
     z = x + 0.2 * (moved.images - x)
     close(ProjectedDisplacement(anchors=moved).evaluate(x, y, z), reference(moved, x, y, z), 1e-6)
 
