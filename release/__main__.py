@@ -20,7 +20,7 @@ sys.path.insert(0, str(CHECKOUT))
 
 from foundations.results import markdown_table  # noqa: E402
 from release.artefacts import build  # noqa: E402
-from release.environments import check  # noqa: E402
+from release.environments import COLUMNS, check  # noqa: E402
 from release.refusals import refusals  # noqa: E402
 from release.steps import ReleaseError  # noqa: E402
 from release.wheel_tests import FAST, setup_module_of  # noqa: E402
@@ -43,13 +43,13 @@ def main() -> int:
         rows = []
         for number, python in enumerate(pythons):
             print(f"release: {python}", flush=True)
-            try:
-                rows.append(check(python, made.wheel, CHECKOUT, work / f"python_{number}", flags.tests))
-            except ReleaseError as error:
-                failed += 1
-                print(f"release: {python}: {error}", file=sys.stderr, flush=True)
+            row, told = check(python, made.wheel, CHECKOUT, work / f"python_{number}", flags.tests)
+            rows.append(list(row.values()))
+            failed += len(told)
+            for each in told:
+                print(f"release: {python}: {each}", file=sys.stderr, flush=True)
         if rows:
-            print(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+            print(markdown_table(list(COLUMNS), rows))
         if failed:
             return 1
         flags.dist.mkdir(exist_ok=True)

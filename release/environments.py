@@ -7,7 +7,8 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SMOKE: tuple[tuple[str, ...], ...] = (
     ("verify", "claim.zip", "--quiet"),
     ("report", "--dataset_name=digits", "--quiet"),
 )
+COLUMNS = ("Python", "install", "size", "import", "tests")
 IMPORT_LIMIT = 0.3  # seconds beyond torch's own
 ALL_NAMES = "import nonisotropic; [getattr(nonisotropic, name) for name in nonisotropic.__all__]"
 SETUPTOOLS = ("setuptools==80.10.2", "setuptools>=82")  # with pkg_resources, and without
@@ -61,7 +63,7 @@ class Installed:
 
     python: str
     folder: Path
-    row: dict[str, str] = field(default_factory=dict)
+    row: dict[str, str] = field(default_factory=lambda: dict.fromkeys(COLUMNS, "-"))
 
     def __post_init__(self) -> None:
         self.elsewhere.mkdir(parents=True)
@@ -86,19 +88,34 @@ class Installed:
         return Path(self.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
 
 
-def check(python: str, wheel: Path, checkout: Path, folder: Path, tests: Sequence[str] = FAST) -> dict[str, str]:
-    """Everything, for one Python: a row of figures; raises ReleaseError for what fails. The folder is removed."""
-    there = Installed(python, folder)
-    try:
+def check(
+    python: str, wheel: Path, checkout: Path, folder: Path, tests: Sequence[str] = FAST
+) -> tuple[dict[str, str], list[str]]:
+    """Everything, for one Python: a row of figures, and what failed. The folder is removed."""
+    there, failed = Installed(python, folder), list[str]()
+    with _noted(failed):
         install(there, wheel)
-        smoke(there, checkout)
-        cost_of_import(there)
-        any_setuptools(there)
-        run_tests(there, wheel, checkout, tests)
-        beside_others(there, wheel)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return there.row
+        with _noted(failed):
+            smoke(there, checkout)
+        with _noted(failed):
+            cost_of_import(there)
+        with _noted(failed):
+            any_setuptools(there)
+        with _noted(failed):
+            run_tests(there, wheel, checkout, tests)
+        with _noted(failed):
+            beside_others(there, wheel)
+    shutil.rmtree(folder, ignore_errors=True)
+    return there.row, failed
+
+
+@contextmanager
+def _noted(failed: list[str]) -> Iterator[None]:
+    """A block whose failure is noted, and ends nothing but the block."""
+    try:
+        yield
+    except ReleaseError as error:
+        failed.append(str(error))
 
 
 def install(there: Installed, wheel: Path) -> None:
@@ -111,7 +128,7 @@ def install(there: Installed, wheel: Path) -> None:
         there.row["install"] = f"{time.monotonic() - start:.0f} s"
         size = sum(file.lstat().st_size for file in there.site().rglob("*") if file.is_file())
         there.row["size"] = f"{size / 1e9:.1f} GB"
-        there.row = {"Python": there.run("python", "-V").split()[1], **there.row}
+        there.row["Python"] = there.run("python", "-V").split()[1]
         versions = {each["name"]: each["version"] for each in json.loads(there.pip("list", "--format=json"))}
         figures += [f"{name} {versions.get(name)}" for name in ("torch", "numpy", "setuptools")]
 

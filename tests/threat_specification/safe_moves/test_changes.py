@@ -132,7 +132,7 @@ def test_quick_moves_are_made_without_waiting_for_the_device() -> None:
 
 
 def test_names_are_read_without_torch() -> None:
-    code = "import sys; from threat_specification.safe_moves.changes import names, parse; names(parse('C,quick:2'), 3)"
+    code = f"import sys; from {parse.__module__} import names, parse; names(parse('C,quick:2'), 3)"
     project = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], cwd=project)
     assert done.returncode == 0
