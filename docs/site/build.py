@@ -37,7 +37,7 @@ PAGES = {
         "docs/extending",
     ],
     "Python": ["docs/api", "docs/reference"],
-    "Figures to compare": ["docs/protocol", "docs/claims", "docs/enter"],
+    "Figures to compare": ["docs/protocol", "docs/claims", "docs/enter", "docs/stability"],
     "Background": ["docs/paper", "docs/results", "benchmarks/RESULTS", "CHANGELOG"],
 }
 MADE = ("docs/reference",)
