@@ -28,7 +28,6 @@ from foundations.lazy import load_object
 from threat_specification.perturbations.filters import gaussian_kernel
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
 from threat_specification.projected_displacement.pace import pace_of
-from threat_specification.projected_displacement.short_sums import exact_products
 from threat_specification.registry import TANGENTS
 
 SHORTEST = 1e-4  # l2; a shorter tangent is dropped: an even image has no contrast to change
@@ -107,12 +106,14 @@ class Tangents:
         step = max(1, pace_of(images.device).piece_bytes // (8 * MADE_AT_ONCE * images.shape[1:].numel()))
         parts = [self._of_part(images[i : i + step], mask, i) for i in range(0, len(images), step)]
         if not parts:
-            return TangentMetric(images.new_zeros(0, 1, images.shape[1:].numel()), images.new_zeros(0, 1).double())
+            return TangentMetric(
+                images.new_zeros(0, 1, images.shape[1:].numel()).double(), images.new_zeros(0, 1).double()
+            )
         made = [torch.cat(each) for each in zip(*parts, strict=True)]
         return TangentMetric(*(made if matrix is None else map(matrix.of_first, made)))
 
     def _of_part(self, images: Tensor, mask: Tensor | None, start: int) -> tuple[Tensor, Tensor]:
-        """Orthonormal rows [b, n, D] and their s [b, n], computed in float64."""
+        """Orthonormal rows [b, n, D] and their s [b, n], float64."""
         made = torch.cat([load_object(TANGENTS[name])(images.double()) for name in self.names], 1).flatten(2)
         if mask is not None:
             made *= mask[start : start + len(images)].unsqueeze(1)
@@ -122,7 +123,7 @@ class Tangents:
         known = strength > INDEPENDENT
         scale = torch.where(known, strength, 1).rsqrt() * known
         basis = (vectors * scale.unsqueeze(1)).transpose(1, 2) @ made
-        return basis.float(), torch.where(known, strength / (self.weight + strength), 0)
+        return basis, torch.where(known, strength / (self.weight + strength), 0)
 
 
 class _Applied(torch.autograd.Function):
@@ -149,15 +150,16 @@ def _shortened(vectors: Tensor, basis: Tensor, shrink: Tensor) -> Tensor:
 class TangentMetric:
     """M at fixed images.
 
-    basis   [B, k, D] float32 rows of B; rows of 0 where tangents were dropped
+    exact   [B, k, D] float64 rows of B; rows of 0 where tangents were dropped
+    basis   the same in float32
     shrink  [B, k] float64 s
 
     Errors of B v are errors along tangents, where points of a set reach far, since changes along them cost little. So
-    where vectors define a set, B v is computed to more digits than a float32 has.
+    where vectors define a set, M v is computed in float64: how much float32 sums lose, processors differ in.
     """
 
-    def __init__(self, basis: Tensor, shrink: Tensor) -> None:
-        self.basis, self.shrink = basis, shrink
+    def __init__(self, exact: Tensor, shrink: Tensor) -> None:
+        self.exact, self.basis, self.shrink = exact, exact.float(), shrink
         self._quick_shrink = shrink.float()
 
     def apply(self, vectors: Tensor, numbers: Tensor | None = None) -> Tensor:
@@ -169,11 +171,11 @@ class TangentMetric:
 
     def shorten(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """Replace K vectors v of each of the examples `numbers` [R], [R, K, D], by M v; returns them."""
-        basis = self.basis[numbers]
-        along = exact_products(rows, basis).mul_(self.shrink[numbers].unsqueeze(1))
-        whole = along.float()
-        for part in (whole, (along - whole).float()):
-            rows.baddbmm_(part, basis, alpha=-1)
+        step = max(1, pace_of(rows.device).piece_bytes // max(1, 8 * rows[:1].numel()))
+        for part, which in zip(rows.split(step), numbers.split(step), strict=True):
+            vectors, basis = part.double(), self.exact[which]
+            along = torch.bmm(vectors, basis.transpose(1, 2)).mul_(self.shrink[which].unsqueeze(1))
+            part.copy_(vectors.baddbmm_(along, basis, alpha=-1))
         return rows
 
     @property

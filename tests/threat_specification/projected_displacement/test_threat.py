@@ -134,11 +134,10 @@ def test_error_stays_small_at_every_distance(scale):
     anchors, x, y, _ = problem(shape=(3, 32, 32), count=24, batch=24)
     y = (anchors.labels + 1) % CLASSES
     moved = AnchorSet(x + scale * (anchors.images - x), anchors.labels)
-    z = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
-    # The noise is nearly orthogonal to every direction, so that sums over pixels cancel; what is left of their
-    # rounding, far below 2^-24 of their terms, depends on the processor.
-    got, expected = ProjectedDisplacement(anchors=moved).evaluate(x, y, z), reference(moved, x, y, z)
-    torch.testing.assert_close(got.double(), expected, rtol=3e-6, atol=1e-8)
+    # Noise alone is nearly orthogonal to every direction: of its products less is left than processors differ in.
+    noise = 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    z = x + 0.05 * (moved.images - x) + noise
+    close(ProjectedDisplacement(anchors=moved).evaluate(x, y, z), reference(moved, x, y, z), 2e-6)
     z = x + 0.2 * (moved.images - x)
     close(ProjectedDisplacement(anchors=moved).evaluate(x, y, z), reference(moved, x, y, z), 1e-6)
 
