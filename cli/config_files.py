@@ -43,7 +43,7 @@ TAKEN: dict[Any, tuple[tuple[type, ...], str]] = {
 
 @dataclass
 class Configuration:
-    """What the files of --config say to a runner, in words of the command line."""
+    """The words of the command line that the files of --config stand for."""
 
     words: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deprecation:
-    """What to write instead of an old name, "" if there is nothing; and the version in which the old one is gone."""
+    """The words to write instead of an old name, "" if there are none; and the version in which the old one is gone."""
 
     instead: str
     gone_in: str

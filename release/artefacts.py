@@ -56,7 +56,7 @@ def _built(sources: Path, folder: Path, epoch: str, *what: str) -> Artefacts:
 
 
 def names_in_wheel(checkout: Path) -> set[str]:
-    """What a wheel of the checkout has in its package."""
+    """The files that a wheel of the checkout has in its package."""
     return {f"{NAME}/{name}" for name, _ in setup_module_of(checkout).files_of_the_wheel(checkout)}
 
 

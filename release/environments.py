@@ -1,4 +1,4 @@
-"""What an installed wheel must do, in a new environment for each Python."""
+"""The trials of an installed wheel, in a new environment for each Python."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Installed:
         return self.run("python", "-m", "pip", "--disable-pip-version-check", *words)
 
     def site(self) -> Path:
-        """Where packages are."""
+        """The folder of installed packages."""
         return Path(self.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
 
 
@@ -180,7 +180,7 @@ def run_tests(there: Installed, wheel: Path, checkout: Path, tests: Sequence[str
 
 
 def _counts(last: str) -> str:
-    """What pytest's last line counts."""
+    """The counts in pytest's last line."""
     return ", ".join(re.findall(r"\d+ (?:passed|skipped|deselected|xfailed)", last)) or last
 
 

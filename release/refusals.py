@@ -1,4 +1,4 @@
-"""What must be so before a version is built: nothing uncommitted, a dated entry in the changelog, no tag yet."""
+"""Conditions for building a version: nothing uncommitted, a dated entry in the changelog, no tag yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def refusals(checkout: Path) -> list[str]:
-    """What stands against a release of the checkout, a line each."""
+    """The reasons against a release of the checkout, a line each."""
     version = setup_module_of(checkout).version()
     found = []
     if changed := _git(checkout, "status", "--porcelain"):

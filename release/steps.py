@@ -1,4 +1,4 @@
-"""What all parts of a release share: a failure, a command that must succeed, and a line that says how long it took."""
+"""Parts that all steps of a release share: a failure, a command that must succeed, and a line that says how long it took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS_ALONE = ("PYTHONPATH", "PYTHONHOME", "NONISOTROPIC_HOME", "VIRTUAL_ENV")
 
 
 class ReleaseError(Exception):
-    """What stands against a release, in words."""
+    """A reason against a release, in words."""
 
 
 def run(words: Sequence[str | Path], cwd: Path, **variables: str) -> str:

@@ -36,7 +36,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run when it starts.
+    """A run as a tracker is told of it when it starts.
 
     folder   the run's directory            store   the folder below the root for what trackers keep
     step     optimizer steps done so far    flags   all flags, without absolute paths
@@ -207,7 +207,7 @@ def known_trackers(value: str) -> str | None:
 
 @dataclass(frozen=True)
 class TrackingHparams(Hparams):
-    """Who else is told the figures of a run."""
+    """The trackers that are told the figures of a run."""
 
     heading: ClassVar[str] = "Tracking"
 

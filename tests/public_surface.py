@@ -64,7 +64,7 @@ def names() -> Iterator[str]:
 
 
 def _is_ours(value: type, member: str) -> bool:
-    """Whether a member is declared by a class of ours, not by torch or Python."""
+    """True if a member is declared by a class of ours, not by torch or Python."""
     return any(member in vars(each) for each in value.__mro__ if _top(each) in OURS)
 
 

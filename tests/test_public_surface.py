@@ -1,4 +1,4 @@
-"""What is public changes on purpose alone; versions agree; what is deprecated goes when it was promised."""
+"""The public surface changes on purpose alone; versions agree; deprecated names go when it was promised."""
 
 from __future__ import annotations
 

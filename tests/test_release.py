@@ -1,4 +1,4 @@
-"""What `make release` refuses, tried on small repositories, and what it calls a wrong wheel."""
+"""Refusals of `make release`, tried on small repositories, and wheels that it calls wrong."""
 
 from __future__ import annotations
 

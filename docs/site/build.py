@@ -146,7 +146,7 @@ def _write_reference(file: Path) -> None:
 
 
 class Page(HTMLParser):
-    """What a page has: anchors, links, and the addresses of all that a browser loads for it."""
+    """A page of the site: anchors, links, and the addresses of all that a browser loads for it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Page(HTMLParser):
 
 
 def faults(site: Path) -> Iterator[str]:
-    """What is wrong with a built site: things from elsewhere, links and files that lead nowhere."""
+    """The faults of a built site: things from elsewhere, links and files that lead nowhere."""
     pages = {file: Page(file.read_text(encoding="utf-8")) for file in sorted(site.rglob("*.html"))}
     for file, page in pages.items():
         name = file.relative_to(site)

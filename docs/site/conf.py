@@ -1,4 +1,4 @@
-"""What Sphinx is told; docs/site/build.py runs it."""
+"""The settings of Sphinx; docs/site/build.py runs it."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def layers_of(path: Path) -> list[Layer]:
 
 
 def _told(result: dict[str, Any], testing: TestingHparams) -> dict[str, Any]:
-    """What a run tells beside its points: mean accuracy under corruptions, passes for an image in its nonisotropic
+    """The word of a run beside its points: mean accuracy under corruptions, passes for an image in its nonisotropic
     sets, and seconds.
     """
     corruptions = None

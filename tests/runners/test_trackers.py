@@ -278,7 +278,7 @@ def test_of_several_processes_the_first_one_tells(command: Command, tmp_path: Pa
 
 @pytest.mark.parametrize("name", SPIES)
 def test_the_package_itself(name: str, command: Command, plain: Path, tmp_path: Path) -> None:
-    """Where it is installed, on this machine alone."""
+    """The real package, on machines that have it; nothing leaves the machine."""
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     local = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "MLFLOW_TRACKING_URI": ""}
