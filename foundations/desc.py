@@ -180,7 +180,7 @@ class Desc:
         return folder / f"{self.name}_{self.hash}" / f"replicate_{self.replicate}"
 
     def instead(self, values: dict[str, Any], root: Path, beside: dict[str, Any]) -> str:
-        """The result of a request that takes the place of the run, as text for the user; "" if the run is asked for. On all ranks.
+        """Text for the user where flags ask for something else than the run, which is then done; else "". On all ranks.
 
         beside   flags that were given and describe no run, such as --device
         """

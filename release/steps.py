@@ -1,4 +1,4 @@
-"""Parts that all steps of a release share: a failure, a command that must succeed, and a line that says how long it took."""
+"""Parts that all steps of a release share: a failure, a command that must succeed, and a line with its time."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_a_source_distribution_makes_the_same_wheel(sources: Path, wheel: Path, 
 def test_source_distributions_of_equal_sources_are_equal(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever they lie, whenever they were written, and whoever may read them; the release compares wheels too."""
+    """The same for any folder, time of writing and rights of reading; the release compares wheels too."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     other = Path(shutil.copytree(sources, tmp_path / "some" / "other place"))
     for file in other.rglob("*.py"):
