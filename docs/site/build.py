@@ -38,7 +38,7 @@ PAGES = {
     ],
     "Python": ["docs/api", "docs/reference"],
     "Figures to compare": ["docs/protocol", "docs/claims", "docs/enter"],
-    "Background": ["docs/paper", "docs/results", "benchmarks/RESULTS", "CHANGELOG"],
+    "Background": ["docs/paper", "docs/results", "benchmarks/RESULTS", "docs/stability", "CHANGELOG"],
 }
 MADE = ("docs/reference",)
 # Not pages: README.md is the first page, and docs/README.md is what the lists at the side are.
