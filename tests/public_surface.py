@@ -30,11 +30,20 @@ FILE = Path(__file__).resolve().parent / "public_surface.txt"
 PROGRAM = FILE.parents[1] / "nonisotropic.py"
 MODEL = ("--dataset_name=digits", "--model_name=conv", "--training_steps=1ep")
 TEST = (*MODEL, "--standard_eval", "--adv_eval", "--N_adv_eval", "--save_adversarials", "--per_label=5",
-        "--num_examples=20", "--N_attack_iter=2", "--N_thresholds=0.05,0.1")  # fmt: skip
+        "--num_examples=10", "--N_attack_iter=2", "--N_thresholds=0.05,0.1")  # fmt: skip
 # One run of each runner that measures or trains something; with files and keys that every such run has.
 RUNS: tuple[tuple[str, ...], ...] = (
     ("compute_threat", "--dataset_name=digits", "--per_label=5"),
-    ("evaluate_threat", "--dataset_name=digits", "--per_label=5", "--num_examples=20", "--suites=quick"),
+    (
+        "evaluate_threat",
+        "--dataset_name=digits",
+        "--per_label=5",
+        "--num_examples=10",
+        "--suites=quick",
+        "--severities=3,5",
+        "--bootstrap=100",
+        "--coverage_images=20",
+    ),
     ("train", *MODEL),
     ("test", *TEST),
 )
