@@ -12,7 +12,9 @@ import pytest
 from tests.fork_server import ForkServer, fork_server
 
 PROGRAM = """
-import os, sys, time
+import atexit, os, sys, threading, time
+atexit.register(print, "at the end")
+threading.Timer(0.2, print, ["in a thread"]).start()
 print(os.environ.get("RANK"), sys.argv[1:], os.getcwd())
 print("told", file=sys.stderr)
 if sys.argv[1] == "code":
@@ -21,7 +23,10 @@ if sys.argv[1] == "killed":
     os.kill(os.getpid(), 9)
 if sys.argv[1] == "one of two" and os.environ["RANK"] == "1":
     raise RuntimeError("no more")
-time.sleep(60)
+if sys.argv[1] == "why":
+    sys.exit("why")
+if sys.argv[1] in ("sleep", "one of two"):
+    time.sleep(60)
 """
 
 
@@ -36,7 +41,13 @@ def program(tmp_path: Path) -> Path:
 def test_exit_codes_and_output(words: tuple[str, ...], code: int, program: Path) -> None:
     done = fork_server().run(words, {"PATH": ""}, program.parent, program=program)
     assert done.returncode == code and done.stderr == "told\n"
-    assert code < 0 or done.stdout == f"None {list(words)} {program.parent}\n"
+    assert code < 0 or done.stdout == f"None {list(words)} {program.parent}\nin a thread\nat the end\n"
+
+
+@pytest.mark.parametrize(("word", "code", "told"), [("why", 1, "told\nwhy\n"), ("ends by itself", 0, "told\n")])
+def test_other_ends(word: str, code: int, told: str, program: Path) -> None:
+    done = fork_server().run([word], {}, program.parent, program=program)
+    assert (done.returncode, done.stderr) == (code, told) and done.stdout.endswith("at the end\n")
 
 
 def test_the_others_are_ended_with_one_that_fails(program: Path) -> None:

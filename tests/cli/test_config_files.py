@@ -8,6 +8,7 @@ import pytest
 
 from cli.main import main
 from cli.runner_registry import RUNNERS, desc_class
+from foundations.program import COMMAND
 from runners.train.defaults import RECIPES
 from tests.conftest import Command
 
@@ -121,9 +122,9 @@ NAMED = 'dataset_name = "digits"\nmodel_name = "conv"\n'
     [
         ("lr = \n", "expected TOML: Invalid value (at line 3, column 6)"),
         ("lr = 1\nlr = 2", "expected TOML: Cannot overwrite a value (at "),
-        ("lrr = 0.1", ", line 3: unknown key lrr (did you mean 'lr'?); see python nonisotropic.py RUNNER --help"),
+        ("lrr = 0.1", f", line 3: unknown key lrr (did you mean 'lr'?); see {COMMAND} RUNNER --help"),
         ("batch-size = 9", ", line 3: unknown key batch-size (did you mean 'batch_size'?)"),
-        ("[train]\nlrr = 1", ", line 4: unknown key lrr (did you mean 'lr'?); see python nonisotropic.py train --help"),
+        ("[train]\nlrr = 1", f", line 4: unknown key lrr (did you mean 'lr'?); see {COMMAND} train --help"),
         ("[test]\nstandrd_eval = true", ", line 4: unknown key standrd_eval (did you mean 'standard_eval'?)"),
         (
             "[train]\n\nstandard_eval = true",
