@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
-from scipy.optimize import linprog
 
 from testing.exact_network import Block, Network, Value
 
@@ -186,6 +185,8 @@ def _max_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.n
 
 def _over(region: Region, slope: numpy.ndarray) -> float:
     """The largest <slope, p> in a region, a linear program; infinity if it was not solved."""
+    from scipy.optimize import linprog  # most of a second, which runs without exact answers do not wait for
+
     bounds = numpy.stack([region.lower, region.upper], 1)
     solved = linprog(-slope, region.rows, region.limits, bounds=bounds, method="highs")
     return -solved.fun if solved.status == 0 else numpy.inf

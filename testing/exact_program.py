@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from testing.exact_bounds import UnitBounds, after, window
 from testing.exact_network import Value
@@ -83,6 +82,8 @@ class Program:
         low, high = self.bounds.intervals(margin)
         if high[0] < at_least:
             return Solved(None, -numpy.inf, float(high[0]))
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
         group = len(self.low)
         matrices = {block: -part for block, part in margin.parts.items()} | {group: sparse.identity(1, format="csr")}
         rows = [*self._groups, matrices]

@@ -56,6 +56,19 @@ print(*[name for name in {HEAVY} if name in sys.modules])
     assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
 
 
+def test_runners_import_what_is_heavy_when_it_is_used() -> None:
+    """All but what draws: solvers, statistics, zoos and other people's data wait until a flag asks for them."""
+    code = f"""
+import importlib, sys
+from cli.runner_registry import RUNNERS
+[importlib.import_module(f"{{place.rpartition('.')[0]}}.runner") for place in RUNNERS.values()]
+names = {HEAVY} + ("scipy.optimize", "scipy.stats", "scipy.ndimage")
+print(*sorted({{*names}} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "PIL matplotlib scipy\n", done.stderr  # scipy.sparse alone
+
+
 def test_names_for_people_for_type_checkers_and_for_imports_are_the_same() -> None:
     (block,) = [node for node in ast.parse(inspect.getsource(nonisotropic)).body if isinstance(node, ast.If)
                 and ast.unparse(node.test) == "TYPE_CHECKING"]  # fmt: skip
