@@ -20,7 +20,7 @@ from cli.published_flags import translated
 from cli.runner_registry import RUNNERS, desc_class
 from cli.shared_args import SharedArgs
 from foundations.errors import NonisotropicError, UsageError, nearest
-from foundations.hparams import DatasetHparams, ModelHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams
 from foundations.lazy import load_object
 from foundations.program import COMMAND as PROGRAM
 from foundations.program import VERSION

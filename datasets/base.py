@@ -15,7 +15,7 @@ from datasets.info import DatasetInfo
 from datasets.sampling import rows_by_class, stratified_subset, with_random_labels
 from foundations.desc import derive_seed
 from foundations.errors import RunError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from foundations.pixels import as_floats
 
 STATISTICS_ROWS = 2000  # images, approximately, on which the mean and std of a data set in memory are checked

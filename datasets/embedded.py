@@ -10,7 +10,7 @@ import torch
 from datasets.base import Dataset, Split
 from datasets.info import DatasetInfo
 from datasets.sampling import complement, stratified_subset
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 SPLIT_SEED = 0  # these data sets have no official split; this seed defines one and must not change
 

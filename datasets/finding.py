@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.info import DatasetInfo
 from foundations.errors import RunError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 
 class DataMissing(RunError):

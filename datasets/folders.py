@@ -20,7 +20,7 @@ from datasets.identity import IMAGE_SUFFIXES, images_below
 from datasets.info import DatasetInfo
 from foundations.digests import is_hidden
 from foundations.errors import RunError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from foundations.pixels import as_floats
 from foundations.signals import Interrupted
 from foundations.text_files import read_text

@@ -11,7 +11,7 @@ from datasets.registry import dataset_info
 from foundations.digests import files_below, once, set_digest
 from foundations.environment import resolve_root
 from foundations.errors import UsageError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 
 @dataclass(frozen=True, kw_only=True)

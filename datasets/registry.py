@@ -13,7 +13,7 @@ from datasets import class_names
 from datasets.info import DatasetInfo
 from foundations.errors import look_up
 from foundations.hparam_fields import SHAPE
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datasets.base import Dataset, part_size
 from foundations.environment import Environment
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 LEVELS = 256
 

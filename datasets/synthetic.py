@@ -9,7 +9,7 @@ import torch
 from datasets.base import Dataset, Split
 from datasets.info import DatasetInfo
 from foundations.desc import derive_seed
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 CELLS = 4  # width and height of a pattern in cells
 NOISE = 0.15  # standard deviation

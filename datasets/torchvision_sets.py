@@ -15,7 +15,7 @@ import torchvision
 from datasets.base import Dataset, Split
 from datasets.finding import check_file, damaged, file_in, find_folder
 from datasets.info import DatasetInfo
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 CLASSES: dict[str, Any] = {
     "mnist": torchvision.datasets.MNIST,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from foundations.errors import RunError, UsageError
-from foundations.hparams import ModelHparams
 from foundations.images import ImageSpec
+from foundations.input_hparams import ModelHparams
 from models.checkpoints import divide, fit, normaliser, read_state_dict
 from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision
 from models.normalize import Classifier, Normalize

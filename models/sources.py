@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from foundations.errors import UsageError, nearest
-from foundations.hparams import ModelHparams
+from foundations.input_hparams import ModelHparams
 from models.registry import ARCHITECTURES, LIBRARIES, canonical_name, parse
 from models.robustbench_registry import ZooModel, zoo, zoo_model
 

@@ -13,7 +13,7 @@ from foundations.devices import describe_device
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.files import write_text
-from foundations.hparams import PrecisionHparams
+from foundations.input_hparams import PrecisionHparams
 from foundations.results import describe_environment
 from foundations.run_directory import LOCK, Lock, RunDirectory
 from runners.commands import CONFIG, stored_command, stored_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.errors import UsageError, nearest
-from foundations.hparams import DatasetHparams, ModelHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams
 from models.registry import check_fit
 from models.sources import resolved, zoo_entry
 from threat_specification.perturbations.registry import SUITES

@@ -16,7 +16,7 @@ from datasets.registry import dataset_info
 from foundations.environment import Environment
 from foundations.errors import RunError
 from foundations.hparam_fields import Hparams
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from testing.claims.archive import MOST_BYTES
 from testing.claims.claim import Claim
 from testing.claims.digests import images_digest

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundations.errors import UsageError
-from foundations.hparams import DatasetHparams, ThreatHparams, TrainingHparams
+from foundations.hparams import TrainingHparams
+from foundations.input_hparams import DatasetHparams, ThreatHparams
 from foundations.lazy import load_object
 from foundations.testing_hparams import TestingHparams
 from runners.train.defaults import named_defaults

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from datasets.base import Dataset
-    from foundations.hparams import DatasetHparams, ModelHparams
     from foundations.images import ImageSpec
+    from foundations.input_hparams import DatasetHparams, ModelHparams
     from models.normalize import Classifier
     from threat_specification.projected_displacement.anchors import AnchorSet
     from threat_specification.projected_displacement.selection_space import SelectionSpace

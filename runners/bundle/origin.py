@@ -7,7 +7,7 @@ from typing import Any
 
 from foundations.desc import StoredRun
 from foundations.files import read_json
-from foundations.hparams import DatasetHparams, ModelHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams
 from models.robustbench_registry import ZooModel
 from models.sources import zoo_entry
 from runners.train.desc import PretrainedDesc, TrainDesc

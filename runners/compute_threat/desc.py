@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundations.desc import Desc, digest
-from foundations.hparams import DatasetHparams, ThreatHparams
+from foundations.input_hparams import DatasetHparams, ThreatHparams
 from runners.checks import check_dataset
 
 NOT_YET_THEN = ("class_weights_form", "class_weights_calibrate", "selection_space")

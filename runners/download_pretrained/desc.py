@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from foundations.desc import Desc
 from foundations.hparam_fields import Hparams, in_range, one_of, setting, the_path
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from foundations.results import markdown_table
 from runners.checks import check_dataset
 

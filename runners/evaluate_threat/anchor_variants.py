@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.base import Dataset
-from foundations.hparams import ThreatHparams
+from foundations.input_hparams import ThreatHparams
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement.anchor_selection import select_class
 from threat_specification.projected_displacement.selection_space import SelectionSpace

@@ -9,7 +9,7 @@ from datasets.human_sets import check_human_set
 from foundations.desc import Desc, builds_on
 from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path, whole_severities
-from foundations.hparams import DatasetHparams, PrecisionHparams
+from foundations.input_hparams import DatasetHparams, PrecisionHparams
 from foundations.results import markdown_table
 from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, SUITE_NAMES, check_dataset, names_in
 from runners.compute_threat.desc import ThreatDesc

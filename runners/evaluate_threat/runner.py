@@ -20,7 +20,7 @@ from foundations.clock import timed
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import RunError
 from foundations.files import write_npz, write_text
-from foundations.hparams import ModelHparams
+from foundations.input_hparams import ModelHparams
 from foundations.modes import evaluation_mode
 from runners import corruptions
 from runners.base import Runner

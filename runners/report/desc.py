@@ -10,7 +10,7 @@ from datasets.registry import dataset_info
 from foundations.desc import Desc
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams, setting, the_path
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 PAGE = "report.html"
 KIT = "human_kit"  # folder beside the page

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, format_value, setting
-from foundations.hparams import DatasetHparams, ModelHparams, PrecisionHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
 from foundations.results import markdown_table, wilson_interval
 from foundations.testing_hparams import TestingHparams
 from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.info import DatasetInfo
 from datasets.registry import DATASETS, dataset_info
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from models.registry import canonical_name
 
 RESIDUAL: dict[str, Any] = {"lr": 0.1, "weight_decay": 5e-4, "training_steps": "20ep"}

@@ -11,7 +11,8 @@ from foundations.desc import Desc, StoredRun, builds_on
 from foundations.environment import resolve_root
 from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, in_range, setting
-from foundations.hparams import AugmentationHparams, DatasetHparams, ModelHparams, PrecisionHparams, TrainingHparams
+from foundations.hparams import AugmentationHparams, TrainingHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
 from models.sources import label
 from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
 from runners.compute_threat.desc import ThreatDesc

@@ -11,7 +11,7 @@ from foundations.desc import Desc
 from foundations.digests import content_digest
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams, setting, the_path
-from foundations.hparams import ModelHparams
+from foundations.input_hparams import ModelHparams
 from runners.test.desc import ModelByDirectory
 
 

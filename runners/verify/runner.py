@@ -12,7 +12,7 @@ from foundations.desc import StoredRun
 from foundations.errors import RunError, UsageError
 from foundations.files import write_json
 from foundations.hparam_fields import format_value
-from foundations.hparams import DatasetHparams, ModelHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams
 from foundations.modes import evaluation_mode
 from foundations.results import describe_environment, sealed
 from models.normalize import Classifier

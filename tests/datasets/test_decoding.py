@@ -12,7 +12,7 @@ from PIL import Image
 from datasets.decoding import read_picture
 from datasets.folders import FolderSplit
 from foundations.errors import RunError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 
 RAMP = numpy.linspace(0, 65535, 16).round().astype(numpy.uint16)[None].repeat(16, 0)
 

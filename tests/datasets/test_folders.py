@@ -21,7 +21,7 @@ from datasets.sampling import rows_by_class
 from foundations.digests import forget
 from foundations.environment import below_root
 from foundations.errors import RunError, UsageError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from tests.datasets import written
 from tests.datasets.test_readers import own
 

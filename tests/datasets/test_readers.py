@@ -17,7 +17,7 @@ from datasets.base import Split
 from datasets.finding import fetch
 from datasets.registry import DATASETS, load_dataset
 from foundations.errors import RunError
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from tests.datasets import written
 
 

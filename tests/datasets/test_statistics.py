@@ -13,7 +13,7 @@ from datasets.base import Dataset
 from datasets.registry import dataset_info, load_dataset
 from datasets.statistics import channel_statistics
 from foundations.environment import Environment
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from tests.datasets import written
 
 ALONE = Environment(root_dir=Path("/nowhere"), quiet=True)

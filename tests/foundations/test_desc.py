@@ -14,7 +14,8 @@ import pytest
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams
-from foundations.hparams import AugmentationHparams, PrecisionHparams, ThreatHparams, TrainingHparams
+from foundations.hparams import AugmentationHparams, TrainingHparams
+from foundations.input_hparams import PrecisionHparams, ThreatHparams
 from foundations.testing_hparams import TestingHparams
 from runners.compute_threat.desc import ThreatDesc
 from runners.multi.desc import MultiTestDesc, MultiTrainDesc

@@ -7,13 +7,8 @@ import pytest
 
 from foundations.errors import UsageError
 from foundations.hparam_fields import format_value
-from foundations.hparams import (
-    AugmentationHparams,
-    DatasetHparams,
-    ModelHparams,
-    ThreatHparams,
-    TrainingHparams,
-)
+from foundations.hparams import AugmentationHparams, TrainingHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams, ThreatHparams
 from foundations.testing_hparams import TestingHparams
 from runners.evaluate_threat.desc import PerturbationHparams
 

@@ -11,7 +11,7 @@ import torch
 
 from foundations.errors import UsageError
 from foundations.hparam_fields import split_kind, whole_path
-from foundations.hparams import DatasetHparams, ModelHparams, ThreatHparams
+from foundations.input_hparams import DatasetHparams, ModelHparams, ThreatHparams
 from foundations.text_files import read_text
 from tests.conftest import Command
 from tests.fork_server import PROGRAM

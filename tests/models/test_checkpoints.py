@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datasets.registry import dataset_info
 from foundations.errors import RunError
-from foundations.hparams import ModelHparams
+from foundations.input_hparams import ModelHparams
 from models.building import initial_model
 from models.checkpoints import read_state_dict
 from models.normalize import Classifier

@@ -12,7 +12,7 @@ from PIL import Image
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.errors import RunError, UsageError
-from foundations.hparams import ModelHparams
+from foundations.input_hparams import ModelHparams
 from models.building import architecture, initial_model
 from models.checkpoints import fit, read_state_dict
 from models.registry import build_model

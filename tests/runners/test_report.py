@@ -15,7 +15,7 @@ import pytest
 
 from foundations.desc import digest
 from foundations.environment import Environment
-from foundations.hparams import DatasetHparams
+from foundations.input_hparams import DatasetHparams
 from foundations.results import sealed
 from runners.report.desc import ReportDesc
 from runners.report.runner import Report

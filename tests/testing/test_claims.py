@@ -16,7 +16,7 @@ from safetensors.numpy import load
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
-from foundations.hparams import ThreatHparams
+from foundations.input_hparams import ThreatHparams
 from testing.claims import archive, schema, tensors
 from testing.claims.archive import Refused
 from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled

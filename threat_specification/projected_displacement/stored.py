@@ -9,7 +9,7 @@ from foundations.desc import StoredRun
 from foundations.digests import forget
 from foundations.environment import below_root, resolve_root
 from foundations.errors import RunError, UsageError
-from foundations.hparams import DatasetHparams, ThreatHparams
+from foundations.input_hparams import DatasetHparams, ThreatHparams
 from foundations.program import COMMAND
 from foundations.run_directory import RunDirectory
 

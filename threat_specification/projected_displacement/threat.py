@@ -36,7 +36,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from foundations.errors import UsageError, look_up
-from foundations.hparams import ThreatHparams
+from foundations.input_hparams import ThreatHparams
 from threat_specification.base import (
     Threat,
     check_images,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foundations.errors import UsageError
-from foundations.hparams import ThreatHparams
+from foundations.input_hparams import ThreatHparams
 from threat_specification.projected_displacement.anchor_selection import (
     SELECTIONS,
     Load,

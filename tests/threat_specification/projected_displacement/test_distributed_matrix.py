@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from foundations.hparams import ThreatHparams
+from foundations.input_hparams import ThreatHparams
 from tests.conftest import PROJECT
 from tests.threat_specification.projected_displacement.rank_worker import FORMS, anchors, measure, rows_of
 from threat_specification import AnchorSet, ProjectedDisplacement

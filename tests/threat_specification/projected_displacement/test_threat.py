@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundations.errors import UsageError
-from foundations.hparams import ThreatHparams
+from foundations.input_hparams import ThreatHparams
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.projected_displacement.pace import PACES
 
