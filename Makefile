@@ -39,7 +39,7 @@ test: .venv/installed
 
 mutants: export OMP_NUM_THREADS = 1
 mutants: .venv/installed
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python tests/mutants
 
 soak: export OMP_NUM_THREADS = 1
 soak: export NONISOTROPIC_SOAK = 1

@@ -1,0 +1,118 @@
+"""Faults of commands and runs."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+ON_CONFIG = "tests/cli/test_config_files.py"
+ON_SWEEPS = "tests/runners/test_sweeps.py"
+ON_RUNS = "tests/runners/test_runs.py"
+ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
+
+MUTANTS = [
+    Mutant(
+        "the run attacks half the radius",
+        "runners/test/under_attack.py",
+        "Cell(testing.N_threshold, testing.N_radius),",
+        "Cell(testing.N_threshold, testing.N_radius / 2),",
+        ON_RUNS + " -k independent_count",
+    ),
+    Mutant(
+        "the run takes a fifth of the steps",
+        "runners/test/under_attack.py",
+        "        testing.N_attack_iter,\n",
+        "        max(1, testing.N_attack_iter // 5),\n",
+        ON_RUNS + " -k independent_count",
+    ),
+    Mutant(
+        "the run's ball is smaller than it says",
+        "runners/test/under_attack.py",
+        "return autoattack(testing.adv_test_attack_norm, power,",
+        "return autoattack(testing.adv_test_attack_norm, power / 2,",
+        ON_RUNS + " -k isotropic",
+    ),
+    Mutant(
+        "thresholds come from all changes, unsafe ones too",
+        "runners/inputs.py",
+        'arrays[name][:, arrays["group"] == "safe"]',
+        "arrays[name]",
+        "tests/runners/test_coverage.py",
+    ),
+    Mutant(
+        "safe moves: nobody asks what noise alone broke",
+        "runners/test/runner.py",
+        'moves.add_noise_alone(arrays, self.evaluations["N_adv"], self.evaluations[MOVES])',
+        "pass",
+        "tests/runners/test_safe_moves.py",
+    ),
+    Mutant(
+        "safe moves: what noise alone broke is robust",
+        "runners/test/moves.py",
+        'arrays[of("correct")] = arrays[of("correct")] & ~new',
+        'arrays[of("correct")] = arrays[of("correct")] | new',
+        ON_SPACE,
+    ),
+    Mutant(
+        "a protocol compares no digests",
+        "runners/test/runner.py",
+        "            self._check_protocol()\n",
+        "            pass\n",
+        "tests/runners/test_protocol.py -k other_anchors",
+    ),
+    Mutant(
+        "certificates: one that an attack broke is no failure",
+        "runners/test/certified.py",
+        "if wrong.any():",
+        "if wrong.all():",
+        "tests/runners/test_certificates.py -k first_image",
+    ),
+    Mutant(
+        "a file of flags wins over the command line",
+        "cli/main.py",
+        "[*read.words, *arguments]",
+        "[*arguments, *read.words]",
+        f"{ON_CONFIG} -k test_flags_win_over_tables_and_tables_over_the_rest",
+    ),
+    Mutant(
+        "test takes the device of train from a file of flags",
+        "cli/config_files.py",
+        "if _flags_set(runner, entry) <= describing(table)]",
+        "]",
+        f"{ON_CONFIG} -k test_a_table_speaks_for_its_run_not_for_how_others_are_run",
+    ),
+    Mutant(
+        "a run's own file leaves out what is as by default",
+        "runners/commands.py",
+        "    if usual:\n",
+        "    if not usual:\n",
+        f"{ON_CONFIG} -k test_a_run_is_repeated_when_defaults_have_changed",
+    ),
+    Mutant(
+        "a sweep does not wait for what its runs build on",
+        "runners/multi/sweep.py",
+        "max((1 + depth(below)",
+        "max((depth(below)",
+        f"{ON_SWEEPS} -k test_called_by_hand_the_script_submits_stage_after_stage",
+    ),
+    Mutant(
+        "a task that was cancelled goes back into the queue",
+        "runners/multi/sweep.py",
+        '[ "$asked" != TERM ]',
+        '[ "$asked" != KILL ]',
+        f"{ON_SWEEPS} -k test_what_goes_back_into_the_queue",
+    ),
+    Mutant(
+        "a tracker draws from the random numbers of the run",
+        "runners/trackers.py",
+        "with self._random_states_kept(), contextlib",
+        "with contextlib",
+        "tests/runners/test_trackers.py -k random",
+    ),
+    Mutant(
+        "an old flag is dropped",
+        "cli/published_flags.py",
+        'words.append(f"{old.instead}{equals}{value}" if old.instead else word)',
+        "words += [] if old.instead else [word]",
+        "tests/test_public_surface.py -k old_flag",
+    ),
+]

@@ -1,0 +1,212 @@
+"""Faults of threats, projections and safe moves."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+DIRECTIONS = "threat_specification/projected_displacement/directions.py"
+FIXED_SHAPES = "threat_specification/projected_displacement/fixed_shapes.py"
+PD_TESTS = "tests/threat_specification/projected_displacement"
+ON_PROJECTION = f"{PD_TESTS}/test_projection.py tests/threat_specification/test_intersection.py"
+ON_PROCESSES = f"{PD_TESTS}/test_distributed_matrix.py"
+ON_FIXED_SHAPES = f"{PD_TESTS}/test_fixed_shapes.py"
+TANGENTS = "threat_specification/projected_displacement/tangents.py"
+ON_TANGENTS = f"{PD_TESTS}/test_tangents.py"
+ON_PD = f"{PD_TESTS}/test_threat.py"
+SPACE = "threat_specification/safe_moves/space.py"
+MIXTURES = "threat_specification/safe_moves/mixtures.py"
+ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
+ON_MIXTURES = "tests/threat_specification/safe_moves/test_mixtures.py"
+
+MUTANTS = [
+    Mutant(
+        "safe changes of people all have one seed",
+        "threat_specification/safe_moves/changes.py",
+        "    made = changed(images, rows, seed, moves)",
+        "    made = changed(images, rows, 0, moves)",
+        "tests/threat_specification/safe_moves/test_changes.py",
+    ),
+    Mutant(
+        "robust_accuracy has another second bound",
+        "threat_specification/norms.py",
+        "RADIUS = 8 / 255",
+        "RADIUS = 16 / 255",
+        "tests/testing/test_robust_accuracy.py",
+    ),
+    Mutant(
+        "anchors of the same class count too",
+        DIRECTIONS,
+        "self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1)",
+        "self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1) - 100",
+        ON_PD,
+    ),
+    Mutant("beta is 1", DIRECTIONS, "BETA = 0.5\n", "BETA = 1.0\n", ON_PD),
+    Mutant(
+        "near anchors lose their digits",
+        DIRECTIONS,
+        "        if len(self.near[0]):\n",
+        "        if False:\n",
+        ON_PD,
+    ),
+    Mutant(
+        "the gauge of an intersection is its smallest member's",
+        "threat_specification/intersection.py",
+        "for member, level in self.members]).amax(0)",
+        "for member, level in self.members]).amin(0)",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "an intersection forgets its radius",
+        "threat_specification/intersection.py",
+        "lower, upper = lower.clamp_min(-threshold * level), upper.clamp_max(threshold * level)",
+        "pass",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "points of fixed shapes are kept without the check that they are feasible",
+        FIXED_SHAPES,
+        "return done & good & near &",
+        "return done & near &",
+        ON_FIXED_SHAPES,
+    ),
+    Mutant(
+        "the other solver gets displacements of other points",
+        FIXED_SHAPES,
+        "    along = along.clone()",
+        "    pass",
+        ON_FIXED_SHAPES,
+    ),
+    Mutant(
+        "the projection in the caller's precision",
+        "threat_specification/projected_displacement/bound.py",
+        "        with full_precision(self.examples.device.type):\n            return project(self,",
+        "        if True:\n            return project(self,",
+        f"{PD_TESTS}/test_lowered_precision.py",
+    ),
+    Mutant(
+        "float64 does not decide",
+        "threat_specification/projected_displacement/projection.py",
+        "    if doubtful:",
+        "    if False:",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "the l2 ball by the wrong bounds",
+        "threat_specification/norms.py",
+        "torch.where(delta > 0, upper, -lower)",
+        "torch.where(delta > 0, upper, upper)",
+        "tests/threat_specification/test_norms.py",
+    ),
+    Mutant(
+        "processes that work apart keep the answers to others",
+        "threat_specification/projected_displacement/apart_matrix.py",
+        "start = sum(counts[: distributed.get_rank()])",
+        "start = sum(counts[distributed.get_rank() + 1 :])",
+        ON_PROCESSES,
+    ),
+    Mutant(
+        "a process that has finished answers no more",
+        "threat_specification/projected_displacement/apart_matrix.py",
+        "while self._sessions == 1 and self._round()[0]:",
+        "while False:",
+        ON_PROCESSES,
+    ),
+    Mutant(
+        "the projection knows no upper bound",
+        "threat_specification/projected_displacement/projection.py",
+        "    point = torch.minimum(torch.maximum(shifted, lower), upper)\n",
+        "    point = torch.maximum(shifted, lower)\n",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "the projection stops early",
+        "threat_specification/projected_displacement/projection.py",
+        "done = at_rest & (at_zero | ~missing.any(1))",
+        "done = at_rest",
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "scaling passes for the nearest point",
+        "threat_specification/projected_displacement/bound.py",
+        '"exact": BoundProjectedDisplacement.nearest,',
+        '"exact": BoundProjectedDisplacement.scale,',
+        ON_PROJECTION,
+    ),
+    Mutant(
+        "tangents cost what they cost without lambda",
+        TANGENTS,
+        "strength / (self.weight + strength), 0)",
+        "strength / (2 * self.weight + strength), 0)",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "tangents of masked images are those of whole ones",
+        TANGENTS,
+        "            made *= mask[start : start + len(images)].unsqueeze(1)\n",
+        "            pass\n",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "the tangent form divides by the plain norm",
+        DIRECTIONS,
+        "divisors, lengths = found.inner, found.outer",
+        "divisors, lengths = squared, found.outer",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "near pairs of the tangent form forget the metric",
+        DIRECTIONS,
+        "            self.metric.shorten(rows.unsqueeze(1), which)\n",
+        "            pass\n",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "products of working sets forget the tangents",
+        DIRECTIONS,
+        "            products.sub_((removed + removed.transpose(1, 2)) / 2)\n",
+        "            pass\n",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "an image that is an anchor of its own class has no length",
+        "threat_specification/projected_displacement/lengths.py",
+        "return squared.clamp_min_(0), scale",
+        "return squared, scale",
+        ON_TANGENTS,
+    ),
+    Mutant(
+        "safe moves: weights may add up to any sum",
+        SPACE,
+        " & at_most(weights.sum(1), 1.0)",
+        "",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: rounding of a mixture counts as noise",
+        SPACE,
+        "self.moves.mixture(weights)).clamp(0, 1)\n        change",
+        "self.moves.mixture(weights))\n        change",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: a point that the solver misses is taken all the same",
+        MIXTURES,
+        "torch.where(per_image(holds), here, mixture))",
+        "here)",
+        ON_SPACE,
+    ),
+    Mutant(
+        "safe moves: noise of a free background counts",
+        MIXTURES,
+        '(kind := getattr(threat, "background", "")) != "radius"',
+        '(kind := getattr(threat, "background", "")) == "frozen"',
+        f"{ON_MIXTURES} -k refused",
+    ),
+    Mutant(
+        "safe moves: the nearest point ignores the sum of the weights",
+        "threat_specification/projected_displacement/lifted.py",
+        "(weights.sum(1) * sums).unsqueeze(1)",
+        "(weights.sum(1) * 0 * sums).unsqueeze(1)",
+        f"{ON_MIXTURES} -k together",
+    ),
+]
