@@ -1,5 +1,6 @@
 # make demo   set up .venv, then the whole road on embedded data: anchors, training, attacks, report
 # make test   set up .venv, then lint, types and tests
+# make coverage  the tests, and the lines that none of them ran (a seventh longer)
 # make mutants  faults put into the code on purpose: each must fail a test (minutes)
 # make bench  side-by-side measurements
 # make gpu    a pass over a GPU: tests on it, then ratios side by side (under 8 minutes); writes benchmarks/RESULTS_GPU.md
@@ -13,9 +14,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python nonisotropic.py
+TESTS := $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 DEMO := --dataset_name=mnist_5k --model_name=mnist_lenet
 
-.PHONY: demo test mutants bench gpu docs notebooks release soak clean
+.PHONY: demo test coverage mutants bench gpu docs notebooks release soak clean
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,7 +37,11 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	$(TESTS)
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: .venv/installed
+	$(TESTS) --cov --cov-report=term:skip-covered
 
 mutants: export OMP_NUM_THREADS = 1
 mutants: .venv/installed

