@@ -57,9 +57,9 @@ def test_under_pd_and_wrong_inputs() -> None:
     anchors = AnchorSet(torch.rand(6, 1, 4, 4, generator=generator) * 0.2 + 0.7, torch.arange(6) % 2)
     threat = ProjectedDisplacement(anchors=anchors)
     model = Brightness()
-    accuracies = [robust_accuracy(model, IMAGES, LABELS, threat, t, radius=0.3) for t in (0.0, 0.3, 2.0)]
+    accuracies = [robust_accuracy(model, IMAGES, LABELS, threat, t, radius=0.3, steps=20) for t in (0.0, 0.3, 2.0)]
     assert accuracies == sorted(accuracies, reverse=True) and accuracies[-1] < accuracies[0]
-    assert robust_accuracy(model, IMAGES, LABELS, threat, 2.0, radius=0.01) == 1  # out of reach of the radius
+    assert robust_accuracy(model, IMAGES, LABELS, threat, 2.0, radius=0.01, steps=20) == 1  # out of reach of the radius
     with pytest.raises(UsageError, match=r"expected values in \[0, 1\]"):
         robust_accuracy(model, IMAGES * 255, LABELS, threat, 0.1)
     with pytest.raises(UsageError, match="expected at least one, got none"):

@@ -48,7 +48,7 @@ def gauges(model: Linear, anchors, images: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 5, 10])
+@pytest.mark.parametrize("num_classes", [2, 5, 10])
 def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int) -> None:
     """In a set in which half of the examples can be broken, all of those are, but for margins within 2 % of 0."""
     model, anchors, images, labels = problem(num_classes, seed=num_classes)
