@@ -52,6 +52,10 @@ def read_data(desc: Desc, environment: Environment, dataset: DatasetHparams | No
     return data
 
 
+# What lacks where a runner has not made its run.
+MISSING = {"compute_threat": "anchors are", "evaluate_threat": "thresholds are", "test": "evaluation is"}
+
+
 def require_complete(desc: Desc | StoredRun, environment: Environment) -> RunDirectory:
     """The directory of an earlier run; raises RunError, with the command that makes the run, if it is not complete.
 
@@ -61,9 +65,7 @@ def require_complete(desc: Desc | StoredRun, environment: Environment) -> RunDir
     directory = RunDirectory(desc.directory(environment.root_dir))
     if not directory.is_complete:
         how = f"finish its training in {desc.relative}" if isinstance(desc, StoredRun) else f"run: {command(desc)}"
-        kind = {"compute_threat": "anchors are", "evaluate_threat": "thresholds are"}.get(
-            "" if isinstance(desc, StoredRun) else desc.runner, "model is"
-        )
+        kind = MISSING.get("" if isinstance(desc, StoredRun) else desc.runner, "model is")
         earlier = desc.earlier_version(environment.root_dir) if isinstance(desc, ThreatDesc) else ""
         raise RunError(f"the {kind} not there yet; first {how}{earlier or _others(directory.path, desc.name)}")
     directory.result()

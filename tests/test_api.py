@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nonisotropic
+from cli.runner_registry import RUNNERS, desc_class
 from foundations.errors import UsageError
 from testing.robust_accuracy import RobustnessWarning, robust_accuracy
 from threat_specification import L2, Intersection, Linf
@@ -58,10 +59,10 @@ print(*[name for name in {HEAVY} if name in sys.modules])
 
 def test_runners_import_what_is_heavy_when_it_is_used() -> None:
     """All but what draws: solvers, statistics, zoos and other people's data wait until a flag asks for them."""
+    runners = [f"{desc_class(name).__module__.rpartition('.')[0]}.runner" for name in RUNNERS]
     code = f"""
 import importlib, sys
-from cli.runner_registry import RUNNERS
-[importlib.import_module(f"{{place.rpartition('.')[0]}}.runner") for place in RUNNERS.values()]
+[importlib.import_module(name) for name in {runners}]
 names = {HEAVY} + ("scipy.optimize", "scipy.stats", "scipy.ndimage")
 print(*sorted({{*names}} & sys.modules.keys()))
 """

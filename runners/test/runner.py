@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from datasets.base import Dataset, Examples, part_size
+from datasets.base import Dataset, Examples
 from datasets.sampling import held_out, stratified_subset
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
@@ -22,15 +22,14 @@ from models.sources import zoo_entry
 from runners.base import Runner
 from runners.checks import names_in
 from runners.claims import digest_of
-from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form
 from runners.inputs import read_data, read_model, read_threat, read_thresholds
 from runners.plots import write_figure
 from runners.report.charts import gauge_curves, radius_curves
-from runners.test import audit, certified, corruptions, exact, moves, protocol, then_project
+from runners.test import audit, certified, corruptions, exact, moves, protocol, then_project, threats
 from runners.test.bracket import CERTIFIED
 from runners.test.corruption_chart import corruption_chart
-from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS, forms_of
+from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS
 from runners.test.metrics import accuracies, ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
 from runners.test.pictures import Pictures
 from runners.test.under_attack import in_ball, inside
@@ -92,11 +91,12 @@ class Test(Runner):
         self.trackers = Trackers(self.desc.tracking.names, self.desc, self.directory, environment)
         self.testing = testing = self._with_thresholds()
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
-        self.threat = self._read_threat(self.desc.anchors, testing.weighted) if testing.N_adv_eval else None
-        others = self.desc.train_anchors
+        anchors, others = self.desc.anchors, self.desc.train_anchors
+        attacked = testing.N_adv_eval
+        self.threat = threats.of_flags(testing, anchors, environment, testing.weighted) if attacked else None
         # Anchors of training have no weights but their own.
-        self.other_threat = self._read_threat(others, weighted=False) if others else None
-        self.projected_onto = self._projected_onto()
+        self.other_threat = threats.of_flags(testing, others, environment, weighted=False) if others else None
+        self.projected_onto = threats.projected_onto(testing, anchors, environment)
         named = names_in(testing.then_project_distances) if self.projected_onto else []
         self.distances = [from_package(name, environment.device) for name in named]
         self.data = read_data(self.desc, environment)
@@ -108,7 +108,8 @@ class Test(Runner):
             # model itself: no gradient is reduced, and the results stay the bits of one process.
             distributed(self.model, environment.device)
         rows = self._chosen_rows(available)
-        self.index = rows[~self._without_direction(rows)]
+        measured = [threat for threat in (self.threat, self.other_threat, *self.projected_onto.values()) if threat]
+        self.index = rows[~threats.without_direction(measured, self.images, rows, self.data.info.shape)]
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
             environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
@@ -270,27 +271,6 @@ class Test(Runner):
             rows = rows[stratified_subset(self.images.labels[rows], testing.num_examples, self.seed)]
         return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
-    def _read_threat(self, anchors: ThreatDesc, weighted: bool) -> ProjectedDisplacement:
-        """The form of PD that the flags name, over these anchors."""
-        testing = self.testing
-        form: dict[str, Any] = {"weighted": weighted, "segmented": testing.segmented}
-        form |= {"background": testing.background}
-        form |= {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}
-        if testing.segmented:
-            form |= {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
-        return read_threat(anchors, self.environment, projection=testing.projection, **form)
-
-    def _without_direction(self, rows: torch.Tensor) -> torch.Tensor:
-        """Mask [n] bool of the images that equal an anchor of another class: PD is not defined for them."""
-        found = torch.zeros(len(rows), dtype=torch.bool)
-        threats = [threat for threat in (self.threat, self.other_threat) if threat is not None]
-        threats += self.projected_onto.values()
-        for part in torch.arange(len(rows)).split(part_size(self.data.info.shape)) if threats else ():
-            images, labels = self.images.read(rows[part]), self.images.labels[rows[part]]
-            for threat in threats:
-                found[part] |= threat.equals_other_anchor(images, labels).cpu()
-        return found
-
     @property
     def _attacked(self) -> Any:
         """The model that attacks ask: the same answers on all processes where these share out the anchors."""
@@ -337,18 +317,6 @@ class Test(Runner):
         plain = read_threat(self.desc.anchors, self.environment)
         return {"PD": lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)}
 
-    def _projected_onto(self) -> dict[str, ProjectedDisplacement]:
-        """The threats of --then_project by name."""
-        testing = self.testing
-        names = forms_of(testing.then_project) if testing.adv_eval else []
-        masks: dict[str, Any] = {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
-        return {
-            name: read_threat(
-                self.desc.anchors, self.environment, **then_project.FORMS[name], **(masks if name == "pd_s" else {})
-            )
-            for name in names
-        }
-
     def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
         """The fields of result.json for one evaluation."""
         evaluation = self.evaluations[name]
@@ -367,7 +335,9 @@ class Test(Runner):
         if name == "adv":
             return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
-        return common | nonisotropic_metrics(evaluation, arrays, self._anchors_name(evaluation.threat, desc))
+        return common | nonisotropic_metrics(
+            evaluation, arrays, threats.anchors_name(evaluation.threat, desc, self.testing)
+        )
 
     def _after_projection(self, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
         """The accuracies of --then_project, beside the published ones of the same model and radius."""
@@ -382,14 +352,6 @@ class Test(Runner):
             found = {name: {**of, "published": published.get(name)} for name, of in found.items()}
             return {"then_project": found, "published_then_project": published.get("Linf")}
         return {"then_project": found}
-
-    def _anchors_name(self, threat: ProjectedDisplacement, desc: ThreatDesc) -> str:
-        """The name of the PD used: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
-        assert threat.anchors is not None
-        parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
-        if threat.segmented:
-            parts += [self.testing.mask_source.partition(":")[0], threat.background]
-        return f"{threat.name}[{','.join(parts)}]"
 
     def _suspicions(self, name: str, arrays: dict[str, numpy.ndarray]) -> list[str]:
         """Sentences on why a figure under attack may be too high."""

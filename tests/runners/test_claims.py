@@ -140,6 +140,8 @@ def test_what_is_not_there_is_told(digits_root: Command, tmp_path: Path, capsys:
     ):
         assert main(words) == code
         assert expected in told(capsys)
+    assert main(["bundle", *TINY, *QUICK, "--adv_eval", f"--root_dir={digits_root.root}", "--quiet"]) == 1
+    assert "the evaluation is not there yet; first run: python nonisotropic.py test " in told(capsys)
     digits_root.ok("test", *TINY, *QUICK, "--adv_eval")
     assert main(["bundle", *TINY, *QUICK, "--adv_eval", f"--root_dir={digits_root.root}", "--quiet"]) == 1
     line = told(capsys)

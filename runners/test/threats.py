@@ -1,0 +1,65 @@
+"""The threats of an evaluation: forms of PD over the anchors that its flags name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from datasets.base import Examples, part_size
+from foundations.environment import Environment
+from foundations.testing_hparams import TestingHparams
+from runners.compute_threat.desc import ThreatDesc
+from runners.inputs import read_threat
+from runners.test import then_project
+from runners.test.desc import forms_of
+from threat_specification import ProjectedDisplacement
+
+
+def of_flags(
+    testing: TestingHparams, anchors: ThreatDesc, environment: Environment, weighted: bool
+) -> ProjectedDisplacement:
+    """The form of PD that the flags name, over these anchors."""
+    form: dict[str, Any] = {"weighted": weighted, "segmented": testing.segmented}
+    form |= {"background": testing.background}
+    form |= {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}
+    if testing.segmented:
+        form |= _masks(testing)
+    return read_threat(anchors, environment, projection=testing.projection, **form)
+
+
+def projected_onto(
+    testing: TestingHparams, anchors: ThreatDesc, environment: Environment
+) -> dict[str, ProjectedDisplacement]:
+    """The threats of --then_project by name."""
+    names = forms_of(testing.then_project) if testing.adv_eval else []
+    masks = {"pd_s": _masks(testing)}
+    return {
+        name: read_threat(anchors, environment, **then_project.FORMS[name], **masks.get(name, {})) for name in names
+    }
+
+
+def _masks(testing: TestingHparams) -> dict[str, Any]:
+    return {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
+
+
+def without_direction(
+    threats: Sequence[ProjectedDisplacement], images: Examples, rows: torch.Tensor, shape: tuple[int, int, int]
+) -> torch.Tensor:
+    """Mask [n] bool of the images that equal an anchor of another class: PD is not defined for them."""
+    found = torch.zeros(len(rows), dtype=torch.bool)
+    for part in torch.arange(len(rows)).split(part_size(shape)) if threats else ():
+        pixels, labels = images.read(rows[part]), images.labels[rows[part]]
+        for threat in threats:
+            found[part] |= threat.equals_other_anchor(pixels, labels).cpu()
+    return found
+
+
+def anchors_name(threat: ProjectedDisplacement, desc: ThreatDesc, testing: TestingHparams) -> str:
+    """The name of the PD used: PD[k50,greedy_subsets,r1,<digest of the anchors>]."""
+    assert threat.anchors is not None
+    parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
+    if threat.segmented:
+        parts += [testing.mask_source.partition(":")[0], threat.background]
+    return f"{threat.name}[{','.join(parts)}]"
