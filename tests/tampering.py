@@ -268,6 +268,8 @@ def main(claim: str, count: str, *flags: str) -> int:
     from cli.main import main as run
 
     file, told, wrong = Path(claim).read_bytes(), Counter(), 0
+    if run(["verify", claim, "--quiet", *flags]):
+        sys.exit("expected a claim that holds for the model at hand: else every change is refused for another reason")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(int(count)):
             draw = random.Random(number)
