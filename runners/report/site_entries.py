@@ -64,6 +64,14 @@ class Entry:
     def accuracies(self) -> list[float]:
         return [each["accuracy"] for each in self.claim.facts["claims"]]
 
+    @property
+    def mean(self) -> float:
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def digest(self) -> str:
+        return self.claim.digest
+
     @cached_property
     def clean(self) -> float:
         """The share of images that the claim does not say are misclassified as they are."""
@@ -153,9 +161,29 @@ def _intact(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Group:
-    """Entries that compare: the same images, anchors and sets. Best first, by the mean over the sets; refuted last."""
+    """Entries that compare: the same images, anchors and sets, in the order of their models; refuted ones last.
+
+    Models are ranked by the mean over the sets of the lowest claim about them, so that a weaker claim beside it lifts
+    nobody. Where some are verified here, only those rank the model: others might be false.
+
+    ranks   place of the model for the claim that ranks it, None for all other claims
+    """
 
     entries: list[Entry]
+    ranks: list[int | None]
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Group:
+        """The entries, of which no two have one digest, ranked and in order."""
+        models: dict[str, list[Entry]] = {}
+        for entry in sorted(entries, key=lambda entry: (not entry.is_verified, entry.mean, entry.clean, entry.digest)):
+            if not entry.is_refuted:
+                models.setdefault(entry.claim.facts["model"]["sha256"], []).append(entry)
+        ranked = sorted(models.values(), key=lambda claims: (-claims[0].mean, -claims[0].clean, claims[0].digest))
+        order = [entry for claims in ranked for entry in claims]
+        places = [number if entry is claims[0] else None for number, claims in enumerate(ranked, 1) for entry in claims]
+        refuted = sorted((entry for entry in entries if entry.is_refuted), key=lambda entry: entry.digest)
+        return cls([*order, *refuted], [*places, *(None for _ in refuted)])
 
     @property
     def data(self) -> dict[str, Any]:
@@ -182,24 +210,19 @@ class Group:
             "images_sha256": self.data["sha256"],
             "anchors_sha256": facts["anchors"] and facts["anchors"]["sha256"],
             "sets": [{"name": name, **each} for name, each in zip(self.sets, sets_of(facts), strict=True)],
-            "rows": [entry.row() for entry in self.entries],
+            "rows": [{"rank": rank, **entry.row()} for rank, entry in zip(self.ranks, self.entries, strict=True)],
         }
 
 
 def groups_of(entries: Sequence[Entry]) -> list[Group]:
     """The entries by what they are about, in one order."""
     found: dict[bytes, list[Entry]] = {}
-    for entry in sorted(entries, key=_best_first):
+    for entry in entries:
         facts, weights = entry.claim.facts, entry.claim.arrays.get("class_weights")
         about = [facts["data"], facts["anchors"], sets_of(facts), weights is not None and weights.tolist()]
         found.setdefault(canonical_json(about), []).append(entry)
-    groups = [Group(found[about]) for about in sorted(found)]
+    groups = [Group.of(found[about]) for about in sorted(found)]
     return sorted(groups, key=lambda group: (group.dataset, -len(group.entries)))
-
-
-def _best_first(entry: Entry) -> tuple[Any, ...]:
-    mean = sum(entry.accuracies) / len(entry.accuracies)
-    return (entry.is_refuted, -mean, -entry.clean, entry.name, entry.claim.digest)
 
 
 def leaderboard(groups: Sequence[Group]) -> dict[str, Any]:

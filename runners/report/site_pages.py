@@ -65,16 +65,19 @@ def index_html(groups: Sequence[Group]) -> str:
 
 def _leaderboard(group: Group, number: int) -> str:
     told = _told_columns(group)
-    header = ["model", "clean, at most", *(f"at most in {name}" for name in group.sets), *told]
-    rows = [_leaderboard_row(entry, list(told.values())) for entry in group.entries]
+    header = ["rank", "model", "clean, at most", *(f"at most in {name}" for name in group.sets), *told]
+    columns = list(told.values())
+    rows = [_leaderboard_row(entry, rank, columns) for rank, entry in zip(group.ranks, group.entries, strict=True)]
     anchors = group.entries[0].claim.facts["anchors"]
     among = f", {anchors['count']:,} anchors of SHA-256 {anchors['sha256'][:12]}" if anchors else ""
     note = (
         f"The {group.data['split']} split, images of SHA-256 {group.data['sha256'][:12]}{among}. "
-        "Best first, by the mean over the sets. What is told is the word of the authors, which no file proves; passes "
-        "are forward and backward ones of the model for an image, in nonisotropic sets. Click a heading to sort."
+        "Best model first, by the mean over the sets of its lowest claim (of those verified here, where some are); "
+        "further claims about the same weights follow it. What is told is the word of the authors, which no file "
+        "proves; passes are forward and backward ones of the model for an image, in nonisotropic sets. Click a heading "
+        "to sort."
     )
-    table = _table([*header, "images", "authors", "verified here", "doubtful"], rows)
+    table = _table([*header, "authors", "verified here", "doubtful"], rows)
     title = f'<h2 id="table-{number}">{escape(short(group.title))}</h2>'
     return f'<section>{title}\n<p class="quiet">{escape(note)}</p>\n{table}</section>'
 
@@ -109,7 +112,7 @@ def _passes(entry: Entry) -> str:
     return "-" if entry.passes is None else f"{entry.passes:.0f}"
 
 
-def _leaderboard_row(entry: Entry, told: Sequence[Column]) -> list[Cell]:
+def _leaderboard_row(entry: Entry, rank: int | None, told: Sequence[Column]) -> list[Cell]:
     row = entry.row()
     figures = [figure(value) for value in (row["clean_at_most"], *row["accuracy_at_most"])]
     figures += [column(entry) for column in told]
@@ -118,9 +121,9 @@ def _leaderboard_row(entry: Entry, told: Sequence[Column]) -> list[Cell]:
     doubtful = str(sum(row["doubtful"])) if row["verified_here"] else "-"
     authors = short(", ".join(row["authors"]))
     return [
+        str(rank or "-"),
         (f"{short(row['model'])} ({row['weights_sha256'][:8]})", row["page"]),
         *figures,
-        str(row["images"]),
         authors,
         record,
         doubtful,

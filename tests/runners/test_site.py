@@ -12,6 +12,7 @@ import shutil
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -20,6 +21,7 @@ from PIL import Image
 
 from cli.main import main
 from datasets.registry import load_dataset
+from runners.report.site_entries import Entry, Group, Record
 from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.judging import described
 from tests.browser import CHROMIUM, look_at
@@ -148,6 +150,30 @@ def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> 
     assert means == sorted(means, reverse=True) and means[0] > means[1]
 
 
+def entry(weights: str, accuracy: float, verified: bool | None) -> Entry:
+    """A claim of one set; `verified` None: not checked here, False: refuted."""
+    facts = {"model": {"sha256": weights, "name": weights}, "claims": [{"accuracy": accuracy}]}
+    arrays = {"witness": numpy.zeros((1, 4), int)}
+    claim: Any = SimpleNamespace(facts=facts, arrays=arrays, digest=f"{weights}{accuracy}")
+    record = None if verified is None else Record("verified/x", (0,), "test", () if verified else ("false",))
+    return Entry(Path("claim.zip"), claim, record)
+
+
+def test_a_weaker_claim_lifts_no_model() -> None:
+    """Model a stands at .5, although somebody attacked it less; b at .6, since the lower figure is not verified."""
+    claims = [
+        ("a", 0.7, True),
+        ("b", 0.1, None),
+        ("a", 0.5, True),
+        ("b", 0.6, True),
+        ("a", 0.0, False),
+        ("c", 0.55, None),
+    ]
+    group = Group.of([entry(*each) for each in claims])
+    assert [one.digest for one in group.entries] == ["b0.6", "b0.1", "c0.55", "a0.5", "a0.7", "a0.0"]
+    assert group.ranks == [1, None, 2, 3, None, None]
+
+
 def test_the_page_shows_what_the_json_says(site: Path, told: dict[str, Any]) -> None:
     page = Page(site / "index.html")
     assert len(page.tables) == len(told["tables"]) == 2
@@ -157,14 +183,15 @@ def test_the_page_shows_what_the_json_says(site: Path, told: dict[str, Any]) -> 
         assert [head for head in shown[0] if head.startswith("at most in")] == [
             f"at most in {each['name']}" for each in table["sets"]
         ]
-        for row, cells in zip(table["rows"], shown[1:], strict=True):
+        for row, (rank, *cells) in zip(table["rows"], shown[1:], strict=True):
+            assert rank == str(row["rank"] or "-")
             assert cells[0].startswith(row["model"][:50]) and row["weights_sha256"][:8] in cells[0]
             figures = [f"{value:.4f}" for value in (row["clean_at_most"], *row["accuracy_at_most"])]
             verified = [f"yes: {row['record']}", str(sum(row["doubtful"]))] if row["verified_here"] else ["no", "-"]
             told_of = [f"{share:.4f}" for share in row["told_certified"] if share is not None]
             told_of += [f"{share:.4f}" for share in row["told_corruptions"].values()]
             told_of += [f"{row['told_passes']:.0f}", f"{row['told_seconds']:.0f}"]
-            assert cells[1:-3] == [*figures, *told_of, str(row["images"])] and cells[-2:] == verified
+            assert cells[1:-3] == [*figures, *told_of] and cells[-2:] == verified
             assert cells[-3].startswith(row["authors"][0][:50])
             assert {row["page"], "leaderboard.json"} <= set(page.links) and (site / row["card"]).is_file()
 
