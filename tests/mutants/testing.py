@@ -14,6 +14,13 @@ ON_CERTIFICATES = "tests/testing/test_certificates.py"
 
 MUTANTS = [
     Mutant(
+        "points beyond the set are lost without a word",
+        "testing/gradient_masking.py",
+        "            beyond |= before & result.success\n",
+        "",
+        "tests/testing/test_robust_accuracy.py -k beyond",
+    ),
+    Mutant(
         "any coverage is taken by name",
         "testing/coverage.py",
         "    if not 0 <= coverage <= 1:",

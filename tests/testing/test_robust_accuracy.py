@@ -107,6 +107,30 @@ def test_a_figure_that_should_not_be_believed_warns() -> None:
     assert [str(each.message) for each in told] == found.warnings
 
 
+class Loose(Half):
+    """Its projection ends a thousandth beyond the set."""
+
+    def bind(self, examples: Tensor, labels: Tensor) -> BoundThreat:
+        return BoundLoose(examples)
+
+
+class BoundLoose(BoundHalf):
+    def project(self, delta, threshold, lower=None, upper=None) -> Tensor:
+        return super().project(delta, 1.001 * threshold, lower, upper)
+
+
+@pytest.mark.parametrize(("threat", "accuracy"), [(Half(), 0.5), (Loose(), 1.0)])
+def test_a_projection_that_ends_beyond_the_set_warns(threat: Threat, accuracy: float) -> None:
+    """Points outside do not count, so that all examples stand; attacks found wrong answers for half of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        words = {"radius": 1.0, "attacks": ["apgd_ce"], "steps": 5, "details": True}
+        found = robust_accuracy(Brightness(), IMAGES, LABELS, threat, 0.045, **words)
+    told = [message for message in found.warnings if "not in the set" in message]
+    assert found.accuracy == accuracy and len(told) == (accuracy == 1)
+    assert all("wrong answers for 50% of a sample" in message for message in told)
+
+
 class Cut(nn.Module):
     """No gradient at all: the input is detached."""
 
