@@ -11,6 +11,13 @@ ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
 
 MUTANTS = [
     Mutant(
+        "the last threat alone says which images are left out",
+        "runners/test/threats.py",
+        "            found[part] |= threat.equals_other_anchor",
+        "            found[part] = threat.equals_other_anchor",
+        "tests/runners/test_forms.py -k left_out",
+    ),
+    Mutant(
         "the run attacks half the radius",
         "runners/test/under_attack.py",
         "Cell(testing.N_threshold, testing.N_radius),",

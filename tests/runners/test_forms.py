@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cli.main import runner_parser
+from datasets.base import Split
 from foundations.desc import digest
 from foundations.environment import Environment
 from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_threat
+from runners.test import threats
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
@@ -162,3 +164,17 @@ def test_anchors_other_than_those_of_training_are_reported_beside_them(digits_ro
     assert both["N_adv"]["name"] != same["N_adv"]["name"]
     assert ",r2," in both["N_adv"]["name"]
     assert both["N_adv_train_anchors"]["accuracy"] == same["N_adv"]["accuracy"]
+
+
+def test_an_image_is_left_out_where_any_threat_has_no_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each threat has one of the images as an anchor of another class, and one as an anchor of its own class."""
+    images, labels = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 4, 4) * 50, torch.arange(5) % 2
+    split = Split(images.contiguous(), labels)
+    forms = [
+        ProjectedDisplacement(anchors=AnchorSet(split.images[rows], torch.tensor([1, 0]))) for rows in ([0, 2], [4, 2])
+    ]
+    monkeypatch.setattr(threats, "part_size", lambda shape: 2)
+    found = [
+        threats.without_direction(forms[:count], split, torch.tensor([4, 3, 2, 0]), (1, 4, 4)) for count in range(3)
+    ]
+    assert [mask.tolist() for mask in found] == [[False] * 4, [False, False, False, True], [True, False, False, True]]
