@@ -11,6 +11,13 @@ ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
 
 MUTANTS = [
     Mutant(
+        "an evaluation takes the tangent form with the usual weight",
+        "runners/test/threats.py",
+        '"tangents": testing.tangents, "tangent_weight": testing.tangent_weight',
+        '"tangents": testing.tangents',
+        "tests/runners/test_forms.py -k flags_of_a_form",
+    ),
+    Mutant(
         "the last threat alone says which images are left out",
         "runners/test/threats.py",
         "            found[part] |= threat.equals_other_anchor",

@@ -14,6 +14,7 @@ from cli.main import runner_parser
 from datasets.base import Split
 from foundations.desc import digest
 from foundations.environment import Environment
+from foundations.testing_hparams import TestingHparams
 from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_threat
 from runners.test import threats
@@ -178,3 +179,32 @@ def test_an_image_is_left_out_where_any_threat_has_no_direction(monkeypatch: pyt
         threats.without_direction(forms[:count], split, torch.tensor([4, 3, 2, 0]), (1, 4, 4)) for count in range(3)
     ]
     assert [mask.tolist() for mask in found] == [[False] * 4, [False, False, False, True], [True, False, False, True]]
+
+
+def test_the_flags_of_a_form_reach_its_threat(digits_root: Command) -> None:
+    """The threat of an evaluation is the one that Python makes of the same words, and each word changes it."""
+    words = ["compute_threat", "--dataset_name=digits", "--per_label=10"]
+    desc = ThreatDesc.from_flags(runner_parser("compute_threat", words[1:]).parse(words[1:]))
+    environment = Environment(root_dir=digits_root.root)
+    anchors = read_threat(desc, environment).anchors
+    generator = torch.Generator().manual_seed(0)
+    images, changed = (torch.rand(4, 1, 8, 8, generator=generator) for _ in range(2))
+    labels, before = torch.arange(4), None
+    for form in (
+        {},
+        {"tangents": "brightness"},
+        {"tangents": "brightness,blur"},
+        {"tangents": "brightness,blur", "tangent_weight": 0.7},
+        {"segmented": True, "mask_source": "center"},
+        {"segmented": True, "mask_source": "center", "segmented_norm": "masked"},
+    ):
+        testing = TestingHparams(N_adv_eval=True, **form)
+        found = threats.of_flags(testing, desc, environment, weighted=False).bind(images, labels)
+        same = ProjectedDisplacement(anchors=anchors, **form).bind(images, labels)
+        measured = found.evaluate(changed - images)
+        assert torch.allclose(measured, same.evaluate(changed - images), rtol=1e-6), form
+        assert before is None or not torch.allclose(measured, before, rtol=1e-3), form
+        before = measured
+    for name, value in (("background", "free"), ("projection", "scale")):
+        testing = TestingHparams(N_adv_eval=True, segmented=True, mask_source="center", **{name: value})
+        assert getattr(threats.of_flags(testing, desc, environment, weighted=False), name) == value
