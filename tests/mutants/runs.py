@@ -11,6 +11,13 @@ ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
 
 MUTANTS = [
     Mutant(
+        "an adversary of training takes the tangent form with the usual weight",
+        "runners/train/runner.py",
+        '"tangents": training.N_train_tangents, "tangent_weight": training.N_train_tangent_weight',
+        '"tangents": training.N_train_tangents',
+        "tests/runners/test_forms.py -k adversary_of_training",
+    ),
+    Mutant(
         "an evaluation takes the tangent form with the usual weight",
         "runners/test/threats.py",
         '"tangents": testing.tangents, "tangent_weight": testing.tangent_weight',

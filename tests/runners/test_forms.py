@@ -18,6 +18,8 @@ from foundations.testing_hparams import TestingHparams
 from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_threat
 from runners.test import threats
+from runners.train.desc import TrainDesc
+from runners.train.runner import Train
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
@@ -208,3 +210,18 @@ def test_the_flags_of_a_form_reach_its_threat(digits_root: Command) -> None:
     for name, value in (("background", "free"), ("projection", "scale")):
         testing = TestingHparams(N_adv_eval=True, segmented=True, mask_source="center", **{name: value})
         assert getattr(threats.of_flags(testing, desc, environment, weighted=False), name) == value
+
+
+def test_they_reach_the_adversary_of_training(digits_root: Command) -> None:
+    words = [*TINY, "--per_label=10", "--N_adv_train"]
+    words += ["--N_train_tangents=brightness,blur", "--N_train_tangent_weight=0.7"]
+    desc = TrainDesc.from_flags(runner_parser("train", words).parse(words))
+    found = Train(desc, Environment(root_dir=digits_root.root))._threat_of_adversary()
+    assert found is not None and found.anchors is not None
+    images, changed = torch.rand(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    form = {"tangents": "brightness,blur", "tangent_weight": 0.7}
+    measured = [
+        threat.bind(images, torch.arange(4)).evaluate(changed - images)
+        for threat in (found, ProjectedDisplacement(anchors=found.anchors, **form))
+    ]
+    assert torch.allclose(*measured, rtol=1e-6)
