@@ -173,11 +173,11 @@ trap 'asked=TERM; kill -TERM "$run" 2>/dev/null' TERM
 "${{words[@]}}" &
 run=$!
 wait "$run"
-code=$?
 while kill -0 "$run" 2>/dev/null; do  # a signal ended `wait`, not the run
     wait "$run"
-    code=$?
 done
+wait "$run"  # the run's own code, which bash keeps: a signal may have ended the last `wait` just before the run ended
+code=$?
 
 if [ "$code" -ne 0 ] && [ "$asked" != TERM ] && {{ [ "$code" -eq 75 ] || [ "$asked" = USR1 ]; }}; then
     [ -n "$SLURM_JOB_ID" ] && scontrol requeue "$SLURM_JOB_ID"

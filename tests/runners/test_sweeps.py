@@ -181,6 +181,18 @@ def test_what_goes_back_into_the_queue(
     assert asked == ("scontrol requeue 77\n" if requeued else "")
 
 
+def test_the_code_of_a_run_that_ends_before_the_shell_has_passed_on_the_signal(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("bash -c \"trap 'exit 75' USR1; touch up; sleep 9 >/dev/null & wait\"\n")
+    variables = {**os.environ, "PATH": path_with(tmp_path), "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "77"}
+    variables["BASH_FUNC_kill%%"] = '() { builtin kill "$@"; code=$?; sleep 0.5; return $code; }'
+    task = subprocess.Popen(["bash", slurm], env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "up").exists():
+        assert task.poll() is None
+    task.send_signal(signal.SIGUSR1)
+    assert task.wait(30) == 75
+    assert (tmp_path / "asked").read_text() == "scontrol requeue 77\n"
+
+
 def test_more_gpus_are_used_by_torchrun(slurm: Path, tmp_path: Path) -> None:
     program(tmp_path / "bin", "py thon", 'printf "[%s]" "$@"')
     (tmp_path / "list.txt").write_text(f"'{tmp_path}/bin/py thon' 'non isotropic.py' train '--data_dir=a b'\n")
