@@ -26,31 +26,41 @@ from foundations.results import markdown_table
 # changes of the suite quick.
 UNSEEN = ("glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "elastic_transform", "jpeg_compression", "spatter")
 UNSEEN += ("saturate",)
+ATTACKS = ("--attacks=momentum_ce,momentum_targeted,apgd_ce", "--N_attack_iter=20")
 COLUMNS = ("clean", "l-inf", "mixture", "in the set", "seen", "held out of C", "C-bar")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Flags of every command and of training, the noise's radius, and the threshold of PD-T that holds 95 %."""
+    """One data set.
+
+    data, train   flags of every command, and of training
+    longer        length of a training with as many passes as one against the worst mixture (three steps, two parts):
+                  where a step has one pass (AugMix), and where it has two (random mixtures beside the clean part)
+    radius        of the noise, and of the l-inf ball
+    threshold     of PD-T, which holds 95 % of safe changes
+    """
 
     data: Sequence[str]
     train: Sequence[str]
-    longer: str
+    longer: tuple[str, str]
     radius: str
     threshold: str
-    num_examples: int = 200
+    num_examples: int = 100
 
     @property
     def settings(self) -> dict[str, Sequence[str]]:
-        """Flags of training by name; adversaries take three steps."""
+        """Flags of training by name."""
         inside = ("--N_adv_train", "--N_train_tangents", f"--N_adv_train_threshold={self.threshold}")
         steps = ("--N_adv_train_attack_iter=3",)
         mixed, at_random = (*inside, "--N_train_safe_moves"), ("--N_adv_train_attack_iter=0",)
         noise, none = f"--N_adv_train_radius={self.radius}", "--N_adv_train_radius=0"
         return {
             "standard": (),
+            "AugMix": ("--augmix",),
+            "AugMix, as many passes": ("--augmix", f"--training_steps={self.longer[0]}"),
             "random mixtures": (*mixed, *at_random, none),
-            "random mixtures, as many passes": (*mixed, *at_random, none, f"--training_steps={self.longer}"),
+            "random mixtures, as many passes": (*mixed, *at_random, none, f"--training_steps={self.longer[1]}"),
             "l-inf": ("--adv_train", "--adv_train_attack_iter=3", f"--adv_train_attack_power_Linf={self.radius}"),
             "PD-T": (*inside, *steps, noise),
             "worst mixture": (*mixed, *steps, none),
@@ -60,16 +70,20 @@ class Study:
 
 STUDIES = {
     "mnist_5k": Study(
-        ("--dataset_name=mnist_5k",), ("--model_name=lenet", "--training_steps=20ep"), "50ep", "0.1", "0.431"
+        ("--dataset_name=mnist_5k",), ("--model_name=lenet", "--training_steps=10ep"), ("50ep", "25ep"), "0.1", "0.431"
     ),
     "fashion_mnist": Study(
-        ("--dataset_name=fashion_mnist",), ("--model_name=resnet_8", "--training_steps=3ep"), "8ep", "0.05", "0.554"
+        ("--dataset_name=fashion_mnist",),
+        ("--model_name=resnet_8", "--training_steps=3ep", "--precision=bf16"),
+        ("15ep", "8ep"),
+        "0.05",
+        "0.554",
     ),
     "emoji": Study(
         ("--dataset_name=image_folder", "--image_size=32"),
         ("--model_name=resnet_8", "--training_steps=15ep", "--lr_schedule=cosine", "--random_crop=2",
-         "--random_flip=False"),
-        "38ep",
+         "--random_flip=False", "--precision=bf16"),
+        ("75ep", "38ep"),
         "4/255",
         "0.739165",
     ),
@@ -79,14 +93,13 @@ STUDIES = {
 def commands(study: Study, setting: str, seed: int) -> dict[str, tuple[str, ...]]:
     """All of one training: itself, the attacks, and the corruptions."""
     train = (*study.data, *study.train, *study.settings[setting], f"--train_replicate={seed}")
-    test = ("test", *train, f"--test_replicate={seed}", f"--num_examples={study.num_examples}")
-    ball = ("--adv_eval", f"--adv_test_attack_power_Linf={study.radius}")
-    inside = ("--N_adv_eval", "--safe_moves", "--tangents", f"--N_threshold={study.threshold}")
+    test = ("test", *train, f"--test_replicate={seed}")
+    inside = ("--N_adv_eval", "--safe_moves", "--tangents", f"--N_threshold={study.threshold}", *ATTACKS)
     corrupted = ("--standard_eval", "--corruption_eval", "--corruption_severities=4")
     return {
         "train": ("train", *train),
-        "attacks": (*test, *ball, *inside, f"--N_radius={study.radius}"),
-        "corruptions": (*test, *corrupted, "--corruption_suites=quick,C,C-bar"),
+        "corruptions": (*test, *corrupted, "--corruption_suites=quick,C,C-bar", "--num_examples=1000"),
+        "attacks": (*test, *inside, f"--N_radius={study.radius}", f"--num_examples={study.num_examples}"),
     }
 
 

@@ -39,6 +39,12 @@ class AugmentationHparams(Hparams):
     cutout: int = setting(
         0, "Blacken a square of this side at a random place (DeVries and Taylor 2017).", check=in_range(0)
     )
+    augmix: bool = setting(
+        False,
+        "Mix each image with chains of random changes of itself (AugMix, Hendrycks et al. 2020; changes and strengths "
+        "are torchvision's).",
+        hashed_if_set=True,
+    )
     N_aug: bool = setting(False, "Nonisotropic augmentation: other images and noise, projected into the PD set.")
     N_aug_threshold: float = setting(
         0.1, "PD threshold of the nonisotropic augmentation.", check=in_range(0), when="N_aug"

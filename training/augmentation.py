@@ -1,5 +1,7 @@
 """Augmentation of the images of a batch: crop, flip, cutout; Mixup and CutMix; nonisotropic augmentation.
 
+AugMix has its own file, training/augmix.py.
+
     Transform   (images [B,C,H,W], index [B], draw) -> images; those that move pixels can be reversed (`undo`)
     Clean       (batch, step) -> a part that replaces the clean one: two images mixed into one, with both labels
     Additions   (batch, step) -> further parts

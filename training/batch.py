@@ -72,7 +72,7 @@ class Batch:
     """Consecutive rows of a source, augmented.
 
     move     movement of pixels (crop, flip), also applied to the masks of objects
-    erase    transform that is applied afterwards, to images only (cutout)
+    erase    transform that is applied afterwards, to images only (AugMix, cutout)
     draw     number of the optimizer step; random numbers depend only on it, a seed and the data set index
     """
 

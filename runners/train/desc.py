@@ -115,6 +115,7 @@ class TrainDesc(Desc):
         """The objectives that are on, such as 'N_aug+adv_train'; 'standard' if none is."""
         switches = {
             "N_aug": self.augmentation.N_aug,
+            "augmix": self.augmentation.augmix,
             "mixup": self.augmentation.mixup,
             "certified_train": self.training.certified_train,
             "adv_train": self.training.adv_train,

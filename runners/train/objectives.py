@@ -32,6 +32,7 @@ from training.augmentation import (
     RandomCrop,
     RandomFlip,
 )
+from training.augmix import AugMix
 from training.batch import Batch, Movement, Transform
 from training.objectives import Averaged, Certify, Clean, Combine, Parts, Trades, clean, uncertified
 from training.starts import STARTS, RandomStarts
@@ -142,9 +143,14 @@ def moves_from(augmentation: AugmentationHparams, seed: int) -> Movement:
     return Movements(movements)
 
 
-def erasure_from(augmentation: AugmentationHparams, seed: int) -> Transform:
-    """Cutout, if it is on."""
-    return Chain([Cutout(augmentation.cutout, seed + 2)] if augmentation.cutout else [])
+def changes_from(augmentation: AugmentationHparams, seed: int) -> Transform:
+    """AugMix and cutout, if they are on."""
+    made: list[Transform] = []
+    if augmentation.augmix:
+        made.append(AugMix(seed + 6))
+    if augmentation.cutout:
+        made.append(Cutout(augmentation.cutout, seed + 2))
+    return Chain(made)
 
 
 @dataclass

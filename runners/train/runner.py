@@ -31,7 +31,7 @@ from runners.plots import Column, write_strip
 from runners.trackers import Trackers
 from runners.train.checkpoints import BestWeights, Resume
 from runners.train.history import History
-from runners.train.objectives import RobustValidation, adversaries_from, erasure_from, moves_from, objective_from
+from runners.train.objectives import RobustValidation, adversaries_from, changes_from, moves_from, objective_from
 from testing.evaluations import CleanEvaluation
 from testing.shards import Evaluation, Session, evaluate_in_shards
 from threat_specification import ProjectedDisplacement
@@ -238,7 +238,7 @@ class Train(Runner):
             world_size=self.environment.world_size,
             accumulation=training.accumulation,
             move=moves_from(augmentation, seed),
-            erase=erasure_from(augmentation, seed),
+            erase=changes_from(augmentation, seed),
             perturbation=AdversarialWeights(training.awp_gamma) if training.awp else as_they_are,
             clip_grad=training.clip_grad,
             scaler=torch.amp.GradScaler("cuda", enabled=training.precision == "fp16"),
