@@ -24,6 +24,20 @@ MUTANTS = [
         "tests/test_notebooks.py",
     ),
     Mutant(
+        "AugMix: chains are always as long as they may be",
+        "training/augmix.py",
+        "kinds.masked_fill(unused, -1)",
+        "kinds",
+        "tests/training/test_augmix.py -k loop",
+    ),
+    Mutant(
+        "AugMix: a brighter image never becomes darker",
+        "training/augmix.py",
+        "sign * (has_sign & (level > 0))",
+        "sign * 0",
+        "tests/training/test_augmix.py -k spread",
+    ),
+    Mutant(
         "the model stays in training mode",
         "foundations/modes.py",
         "    model.eval()\n",

@@ -25,7 +25,7 @@ STEPS = 1437 // 128
 GROWING = ["--adv_train_start_epoch=1", "--adv_train_growth_epochs=2"]
 OBJECTIVES = {
     "standard": ["--nesterov", "--weight_decay=1e-4", "--lr_schedule=onecycle", "--random_crop=1"],
-    "mixing": ["--mixup", "--cutmix", "--cutout=2", "--optimizer=adamw", "--lr=0.001", "--ema_decay=0.9"],
+    "mixing": ["--mixup", "--cutmix", "--cutout=2", "--augmix", "--optimizer=adamw", "--lr=0.001", "--ema_decay=0.9"],
     "N_aug": ["--N_aug", "--model_name=resnet_8", "--precision=bf16", "--channels_last"],
     "adv_train": ["--adv_train", "--adv_train_attack_iter=1", "--accumulation=2", "--clip_grad=1", *GROWING],
     "N_adv_train": ["--N_adv_train", "--N_adv_train_attack_iter=2", "--validation_fraction=0.1", "--select=best"],
