@@ -22,7 +22,8 @@ STANDARD = f"{TRAIN} --training_steps=60it --random_flip --label_smoothing=0.1 -
 ADVERSARIAL = (
     f"{TRAIN} --training_steps=2it --adv_train --adv_train_attack_iter=1 --N_adv_train --N_adv_train_attack_iter=1 "
     "--adv_start=last --awp --N_aug --mixup --cutmix --cutout=2 --augmix --random_crop=1 --clip_grad=1 "
-    "--accumulation=2 --optimizer=adamw --lr=0.001 --precision=bf16 --channels_last --validation_fraction=0.01 --select=best"
+    "--accumulation=2 --optimizer=adamw --lr=0.001 --precision=bf16 --channels_last --validation_fraction=0.01 "
+    "--select=best"
 )
 TEST = f"test {STANDARD} --num_examples=4 --shard_size=3"
 COMMANDS = {
