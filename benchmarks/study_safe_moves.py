@@ -53,18 +53,18 @@ class Study:
         """Flags of training by name."""
         inside = ("--N_adv_train", "--N_train_tangents", f"--N_adv_train_threshold={self.threshold}")
         steps = ("--N_adv_train_attack_iter=3",)
-        mixed, at_random = (*inside, "--N_train_safe_moves"), ("--N_adv_train_attack_iter=0",)
-        noise, none = f"--N_adv_train_radius={self.radius}", "--N_adv_train_radius=0"
+        noise, at_random = f"--N_adv_train_radius={self.radius}", ("--N_adv_train_attack_iter=0",)
+        mixed = ("--N_adv_train", "--N_train_safe_moves", "--N_train_without_threat", "--N_adv_train_radius=0")
         return {
             "standard": (),
             "AugMix": ("--augmix",),
             "AugMix, as many passes": ("--augmix", f"--training_steps={self.longer[0]}"),
-            "random mixtures": (*mixed, *at_random, none),
-            "random mixtures, as many passes": (*mixed, *at_random, none, f"--training_steps={self.longer[1]}"),
+            "random mixtures": (*mixed, *at_random),
+            "random mixtures, as many passes": (*mixed, *at_random, f"--training_steps={self.longer[1]}"),
             "l-inf": ("--adv_train", "--adv_train_attack_iter=3", f"--adv_train_attack_power_Linf={self.radius}"),
             "PD-T": (*inside, *steps, noise),
-            "worst mixture": (*mixed, *steps, none),
-            "in the set": (*mixed, *steps, noise),
+            "worst mixture": (*mixed, *steps),
+            "in the set": (*inside, *steps, noise, "--N_train_safe_moves"),
         }
 
 
@@ -81,9 +81,9 @@ STUDIES = {
     ),
     "emoji": Study(
         ("--dataset_name=image_folder", "--image_size=32"),
-        ("--model_name=resnet_8", "--training_steps=15ep", "--lr_schedule=cosine", "--random_crop=2",
+        ("--model_name=resnet_8", "--training_steps=30ep", "--lr_schedule=cosine", "--random_crop=2",
          "--random_flip=False", "--precision=bf16"),
-        ("75ep", "38ep"),
+        ("150ep", "75ep"),
         "4/255",
         "0.739165",
     ),

@@ -290,6 +290,13 @@ class TrainingHparams(Hparams):
         when="N_train_safe_moves",
         hashed_if_set=True,
     )
+    N_train_without_threat: bool = setting(
+        False,
+        "The threat does not bound those mixtures and that noise, and no anchors are needed (as AugMax, Wang et al. "
+        "2021).",
+        when="N_train_safe_moves",
+        hashed_if_set=True,
+    )
     certified_train: bool = setting(
         False,
         "Certified training: the loss of the worst logits within a radius, by intervals (Gowal et al. 2018).",
@@ -342,6 +349,11 @@ class TrainingHparams(Hparams):
     @property
     def has_adversary(self) -> bool:
         return self.adv_train or self.N_adv_train
+
+    @property
+    def without_threat(self) -> bool:
+        """Whether the nonisotropic adversary mixes safe changes that no threat bounds."""
+        return bool(self.N_adv_train and self.N_train_safe_moves and self.N_train_without_threat)
 
     @property
     def peak_lr(self) -> float:

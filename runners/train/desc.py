@@ -41,7 +41,20 @@ class TrainArgs(Hparams):
 
 
 def _trains_under_threat(desc: TrainDesc) -> bool:
-    return desc.augmentation.N_aug or desc.training.N_adv_train
+    return desc.augmentation.N_aug or (desc.training.N_adv_train and not desc.training.without_threat)
+
+
+def _check_without_threat(training: TrainingHparams) -> None:
+    """Raise UsageError if no threat bounds the adversary, and a flag says which or how far."""
+    if not (training.N_adv_train and training.N_train_without_threat):
+        return
+    if not training.N_train_safe_moves:
+        raise UsageError("--N_train_without_threat: expected also --N_train_safe_moves, got none")
+    for flag in ("N_train_tangents", "N_train_weighted", "N_train_segmented"):
+        if getattr(training, flag):
+            raise UsageError(f"--{flag}: expected no form of the threat beside --N_train_without_threat; leave one out")
+    if training.N_train_coverage and not training.adv_train:
+        raise UsageError("--N_train_coverage: expected a threat, which --N_train_without_threat leaves out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +116,7 @@ class TrainDesc(Desc):
                 f"--N_train_safe_moves: expected --N_train_background=radius, got {training.N_train_background}: safe "
                 "changes change the whole image, and noise has one radius"
             )
+        _check_without_threat(training)
         training = dataclasses.replace(
             training, N_train_tangents=named, N_train_safe_moves=moves, N_train_safe_moves_count=0
         )

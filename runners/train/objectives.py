@@ -16,7 +16,7 @@ from foundations.hparams import AugmentationHparams, TrainingHparams
 from foundations.step import Step
 from runners.train.desc import TrainDesc
 from testing.shards import Shard, count_correct
-from threat_specification import ProjectedDisplacement
+from threat_specification import ProjectedDisplacement, Threat
 from threat_specification.attacks.base import predicted
 from threat_specification.registry import norm
 from threat_specification.safe_moves.changes import changed, parse
@@ -44,11 +44,11 @@ ADVERSARIAL_LOSSES: dict[str, Callable[[TrainingHparams], Combine]] = {
 
 
 def adversaries_from(
-    training: TrainingHparams, train: Examples, info: DatasetInfo, threat: ProjectedDisplacement | None, seed: int
+    training: TrainingHparams, train: Examples, info: DatasetInfo, threat: Threat | None, seed: int
 ) -> list[PGD]:
     """The adversaries that are on.
 
-    threat   the form of PD that the nonisotropic adversary uses
+    threat   that of the nonisotropic adversary, up to an infinite threshold if it does not bound it
     """
     adversaries = []
     if training.adv_train:
@@ -56,7 +56,8 @@ def adversaries_from(
     if training.N_adv_train:
         assert threat is not None
         radius, steps = training.N_adv_train_radius, training.N_adv_train_attack_iter
-        threshold, loss = training.N_adv_train_threshold, training.adv_loss
+        threshold = math.inf if training.without_threat else training.N_adv_train_threshold
+        loss = training.adv_loss
         made = PGD("N_adv", threat, threshold, radius, radius, steps, seed + 1, loss)
         adversaries.append(
             replace(

@@ -34,7 +34,7 @@ from runners.train.history import History
 from runners.train.objectives import RobustValidation, adversaries_from, changes_from, moves_from, objective_from
 from testing.evaluations import CleanEvaluation
 from testing.shards import Evaluation, Session, evaluate_in_shards
-from threat_specification import ProjectedDisplacement
+from threat_specification import Linf, Threat
 from training.augmentation import NonisotropicAugmentation
 from training.batch import Batch
 from training.certified import IntervalLoss, read, worst_logits
@@ -200,11 +200,13 @@ class Train(Runner):
         found = read_thresholds(self.desc.coverage, self.environment, training.N_train_coverage, names)
         return replace(training, **found)
 
-    def _threat_of_adversary(self) -> ProjectedDisplacement | None:
-        """The form of PD that the nonisotropic adversary uses; None if there is no such adversary."""
+    def _threat_of_adversary(self) -> Threat | None:
+        """The form of PD that bounds the nonisotropic adversary, l-inf if none does; None without such an adversary."""
         training = self.desc.training
         if not training.N_adv_train:
             return None
+        if training.without_threat:
+            return Linf()
         form: dict[str, Any] = {"weighted": training.N_train_weighted, "segmented": training.N_train_segmented}
         form |= {"tangents": training.N_train_tangents, "tangent_weight": training.N_train_tangent_weight}
         form["projection"] = training.N_adv_train_projection
