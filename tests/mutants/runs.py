@@ -11,6 +11,13 @@ ON_SPACE = "tests/threat_specification/safe_moves/test_space.py"
 
 MUTANTS = [
     Mutant(
+        "an adversary without the threat keeps the threshold's default",
+        "runners/train/objectives.py",
+        "math.inf if training.without_threat else training.N_adv_train_threshold",
+        "training.N_adv_train_threshold",
+        "tests/runners/test_safe_moves.py -k without_the_threat",
+    ),
+    Mutant(
         "an adversary of training takes the tangent form with the usual weight",
         "runners/train/runner.py",
         '"tangents": training.N_train_tangents, "tangent_weight": training.N_train_tangent_weight',

@@ -27,6 +27,7 @@ MOVES = "brighter:2,less_contrast:3,shift:3"
 SET = ["--N_adv_eval", "--safe_moves=" + MOVES, f"--N_threshold={THRESHOLD}", f"--N_radius={RADIUS}"]
 EVALUATED = ["test", *TINY, "--per_label=10", "--num_examples=24", "--N_attack_iter=8", *SET, "--save_adversarials"]
 EVALUATED += ["--attacks=momentum_ce,random_search"]
+WITHOUT = ["--N_adv_train", "--N_train_safe_moves", "--N_train_without_threat"]
 FREE = ["--N_train_segmented", "--N_train_background=free"]
 
 
@@ -107,6 +108,21 @@ def test_a_model_is_trained_in_the_set(digits_root: Command) -> None:
     assert hashed["N_train_safe_moves"].startswith("brighter:3,darker:3,")
 
 
+def test_a_model_is_trained_without_the_threat(command: Command) -> None:
+    """Needs no anchors, and is the run whose threshold nothing reaches; a threshold that binds is another."""
+    words = ["train", *TINY, "--N_adv_train", "--N_adv_train_attack_iter=1", "--N_train_safe_moves=darker:5,shift"]
+    words += ["--N_adv_train_radius=0", "--N_train_without_threat", "--training_steps=4it"]
+    alone = load_file(command.ok(*words) / "model.safetensors")
+    command.ok("compute_threat", TINY[0])
+    words.remove("--N_train_without_threat")
+    wide, narrow = (
+        load_file(command.ok(*words, f"--N_adv_train_threshold={threshold}") / "model.safetensors")
+        for threshold in (1e6, 0.001)
+    )
+    assert all(torch.allclose(value, wide[name], atol=1e-5) for name, value in alone.items())
+    assert not all(torch.allclose(value, narrow[name], atol=1e-3) for name, value in alone.items())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -124,6 +140,9 @@ def test_a_model_is_trained_in_the_set(digits_root: Command) -> None:
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves", *FREE], "--N_train_background=radius, got free"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves", "--adv_start=last"], "another --adv_start"),
         (["train", *TINY, "--N_adv_train", "--N_adv_train_attack_iter=0"], "a number from 1 on"),
+        (["train", *TINY, "--N_adv_train", "--N_train_without_threat"], "expected also --N_train_safe_moves"),
+        (["train", *TINY, *WITHOUT, "--N_train_tangents"], "--N_train_tangents: expected no form of the threat beside"),
+        (["train", *TINY, *WITHOUT, "--N_train_coverage=0.9"], "--N_train_coverage: expected a threat, which"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves=D"], "--N_train_safe_moves: safe moves: expected"),
     ],
 )
