@@ -95,3 +95,12 @@ def test_help_imports_no_torch(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "usage:" in done.stdout
+
+
+def test_runners_import_nothing_that_few_runs_need() -> None:
+    """torchvision takes two seconds, most of it for a part of torch that compiles."""
+    runners = sorted(f"runners.{file.parent.name}.runner" for file in (PROJECT / "runners").glob("*/runner.py"))
+    rare = ("torchvision", "torch._dynamo", "sklearn", "scipy.optimize", "robustbench", "timm", "pandas")
+    code = f"import sys, {', '.join(runners)}; print(*(name for name in {rare} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

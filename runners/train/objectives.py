@@ -32,7 +32,6 @@ from training.augmentation import (
     RandomCrop,
     RandomFlip,
 )
-from training.augmix import AugMix
 from training.batch import Batch, Movement, Transform
 from training.objectives import Averaged, Certify, Clean, Combine, Parts, Trades, clean, uncertified
 from training.starts import STARTS, RandomStarts
@@ -148,6 +147,8 @@ def changes_from(augmentation: AugmentationHparams, seed: int) -> Transform:
     """AugMix and cutout, if they are on."""
     made: list[Transform] = []
     if augmentation.augmix:
+        from training.augmix import AugMix  # torchvision takes two seconds to import
+
         made.append(AugMix(seed + 6))
     if augmentation.cutout:
         made.append(Cutout(augmentation.cutout, seed + 2))
