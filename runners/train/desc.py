@@ -122,6 +122,10 @@ class TrainDesc(Desc):
         )
         object.__setattr__(self, "training", training)
         if self.training.N_adv_train and self.training.N_train_segmented:
+            if self.augmentation.augmix:
+                raise UsageError(
+                    "--augmix: it moves what images show, and the masks of --N_train_segmented stay; leave one out"
+                )
             check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
 
     @property

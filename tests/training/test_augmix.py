@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from cli.main import main
 from foundations.errors import UsageError
 from tests.conftest import Command
 from training import augmix
@@ -101,6 +102,11 @@ def test_a_run_trains_with_it(command: Command) -> None:
     assert "augmix" in made[1].parent.name and "augmix" not in made[0].parent.name
     weights = [(path / "model.safetensors").read_bytes() for path in made]
     assert weights[0] != weights[1]
+
+
+def test_masks_would_stay_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--dataset_name=digits", "--model_name=conv", "--N_adv_train", "--N_train_segmented", "--augmix"]
+    assert main(words) == 2 and "--augmix: it moves what images show" in capsys.readouterr().err
 
 
 def test_images_of_two_channels_are_refused() -> None:
