@@ -27,7 +27,14 @@ from foundations.results import markdown_table
 UNSEEN = ("glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "elastic_transform", "jpeg_compression", "spatter")
 UNSEEN += ("saturate",)
 ATTACKS = ("--attacks=momentum_ce,momentum_targeted,apgd_ce", "--N_attack_iter=20")
-COLUMNS = ("clean", "l-inf", "mixture", "in the set", "seen", "held out of C", "C-bar")
+IN_THE_SET = {  # of the figures of `test --safe_moves`
+    "noise": "noise_alone",
+    "mixture": "mixture_alone",
+    "in the set": "accuracy",
+    "mixture, no threat": "mixture_without_threat",
+    "at the threshold": "binding",
+}
+COLUMNS = ("clean", *IN_THE_SET, "seen", "held out of C", "C-bar")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,9 @@ class Study:
             "l-inf": ("--adv_train", "--adv_train_attack_iter=3", f"--adv_train_attack_power_Linf={self.radius}"),
             "PD-T": (*inside, *steps, noise),
             "worst mixture": (*mixed, *steps),
+            "worst mixture, one step": (*mixed, "--N_adv_train_attack_iter=1"),
+            "random mixtures, severity 5": (*mixed, *at_random, "--N_train_safe_moves=quick:5"),
+            "worst mixture, severity 5": (*mixed, *steps, "--N_train_safe_moves=quick:5"),
             "in the set": (*inside, *steps, noise, "--N_train_safe_moves"),
         }
 
@@ -115,8 +125,7 @@ def figures(study: Study, setting: str, seed: int) -> dict[str, float]:
         found["clean"] = results["train"]["final"]["test_accuracy"]
     if "attacks" in results:
         moves = results["attacks"]["N_adv_moves"]
-        found |= {"l-inf": results["attacks"]["adv"]["accuracy"], "mixture": moves["mixture_alone"]}
-        found["in the set"] = moves["accuracy"]
+        found |= {column: moves[key] for column, key in IN_THE_SET.items()}
     if "corruptions" in results:
         found |= by_kind(results["corruptions"]["corruption"]["by_corruption"])
     return found
