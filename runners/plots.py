@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ SAVING: dict[str, dict[str, Any]] = {
 }
 # Okabe and Ito's colours, for colour-blind readers.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8C8C00")
+CAPTION_WIDTH = 20  # letters below a picture of a strip
 GAP = 2  # pixels between images, before enlargement
 
 
@@ -130,7 +132,9 @@ def _strip(columns: Sequence[Column]) -> Figure:
     from matplotlib.figure import Figure
 
     rows = len(columns[0].images)
-    figure = Figure(figsize=(1.25 * len(columns), 1.4 * rows + 0.3), layout="constrained")
+    columns = [replace(column, captions=[_wrapped(text) for text in column.captions]) for column in columns]
+    lines = max(text.count("\n") + 1 for column in columns for text in column.captions)
+    figure = Figure(figsize=(1.25 * len(columns), (1.3 + 0.1 * lines) * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for place, column in enumerate(columns):
         for row, (image, caption) in enumerate(zip(column.images, column.captions, strict=True)):
@@ -142,6 +146,11 @@ def _strip(columns: Sequence[Column]) -> Figure:
             if row == 0:
                 axes.set_title(column.title, fontsize=8)
     return figure
+
+
+def _wrapped(caption: str) -> str:
+    """The caption with lines that are no longer than a picture of a strip is wide."""
+    return "\n".join(part for line in caption.split("\n") for part in textwrap.wrap(line, CAPTION_WIDTH) or [""])
 
 
 def amplified(delta: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ import matplotlib
 import numpy
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from foundations.signals import Interrupted
-from runners.plots import write_contact_sheet, write_figure
+from runners.plots import Column, _strip, write_contact_sheet, write_figure
 from tests.conftest import Command
 
 
@@ -77,3 +78,24 @@ def test_a_picture_that_fails_is_told_of(tmp_path: Path, capsys: pytest.CaptureF
     assert told.startswith(f"warning: cannot draw {tmp_path / 'picture.png'}: TypeError: ") and told.count("\n") == 1
     assert not write_figure(tmp_path / "picture.png", lambda: None)
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
+
+
+def test_captions_of_neighbours_in_a_strip_do_not_touch() -> None:
+    """Widest of letters that names have; each caption below its own picture, and above the next one."""
+    names = [
+        "seen as Smileys_and_Emotion",
+        "seen as black-footed ferret, polecat",
+        "0.44 shift\n0.39 brighter",
+        "l-inf 0.1",
+    ]
+    columns = [Column("its change\n(amplified)", torch.rand(2, 3, 8, 8), [name, name]) for name in names]
+    figure = _strip(columns)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    captions = [axes.xaxis.label.get_window_extent(renderer) for axes in figure.axes]
+    pictures = [axes.get_window_extent(renderer) for axes in figure.axes]
+    for number, one in enumerate(captions):
+        others = [*captions[:number], *captions[number + 1 :], *pictures]
+        assert not any(one.overlaps(other) for other in others)
+    assert all(box.width > 0.9 * figure.dpi for box in pictures)
