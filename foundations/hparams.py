@@ -352,7 +352,7 @@ class TrainingHparams(Hparams):
 
     @property
     def without_threat(self) -> bool:
-        """Whether the nonisotropic adversary mixes safe changes that no threat bounds."""
+        """True if the nonisotropic adversary mixes safe changes that no threat bounds."""
         return bool(self.N_adv_train and self.N_train_safe_moves and self.N_train_without_threat)
 
     @property

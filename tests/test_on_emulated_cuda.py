@@ -378,7 +378,7 @@ OBJECTIVES: dict[str, Callable[[str], Parts]] = {
 
 def batch(device: str, draw: int = 1) -> Batch:
     moves = Movements([RandomCrop(1, 2), RandomFlip(3)])
-    return Batch(Source.on(device), move=moves, erase=Chain([AugMix(5), Cutout(2, 4)]), draw=draw)
+    return Batch(Source.on(device), move=moves, change=Chain([AugMix(5), Cutout(2, 4)]), draw=draw)
 
 
 def gradients(device: str, objective: Parts, perturbation: Any = as_they_are) -> list[Tensor]:

@@ -72,14 +72,14 @@ class Batch:
     """Consecutive rows of a source, augmented.
 
     move     movement of pixels (crop, flip), also applied to the masks of objects
-    erase    transform that is applied afterwards, to images only (AugMix, cutout)
+    change    transform that is applied afterwards, to images only (AugMix, cutout)
     draw     number of the optimizer step; random numbers depend only on it, a seed and the data set index
     """
 
     source: Source
     rows: slice = field(default_factory=lambda: slice(None))
     move: Movement = unmoved
-    erase: Transform = unmoved
+    change: Transform = unmoved
     draw: int = 0
 
     @cached_property
@@ -121,11 +121,11 @@ class Batch:
         return {"masks": self.masks(threat.mask_source)} if threat.segmented else {}
 
     def _augmented(self, images: Tensor, index: Tensor) -> Tensor:
-        return self.erase(self.move(images, index, self.draw), index, self.draw)
+        return self.change(self.move(images, index, self.draw), index, self.draw)
 
 
-def pieces(source: Source, count: int, move: Movement, erase: Transform, draw: int) -> Iterator[Batch]:
+def pieces(source: Source, count: int, move: Movement, change: Transform, draw: int) -> Iterator[Batch]:
     """Split a source into `count` parts of nearly equal size; empty parts are left out."""
     for rows in torch.arange(len(source.index)).tensor_split(count):
         if len(rows):
-            yield Batch(source, slice(int(rows[0]), int(rows[-1]) + 1), move, erase, draw)
+            yield Batch(source, slice(int(rows[0]), int(rows[-1]) + 1), move, change, draw)

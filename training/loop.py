@@ -75,7 +75,7 @@ class Trainer:
     model          wrapped in DistributedDataParallel if there are several processes
     world_size     number of processes; gradients are averaged over them, so a loss is weighted by share * world_size
     accumulation   number of parts of a batch, for gradient accumulation; one optimizer step is a whole batch
-    move, erase    augmentation (training/batch.py)
+    move, change    augmentation (training/batch.py)
     perturbation   perturbation of the weights while the loss of a batch is computed
     clip_grad      largest l2 norm of the gradient; 0 for no limit
     scaler         loss scaler for fp16
@@ -92,7 +92,7 @@ class Trainer:
     world_size: int = 1
     accumulation: int = 1
     move: Movement = unmoved
-    erase: Transform = unmoved
+    change: Transform = unmoved
     perturbation: Perturbation = as_they_are
     clip_grad: float = 0.0
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cuda", enabled=False))
@@ -134,7 +134,7 @@ class Trainer:
         before = Totals(dict(self.totals.sums), dict(self.totals.seen), self.totals.batches)
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            batches = list(pieces(source, self.accumulation, self.move, self.erase, self.iteration))
+            batches = list(pieces(source, self.accumulation, self.move, self.change, self.iteration))
             for batch in batches:
                 with nullcontext() if batch is batches[-1] else self._without_communication():
                     self._add_gradient(batch, step)

@@ -123,7 +123,7 @@ class Train(Runner):
         if not isinstance(augment, NonisotropicAugmentation) or not takes_part:
             return
         source = next(iter(self.batches.epoch(0)))
-        batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.erase)
+        batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.change)
         names = [self.data.info.title(int(label)) for label in batch.labels]
         parts = augment.parts(batch, 0)
         if not self.environment.is_primary:
@@ -240,7 +240,7 @@ class Train(Runner):
             world_size=self.environment.world_size,
             accumulation=training.accumulation,
             move=moves_from(augmentation, seed),
-            erase=changes_from(augmentation, seed),
+            change=changes_from(augmentation, seed),
             perturbation=AdversarialWeights(training.awp_gamma) if training.awp else as_they_are,
             clip_grad=training.clip_grad,
             scaler=torch.amp.GradScaler("cuda", enabled=training.precision == "fp16"),

@@ -63,7 +63,7 @@ def test_what_was_moved_goes_back_but_for_what_left_the_picture() -> None:
 
 
 def test_partners_look_as_they_do_themselves() -> None:
-    batch = Batch(Whole(), move=RandomCrop(1, 1), erase=Cutout(2, 2), draw=4)
+    batch = Batch(Whole(), move=RandomCrop(1, 1), change=Cutout(2, 2), draw=4)
     assert batch.partner_images.equal(batch.images.roll(1, 0))
     assert not batch.images.equal(IMAGES)
 

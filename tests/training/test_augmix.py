@@ -76,8 +76,20 @@ def test_the_mixture_is_that_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(made[row].double(), expected, atol=1e-6, rtol=0)
 
 
-def test_strengths_and_shares_are_spread_as_published() -> None:
-    """Every change with every level and sign occurs about as often as it should; the share of the image is uniform."""
+def test_images_are_spread_as_those_of_torchvision() -> None:
+    """Mean and deviation of every pixel over many draws, of ours and of torchvision's own AugMix."""
+    image, count = PIXELS[0, :, :16, :16], 2000
+    torch.manual_seed(0)
+    theirs = torch.stack([v2.AugMix()(image) for _ in range(count)]).double() + 0.5  # it rounds down
+    ours = AugMix(seed=3)((image / 255).expand(count, -1, -1, -1), torch.arange(count), 0).double() * 255
+    deviation = theirs.std(0)
+    assert bool(((ours.mean(0) - theirs.mean(0)).abs() < 5 * deviation * (2 / count) ** 0.5).all())
+    # Shares that are equal or not exponential, and chains of another length, make at least 0.085.
+    assert float((ours.std(0) / deviation).log().abs().mean()) < 0.06
+
+
+def test_changes_occur_as_often_as_published() -> None:
+    """Every change equally often, with every level and sign that it has."""
     kinds = augmix._kinds(torch.rand(60_000, 3, generator=GENERATOR))
     per_change = torch.bincount(kinds // (2 * LEVELS), minlength=13) / 60_000
     assert bool(((per_change - 1 / 13).abs() < 0.005).all())
