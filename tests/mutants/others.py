@@ -38,6 +38,20 @@ MUTANTS = [
         "tests/training/test_augmix.py -k spread",
     ),
     Mutant(
+        "pixels are changed before they move",
+        "training/batch.py",
+        "self.change(self.move(images, index, self.draw), index, self.draw)",
+        "self.move(self.change(images, index, self.draw), index, self.draw)",
+        "tests/training/test_augmentation.py",
+    ),
+    Mutant(
+        "cutout is left out beside AugMix",
+        "runners/train/objectives.py",
+        "    if augmentation.cutout:",
+        "    if augmentation.cutout and not made:",
+        "tests/runners/test_objectives.py -k augmentation",
+    ),
+    Mutant(
         "the model stays in training mode",
         "foundations/modes.py",
         "    model.eval()\n",

@@ -1,4 +1,4 @@
-"""From flags to the adversaries of training: every flag arrives where it is meant to."""
+"""From flags to the adversaries and augmentations of training: every flag arrives where it is meant to."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from datasets.base import Split
 from datasets.registry import dataset_info
-from foundations.hparams import TrainingHparams
-from runners.train.objectives import adversaries_from
+from foundations.hparams import AugmentationHparams, TrainingHparams
+from runners.train.objectives import adversaries_from, changes_from, moves_from
 from tests.training.sources import ANCHORS, IMAGES, LABELS
 from threat_specification import L2, Linf, ProjectedDisplacement
 from training.adversaries import PGD
+from training.augmentation import Cutout, RandomCrop, RandomFlip
+from training.augmix import AugMix
 from training.starts import LastPerturbations, RandomStarts
 
 THREAT = ProjectedDisplacement(anchors=ANCHORS)
@@ -73,3 +76,24 @@ def test_two_adversaries_have_their_own_numbers_and_starts() -> None:
     assert (first.name, second.name) == ("adv", "N_adv")
     assert first.seed != second.seed and first.starts is not second.starts
     assert not adversaries()
+
+
+def test_what_flags_of_augmentation_do_to_an_image() -> None:
+    """Each alone and together, in their order; none of them: nothing."""
+    images, index = torch.rand(6, 3, 9, 9, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    mix, cut = AugMix(1 + 6), Cutout(3, 1 + 2)
+    for flags, transforms in (
+        ({}, []),
+        ({"augmix": True}, [mix]),
+        ({"cutout": 3}, [cut]),
+        ({"augmix": True, "cutout": 3}, [mix, cut]),
+    ):
+        expected = images
+        for transform in transforms:
+            expected = transform(expected, index, 2)
+        assert changes_from(AugmentationHparams(**flags), seed=1)(images, index, 2).equal(expected), flags
+        assert not transforms or not expected.equal(images)
+    crop, flip = RandomCrop(2, 1), RandomFlip(1 + 1)
+    both = moves_from(AugmentationHparams(random_crop=2, random_flip=True), seed=1)
+    assert both(images, index, 2).equal(flip(crop(images, index, 2), index, 2))
+    assert moves_from(AugmentationHparams(), seed=1)(images, index, 2).equal(images)

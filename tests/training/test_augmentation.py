@@ -62,6 +62,14 @@ def test_what_was_moved_goes_back_but_for_what_left_the_picture() -> None:
     assert bool(centre.all()) and not bool(kept.all())
 
 
+def test_pixels_move_first_and_are_changed_afterwards() -> None:
+    """A square that is blackened in the moved image is whole; moved with it, it could be cut off."""
+    move, change = RandomCrop(1, 1), Cutout(2, 2)
+    made = Batch(Whole(), move=move, change=change, draw=4).images
+    assert made.equal(change(move(IMAGES, torch.arange(6), 4), torch.arange(6), 4))
+    assert not made.equal(move(change(IMAGES, torch.arange(6), 4), torch.arange(6), 4))
+
+
 def test_partners_look_as_they_do_themselves() -> None:
     batch = Batch(Whole(), move=RandomCrop(1, 1), change=Cutout(2, 2), draw=4)
     assert batch.partner_images.equal(batch.images.roll(1, 0))
