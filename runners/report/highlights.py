@@ -50,7 +50,9 @@ def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
             low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
             where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
             parts.append(f"{words}{where} {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
-    most = f"the most robust of {len(tested)} models, " if len(tested) > 1 else ""
+    hardest = next((name for name in reversed(EVALUATIONS) if name in best.result), "")
+    models = {run.label for run in tested if hardest in run.result}  # a model may be tested several times
+    most = f"the most robust of {len(models)} models, " if len(models) > 1 else ""
     return [f"accuracy of {most}{best.label}: {', '.join(parts)}"]
 
 

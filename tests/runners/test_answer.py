@@ -7,6 +7,7 @@ from typing import Any
 
 from runners.report.answer import answer
 from runners.report.collect import FinishedRun
+from runners.report.highlights import found_in
 
 
 def run(name: str, accuracy: float, count: int, attacks: tuple[str, ...] = ("apgd_ce", "pgd")) -> FinishedRun:
@@ -29,3 +30,13 @@ def test_a_model_measured_on_few_images_cannot_be_told_from_the_best_one() -> No
 def test_a_model_under_fewer_attacks_is_not_ranked_with_others() -> None:
     told = first(run("strong", 0.4, 500), run("other", 0.3, 500), run("hardly attacked", 0.9, 500, ("pgd",)))
     assert "strong stands best of 2" in told and "hardly" not in told
+
+
+def test_the_line_of_the_terminal_counts_models_that_were_measured_there_once() -> None:
+    """Not those that were measured on clean images alone, nor one that was tested twice."""
+    clean = FinishedRun(Path("c"), "c", {"name": "clean", "replicate": 1, "hashed": {}}, {"standard": {}})
+    clean.result["standard"] |= {"accuracy": 0.9, "num_examples": 100}
+    tests = [run("one", 0.4, 500), run("one", 0.5, 40), clean]
+    for more, told in (([], "accuracy of one: "), ([run("two", 0.3, 500)], "the most robust of 2 models, one: ")):
+        lines = found_in({"set": {"test": [*tests, *more], "evaluate_threat": []}})
+        assert told in lines[0]
