@@ -16,7 +16,8 @@ from testing.claims.judging import described
 
 STYLE = """
 th button { white-space: normal; }
-td { overflow-wrap: anywhere; min-width: 4rem; } td:first-child { min-width: 9rem; } td a { white-space: normal; }
+td { overflow-wrap: anywhere; min-width: 4rem; } td a { white-space: normal; }
+td:first-child, td:has(a) { min-width: 9rem; } td:first-child:has(+ td a) { min-width: 0; } /* a rank before a model */
 td:nth-last-child(2), td:nth-last-child(3) { min-width: 7rem; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .3rem 1.5rem; font-size: .875rem; }
 dt { color: var(--quiet); } dd { margin: 0; }
