@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -30,6 +29,7 @@ from tests.faults.processes import (
     start,
     wait_until,
 )
+from tests.fork_server import fork_server
 
 TRAIN = ("train", "--dataset_name=digits", "--model_name=conv", "--training_steps=12ep", "--checkpoint_minutes=0")
 
@@ -119,6 +119,15 @@ def _unmeasured() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
+# A command that may write no file of more bytes than this.
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize(
     "runner, largest",
     [
@@ -140,14 +149,9 @@ def test_where_nothing_more_can_be_written_nothing_is_half_written(
     root = copied(digits_root.root, tmp_path / "root")
     for made in (root / "runs/digits").glob(f"{runner}/*"):
         shutil.rmtree(made)
-    limited = subprocess.run(
-        [sys.executable, str(PROJECT / "nonisotropic.py"), *words],
-        env={**_unmeasured(), "NONISOTROPIC_HOME": str(root), "OMP_NUM_THREADS": "1"},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)),
-        timeout=120,
+    (program := tmp_path / "limited.py").write_text(LIMITED.format(largest))
+    limited = fork_server().run(
+        words, {**_unmeasured(), "NONISOTROPIC_HOME": str(root), "OMP_NUM_THREADS": "1"}, PROJECT, program=program
     )
     assert limited.returncode == 1, limited.stderr
     last = limited.stderr.strip().splitlines()[-1]

@@ -37,7 +37,7 @@ ATTACK = (
     "--num_examples=40",
     "--shard_size=10",
     "--attacks=apgd_ce",
-    "--N_attack_iter=60",
+    "--N_attack_iter=25",
 )
 
 

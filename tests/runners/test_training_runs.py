@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cli.main import main
-from tests.conftest import PROJECT
+from tests.faults import processes
 from training.objectives import Parts, Scores
 
 BASE = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=4ep", "--per_label=10", "--quiet"]
@@ -60,7 +57,7 @@ def step_or_die(self, source, epoch):
     return step(self, source, epoch)
 Trainer._step = step_or_die
 from cli.main import main
-main(sys.argv[1:])
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -95,12 +92,8 @@ def test_killed_and_resumed_is_the_straight_run_to_the_bit(
 ) -> None:
     words = [word for word in [*BASE, *OBJECTIVES[objective], "--checkpoint_minutes=1e-7"] if word != "--quiet"]
     again = Path(shutil.copytree(root, tmp_path / "again"))
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *words, f"--root_dir={again}"],
-        cwd=PROJECT,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    (program := tmp_path / "killed.py").write_text(KILLED)
+    killed = processes.run(again, *words, program=program)
     assert killed.returncode == -9, killed.stderr
     (directory,) = (again / "runs/digits/train").glob("*/replicate_1")
     assert not (directory / "result.json").exists() and len(rows(directory)) in (2, 3)

@@ -48,10 +48,10 @@ def gauges(model: Linear, anchors, images: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize("num_classes", [2, 5, 10])
-def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int) -> None:
+@pytest.mark.parametrize(("num_classes", "count"), [(2, 24), (5, 24), (10, 12)])
+def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int, count: int) -> None:
     """In a set in which half of the examples can be broken, all of those are, but for margins within 2 % of 0."""
-    model, anchors, images, labels = problem(num_classes, seed=num_classes)
+    model, anchors, images, labels = problem(num_classes, count, seed=num_classes)
     t = float(gauges(model, anchors, images, labels).median())
     clean = LOSSES["margin"](model(images).detach(), labels, None).tolist()
     cell = Cell(t * THRESHOLD, t * RADIUS)
@@ -60,7 +60,7 @@ def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int) -
         best = best_margin(model, anchors, x, int(y), t * THRESHOLD, t * RADIUS)
         if abs(best) > 0.02 * (best - margin):
             assert broken == (best > 0)
-    assert 8 <= int((~robust).sum()) <= 16
+    assert count / 3 <= int((~robust).sum()) <= count * 2 / 3
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 10])
@@ -68,8 +68,8 @@ def test_minimal_gauge_against_a_linear_program(num_classes: int) -> None:
     model, anchors, images, labels = problem(num_classes, count=12, seed=num_classes)
     allowed = both(anchors, images, labels)
     found = attack("minimal_gauge", model, labels, allowed)
-    ratio = allowed.bound.evaluate(found.delta) / gauges(model, anchors, images, labels)
-    reachable = gauges(model, anchors, images, labels) < 3
+    smallest = gauges(model, anchors, images, labels)
+    ratio, reachable = allowed.bound.evaluate(found.delta) / smallest, smallest < 3
     assert bool(found.success[reachable].all())
     assert float(ratio[reachable].min()) > 1 - 1e-4
     assert float(ratio[reachable].max()) < 1.02

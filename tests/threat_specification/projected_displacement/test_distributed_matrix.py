@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import distributed
 
 from foundations.input_hparams import ThreatHparams
 from tests.conftest import PROJECT
+from tests.fork_server import fork_server
 from tests.threat_specification.projected_displacement.rank_worker import FORMS, anchors, measure, rows_of
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement import distributed_matrix
@@ -27,14 +26,8 @@ def test_processes_together_are_one(processes: int, tmp_path: Path) -> None:
     for dtype in ("uint8", "float"):
         anchors(dtype).save(tmp_path / f"{dtype}.safetensors")
     worker = Path(__file__).with_name("rank_worker.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [*launcher, str(worker), str(PROJECT), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)},
-        timeout=120,
-    )
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = fork_server().run([str(PROJECT), str(tmp_path)], variables, tmp_path, processes, worker, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     for dtype in ("uint8", "float"):
         for form in (*FORMS, "fixed"):  # fixed: the plain form, projected in fixed shapes
