@@ -34,7 +34,7 @@ IN_THE_SET = {  # of the figures of `test --safe_moves`
     "mixture, no threat": "mixture_without_threat",
     "at the threshold": "binding",
 }
-COLUMNS = ("clean", *IN_THE_SET, "seen", "held out of C", "C-bar")
+COLUMNS = ("clean", "AutoAttack", *IN_THE_SET, "seen", "held out of C", "C-bar")
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,24 @@ class Study:
     data, train   flags of every command, and of training
     longer        length of a training with as many passes as one against the worst mixture (three steps, two parts):
                   where a step has one pass (AugMix), and where it has two (random mixtures beside the clean part)
+    growth        epochs in which mixtures grow to full size, where they do: the first half
     radius        of the noise, and of the l-inf ball
-    threshold     of PD-T, which holds 95 % of safe changes
+    thresholds    of PD-T and of PD, which hold 95 % of safe changes
     """
 
     data: Sequence[str]
     train: Sequence[str]
     longer: tuple[str, str]
+    growth: int
     radius: str
-    threshold: str
+    thresholds: tuple[str, str]
     num_examples: int = 100
 
     @property
     def settings(self) -> dict[str, Sequence[str]]:
         """Flags of training by name."""
-        inside = ("--N_adv_train", "--N_train_tangents", f"--N_adv_train_threshold={self.threshold}")
+        tangents, plain = (f"--N_adv_train_threshold={threshold}" for threshold in self.thresholds)
+        inside = ("--N_adv_train", "--N_train_tangents", tangents)
         steps = ("--N_adv_train_attack_iter=3",)
         noise, at_random = f"--N_adv_train_radius={self.radius}", ("--N_adv_train_attack_iter=0",)
         mixed = ("--N_adv_train", "--N_train_safe_moves", "--N_train_without_threat", "--N_adv_train_radius=0")
@@ -74,28 +77,35 @@ class Study:
             "worst mixture, one step": (*mixed, "--N_adv_train_attack_iter=1"),
             "random mixtures, severity 5": (*mixed, *at_random, "--N_train_safe_moves=quick:5"),
             "worst mixture, severity 5": (*mixed, *steps, "--N_train_safe_moves=quick:5"),
+            "worst mixture of AugMix": (*mixed, *steps, "--augmix"),
+            "worst mixture, clean part .25": (*mixed, *steps, "--adv_clean_weight=0.25"),
+            "worst mixture, clean part .75": (*mixed, *steps, "--adv_clean_weight=0.75"),
+            "worst mixture, growing": (*mixed, *steps, f"--adv_train_growth_epochs={self.growth}"),
             "in the set": (*inside, *steps, noise, "--N_train_safe_moves"),
+            "in the set of PD": ("--N_adv_train", plain, *steps, noise, "--N_train_safe_moves"),
         }
 
 
 STUDIES = {
     "mnist_5k": Study(
-        ("--dataset_name=mnist_5k",), ("--model_name=lenet", "--training_steps=10ep"), ("50ep", "25ep"), "0.1", "0.431"
+        ("--dataset_name=mnist_5k",), ("--model_name=lenet", "--training_steps=10ep"), ("50ep", "25ep"), 5, "0.1", ("0.431", "0.927")
     ),
     "fashion_mnist": Study(
         ("--dataset_name=fashion_mnist",),
         ("--model_name=resnet_8", "--training_steps=3ep", "--precision=bf16"),
         ("15ep", "8ep"),
+        1,
         "0.05",
-        "0.554",
+        ("0.554", "1.12"),
     ),
     "emoji": Study(
         ("--dataset_name=image_folder", "--image_size=32"),
         ("--model_name=resnet_8", "--training_steps=30ep", "--lr_schedule=cosine", "--random_crop=2",
          "--random_flip=False", "--precision=bf16"),
         ("150ep", "75ep"),
+        15,
         "4/255",
-        "0.739165",
+        ("0.739165", "1.01"),
     ),
 }  # fmt: skip
 
@@ -104,12 +114,14 @@ def commands(study: Study, setting: str, seed: int) -> dict[str, tuple[str, ...]
     """All of one training: itself, the attacks, and the corruptions."""
     train = (*study.data, *study.train, *study.settings[setting], f"--train_replicate={seed}")
     test = ("test", *train, f"--test_replicate={seed}")
-    inside = ("--N_adv_eval", "--safe_moves", "--tangents", f"--N_threshold={study.threshold}", *ATTACKS)
+    inside = ("--N_adv_eval", "--safe_moves", "--tangents", f"--N_threshold={study.thresholds[0]}", *ATTACKS)
+    ball = f"--adv_test_attack_power_Linf={study.radius}"
     corrupted = ("--standard_eval", "--corruption_eval", "--corruption_severities=4")
     return {
         "train": ("train", *train),
         "corruptions": (*test, *corrupted, "--corruption_suites=quick,C,C-bar", "--num_examples=1000"),
         "attacks": (*test, *inside, f"--N_radius={study.radius}", f"--num_examples={study.num_examples}"),
+        "AutoAttack": (*test, "--adv_eval", ball, f"--num_examples={study.num_examples}"),
     }
 
 
@@ -126,6 +138,8 @@ def figures(study: Study, setting: str, seed: int) -> dict[str, float]:
     if "attacks" in results:
         moves = results["attacks"]["N_adv_moves"]
         found |= {column: moves[key] for column, key in IN_THE_SET.items()}
+    if "AutoAttack" in results:
+        found["AutoAttack"] = results["AutoAttack"]["adv"]["accuracy"]
     if "corruptions" in results:
         found |= by_kind(results["corruptions"]["corruption"]["by_corruption"])
     return found
