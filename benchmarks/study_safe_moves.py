@@ -88,7 +88,12 @@ class Study:
 
 STUDIES = {
     "mnist_5k": Study(
-        ("--dataset_name=mnist_5k",), ("--model_name=lenet", "--training_steps=10ep"), ("50ep", "25ep"), 5, "0.1", ("0.431", "0.927")
+        ("--dataset_name=mnist_5k",),
+        ("--model_name=lenet", "--training_steps=10ep"),
+        ("50ep", "25ep"),
+        5,
+        "0.1",
+        ("0.431", "0.927"),
     ),
     "fashion_mnist": Study(
         ("--dataset_name=fashion_mnist",),
