@@ -98,6 +98,13 @@ MUTANTS = [
         "tests/testing/test_exact.py",
     ),
     Mutant(
+        "exact answers: a point beyond half-spaces that the program does not have counts",
+        "testing/exact_program.py",
+        "self._farthest(solved.x, BEYOND)",
+        "self._farthest(solved.x, numpy.inf)",
+        "tests/testing/test_exact.py",
+    ),
+    Mutant(
         "the ensemble of an audit attacks what is broken again",
         "testing/audit.py",
         "left &= ~self.broken[:, number, self.headline]\n            rows.append",

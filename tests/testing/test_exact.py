@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
+from testing import exact_program
 from testing.exact import exact_robustness, region_of
 from testing.exact_bounds import Region, UnitBounds, negative
 from testing.exact_network import Network
@@ -108,6 +109,29 @@ def test_no_point_is_beyond_a_bound(name: str, programs: int) -> None:
     exact = [Program(bounds).largest(network.logits.rows([k]), -math.inf, 20, EXACT) for k in range(4)]
     assert (reached <= [one.bound + 1e-6 for one in exact]).all()
     assert all(one.bound <= bound + 1e-6 for one, bound in zip(exact, above, strict=True))
+
+
+@pytest.mark.parametrize("name", ["perceptron", "max pooling"])
+def test_few_half_spaces_at_a_time_are_all_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimum is that of the program with all of 40, is inside them, and some bind that a first choice left out."""
+    network, generator = Network.read(made(name), SHAPE), numpy.random.default_rng(1)
+    centre, normals = numpy.full(36, 0.5), generator.normal(size=(40, 36))
+    region = Region(centre - 0.1, centre + 0.1, normals, normals @ centre + 0.1)
+    program, margin = Program(UnitBounds.of(network, region)), network.logits.rows([0])
+    solved, asked = {}, []
+    counted = Program._solved
+    monkeypatch.setattr(Program, "_solved", lambda *given, **named: asked.append(named) or counted(*given, **named))
+    for near in (1, 4, 40):
+        monkeypatch.setattr(exact_program, "NEAR", near)
+        asked.clear()
+        solved[near] = program.largest(margin, -math.inf, 60, EXACT)
+        assert (len(asked) > 2) == (near < 40)
+    for found in solved.values():
+        assert found.margin == pytest.approx(solved[40].margin, rel=2 * EXACT)
+        assert found.bound == pytest.approx(solved[40].bound, rel=2 * EXACT)
+        assert (normals @ found.point <= region.limits + 1e-5).all()
+    above = solved[40].bound + 0.01
+    assert [program.largest(margin, above, 60, EXACT).point for _ in solved] == [None] * 3
 
 
 def test_bounds_of_maxima_hold_where_all_candidates_are_negative() -> None:
