@@ -8,13 +8,15 @@ from collections.abc import Callable
 import numpy
 import pytest
 import torch
+from scipy import sparse
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
 from testing import exact_program
 from testing.exact import exact_robustness, region_of
 from testing.exact_bounds import Region, UnitBounds, negative
-from testing.exact_network import Network
+from testing.exact_network import Network, Value
 from testing.exact_program import EXACT, Program
 from tests.threat_specification.attacks.linear import directions
 from tests.threat_specification.attacks.test_exact import HEADLINE, largest_margin, problem
@@ -290,6 +292,33 @@ def test_a_linear_model_in_a_ball_is_decided_by_its_bounds() -> None:
     found = exact_robustness(net, images, labels, Linf(), 0.02, attacks=())
     assert torch.equal(found.broken, best > 0) and torch.equal(found.robust, best < 0)
     assert 2 <= int(found.broken.sum()) <= 10 and set(found.by) == {"bounds", "program"}
+
+
+def test_many_small_weights_are_no_proof() -> None:
+    """A linear program leaves a variable where it is if moving it adds less than 1e-7; many of these decide here."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 2))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].weight[1] = torch.full((784,), 9e-8).index_fill(0, torch.arange(10), 1e-3)
+        net[1].bias.copy_(torch.tensor([0.0, -0.01 - 3e-5]))
+    images, anchors = torch.zeros(1, 1, 28, 28), AnchorSet(torch.ones(1, 1, 28, 28), torch.tensor([1]))
+    threat = ProjectedDisplacement(anchors=anchors).prepare()
+    point = torch.full((784,), 0.75).index_fill(0, torch.arange(10), 1.0).view_as(images)
+    assert net(point).argmax() == 1 and float(threat.evaluate(images, torch.tensor([0]), point)) < 1.6
+    found = exact_robustness(net, images, torch.tensor([0]), threat, 1.6, math.inf, attacks=())
+    assert not found.robust
+
+
+def test_bounds_over_half_spaces_are_those_of_the_program_at_every_scale() -> None:
+    generator = numpy.random.default_rng(0)
+    normals, scales = generator.normal(size=(5, 36)), 10.0 ** numpy.arange(-4, 5)
+    region = Region(numpy.zeros(36), numpy.ones(36), normals, normals @ numpy.full(36, 0.5) + 0.1)
+    slopes = generator.normal(size=(len(scales), 36))
+    value = Value({0: sparse.csr_matrix(scales[:, None] * slopes)}, numpy.zeros(len(scales)), scales.shape)
+    bounds = UnitBounds(Network(), region, after=[(region.lower, region.upper)], programs=len(scales))
+    for slope, scale, bound in zip(slopes, scales, bounds.largest(value, -math.inf), strict=True):
+        best = -linprog(-slope, normals, region.limits, bounds=(0, 1)).fun
+        assert best - 1e-9 <= bound / scale <= best + 1e-4
 
 
 def test_a_network_without_an_answer_is_no_broken_one() -> None:
