@@ -155,6 +155,17 @@ def test_claims_about_different_things_are_not_merged(name: str) -> None:
         merged([one, two])
 
 
+@pytest.mark.parametrize(("name", "told"), [("index", "rows"), ("label", "labels")])
+def test_claims_that_call_other_rows_by_the_same_digest_are_not_merged(name: str, told: str) -> None:
+    """Only `verify` compares digests with images: else the first of two files would decide which rows both mean."""
+    one, two = some_claim("a", 1), some_claim("b", 2)
+    two.arrays[name] = two.arrays[name] + 1 if name == "index" else (two.arrays[name] + 1) % CLASSES
+    two = Claim.from_bytes(settled(two).to_bytes())
+    for order in ([one, two], [two, one]):
+        with pytest.raises(UsageError, match=f"expected claims about the same {told}"):
+            merged(order)
+
+
 def test_a_member_makes_no_more_bytes_than_it_says() -> None:
     zeros = archive.Member.of(bytes(2**24))
     assert len(zeros.payload) < 2**16
