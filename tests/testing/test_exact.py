@@ -231,6 +231,22 @@ def forms() -> dict[str, tuple[Threat, dict[str, Tensor]]]:
     }
 
 
+def test_the_point_of_an_optimum_is_the_optimum() -> None:
+    """Here the class with the largest bound can win, and another one wins by more."""
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5))
+    images = torch.rand(4, 1, 4, 4)
+    anchors = AnchorSet(torch.rand(20, 1, 4, 4), torch.arange(20) % 5)
+    labels = net(images).argmax(1)
+    part, threat = slice(1, 2), ProjectedDisplacement(anchors=anchors).prepare()
+    found = exact_robustness(net, images[part], labels[part], threat, 0.5, 0.3, attacks=(), optimum=True)
+    with torch.no_grad():
+        logits = net(found.point)[0]
+    own = logits[labels[part]].clone()
+    logits[labels[part]] = -math.inf
+    assert found.broken and float(found.margin) == pytest.approx(float(logits.max() - own), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", forms())
 def test_half_spaces_and_box_are_the_set(name: str) -> None:
     """Points just inside and just outside, by the threat's own value and by loops over pixels."""
