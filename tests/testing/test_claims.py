@@ -334,6 +334,7 @@ def test_a_file_that_is_not_there_or_empty(tmp_path: Path) -> None:
         (lambda facts: facts.update(runs=facts["runs"] * 1001), "runs: expected at most 1,000"),
         (lambda facts: facts["data"].update(examples=2**22), "examples times sets"),
         (lambda facts: facts["points"].update(count=1 + N * 2), "no more points than that"),
+        (lambda facts: facts["data"].update(shape=[2**31 - 1] * 4000), r"expected \[C,H,W\], got 4,000 numbers"),
     ],
 )
 def test_a_file_cannot_ask_for_more_work_than_its_images_need(edit: Callable[[dict], None], told: str) -> None:
