@@ -40,7 +40,8 @@ BEYOND = 1e-6  # how far a point may be beyond a half-space: HiGHS's own toleran
 class Solved:
     """The result of a program.
 
-    point   [D] the best image, or None; margin   its margin in the program
+    point   [D] the best image, or None; outside the region where the time was over and the margin is -inf
+    margin  its margin in the program
     bound   no image of the region has a larger margin
     """
 
@@ -104,11 +105,12 @@ class Program:
                 bound = min(bound, -float(solved.mip_dual_bound))
             if solved.x is None:
                 return Solved(None, -numpy.inf, bound)
+            point = solved.x[: len(self.low[0])]
             beyond = numpy.setdiff1d(self._farthest(solved.x, BEYOND), chosen)
             if not len(beyond):
-                return Solved(solved.x[: len(self.low[0])], -float(solved.fun), bound)
-            if time.monotonic() > end:
-                return Solved(None, -numpy.inf, bound)
+                return Solved(point, -float(solved.fun), bound)
+            if time.monotonic() > end:  # the point is outside, but the nearest one inside may serve
+                return Solved(point, -numpy.inf, bound)
             chosen = numpy.union1d(chosen, beyond)
 
     def _farthest(self, x: numpy.ndarray, beyond: float = -numpy.inf) -> numpy.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -134,6 +136,20 @@ def test_few_half_spaces_at_a_time_are_all_of_them(name: str, monkeypatch: pytes
         assert (normals @ found.point <= region.limits + 1e-5).all()
     above = solved[40].bound + 0.01
     assert [program.largest(margin, above, 60, EXACT).point for _ in solved] == [None] * 3
+
+
+def test_a_point_that_half_spaces_leave_out_is_kept_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its projection may be misclassified: the point is tried, and its margin is none of the region."""
+    network, generator = Network.read(made("perceptron"), SHAPE), numpy.random.default_rng(1)
+    centre, normals = numpy.full(36, 0.5), generator.normal(size=(40, 36))
+    region = Region(centre - 0.1, centre + 0.1, normals, normals @ centre + 0.1)
+    program = Program(UnitBounds.of(network, region))
+    monkeypatch.setattr(exact_program, "NEAR", 1)
+    clock = itertools.chain([0.0, 0.0], itertools.repeat(1e9))  # over after the first program
+    monkeypatch.setattr(exact_program, "time", SimpleNamespace(monotonic=clock.__next__))
+    found = program.largest(network.logits.rows([0]), -math.inf, 60, EXACT)
+    assert found.point is not None and (normals @ found.point > region.limits).any()
+    assert found.margin == -math.inf
 
 
 def test_bounds_of_maxima_hold_where_all_candidates_are_negative() -> None:
