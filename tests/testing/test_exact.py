@@ -341,6 +341,20 @@ def test_many_small_weights_are_no_proof() -> None:
     assert not found.robust
 
 
+def test_weights_that_the_solver_takes_as_zero_are_no_proof() -> None:
+    """HiGHS leaves out entries of at most 1e-9; 12544 of these, multiplied by the next layer, decide here."""
+    size, weight = 12544, 9.5e-10
+    net = nn.Sequential(nn.Flatten(), nn.Linear(size, 1), nn.ReLU(), nn.Linear(1, 2))
+    with torch.no_grad():
+        net[1].weight.fill_(weight)
+        net[1].bias.fill_(-0.4 * weight * size)
+        net[3].weight.copy_(torch.tensor([[0.0], [1 / (weight * size)]]))
+        net[3].bias.copy_(torch.tensor([0.0, -0.1]))
+    images = torch.full((1, 1, 112, 112), 0.3)
+    assert net(images).argmax() == 0 and net(images + 0.3).argmax() == 1
+    assert not exact_robustness(net, images, torch.tensor([0]), Linf(), 0.3, attacks=(), seconds=10).robust
+
+
 def test_bounds_over_half_spaces_are_those_of_the_program_at_every_scale() -> None:
     generator = numpy.random.default_rng(0)
     normals, scales = generator.normal(size=(5, 36)), 10.0 ** numpy.arange(-4, 5)
