@@ -175,12 +175,13 @@ class Network:
         values = [place for place, argument in enumerate(arguments) if isinstance(argument, Value)]
         if function in SUMS and len(values) == 2 and not options and arguments[0].shape == arguments[1].shape:
             return arguments[0].plus(arguments[1], SUMS[function])
-        if len(values) == 1 and not any(isinstance(option, Value) for option in options.values()):
+        types = (one for one in (*arguments, *options.values()) if isinstance(one, torch.dtype))
+        rounds = any(one not in WIDE for one in types) or options.get("rounding_mode") is not None
+        if len(values) == 1 and not rounds and not any(isinstance(option, Value) for option in options.values()):
             value = arguments[values[0]]
             if function in RELUS or function == "relu":
                 return self.relu(value)
-            rounds = any(isinstance(one, torch.dtype) and one not in WIDE for one in (*arguments, *options.values()))
-            if function in SAME_METHODS and not rounds:
+            if function in SAME_METHODS:
                 return value
             is_method = node.op == "call_method" and function in AFFINE_METHODS
             if is_method or (function in AFFINE_FUNCTIONS and not (function in QUOTIENTS and values != [0])):

@@ -381,9 +381,23 @@ class Whole(nn.Module):
         return x.to(torch.int32).to(torch.float32).flatten(1)
 
 
+class Steps(nn.Module):
+    """A model of whole steps, which are affine in nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.div(x, 0.25, rounding_mode="floor").flatten(1)
+
+
+class Half(nn.Module):
+    """A model that rounds to 16 bits on the way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(2, dtype=torch.float16).flatten(1)
+
+
 def test_what_the_program_would_pass_over_is_refused() -> None:
     hooked = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     hooked[1].register_forward_hook(lambda layer, given, answer: -answer)
-    for model, told in ((hooked, "a hook"), (Whole(), "expected linear")):
-        with pytest.raises(UsageError, match=told):
+    for model in (hooked, Whole(), Steps(), Half()):
+        with pytest.raises(UsageError, match="a hook" if model is hooked else "expected linear"):
             Network.read(model, (1, 2, 2))
