@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from testing.exact_network import Block, Network, Value
+from testing.exact_network import Block, Network, Value, window
 
 SLACK = 1e-9  # relative and absolute widening of each bound
 ROWS = 256  # rows of a value that go backwards together
@@ -151,11 +151,6 @@ def after(block: Block, low: numpy.ndarray, high: numpy.ndarray) -> Pair:
         return numpy.maximum(low, 0), numpy.maximum(high, 0)
     lows, highs = (window(block.groups, values) for values in (low, high))
     return lows.max(1), highs.max(1)
-
-
-def window(groups: numpy.ndarray, values: numpy.ndarray) -> numpy.ndarray:
-    """The values of the entries of each group, [size, k]; -inf where there is none."""
-    return numpy.where(groups >= 0, values[groups], -numpy.inf)
 
 
 def _relu_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.ndarray, Any]:

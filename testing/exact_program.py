@@ -27,8 +27,8 @@ from typing import Any
 import numpy
 from scipy import sparse
 
-from testing.exact_bounds import UnitBounds, after, window
-from testing.exact_network import Value
+from testing.exact_bounds import UnitBounds, after
+from testing.exact_network import Value, window
 
 ANY = 1e4  # relative gap at which the first point with a margin clearly above 0 ends the search
 EXACT = 1e-4  # relative gap of an optimum

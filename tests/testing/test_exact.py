@@ -395,9 +395,24 @@ class Half(nn.Module):
         return x.mean(2, dtype=torch.float16).flatten(1)
 
 
+class InPlace(nn.Module):
+    """A shortcut around a ReLU that changes its input, so that the shortcut too has what is after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu, self.last = nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        return self.last(self.relu(x) + x)
+
+
 def test_what_the_program_would_pass_over_is_refused() -> None:
     hooked = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     hooked[1].register_forward_hook(lambda layer, given, answer: -answer)
     for model in (hooked, Whole(), Steps(), Half()):
         with pytest.raises(UsageError, match="a hook" if model is hooked else "expected linear"):
             Network.read(model, (1, 2, 2))
+    torch.manual_seed(0)
+    with pytest.raises(UsageError, match="not those of the layers that were read"):
+        Network.read(InPlace(), (1, 2, 2))
