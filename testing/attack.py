@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
-from testing.foreign import Function, chosen_attacks
+from testing.foreign import Function, chosen_attacks, own
 from testing.moves import with_moves
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS
@@ -94,7 +95,20 @@ class Attack:
     def _evaluation(self, given: Given) -> AttackEvaluation:
         chosen = chosen_attacks(self.attacks, given.num_classes)
         evaluation = AttackEvaluation(given.model, self.threat, given.cell, chosen, self.steps, self.seed)
-        return with_moves(evaluation, parse(self.safe_moves)) if self.safe_moves else evaluation
+        if not self.safe_moves:
+            return evaluation
+        _refuse_beside_moves(chosen)
+        return with_moves(evaluation, parse(self.safe_moves))
+
+
+def _refuse_beside_moves(attacks: Mapping[str, Any]) -> None:
+    """Raise UsageError for attacks that search no mixtures: without them, the figure would be too high."""
+    unfit = [name for name in attacks if name not in own(attacks) or name == "post_hoc"]
+    if unfit:
+        raise UsageError(
+            f"attacks: expected those that search mixtures of safe changes, got {', '.join(unfit)} (functions and "
+            "post_hoc know no mixtures); leave them out, or safe_moves"
+        )
 
 
 def attack(

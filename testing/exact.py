@@ -196,7 +196,7 @@ class Case:
     part    a shard of this image alone
     end     when its time is over, on the monotonic clock
     programs as in ExactEvaluation
-    best    [1,C,H,W] the misclassified image found last, else the image itself
+    best    [1,C,H,W] the misclassified image of largest margin found, else the image itself
     """
 
     attacked: AttackEvaluation
@@ -285,17 +285,23 @@ class Case:
         return float(LOSSES["margin"](logits, self.part.labels, None))
 
     def _verified(self, solved: Solved) -> bool:
-        """True if the network misclassifies the point, or the nearest one of the set, and the threat holds there."""
+        """True if the network misclassifies the point, or the nearest one of the set, and the threat holds there.
+
+        `best` becomes that point, unless one found before has a larger margin.
+        """
         if solved.point is None:
             return False
-        images, search = self.part.images, self.search
+        images, space, cell = self.part.images, self.search.space, self.search.headline
         point = torch.from_numpy(solved.point).to(images).view_as(images)
         delta = point - images
-        for tried in (search.space.allowed(search.headline).project(delta), delta):
+        for tried in (space.allowed(cell).project(delta), delta):
             none = AttackResult.none(tried)
+            search = self.attacked.search(self.part)  # a new one, in which the points before do not count
             search.record(AttackResult(~none.success, tried, none.loss, none.forwards, none.backwards), 1)
-            if not bool(search.robust(search.headline)):
-                self.best = search.image(search.worst)
+            if not bool(search.robust(cell)):
+                found = search.image(search.worst)
+                if not self._margin(found) <= self._margin(self.best):  # so NaN counts as larger
+                    self.best = found
                 return True
         return False
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from testing.exact_network import Block, Network, Value
+from testing.exact_network import Block, Network, Value, window
 
 SLACK = 1e-9  # relative and absolute widening of each bound
 ROWS = 256  # rows of a value that go backwards together
@@ -153,11 +153,6 @@ def after(block: Block, low: numpy.ndarray, high: numpy.ndarray) -> Pair:
     return lows.max(1), highs.max(1)
 
 
-def window(groups: numpy.ndarray, values: numpy.ndarray) -> numpy.ndarray:
-    """The values of the entries of each group, [size, k]; -inf where there is none."""
-    return numpy.where(groups >= 0, values[groups], -numpy.inf)
-
-
 def _relu_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.ndarray, Any]:
     """Factors of a ReLU block's inputs and constants [n], nowhere below factor @ variables."""
     low, high = pair
@@ -184,9 +179,18 @@ def _max_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.n
 
 
 def _over(region: Region, slope: numpy.ndarray) -> float:
-    """The largest <slope, p> in a region, a linear program; infinity if it was not solved."""
+    """A bound of <slope, p> in a region, from above: the largest value but for rounding; infinity if it was not found.
+
+    A linear program finds multipliers l >= 0 of the half-spaces. Its own optimum is no bound: the solver may stop where
+    each pixel could still add 1e-7. But whatever found l, <slope, p> <= <l, limits> + <slope - rows^T l, p>.
+    """
     from scipy.optimize import linprog  # most of a second, which runs without exact answers do not wait for
 
     bounds = numpy.stack([region.lower, region.upper], 1)
-    solved = linprog(-slope, region.rows, region.limits, bounds=bounds, method="highs")
-    return -solved.fun if solved.status == 0 else numpy.inf
+    size = abs(slope).max() or 1.0  # the solver's tolerances are absolute
+    solved = linprog(-slope / size, region.rows, region.limits, bounds=bounds, method="highs")
+    if solved.status != 0:
+        return numpy.inf
+    multipliers = size * numpy.maximum(-solved.ineqlin.marginals, 0)
+    rest = slope - multipliers @ region.rows
+    return float(multipliers @ region.limits + numpy.maximum(rest * region.lower, rest * region.upper).sum())

@@ -22,6 +22,8 @@ from foundations.errors import UsageError
 from foundations.plain_networks import WIDE, refuse_hooks
 
 MOST_UNITS = 20_000  # ReLUs and maxima; a program of more is hopeless
+COMPARED = 3  # random images at which the network is compared with the model
+ROUNDING = 1e-3  # of the logits: more than float32 rounds of a network that answers anything
 COLUMNS = 256  # columns of a matrix that pass through a layer together
 
 # Affine in eval mode.
@@ -82,6 +84,10 @@ class Value:
             parts[block] = parts[block] + sign * part if block in parts else sign * part
         return Value(parts, self.constant + sign * other.constant, self.shape)
 
+    def at(self, known: list[numpy.ndarray]) -> numpy.ndarray:
+        """Its entries, given the variables of all blocks before."""
+        return sum((part @ known[block] for block, part in self.parts.items()), self.constant)
+
     def rows(self, chosen: Any) -> Value:
         """Some of its entries."""
         picked = {block: part[chosen] for block, part in self.parts.items()}
@@ -115,7 +121,8 @@ class Network:
         Raises UsageError that names the first layer that is neither affine nor a ReLU or max-pooling layer.
         """
         refuse_hooks(model, "exact answers")
-        model = copy.deepcopy(model).cpu().double().eval()
+        as_it_is = copy.deepcopy(model).cpu().eval()
+        model = copy.deepcopy(as_it_is).double()
         try:
             graph = fx.symbolic_trace(model)
         except Exception as error:  # whatever the model's own code does with an argument that is no tensor
@@ -123,7 +130,17 @@ class Network:
         network = cls()
         with torch.no_grad():
             network._follow(graph, shape)
+            network._compare(as_it_is, shape)
         return network
+
+    def __call__(self, image: numpy.ndarray) -> numpy.ndarray:
+        """The logits of an image [D], in float64."""
+        known = [image]
+        for block in self.blocks[1:]:
+            assert block.before is not None
+            inputs = block.before.at(known)
+            known.append(numpy.maximum(inputs, 0) if block.groups is None else window(block.groups, inputs).max(1))
+        return self.logits.at(known)
 
     @property
     def units(self) -> int:
@@ -154,6 +171,18 @@ class Network:
             else:
                 found[node] = self._call(node, arguments, options)
 
+    def _compare(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        """Raise UsageError if the model's answers to random images are others, as after a change in place."""
+        images = torch.rand(COMPARED, *shape, generator=torch.Generator().manual_seed(0))
+        told = model(images.to(next(model.parameters(), images))).double().cpu().numpy()
+        read = numpy.stack([self(image) for image in images.flatten(1).double().numpy()])
+        apart, size = abs(told - read).max(1), 1 + abs(read).max(1)
+        if (numpy.isfinite(apart) & (apart > ROUNDING * size)).any():
+            raise UsageError(
+                "exact answers: the model's answers are not those of the layers that were read from it (difference "
+                f"{numpy.nan_to_num(apart).max():.3g}): its forward() does more, such as a change in place"
+            )
+
     def _finish(self, value: Any) -> None:
         if not isinstance(value, Value) or len(value.shape) != 1:
             raise UsageError("exact answers: expected a model that returns logits [B,K]")
@@ -175,12 +204,13 @@ class Network:
         values = [place for place, argument in enumerate(arguments) if isinstance(argument, Value)]
         if function in SUMS and len(values) == 2 and not options and arguments[0].shape == arguments[1].shape:
             return arguments[0].plus(arguments[1], SUMS[function])
-        if len(values) == 1 and not any(isinstance(option, Value) for option in options.values()):
+        types = (one for one in (*arguments, *options.values()) if isinstance(one, torch.dtype))
+        rounds = any(one not in WIDE for one in types) or options.get("rounding_mode") is not None
+        if len(values) == 1 and not rounds and not any(isinstance(option, Value) for option in options.values()):
             value = arguments[values[0]]
             if function in RELUS or function == "relu":
                 return self.relu(value)
-            rounds = any(isinstance(one, torch.dtype) and one not in WIDE for one in (*arguments, *options.values()))
-            if function in SAME_METHODS and not rounds:
+            if function in SAME_METHODS:
                 return value
             is_method = node.op == "call_method" and function in AFFINE_METHODS
             if is_method or (function in AFFINE_FUNCTIONS and not (function in QUOTIENTS and values != [0])):
@@ -201,6 +231,11 @@ class Network:
         groups = windows.transpose(1, 2).flatten(0, 1).long().numpy() - 1
         shape = tuple(layer(torch.zeros(1, *value.shape, dtype=torch.float64)).shape[1:])
         return self.add(Block(len(groups), value, groups), shape)
+
+
+def window(groups: numpy.ndarray, values: numpy.ndarray) -> numpy.ndarray:
+    """The values of the entries of each group, [size, k]; -inf where there is none."""
+    return numpy.where(groups >= 0, values[groups], -numpy.inf)
 
 
 def affine(value: Value, function: Callable[[Tensor], Tensor]) -> Value:

@@ -27,20 +27,22 @@ from typing import Any
 import numpy
 from scipy import sparse
 
-from testing.exact_bounds import UnitBounds, after, window
-from testing.exact_network import Value
+from testing.exact_bounds import UnitBounds, after
+from testing.exact_network import Value, window
 
 ANY = 1e4  # relative gap at which the first point with a margin clearly above 0 ends the search
 EXACT = 1e-4  # relative gap of an optimum
 NEAR = 32  # half-spaces that are added together, those that a point is closest to or farthest beyond
 BEYOND = 1e-6  # how far a point may be beyond a half-space: HiGHS's own tolerance
+TINY = 1e-9  # HiGHS takes entries of a matrix up to this size as 0
 
 
 @dataclass(frozen=True)
 class Solved:
     """The result of a program.
 
-    point   [D] the best image, or None; margin   its margin in the program
+    point   [D] the best image, or None; outside the region where the time was over and the margin is -inf
+    margin  its margin in the program
     bound   no image of the region has a larger margin
     """
 
@@ -104,11 +106,12 @@ class Program:
                 bound = min(bound, -float(solved.mip_dual_bound))
             if solved.x is None:
                 return Solved(None, -numpy.inf, bound)
+            point = solved.x[: len(self.low[0])]
             beyond = numpy.setdiff1d(self._farthest(solved.x, BEYOND), chosen)
             if not len(beyond):
-                return Solved(solved.x[: len(self.low[0])], -float(solved.fun), bound)
-            if time.monotonic() > end:
-                return Solved(None, -numpy.inf, bound)
+                return Solved(point, -float(solved.fun), bound)
+            if time.monotonic() > end:  # the point is outside, but the nearest one inside may serve
+                return Solved(point, -numpy.inf, bound)
             chosen = numpy.union1d(chosen, beyond)
 
     def _farthest(self, x: numpy.ndarray, beyond: float = -numpy.inf) -> numpy.ndarray:
@@ -132,13 +135,13 @@ class Program:
         whole = numpy.concatenate([numpy.full(len(part), place in self._binaries) for place, part in self._sizes()])
         cost = numpy.zeros(len(whole) + 1)
         cost[-1] = -1
+        low, high = numpy.append(numpy.concatenate(self.low), least), numpy.append(numpy.concatenate(self.high), most)
+        matrix, room = _without_tiny(self._stacked(rows, group + 1), numpy.maximum(abs(low), abs(high)))
         with _quiet():
             return milp(
                 cost,
-                constraints=LinearConstraint(self._stacked(rows, group + 1), lows, highs),
-                bounds=Bounds(
-                    numpy.append(numpy.concatenate(self.low), least), numpy.append(numpy.concatenate(self.high), most)
-                ),
+                constraints=LinearConstraint(matrix, lows - room, highs + room),
+                bounds=Bounds(low, high),
                 integrality=None if relaxed else numpy.append(whole, 0),
                 options=options,
             )
@@ -231,6 +234,19 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)
+
+
+def _without_tiny(matrix: Any, largest: numpy.ndarray) -> tuple[Any, numpy.ndarray]:
+    """A matrix without its TINY entries, and how much these may add to each row, if variables are at most `largest`.
+
+    With that much room, a row holds wherever it held before: what is proven with it is proven.
+    """
+    left_out = abs(matrix)
+    kept, tiny = matrix.copy(), left_out.data <= TINY
+    kept.data[tiny] = left_out.data[~tiny] = 0
+    kept.eliminate_zeros()
+    left_out.eliminate_zeros()
+    return kept, left_out @ largest
 
 
 def _with(value: Value, sign: int, more: dict[int, Any]) -> dict[int, Any]:

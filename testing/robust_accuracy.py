@@ -74,7 +74,7 @@ def robust_accuracy(
              and functions f(model, images, labels, allowed) -> perturbed images (testing/foreign.py)
     details  return a RobustAccuracy, not only the share
     safe_moves  suites or safe changes with their severities, such as "quick:3" or "C:3,fog:2": the set is then that of
-             their mixtures plus noise up to the radius (docs/evaluation.md)
+             their mixtures plus noise up to the radius (docs/evaluation.md); no functions as attacks then
 
     Raises UsageError for a model that does not answer with logits and for labels that are no class, and RunError if
     the model gives no finite answer for an image.

@@ -32,6 +32,8 @@ def write_sweep(desc: Any, root: Path, commands: str, script: str, beside: dict[
     if not stages:
         return f"nothing to write: all {count} runs are complete"
     files = [Path(_one_line(name)).absolute() for name in (commands, script) if name]
+    if len({file.resolve() for file in files}) < len(files):
+        raise UsageError(f"--write_slurm: expected another file than that of --write_commands, got {script} for both")
     write_text(files[0], _list(desc, root, stages, beside))
     told = f"{sum(map(len, stages))} commands in {files[0]}, in an order in which `bash` can run them"
     if script:

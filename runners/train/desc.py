@@ -53,8 +53,9 @@ def _check_without_threat(training: TrainingHparams) -> None:
     for flag in ("N_train_tangents", "N_train_weighted", "N_train_segmented"):
         if getattr(training, flag):
             raise UsageError(f"--{flag}: expected no form of the threat beside --N_train_without_threat; leave one out")
-    if training.N_adv_train_threshold != TrainingHparams.N_adv_train_threshold:
-        raise UsageError("--N_adv_train_threshold: expected none beside --N_train_without_threat; leave one out")
+    for flag in ("N_adv_train_threshold", "N_adv_train_projection"):  # they would change the hash, and nothing else
+        if getattr(training, flag) != getattr(TrainingHparams, flag):
+            raise UsageError(f"--{flag}: expected none beside --N_train_without_threat; leave one out")
     if training.N_train_coverage and not training.adv_train:
         raise UsageError("--N_train_coverage: expected a threat, which --N_train_without_threat leaves out")
 

@@ -142,6 +142,8 @@ def parse(content: bytes) -> dict[str, Any]:
     for name in ("authors", "claims", "runs"):
         if len(facts[name]) > MOST_LISTED:
             raise Refused(f"claim.json: {name}: expected at most {MOST_LISTED:,}, got {len(facts[name]):,}")
+    if len(shape := facts["data"]["shape"]) != 3:  # before any product of them
+        raise Refused(f"claim.json: data: shape: expected [C,H,W], got {len(shape):,} numbers")
     witnesses = facts["data"]["examples"] * len(facts["claims"])
     if witnesses > MOST_WITNESSES or facts["points"]["count"] > witnesses:
         raise Refused(

@@ -143,6 +143,7 @@ def test_a_model_is_trained_without_the_threat(command: Command) -> None:
         (["train", *TINY, "--N_adv_train", "--N_train_without_threat"], "expected also --N_train_safe_moves"),
         (["train", *TINY, *WITHOUT, "--N_train_tangents"], "--N_train_tangents: expected no form of the threat beside"),
         (["train", *TINY, *WITHOUT, "--N_adv_train_threshold=0.3"], "--N_adv_train_threshold: expected none beside"),
+        (["train", *TINY, *WITHOUT, "--N_adv_train_projection=scale"], "--N_adv_train_projection: expected none"),
         (["train", *TINY, *WITHOUT, "--N_train_coverage=0.9"], "--N_train_coverage: expected a threat, which"),
         (["train", *TINY, "--N_adv_train", "--N_train_safe_moves=D"], "--N_train_safe_moves: safe moves: expected"),
     ],

@@ -108,6 +108,7 @@ def test_each_line_is_the_run_of_its_child(tmp_path: Path, capsys: pytest.Captur
         (["--write_slurm=a.sh"], "--write_slurm: expected --write_commands=FILE too"),
         (["--write_commands=a\nb"], "--write_commands: expected flags and names of files without line breaks"),
         (["--write_commands=/proc/none/list"], "cannot write /proc/none/list"),
+        (["--write_commands=/proc/none/a", "--write_slurm=/proc/./none/a"], "--write_slurm: expected another file"),
     ],
 )
 def test_mistakes(words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,6 +155,17 @@ def test_claims_about_different_things_are_not_merged(name: str) -> None:
         merged([one, two])
 
 
+@pytest.mark.parametrize(("name", "told"), [("index", "rows"), ("label", "labels")])
+def test_claims_that_call_other_rows_by_the_same_digest_are_not_merged(name: str, told: str) -> None:
+    """Only `verify` compares digests with images: else the first of two files would decide which rows both mean."""
+    one, two = some_claim("a", 1), some_claim("b", 2)
+    two.arrays[name] = two.arrays[name] + 1 if name == "index" else (two.arrays[name] + 1) % CLASSES
+    two = Claim.from_bytes(settled(two).to_bytes())
+    for order in ([one, two], [two, one]):
+        with pytest.raises(UsageError, match=f"expected claims about the same {told}"):
+            merged(order)
+
+
 def test_a_member_makes_no_more_bytes_than_it_says() -> None:
     zeros = archive.Member.of(bytes(2**24))
     assert len(zeros.payload) < 2**16
@@ -323,6 +334,7 @@ def test_a_file_that_is_not_there_or_empty(tmp_path: Path) -> None:
         (lambda facts: facts.update(runs=facts["runs"] * 1001), "runs: expected at most 1,000"),
         (lambda facts: facts["data"].update(examples=2**22), "examples times sets"),
         (lambda facts: facts["points"].update(count=1 + N * 2), "no more points than that"),
+        (lambda facts: facts["data"].update(shape=[2**31 - 1] * 4000), r"expected \[C,H,W\], got 4,000 numbers"),
     ],
 )
 def test_a_file_cannot_ask_for_more_work_than_its_images_need(edit: Callable[[dict], None], told: str) -> None:

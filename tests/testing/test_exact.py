@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
+from scipy import sparse
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
 from testing import exact_program
 from testing.exact import exact_robustness, region_of
 from testing.exact_bounds import Region, UnitBounds, negative
-from testing.exact_network import Network
+from testing.exact_network import Network, Value
 from testing.exact_program import EXACT, Program
 from tests.threat_specification.attacks.linear import directions
 from tests.threat_specification.attacks.test_exact import HEADLINE, largest_margin, problem
@@ -134,6 +138,20 @@ def test_few_half_spaces_at_a_time_are_all_of_them(name: str, monkeypatch: pytes
     assert [program.largest(margin, above, 60, EXACT).point for _ in solved] == [None] * 3
 
 
+def test_a_point_that_half_spaces_leave_out_is_kept_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its projection may be misclassified: the point is tried, and its margin is none of the region."""
+    network, generator = Network.read(made("perceptron"), SHAPE), numpy.random.default_rng(1)
+    centre, normals = numpy.full(36, 0.5), generator.normal(size=(40, 36))
+    region = Region(centre - 0.1, centre + 0.1, normals, normals @ centre + 0.1)
+    program = Program(UnitBounds.of(network, region))
+    monkeypatch.setattr(exact_program, "NEAR", 1)
+    clock = itertools.chain([0.0, 0.0], itertools.repeat(1e9))  # over after the first program
+    monkeypatch.setattr(exact_program, "time", SimpleNamespace(monotonic=clock.__next__))
+    found = program.largest(network.logits.rows([0]), -math.inf, 60, EXACT)
+    assert found.point is not None and (normals @ found.point > region.limits).any()
+    assert found.margin == -math.inf
+
+
 def test_bounds_of_maxima_hold_where_all_candidates_are_negative() -> None:
     """A linear bound above a maximum must not count a candidate beside the largest upper bound."""
     torch.manual_seed(0)
@@ -229,6 +247,22 @@ def forms() -> dict[str, tuple[Threat, dict[str, Tensor]]]:
     }
 
 
+def test_the_point_of_an_optimum_is_the_optimum() -> None:
+    """Here the class with the largest bound can win, and another one wins by more."""
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5))
+    images = torch.rand(4, 1, 4, 4)
+    anchors = AnchorSet(torch.rand(20, 1, 4, 4), torch.arange(20) % 5)
+    labels = net(images).argmax(1)
+    part, threat = slice(1, 2), ProjectedDisplacement(anchors=anchors).prepare()
+    found = exact_robustness(net, images[part], labels[part], threat, 0.5, 0.3, attacks=(), optimum=True)
+    with torch.no_grad():
+        logits = net(found.point)[0]
+    own = logits[labels[part]].clone()
+    logits[labels[part]] = -math.inf
+    assert found.broken and float(found.margin) == pytest.approx(float(logits.max() - own), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", forms())
 def test_half_spaces_and_box_are_the_set(name: str) -> None:
     """Points just inside and just outside, by the threat's own value and by loops over pixels."""
@@ -292,6 +326,47 @@ def test_a_linear_model_in_a_ball_is_decided_by_its_bounds() -> None:
     assert 2 <= int(found.broken.sum()) <= 10 and set(found.by) == {"bounds", "program"}
 
 
+def test_many_small_weights_are_no_proof() -> None:
+    """A linear program leaves a variable where it is if moving it adds less than 1e-7; many of these decide here."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 2))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].weight[1] = torch.full((784,), 9e-8).index_fill(0, torch.arange(10), 1e-3)
+        net[1].bias.copy_(torch.tensor([0.0, -0.01 - 3e-5]))
+    images, anchors = torch.zeros(1, 1, 28, 28), AnchorSet(torch.ones(1, 1, 28, 28), torch.tensor([1]))
+    threat = ProjectedDisplacement(anchors=anchors).prepare()
+    point = torch.full((784,), 0.75).index_fill(0, torch.arange(10), 1.0).view_as(images)
+    assert net(point).argmax() == 1 and float(threat.evaluate(images, torch.tensor([0]), point)) < 1.6
+    found = exact_robustness(net, images, torch.tensor([0]), threat, 1.6, math.inf, attacks=())
+    assert not found.robust
+
+
+def test_weights_that_the_solver_takes_as_zero_are_no_proof() -> None:
+    """HiGHS leaves out entries of at most 1e-9; 12544 of these, multiplied by the next layer, decide here."""
+    size, weight = 12544, 9.5e-10
+    net = nn.Sequential(nn.Flatten(), nn.Linear(size, 1), nn.ReLU(), nn.Linear(1, 2))
+    with torch.no_grad():
+        net[1].weight.fill_(weight)
+        net[1].bias.fill_(-0.4 * weight * size)
+        net[3].weight.copy_(torch.tensor([[0.0], [1 / (weight * size)]]))
+        net[3].bias.copy_(torch.tensor([0.0, -0.1]))
+    images = torch.full((1, 1, 112, 112), 0.3)
+    assert net(images).argmax() == 0 and net(images + 0.3).argmax() == 1
+    assert not exact_robustness(net, images, torch.tensor([0]), Linf(), 0.3, attacks=(), seconds=10).robust
+
+
+def test_bounds_over_half_spaces_are_those_of_the_program_at_every_scale() -> None:
+    generator = numpy.random.default_rng(0)
+    normals, scales = generator.normal(size=(5, 36)), 10.0 ** numpy.arange(-4, 5)
+    region = Region(numpy.zeros(36), numpy.ones(36), normals, normals @ numpy.full(36, 0.5) + 0.1)
+    slopes = generator.normal(size=(len(scales), 36))
+    value = Value({0: sparse.csr_matrix(scales[:, None] * slopes)}, numpy.zeros(len(scales)), scales.shape)
+    bounds = UnitBounds(Network(), region, after=[(region.lower, region.upper)], programs=len(scales))
+    for slope, scale, bound in zip(slopes, scales, bounds.largest(value, -math.inf), strict=True):
+        best = -linprog(-slope, normals, region.limits, bounds=(0, 1)).fun
+        assert best - 1e-9 <= bound / scale <= best + 1e-4
+
+
 def test_a_network_without_an_answer_is_no_broken_one() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     net[1].weight.data[0, 0] = math.nan
@@ -306,9 +381,38 @@ class Whole(nn.Module):
         return x.to(torch.int32).to(torch.float32).flatten(1)
 
 
+class Steps(nn.Module):
+    """A model of whole steps, which are affine in nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.div(x, 0.25, rounding_mode="floor").flatten(1)
+
+
+class Half(nn.Module):
+    """A model that rounds to 16 bits on the way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(2, dtype=torch.float16).flatten(1)
+
+
+class InPlace(nn.Module):
+    """A shortcut around a ReLU that changes its input, so that the shortcut too has what is after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu, self.last = nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        return self.last(self.relu(x) + x)
+
+
 def test_what_the_program_would_pass_over_is_refused() -> None:
     hooked = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     hooked[1].register_forward_hook(lambda layer, given, answer: -answer)
-    for model, told in ((hooked, "a hook"), (Whole(), "expected linear")):
-        with pytest.raises(UsageError, match=told):
+    for model in (hooked, Whole(), Steps(), Half()):
+        with pytest.raises(UsageError, match="a hook" if model is hooked else "expected linear"):
             Network.read(model, (1, 2, 2))
+    torch.manual_seed(0)
+    with pytest.raises(UsageError, match="not those of the layers that were read"):
+        Network.read(InPlace(), (1, 2, 2))

@@ -87,6 +87,16 @@ def test_under_mixtures_of_safe_changes() -> None:
     assert robust_accuracy(Brightness(), IMAGES, LABELS, Linf(), 1.0, attacks=["pgd"], safe_moves="darker:1") == 0
 
 
+def test_attacks_that_know_no_mixtures_are_refused_beside_safe_moves() -> None:
+    """Left out in silence, a function broke nothing in a set that contains all images which it finds without them."""
+    given = (Brightness(), IMAGES, LABELS, Linf(), 1.0)
+    lighter = lambda model, images, labels, allowed: images + 0.5  # noqa: E731
+    assert robust_accuracy(*given, attacks=[lighter]) == 0
+    for attack in (lighter, "post_hoc"):
+        with pytest.raises(UsageError, match="expected those that search mixtures"):
+            robust_accuracy(*given, attacks=[attack, "pgd"], safe_moves="darker:1")
+
+
 def test_details_say_which_examples_stand_and_what_broke_the_others() -> None:
     images, labels = IMAGES.clone(), LABELS.clone()
     images[7] = 0.9  # wrong without any attack

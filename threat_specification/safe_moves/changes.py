@@ -46,7 +46,7 @@ def safe_changes(images: Tensor, changes: str = "quick", seed: int = 0) -> dict[
              "quick", "C:1,C:3,brighter:5"
     seed     of the random numbers; each image has its own, by its place among the images
 
-    Raises UsageError for an unknown change, and for images outside [0, 1].
+    Raises UsageError for an unknown change, for images outside [0, 1], and for none.
 
     >>> changed = nonisotropic.safe_changes(torch.rand(2, 1, 28, 28), "soft_blur:2,shift")
     >>> {name: images.shape for name, images in changed.items()}
@@ -58,6 +58,8 @@ def safe_changes(images: Tensor, changes: str = "quick", seed: int = 0) -> dict[
 
     rows = torch.arange(len(images), device=images.device)
     check_images(images, rows)
+    if not len(images):
+        raise UsageError("images: expected at least one, got none")
     moves = names(parse(changes))
     if not moves:
         raise UsageError("safe changes: expected suites and corruptions, such as C:3,brighter:2, got none")

@@ -147,3 +147,5 @@ def test_safe_changes_of_people_are_those_of_moves_by_name() -> None:
         safe_changes(IMAGES, "")
     with pytest.raises(UsageError, match=r"values in \[0, 1\]"):
         safe_changes(IMAGES * 255, "quick")
+    with pytest.raises(UsageError, match="at least one, got none"):
+        safe_changes(IMAGES[:0], "quick")
