@@ -32,7 +32,7 @@ from testing.exact_network import Value, window
 
 ANY = 1e4  # relative gap at which the first point with a margin clearly above 0 ends the search
 EXACT = 1e-4  # relative gap of an optimum
-NEAR = 32  # half-spaces that are added together, those that a point is closest to or farthest beyond
+NEAR = 32  # half-spaces added together (any point will do): those that a point is closest to, or farthest beyond
 BEYOND = 1e-6  # how far a point may be beyond a half-space: HiGHS's own tolerance
 TINY = 1e-9  # HiGHS takes entries of a matrix up to this size as 0
 
@@ -91,7 +91,7 @@ class Program:
         end, region = time.monotonic() + seconds, self.bounds.region
         asked = {"margin": margin, "least": max(at_least, low[0]), "most": high[0]}
         chosen = numpy.arange(len(region.rows))
-        if len(chosen) > NEAR:
+        if len(chosen) > NEAR and gap >= ANY:  # an optimum of each round would take longer than one with all of them
             relaxed = self._solved(**asked, chosen=chosen, relaxed=True, time_limit=max(seconds, 0.01))
             chosen = chosen[:0] if relaxed.x is None else self._farthest(relaxed.x)
             if relaxed.status == INFEASIBLE:
