@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from foundations.errors import UsageError
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:  # this file is read for names before a run, without torch
@@ -48,7 +49,12 @@ class Safe:
         return tuple(range(1, len(self.small) + 1))
 
     def __call__(self, x: Tensor, draws: Draws, severity: int) -> Tensor:
-        """The corrupted images [B,C,H,W] at a severity, in [0, 1]."""
+        """The corrupted images [B,C,H,W] at a severity, in [0, 1].
+
+        Raises UsageError for images with a side of one pixel, which have no neighbours.
+        """
+        if min(x.shape[-2:]) < 2:
+            raise UsageError(f"safe changes: expected images from 2x2 pixels up, got {x.shape[-2]}x{x.shape[-1]}")
         change: Callable[..., Tensor] = load_object(f"{__package__}.{self.function}")
         return change(x, draws, *self.parameters(tuple(x.shape))[severity - 1]).clamp(0, 1)
 

@@ -147,5 +147,7 @@ def test_safe_changes_of_people_are_those_of_moves_by_name() -> None:
         safe_changes(IMAGES, "")
     with pytest.raises(UsageError, match=r"values in \[0, 1\]"):
         safe_changes(IMAGES * 255, "quick")
+    with pytest.raises(UsageError, match="from 2x2 pixels up, got 1x8"):
+        safe_changes(IMAGES[..., :1, :8], "torchvision:1")
     with pytest.raises(UsageError, match="at least one, got none"):
         safe_changes(IMAGES[:0], "quick")
