@@ -153,3 +153,21 @@ def test_a_model_without_an_answer_is_an_error(
     assert main(words) == 1
     row = int(rows["index"][int(sums.argmax())])
     assert f"not finite (NaN or infinity) for 1 of 20 images, the first is number {row}" in capsys.readouterr().err
+
+
+def test_a_folder_where_a_file_is_to_be_written_and_the_reverse(command: Command) -> None:
+    """Told by the flag that named the place, before anything is computed; --root_dir has nothing to do with it."""
+    folder, file = command.root / "folder", command.root / "file"
+    folder.mkdir()
+    file.write_text("kept")
+    told = f": expected a file to write, got the folder {folder}"
+    fails(command, 2, f"--output{told}", "bundle", *TINY, "--adv_eval", f"--output={folder}")
+    fails(command, 2, f"--output{told}", "merge", "a.zip", "b.zip", f"--output={folder}")
+    sweep = ["multi_train", *TINY, "--toggle_mixup"]
+    fails(command, 2, f"--write_commands{told}", *sweep, f"--write_commands={folder}")
+    fails(command, 2, f"--write_slurm{told}", *sweep, f"--write_commands={file}", f"--write_slurm={folder}")
+    told = "--write_slurm: expected another file than --write_commands"
+    fails(command, 2, told, *sweep, f"--write_commands={file}", f"--write_slurm={folder}/../file")
+    told = f"--site: expected a folder to write into, got the file {file}"
+    fails(command, 2, told, "report", f"--site={file}")
+    assert left_behind(command.root) == [file] and file.read_text() == "kept"
