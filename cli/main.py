@@ -55,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text.startswith("DataLoader worker"):  # torch raises it wherever the main process is
             _tell(error, f"{text} if it was for lack of memory, use a smaller --num_workers or --batch_size")
             return 1
+        if isinstance(error, MemoryError) or "can't allocate memory" in text:  # the second is torch's, on a CPU
+            _tell(
+                error, f"the memory of this machine does not suffice ({text}); take smaller images, batches or models"
+            )
+            return 1
         _tell(error, f"unexpected {type(error).__name__}: {text} (add --debug for the traceback)")
         return 1
 

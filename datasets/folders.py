@@ -55,13 +55,13 @@ class FolderSplit:
         path = self.paths[row]
         try:
             image = read_picture(path)
-            if min(image.size) != self.shorter:
-                image = functional.resize(image, self.shorter)
-            return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
         except Interrupted:
             raise
         except Exception as error:  # a damaged header can make the readers of formats raise anything
             raise damaged(self.dataset, Path(path), str(error) or type(error).__name__) from error
+        if min(image.size) != self.shorter:
+            image = functional.resize(image, self.shorter)
+        return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
 
     def read(self, index: Tensor | slice) -> Tensor:
         rows = (torch.arange(len(self))[index] if isinstance(index, slice) else index).tolist()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from cli.main import main
 from datasets.registry import load_dataset
@@ -171,3 +172,14 @@ def test_a_folder_where_a_file_is_to_be_written_and_the_reverse(command: Command
     told = f"--site: expected a folder to write into, got the file {file}"
     fails(command, 2, told, "report", f"--site={file}")
     assert left_behind(command.root) == [file] and file.read_text() == "kept"
+
+
+def test_more_than_the_memory_of_the_machine(command: Command, tmp_path: Path) -> None:
+    told = "the memory of this machine does not suffice ("
+    vast = ["train", "--dataset_name=digits", "--model_name=lenet_99999999999", "--training_steps=1it"]
+    fails(command, 1, told, *vast)
+    for row, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / place / "0.png")
+    own = ["compute_threat", "--dataset_name=image_folder", f"--data_dir={tmp_path}", "--per_label=1"]
+    fails(command, 1, told, *own, "--image_size=99999999")  # and no word of a damaged file
