@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cli.config_files import configured
-from cli.flags import flags_of, groups_of, replicates
+from cli.flags import flags_of, groups_of, replicates, without_effect
 from cli.parsing import Parser, make_parser
 from cli.published_flags import translated
 from cli.runner_registry import RUNNERS, desc_class
@@ -102,7 +102,8 @@ def run(runner: str, arguments: list[str]) -> int:
     values["files"] = values.get("files") or read.files
     shared = SharedArgs.of(values)
     with below_root(shared.root_dir), _without_display():
-        return _run(runner, values, shared, [*read.notes, *notes])
+        idle = without_effect(runner, values, arguments[len(read.words) :])
+        return _run(runner, values, shared, [*read.notes, *notes], idle)
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def _without_display() -> Iterator[None]:
             os.environ["MPLBACKEND"] = before
 
 
-def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str]) -> int:
+def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str], idle: str) -> int:
     from foundations.arithmetic import fix_workspaces
     from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
@@ -137,6 +138,8 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
         if _rank() == "0":
             print(told)
         return 0
+    if idle and _rank() == "0" and not shared.quiet:  # of a complete run too: it may not be the one that was meant
+        print(f"note: {idle}", file=sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:
             print("complete already", file=sys.stderr)
