@@ -183,3 +183,10 @@ def test_more_than_the_memory_of_the_machine(command: Command, tmp_path: Path) -
         Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / place / "0.png")
     own = ["compute_threat", "--dataset_name=image_folder", f"--data_dir={tmp_path}", "--per_label=1"]
     fails(command, 1, told, *own, "--image_size=99999999")  # and no word of a damaged file
+
+
+def test_weights_that_are_not_there_are_a_mistake_of_the_command_line_for_every_runner(command: Command) -> None:
+    source = ["--model_source=file:nothere", "--model_name=conv"]
+    told = "--model_source: cannot read nothere: No such file or directory"
+    fails(command, 2, told, "test", "--dataset_name=digits", "--model_type=pretrained", "--standard_eval", *source)
+    fails(command, 2, told, "verify", "claim.zip", *source)
