@@ -70,6 +70,8 @@ class Attack:
         check_number("steps", self.steps, 1, whole=True)
         check_number("shard_size", self.shard_size, 1, whole=True)
         check_seed(self.seed)
+        if not isinstance(self.safe_moves, str):
+            raise UsageError(f"safe_moves: expected their names in a text, such as 'quick:3', got {self.safe_moves!r}")
         if isinstance(self.attacks, str):
             raise UsageError(f"attacks: expected a list of names and functions, got '{self.attacks}' alone")
 

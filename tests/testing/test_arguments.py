@@ -16,7 +16,7 @@ from testing.attack import Attack, attack
 from testing.certificates import certified_robustness
 from testing.exact import exact_robustness
 from testing.robust_accuracy import robust_accuracy
-from threat_specification import Linf, ProjectedDisplacement
+from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.measuring import evaluate_threat_of
 from threat_specification.safe_moves.changes import safe_changes
 from training.any_loop import TrainingAdversary
@@ -242,6 +242,17 @@ def test_an_adversary_of_training_names_what_it_cannot_take(images: Any, labels:
         (lambda: safe_changes(X[:0]), "images: expected a tensor of at least one, got none"),
         (lambda: safe_changes(X, ["quick"]), "changes: expected their names in a text"),
         (lambda: safe_changes(X, seed="a"), "seed: expected a whole number"),
+        (lambda: AnchorSet(X.numpy(), Y), "anchors: expected images in a tensor, got a ndarray"),
+        (lambda: AnchorSet(X, Y.tolist()), "anchors: expected labels in a tensor, got a list"),
+        (lambda: AnchorSet(X, Y > 0), "anchors: expected 12 labels >= 0, got torch.bool"),
+        (lambda: AnchorSet(X, Y.to("meta")), "anchors: expected labels on cpu, where the images are, got meta"),
+        (lambda: Intersection((Linf(), 0.1)), "Intersection: expected pairs (threat, level), got "),
+        (lambda: Intersection([("Linf", 0.1)]), "Intersection: expected pairs"),
+        (lambda: Attack(Linf(), 0.1, safe_moves=["quick"]), "safe_moves: expected their names in a text"),
+        (
+            lambda: exact_robustness(NET, X, Y, Linf(), 0.1, seconds=math.nan),
+            "seconds: expected a number >= 0",
+        ),
         (lambda: ProjectedDisplacement(anchors=(X, Y)), "anchors: expected an AnchorSet(images, labels), got a tuple"),
     ],
 )
