@@ -68,6 +68,7 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
             ["train", "--dataset_name=mnist5k", "--model_name=lenet"],
             "unknown data set 'mnist5k' (did you mean 'mnist_5k'?)",
         ),
+        (["multi_test", "--dataset_name=digits", "--model_name=conv,lenet_8"], "--model_name: expected one model, got"),
         (["train", "--dataset_name=mnist_5k", "--model_name=lenett"], "unknown model 'lenett' (did you mean 'lenet'?)"),
         (["train", "--dataset_name=mnist_5k", "--model_name=resnet_9"], "expected a depth of 6n+2"),
         (["train", "--dataset_name=digits", "--model_name=lenet"], "takes images from 12x12 up, got 8x8"),
