@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cli.config_files import configured
-from cli.flags import flags_of, groups_of, replicates
+from cli.flags import flags_of, groups_of, replicates, without_effect
 from cli.parsing import Parser, make_parser
 from cli.published_flags import translated
 from cli.runner_registry import RUNNERS, desc_class
@@ -54,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split()) or "no message"
         if text.startswith("DataLoader worker"):  # torch raises it wherever the main process is
             _tell(error, f"{text} if it was for lack of memory, use a smaller --num_workers or --batch_size")
+            return 1
+        if isinstance(error, MemoryError) or "can't allocate memory" in text:  # the second is torch's, on a CPU
+            _tell(
+                error, f"the memory of this machine does not suffice ({text}); take smaller images, batches or models"
+            )
             return 1
         _tell(error, f"unexpected {type(error).__name__}: {text} (add --debug for the traceback)")
         return 1
@@ -97,7 +102,8 @@ def run(runner: str, arguments: list[str]) -> int:
     values["files"] = values.get("files") or read.files
     shared = SharedArgs.of(values)
     with below_root(shared.root_dir), _without_display():
-        return _run(runner, values, shared, [*read.notes, *notes])
+        idle = without_effect(runner, values, arguments[len(read.words) :])
+        return _run(runner, values, shared, [*read.notes, *notes], idle)
 
 
 @contextmanager
@@ -114,7 +120,7 @@ def _without_display() -> Iterator[None]:
             os.environ["MPLBACKEND"] = before
 
 
-def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str]) -> int:
+def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequence[str], idle: str) -> int:
     from foundations.arithmetic import fix_workspaces
     from foundations.environment import keep_memory, let_threads_sleep, make_environment, resolve_root
     from foundations.run_directory import RunDirectory
@@ -132,6 +138,8 @@ def _run(runner: str, values: dict[str, Any], shared: SharedArgs, notes: Sequenc
         if _rank() == "0":
             print(told)
         return 0
+    if idle and _rank() == "0" and not shared.quiet:  # of a complete run too: it may not be the one that was meant
+        print(f"note: {idle}", file=sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") == "1" and (result := finished_result(desc, root)):
         if not shared.quiet:
             print("complete already", file=sys.stderr)

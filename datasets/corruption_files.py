@@ -36,7 +36,7 @@ def read_corruption_files(
     Raises UsageError if there is no such folder, and RunError if its files do not match the test images.
     """
     if not folder.is_dir():
-        raise UsageError(f"--corruption_files: expected a folder, got {folder}")
+        raise UsageError(f"corrupted test images: expected the folder that they are in, got {folder}")
     found = _from_arrays(folder, shape, labels) or _from_folders(folder, shape, names)
     if not found:
         raise RunError(
@@ -73,8 +73,10 @@ def _load(file: Path) -> numpy.ndarray:
     """Open an array as a memory map, so that it stays on disk."""
     try:
         return numpy.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{file}: expected an array of numbers as numpy.save writes it") from error
 
 
 def _array_reader(array: numpy.ndarray) -> Reader:

@@ -55,13 +55,13 @@ class FolderSplit:
         path = self.paths[row]
         try:
             image = read_picture(path)
-            if min(image.size) != self.shorter:
-                image = functional.resize(image, self.shorter)
-            return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
         except Interrupted:
             raise
         except Exception as error:  # a damaged header can make the readers of formats raise anything
             raise damaged(self.dataset, Path(path), str(error) or type(error).__name__) from error
+        if min(image.size) != self.shorter:
+            image = functional.resize(image, self.shorter)
+        return functional.pil_to_tensor(functional.center_crop(image, [self.side, self.side]))
 
     def read(self, index: Tensor | slice) -> Tensor:
         rows = (torch.arange(len(self))[index] if isinstance(index, slice) else index).tolist()
@@ -98,7 +98,29 @@ def load_image_folder(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
             f"image_folder: expected a folder for each of two or more classes in {folder / 'train'}, {found}"
         )
     info = dataclasses.replace(info, classes=classes)
-    return _dataset(dataset, info, *(_split(dataset, info, folder / part) for part in ("train", "test")))
+    data = _dataset(dataset, info, *(_split(dataset, info, folder / part) for part in ("train", "test")))
+    return dataclasses.replace(data, notes=(*data.notes, *_left_out(folder, data)))
+
+
+def _left_out(folder: Path, data: Dataset) -> list[str]:
+    """In words, what of a user's folder enters no figure: images in no class folder, classes without test images."""
+    notes = []
+    for part in ("train", "test"):
+        stray = sorted(file.name for file in (folder / part).iterdir() if _is_image(file))
+        if stray:
+            notes.append(f"{len(stray)} images in {folder / part} lie in no class folder and were left out: {stray[0]}")
+    tested = set(data.test.labels.tolist())
+    untested = [name for label, name in enumerate(data.info.classes) if label not in tested]
+    if untested:
+        notes.append(
+            f"{len(untested)} of {data.info.num_classes} classes have no folder in {folder / 'test'} and enter no test "
+            f"figure, the first is {untested[0]}"
+        )
+    return notes
+
+
+def _is_image(file: Path) -> bool:
+    return file.is_file() and file.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(file.name)
 
 
 def load_imagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path | None) -> Dataset:

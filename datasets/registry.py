@@ -7,18 +7,17 @@ entry to DATASETS.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import class_names
 from datasets.info import DatasetInfo
-from foundations.errors import look_up
+from foundations.errors import UsageError, look_up
 from foundations.hparam_fields import SHAPE
 from foundations.input_hparams import DatasetHparams
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets.base import Dataset
 
 
@@ -233,7 +232,7 @@ def dataset_info(dataset: str | DatasetHparams) -> DatasetInfo:
     return dataclasses.replace(info, **info.adapt(dataset))
 
 
-def load_dataset(dataset: str | DatasetHparams, data_dir: Path | None = None) -> Dataset:
+def load_dataset(dataset: str | DatasetHparams, data_dir: Path | str | None = None) -> Dataset:
     """Open a data set, with the parts `train` and `test`, whose images are read by their rows.
 
     Image folders are read from disk when needed; all other data sets are read into memory.
@@ -251,8 +250,10 @@ def load_dataset(dataset: str | DatasetHparams, data_dir: Path | None = None) ->
 
     if isinstance(dataset, str):
         dataset = DatasetHparams(dataset_name=dataset)
+    if not isinstance(dataset, DatasetHparams):
+        raise UsageError(f"load_dataset: expected a name, such as 'mnist_5k', got {dataset!r}")
     info = dataset_info(dataset)
-    data = load_object(info.loader)(dataset, info, data_dir)
+    data = load_object(info.loader)(dataset, info, None if data_dir is None else Path(data_dir).expanduser())
     if not dataset.own_files:
         check_published(data)
     return transformed(data, dataset)

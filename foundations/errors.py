@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Collection
+from typing import Any
 
 
 class NonisotropicError(Exception):
@@ -33,6 +36,24 @@ def check_choice(flag: str, name: str, known: Collection[str]) -> None:
     """Refuse a value of a flag that is no name of a registry."""
     if name not in known:
         raise UsageError(f"--{flag}: expected one of {', '.join(known)}, got {name}{nearest(name, list(known))}")
+
+
+def check_number(
+    name: str, value: Any, low: float = 0, high: float = math.inf, *, whole: bool = False, infinite: bool = False
+) -> None:
+    """Refuse an argument in Python that is no number in [low, high], where the word of a type binds nobody.
+
+    whole     only whole numbers; infinite: infinity too, where there is no upper limit
+    """
+    try:
+        number = float(operator.index(value) if whole else math.nan if isinstance(value, str) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # no number, several, or one beyond floats
+        number = math.nan
+    if low <= number <= high and (infinite or number < math.inf):
+        return
+    kind = "whole number" if whole else "number" if infinite else "finite number"
+    limits = f">= {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    raise UsageError(f"{name}: expected a {kind} {limits}, got {' '.join(repr(value).split())[:80]}")
 
 
 def look_up(registry: dict, name: str, kind: str):

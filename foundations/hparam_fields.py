@@ -196,6 +196,19 @@ class Hparams:
         """
         return not when or any(self._holds(condition) for condition in when.split("|"))
 
+    def needed(self, when: str) -> str:
+        """What is off of a condition, in flags such as "--N_aug or --adv_train"; "" if the condition holds."""
+        if self.is_active(when):
+            return ""
+        told = []
+        for condition in when.split("|"):
+            name, _, wanted = condition.partition("=")
+            field = self.__dataclass_fields__.get(name)
+            value = getattr(self, name)
+            above = field.metadata["when"] if field and (value == wanted if wanted else bool(value)) else ""
+            told.append(self.needed(above) if above else f"--{condition}")
+        return " or ".join(told)
+
     def _holds(self, condition: str) -> bool:
         name, _, wanted = condition.partition("=")
         value = getattr(self, name)

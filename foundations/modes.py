@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from foundations.errors import UsageError
+
 
 class ExpectationOverTransformation(nn.Module):
     """A randomised model, replaced by the mean of its logits over several passes (Athalye et al. 2018)."""
@@ -22,7 +24,13 @@ class ExpectationOverTransformation(nn.Module):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put the model in eval mode, with `frozen` weights, for the duration of a block; afterwards restore every mode."""
+    """Put the model in eval mode, with `frozen` weights, for the duration of a block; afterwards restore every mode.
+
+    Raises UsageError for what is no module.
+    """
+    if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise UsageError(f"model: expected a torch.nn.Module, got {found}; wrap it in one whose forward returns logits")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -229,5 +229,9 @@ def parse(model_name: str, dataset_names: Iterable[str] = ()) -> tuple[str, list
                         "one of torchvision's, such as torchvision:vgg16"
                     )
                 return family, parts
+    if "," in model_name:
+        raise UsageError(
+            f"--model_name: expected one model, got {model_name}; several are for --model_type=pretrained alone"
+        )
     known = [architecture.usage for architecture in ARCHITECTURES.values()]
     raise UsageError(f"unknown model '{model_name}'{nearest(model_name, known)}; known: {', '.join(known)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datasets.registry import DATASETS, dataset_info
 from foundations.errors import UsageError, nearest
 from foundations.input_hparams import DatasetHparams, ModelHparams
@@ -27,6 +29,22 @@ def check_distances(flag: str, value: str) -> None:
         if name not in PACKAGE_DISTANCES:
             hint = nearest(name, list(PACKAGE_DISTANCES))
             raise UsageError(f"--{flag}: expected {EXPECTED_DISTANCES}, comma-separated{hint}, got {name}")
+
+
+def file_to_write(flag: str, value: str) -> Path:
+    """The file that a flag names, to be written; raises UsageError if a folder is there."""
+    path = Path(value).expanduser()
+    if path.is_dir():
+        raise UsageError(f"--{flag}: expected a file to write, got the folder {path}; add a name")
+    return path
+
+
+def folder_to_write(flag: str, value: str) -> Path:
+    """The folder that a flag names, to write into; raises UsageError if a file is there."""
+    path = Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--{flag}: expected a folder to write into, got the file {path}")
+    return path
 
 
 def check_dataset(dataset: DatasetHparams) -> None:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from threat_specification.attacks.search import Cell
-from threat_specification.base import Threat, check_images, check_threshold
+from threat_specification.base import WHOLE, Threat, check_images, check_set
 from threat_specification.norms import L2, RADIUS, Linf
-
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Logits(nn.Module):
@@ -58,8 +56,10 @@ class Given:
 
         Raises UsageError that says what was expected.
         """
+        if torch.is_inference_mode_enabled():
+            raise UsageError("attacks need gradients, which torch.inference_mode() forbids: call them outside of it")
         images = checked_images(images)
-        check_threshold(threshold)
+        check_set(threat, threshold, radius)
         if not len(images):
             raise UsageError("images: expected at least one, got none")
         if images.dim() != 4:
@@ -75,7 +75,8 @@ class Given:
 
 def checked_images(images: Any) -> Tensor:
     """Images as a float32 tensor; raises UsageError for what is no array of numbers."""
-    return _tensor("images", images).detach().float()
+    images = _tensor("images", images).detach().float()
+    return images.clone() if images.is_inference() else images  # attacks need gradients for them
 
 
 def checked_labels(labels: Any, images: Tensor, num_classes: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError
+from foundations.errors import UsageError, check_number
 from foundations.modes import evaluation_mode
 from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
@@ -17,7 +17,7 @@ from testing.foreign import Function, chosen_attacks, own
 from testing.moves import with_moves
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS
-from threat_specification.base import Threat
+from threat_specification.base import Threat, check_seed, check_set
 from threat_specification.safe_moves.changes import parse
 
 ArrayLike = Any  # a tensor, a NumPy array or a list
@@ -64,6 +64,16 @@ class Attack:
     seed: int = 0
     shard_size: int = 250
     safe_moves: str = ""
+
+    def __post_init__(self) -> None:
+        check_set(self.threat, self.threshold, self.radius)
+        check_number("steps", self.steps, 1, whole=True)
+        check_number("shard_size", self.shard_size, 1, whole=True)
+        check_seed(self.seed)
+        if not isinstance(self.safe_moves, str):
+            raise UsageError(f"safe_moves: expected their names in a text, such as 'quick:3', got {self.safe_moves!r}")
+        if isinstance(self.attacks, str):
+            raise UsageError(f"attacks: expected a list of names and functions, got '{self.attacks}' alone")
 
     def __call__(self, model: nn.Module, images: ArrayLike, labels: ArrayLike) -> Tensor:
         """[n,C,H,W] float32 in [0, 1], beside the images: for each the adversarial example found, else the perturbed

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from foundations.errors import UsageError
+from foundations.errors import UsageError, check_number
 
 Array = numpy.ndarray
 
@@ -41,9 +41,14 @@ def threshold_at_coverage(threats: Any, coverage: float = 0.95) -> float:
     """
     import torch
 
-    values = torch.as_tensor(threats, dtype=torch.float64).detach().cpu().numpy()
-    if not 0 <= coverage <= 1:
-        raise UsageError(f"coverage: expected a share from 0 to 1, such as 0.95, got {coverage}")
+    try:
+        values = torch.as_tensor(threats, dtype=torch.float64).detach().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"threats: expected a tensor, an array or a list of numbers, got a {type(threats).__name__} of something "
+            "else; use torch.stack for a list of tensors"
+        ) from error
+    check_number("coverage", coverage, 0, 1)
     if numpy.isnan(values).all():
         raise UsageError("threats: expected at least one threat of a safe change, got none")
     return threshold_at(values, coverage)

@@ -21,7 +21,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError
+from foundations.errors import UsageError, check_number
 from foundations.modes import evaluation_mode
 from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
@@ -103,6 +103,8 @@ def exact_robustness(
     Raises UsageError for a layer or a threat that the program cannot describe, and RunError if the model gives no
     finite answer for an image.
     """
+    check_number("seconds", seconds, infinite=True)
+    check_number("programs", programs, whole=True)
     given = Given.checked(model, images, labels, threat, threshold, radius)
     with evaluation_mode(given.model):
         chosen = attacks_named(list(attacks), given.num_classes) if attacks else {}

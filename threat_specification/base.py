@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from foundations.errors import UsageError
+from foundations.errors import UsageError, check_number
 
 CONTEXT = ("masks", "indices")  # arguments that some threats take for each example besides its label
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # types of labels
 ROUNDING_SHRINKS = (1e-6, 1e-5, 1e-4)  # relative shrinks of delta, tried in this order
 
 
@@ -186,15 +187,21 @@ def refuse_non_finite(name: str, values: Tensor) -> None:
 
 
 def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | None = None) -> None:
-    """Raise UsageError for wrong shapes, several devices, examples outside [0, 1], NaN and infinity."""
+    """Raise UsageError for what is no tensor, wrong shapes, several devices, examples outside [0, 1], labels that are
+    no class, NaN and infinity."""
+    for name, values in (("examples", examples), ("labels", labels), ("perturbed_examples", perturbed_examples)):
+        if not isinstance(values, Tensor) and not (values is None and name == "perturbed_examples"):
+            raise UsageError(f"{name}: expected a tensor, got a {type(values).__name__}; use torch.as_tensor")
     if examples.dim() != 4 or not examples.is_floating_point():
         raise UsageError(
             f"examples: expected floats [B,C,H,W] in [0, 1], got {examples.dtype} of shape {list(examples.shape)}"
         )
-    if labels.shape != examples.shape[:1] or labels.is_floating_point():
+    if labels.shape != examples.shape[:1] or labels.dtype not in WHOLE:
         raise UsageError(f"labels: expected {len(examples)} integers, got {labels.dtype} of shape {list(labels.shape)}")
     _check_device("labels", labels, examples)
-    if len(examples) and not bool((examples >= 0).all() & (examples <= 1).all()):
+    if len(examples) and not bool((examples >= 0).all() & (examples <= 1).all() & (labels >= 0).all()):
+        if bool((labels < 0).any()):
+            raise UsageError(f"labels: expected classes from 0 up, got {int(labels.min())}")
         raise UsageError("examples: expected values in [0, 1], got some outside or NaN; scale pixels to [0, 1]")
     if perturbed_examples is None:
         return
@@ -208,6 +215,20 @@ def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | 
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise UsageError for a threshold that is negative or not finite."""
-    if not 0 <= threshold < float("inf"):
-        raise UsageError(f"threshold: expected a finite number >= 0, got {threshold}")
+    """Raise UsageError for a threshold that is negative, not finite or no number."""
+    check_number("threshold", threshold)
+
+
+def check_set(threat: Threat, threshold: float, radius: float | None) -> None:
+    """Raise UsageError unless this is a set {threat <= threshold, l-inf <= radius}; None is no radius."""
+    if not isinstance(threat, Threat):
+        found = f"the class {threat.__name__}" if isinstance(threat, type) else f"a {type(threat).__name__}"
+        raise UsageError(f"threat: expected one, such as nonisotropic.Linf(), got {found}")
+    check_threshold(threshold)
+    if radius is not None:
+        check_number("radius", radius, infinite=True)
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that is no whole number of 64 bits."""
+    check_number("seed", seed, -(2.0**63), 2.0**63, whole=True)

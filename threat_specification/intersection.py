@@ -96,7 +96,10 @@ class Intersection(Threat):
     def __init__(self, members: Sequence[tuple[Threat, float]]) -> None:
         if not members:
             raise UsageError("Intersection: expected at least one (threat, level), got none")
-        for _, level in members:
+        for member in members:
+            if not isinstance(member, (tuple, list)) or len(member) != 2 or not isinstance(member[0], Threat):
+                raise UsageError(f"Intersection: expected pairs (threat, level), got {member!r}")
+            level = member[1]
             check_threshold(level)
             if level == 0:
                 raise UsageError("Intersection: expected levels > 0, got 0; scale the members' thresholds instead")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foundations.errors import UsageError
-from threat_specification.base import Measure
+from threat_specification.base import Measure, check_images
 
 TOGETHER = 250  # images measured at once
 
@@ -32,6 +32,12 @@ def evaluate_threat_of(
     {'L2': tensor([1., 1.]), 'Linf': tensor([0.5000, 0.5000])}
     """
     several = [threats] if isinstance(threats, Measure) else list(threats)
+    for threat in several:
+        if not isinstance(threat, Measure):
+            raise UsageError(f"threats: expected threats, such as nonisotropic.L2(), got {threat!r}")
+    if not isinstance(change, Tensor) and not callable(change):
+        raise UsageError(f"change: expected changed images or a function, got a {type(change).__name__}")
+    check_images(images, labels)
     if isinstance(change, Tensor) and change.shape != images.shape:
         raise UsageError(f"change: expected images {list(images.shape)}, got {list(change.shape)}")
     found: dict[str, list[Tensor]] = {name: [] for name in _names(several)}

@@ -8,9 +8,9 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError, look_up
+from foundations.errors import UsageError, check_number, look_up
 from foundations.step import Step
-from threat_specification.base import Threat, check_images, check_threshold
+from threat_specification.base import Threat, check_images, check_seed, check_set
 from threat_specification.norms import RADIUS, Norm
 from training.adversaries import INNER_LOSSES, PGD, SCHEDULES
 from training.batch import Batch
@@ -83,9 +83,11 @@ class TrainingAdversary:
         momentum: float = 0.0,
         seed: int = 0,
     ) -> None:
-        check_threshold(threshold)
-        if steps < 1:
-            raise UsageError(f"steps: expected a number from 1 up, got {steps}")
+        check_set(threat, threshold, radius)
+        check_number("steps", steps, 1, whole=True)
+        check_number("reach", reach)
+        check_number("momentum", momentum, 0, 1)
+        check_seed(seed)
         look_up(INNER_LOSSES, loss, "loss")
         look_up(SCHEDULES, schedule, "schedule")
         if radius is None:
@@ -103,7 +105,11 @@ class TrainingAdversary:
                  learns nothing from it; its weights get no gradient
         images   [B,C,H,W] floats in [0, 1]; labels: [B] whole numbers; both where the model is
         """
+        if torch.is_inference_mode_enabled():
+            raise UsageError("attacks need gradients, which torch.inference_mode() forbids: call it outside of it")
         check_images(images, labels)
+        if not len(images):
+            raise UsageError("images: expected at least one, got none")
         pgd, size = self.pgd, min(1.0, self.pgd.radius)
         if isinstance(pgd.threat, Norm):
             size = min(size, pgd.threat.usual_change(pgd.threshold, images[0].numel()))

@@ -11,7 +11,7 @@ from foundations.desc import Desc, StoredRun, builds_on
 from foundations.environment import resolve_root
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams, setting, the_path
-from runners.checks import names_in
+from runners.checks import file_to_write, names_in
 from runners.test.desc import TestDesc
 
 FILE = "claim.zip"
@@ -58,6 +58,8 @@ class BundleDesc(Desc):
     def __post_init__(self) -> None:
         if not self.claim.author.strip() or not self.claim.author.isprintable():
             raise UsageError(f"--author: expected a name, got {self.claim.author!a}")
+        if self.claim.output:
+            file_to_write("output", self.claim.output)
         if not (self.test.testing.adv_eval or self.test.testing.N_adv_eval):
             raise UsageError("bundle: expected a test under attack: --adv_eval or --N_adv_eval")
 

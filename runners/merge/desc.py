@@ -12,6 +12,7 @@ from foundations.digests import content_digest
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams, setting, the_path
 from runners.bundle.desc import FILE
+from runners.checks import file_to_write
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class MergeDesc(Desc):
         made = dataclasses.replace(super().from_flags(values), files=values.get("files", ()))
         if len(made.files) < 2:
             raise UsageError("merge: expected two files or more, as in: python nonisotropic.py merge A.zip B.zip")
+        if made.claim.output:
+            file_to_write("output", made.claim.output)
         return made
 
     @property

@@ -14,6 +14,7 @@ from foundations.errors import UsageError
 from foundations.files import write_text
 from foundations.hparam_fields import format_value
 from foundations.program import CHECKOUT, COMMAND, FROM_WHEEL
+from runners.checks import file_to_write
 from runners.commands import words_of
 from runners.completion import finished_result
 
@@ -31,9 +32,10 @@ def write_sweep(desc: Any, root: Path, commands: str, script: str, beside: dict[
     count = len(desc.children)
     if not stages:
         return f"nothing to write: all {count} runs are complete"
-    files = [Path(_one_line(name)).absolute() for name in (commands, script) if name]
-    if len({file.resolve() for file in files}) < len(files):
-        raise UsageError(f"--write_slurm: expected another file than that of --write_commands, got {script} for both")
+    asked = {"write_commands": commands, "write_slurm": script}
+    files = [file_to_write(flag, _one_line(name)).absolute() for flag, name in asked.items() if name]
+    if script and os.path.realpath(files[0]) == os.path.realpath(files[1]):
+        raise UsageError(f"--write_slurm: expected another file than --write_commands, got {script} for both")
     write_text(files[0], _list(desc, root, stages, beside))
     told = f"{sum(map(len, stages))} commands in {files[0]}, in an order in which `bash` can run them"
     if script:

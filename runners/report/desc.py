@@ -11,6 +11,7 @@ from foundations.desc import Desc
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams, setting, the_path
 from foundations.input_hparams import DatasetHparams
+from runners.checks import folder_to_write
 
 PAGE = "report.html"
 KIT = "human_kit"  # folder beside the page
@@ -68,6 +69,8 @@ class ReportDesc(Desc):
             raise UsageError("--claims and --site_url: expected --site=DIR too, the folder to write")
         if self.site.site and (self.kit.human_kit or self.dataset_name):
             raise UsageError("--site: expected neither --human_kit nor --dataset_name: claims tell their data sets")
+        if self.site.site:
+            folder_to_write("site", self.site.site)
         if self.dataset_name:
             dataset_info(self.dataset_name)
         elif self.kit.human_kit:

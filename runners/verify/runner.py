@@ -32,6 +32,7 @@ class Verify(Runner):
     """A runner that believes the file nothing: images, labels and anchors are the user's, weights are compared."""
 
     def prepare(self) -> None:
+        self.desc.model.hashed()  # reads a file of weights: raises UsageError if it is not there
         self.claim = Claim.read(self.desc.file)
         facts, arrays = self.claim.facts, self.claim.arrays
         place = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}

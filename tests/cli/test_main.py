@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.flags import without_effect
 from cli.main import first_look, main, runner_parser
 from cli.runner_registry import RUNNERS, desc_class
 from cli.shared_args import ToggleHparams
@@ -67,6 +68,7 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
             ["train", "--dataset_name=mnist5k", "--model_name=lenet"],
             "unknown data set 'mnist5k' (did you mean 'mnist_5k'?)",
         ),
+        (["multi_test", "--dataset_name=digits", "--model_name=conv,lenet_8"], "--model_name: expected one model, got"),
         (["train", "--dataset_name=mnist_5k", "--model_name=lenett"], "unknown model 'lenett' (did you mean 'lenet'?)"),
         (["train", "--dataset_name=mnist_5k", "--model_name=resnet_9"], "expected a depth of 6n+2"),
         (["train", "--dataset_name=digits", "--model_name=lenet"], "takes images from 12x12 up, got 8x8"),
@@ -188,3 +190,23 @@ def test_other_ranks_do_not_display_and_leave_mistakes_to_rank_0(
     (before,) = said_before_waiting
     assert before.out == before.err == ""
     assert capsys.readouterr().err.startswith("nonisotropic [rank 1]: --lr")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--certified_train_radius=0.1"], "--certified_train_radius (needs --certified_train)"),
+        (["train", "--trades_beta=6", "--adv_train"], "--trades_beta (needs --adv_loss=trades)"),
+        (["train", "--adv_train_attack_power_Linf=0.1"], "--adv_train_attack_power_Linf (needs --adv_train)"),
+        (["test", "--standard_eval", "--corruption_suites=C"], "--corruption_suites (needs --corruption_eval)"),
+        (["test", "--N_adv_eval", "--audit_attacks=pgd"], "--audit_attacks (needs --audit)"),
+        (["test", "--N_adv_eval", "--segmented=false", "--data_dir=/data", "--N_radius=0.1"], ""),
+        (["train", "--certified_train", "--certified_train_radius=0.1"], ""),
+        (["multi_train", "--toggle_certified_train", "--certified_train_radius=0.1"], ""),
+    ],
+)
+def test_flags_without_effect_are_told(words: list[str], told: str) -> None:
+    """Whoever forgets --certified_train trained a plain model, and read no word of it."""
+    runner, arguments = words[0], [*words[1:], *NAMED]
+    values = runner_parser(runner, arguments).parse(arguments, False)
+    assert without_effect(runner, values, arguments) == (told and f"without effect here: {told}")

@@ -39,10 +39,15 @@ def test_arrays_that_do_not_fit_are_named(cifar_c: Path) -> None:
     with pytest.raises(RunError, match="expected the labels of the 5 test images"):
         read_corruption_files(cifar_c, (3, 6, 4), LABELS.flip(0))
     (cifar_c / "fog.npy").write_bytes((cifar_c / "fog.npy").read_bytes()[:300])
-    with pytest.raises(RunError, match=r"cannot read .*fog.npy"):
-        read_corruption_files(cifar_c, (3, 6, 4), LABELS)
-    with pytest.raises(UsageError, match="expected a folder"):
+    for damaged in ((cifar_c / "fog.npy").read_bytes(), b"no array", b""):  # NumPy's advice is to trust such a file
+        (cifar_c / "fog.npy").write_bytes(damaged)
+        with pytest.raises(RunError, match=r"fog.npy: expected an array of numbers as numpy.save writes it"):
+            read_corruption_files(cifar_c, (3, 6, 4), LABELS)
+    with pytest.raises(UsageError, match="corrupted test images: expected the folder that they are in"):
         read_corruption_files(cifar_c / "nowhere", (3, 6, 4), LABELS)
+    (cifar_c / "labels.npy").unlink()
+    with pytest.raises(RunError, match=r"cannot read .*labels.npy: No such file or directory$"):
+        read_corruption_files(cifar_c, (3, 6, 4), LABELS)
 
 
 NAMES = [f"n0{label}/val_{number}" for number, label in enumerate(LABELS.tolist())]

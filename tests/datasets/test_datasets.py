@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
@@ -101,3 +103,11 @@ def test_shares_add_up_to_one() -> None:
     shares = [next(iter(ShuffledBatches(split, 10, 0, rank, 3).epoch(0))).share for rank in range(3)]
     assert sum(shares) == pytest.approx(1)
     assert shares == [0.4, 0.3, 0.3]
+
+
+def test_a_folder_is_given_as_a_text_too(tmp_path: Path) -> None:
+    for given in (str(tmp_path), tmp_path):
+        with pytest.raises(RunError, match=f"cifar10 is not in {tmp_path}"):
+            load_dataset("cifar10", given)
+    with pytest.raises(UsageError, match="load_dataset: expected a name, such as 'mnist_5k', got None"):
+        load_dataset(None)  # type: ignore[arg-type]

@@ -318,3 +318,16 @@ def test_classes_are_found_by_one_sort() -> None:
     labels = torch.tensor([2, 0, 2, -1, 5, 0])
     rows = rows_by_class(labels)
     assert {label: part.tolist() for label, part in rows.items()} == {0: [1, 5], 2: [0, 2], 5: [4]}
+
+
+def test_what_enters_no_figure_is_told(tmp_path: Path) -> None:
+    """An empty folder of test images is refused; one that is not there at all passed without a word."""
+    written.write_folders(tmp_path)
+    shutil.copy(tmp_path / "train" / "dog" / "0.png", tmp_path / "train" / "stray.png")
+    (tmp_path / "train" / "readme.txt").write_text("no image")
+    shutil.rmtree(tmp_path / "test" / "dog")
+    notes = load_dataset(DatasetHparams(dataset_name="image_folder"), tmp_path).notes
+    assert notes == (
+        f"1 images in {tmp_path}/train lie in no class folder and were left out: stray.png",
+        f"1 of 2 classes have no folder in {tmp_path}/test and enter no test figure, the first is dog",
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from cli.main import main
 from datasets.registry import load_dataset
@@ -153,3 +154,39 @@ def test_a_model_without_an_answer_is_an_error(
     assert main(words) == 1
     row = int(rows["index"][int(sums.argmax())])
     assert f"not finite (NaN or infinity) for 1 of 20 images, the first is number {row}" in capsys.readouterr().err
+
+
+def test_a_folder_where_a_file_is_to_be_written_and_the_reverse(command: Command) -> None:
+    """Told by the flag that named the place, before anything is computed; --root_dir has nothing to do with it."""
+    folder, file = command.root / "folder", command.root / "file"
+    folder.mkdir()
+    file.write_text("kept")
+    told = f": expected a file to write, got the folder {folder}"
+    fails(command, 2, f"--output{told}", "bundle", *TINY, "--adv_eval", f"--output={folder}")
+    fails(command, 2, f"--output{told}", "merge", "a.zip", "b.zip", f"--output={folder}")
+    sweep = ["multi_train", *TINY, "--toggle_mixup"]
+    fails(command, 2, f"--write_commands{told}", *sweep, f"--write_commands={folder}")
+    fails(command, 2, f"--write_slurm{told}", *sweep, f"--write_commands={file}", f"--write_slurm={folder}")
+    told = "--write_slurm: expected another file than --write_commands"
+    fails(command, 2, told, *sweep, f"--write_commands={file}", f"--write_slurm={folder}/../file")
+    told = f"--site: expected a folder to write into, got the file {file}"
+    fails(command, 2, told, "report", f"--site={file}")
+    assert left_behind(command.root) == [file] and file.read_text() == "kept"
+
+
+def test_more_than_the_memory_of_the_machine(command: Command, tmp_path: Path) -> None:
+    told = "the memory of this machine does not suffice ("
+    vast = ["train", "--dataset_name=digits", "--model_name=lenet_99999999999", "--training_steps=1it"]
+    fails(command, 1, told, *vast)
+    for row, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / place / "0.png")
+    own = ["compute_threat", "--dataset_name=image_folder", f"--data_dir={tmp_path}", "--per_label=1"]
+    fails(command, 1, told, *own, "--image_size=99999999")  # and no word of a damaged file
+
+
+def test_weights_that_are_not_there_are_a_mistake_of_the_command_line_for_every_runner(command: Command) -> None:
+    source = ["--model_source=file:nothere", "--model_name=conv"]
+    told = "--model_source: cannot read nothere: No such file or directory"
+    fails(command, 2, told, "test", "--dataset_name=digits", "--model_type=pretrained", "--standard_eval", *source)
+    fails(command, 2, told, "verify", "claim.zip", *source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import NonisotropicError, UsageError
-from testing.attack import attack
+from testing.attack import Attack, attack
 from testing.certificates import certified_robustness
 from testing.exact import exact_robustness
 from testing.robust_accuracy import robust_accuracy
-from threat_specification import Linf
+from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification.measuring import evaluate_threat_of
+from threat_specification.safe_moves.changes import safe_changes
+from training.any_loop import TrainingAdversary
 
 torch.manual_seed(0)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
@@ -138,3 +142,121 @@ def test_every_question_checks_its_images_alike(asked, images: Tensor, told: str
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     with pytest.raises(UsageError, match=told):
         asked(net, images, torch.zeros(len(images), dtype=torch.long), Linf(), 0.1)
+
+
+NO_NUMBERS = ("0.1", None, [0.1], torch.tensor([0.1, 0.2]), math.nan, -0.1)
+
+
+@pytest.mark.parametrize("made", [Attack, TrainingAdversary])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        *(({"threshold": wrong}, "threshold: expected a finite number >= 0, got") for wrong in (*NO_NUMBERS, math.inf)),
+        *(({"radius": wrong}, "radius: expected a number >= 0, got") for wrong in NO_NUMBERS if wrong is not None),
+        *(({"steps": wrong}, "steps: expected a whole number >= 1, got") for wrong in (0, -1, 1.5, "3", None)),
+        *(({"seed": wrong}, "seed: expected a whole number from -9.2") for wrong in ("a", 0.5, 10**30, None)),
+        ({"threat": "PD"}, "threat: expected one, such as nonisotropic.Linf(), got a str"),
+        ({"threat": Linf}, "got the class Linf"),
+        ({"threat": Linf().bind(X, Y)}, "got a BoundLinf"),
+    ],
+)
+def test_a_set_that_is_none_is_refused_before_anything_runs(made: Any, arguments: dict[str, Any], told: str) -> None:
+    """A radius below 0 made the search for a point go on for ever; no steps made a figure without an attack."""
+    with pytest.raises(UsageError) as error:
+        made(**{"threat": Linf(), "threshold": 0.1, **arguments})
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"shard_size": 0}, "shard_size: expected a whole number >= 1, got 0"),
+        ({"attacks": "apgd_ce"}, "attacks: expected a list of names and functions, got 'apgd_ce' alone"),
+    ],
+)
+def test_further_arguments_of_attacks(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Attack(Linf(), 0.1, **arguments)
+    assert told in str(error.value)
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    made = Attack(Linf(), numpy.float32(0.1), torch.tensor(0.1), steps=numpy.int64(3), seed=-1)
+    assert made(NET, X, Y).shape == X.shape
+
+
+@pytest.mark.parametrize("asked", [robust_accuracy, attack, exact_robustness, certified_robustness])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"model": lambda images: NET(images)}, "model: expected a torch.nn.Module, got a function; wrap it"),
+        ({"model": nn.Linear}, "got the class Linear"),
+        ({"radius": -0.1}, "radius: expected a number >= 0"),
+        ({"threat": None}, "threat: expected one"),
+    ],
+)
+def test_every_question_checks_its_model_and_set_alike(asked: Any, arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        asked(**{"model": NET, "images": X, "labels": Y, "threat": Linf(), "threshold": 0.1, **arguments})
+    assert told in str(error.value)
+
+
+def test_inference_mode_is_named_and_its_images_are_taken() -> None:
+    with torch.inference_mode():
+        images = X.clone()
+        with pytest.raises(UsageError, match="call them outside of it"):
+            accuracy()
+        with pytest.raises(UsageError, match="call it outside of it"):
+            TrainingAdversary(Linf(), 0.1)(NET, X, Y)
+    assert accuracy(images=images) == TRUTH
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (X, Y - 3, "labels: expected classes from 0 up, got -3"),
+        (X, Y > 0, "labels: expected 12 integers, got torch.bool"),
+        (X, Y.tolist(), "labels: expected a tensor, got a list"),
+        (X.numpy(), Y, "examples: expected a tensor, got a ndarray"),
+        (X[:0], Y[:0], "images: expected at least one, got none"),
+    ],
+)
+def test_an_adversary_of_training_names_what_it_cannot_take(images: Any, labels: Any, told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        TrainingAdversary(Linf(), 0.1)(NET, images, labels)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: evaluate_threat_of(X.numpy(), X, Y, Linf()),
+            "change: expected changed images or a function, got a n",
+        ),
+        (lambda: evaluate_threat_of(X, X, Y, ["PD"]), "threats: expected threats, such as nonisotropic.L2(), got 'PD'"),
+        (lambda: evaluate_threat_of(X, X, Y, "PD"), "threats: expected threats"),
+        (lambda: evaluate_threat_of(X, X, Y, [Linf]), "threats: expected threats"),
+        (lambda: evaluate_threat_of(X, X, Y - 3, Linf()), "labels: expected classes from 0 up"),
+        (lambda: safe_changes(X.numpy()), "images: expected a tensor of at least one, got a ndarray"),
+        (lambda: safe_changes(X[:0]), "images: expected a tensor of at least one, got none"),
+        (lambda: safe_changes(X, ["quick"]), "changes: expected their names in a text"),
+        (lambda: safe_changes(X, seed="a"), "seed: expected a whole number"),
+        (lambda: AnchorSet(X.numpy(), Y), "anchors: expected images in a tensor, got a ndarray"),
+        (lambda: AnchorSet(X, Y.tolist()), "anchors: expected labels in a tensor, got a list"),
+        (lambda: AnchorSet(X, Y > 0), "anchors: expected 12 labels >= 0, got torch.bool"),
+        (lambda: AnchorSet(X, Y.to("meta")), "anchors: expected labels on cpu, where the images are, got meta"),
+        (lambda: Intersection((Linf(), 0.1)), "Intersection: expected pairs (threat, level), got "),
+        (lambda: Intersection([("Linf", 0.1)]), "Intersection: expected pairs"),
+        (lambda: Attack(Linf(), 0.1, safe_moves=["quick"]), "safe_moves: expected their names in a text"),
+        (
+            lambda: exact_robustness(NET, X, Y, Linf(), 0.1, seconds=math.nan),
+            "seconds: expected a number >= 0",
+        ),
+        (lambda: ProjectedDisplacement(anchors=(X, Y)), "anchors: expected an AnchorSet(images, labels), got a tuple"),
+    ],
+)
+def test_measures_name_what_they_cannot_take(call: Callable[[], Any], told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        call()
+    assert told in str(error.value)

@@ -48,8 +48,11 @@ def test_a_threshold_of_tensors_and_what_is_refused() -> None:
     assert threshold_at_coverage(values) == threshold_at(values.numpy(), 0.95)
     assert threshold_at_coverage(values.tolist(), 0.5) == threshold_at(values.numpy(), 0.5)
     for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UsageError, match="coverage: expected a share from 0 to 1"):
+        with pytest.raises(UsageError, match="coverage: expected a finite number from 0 to 1"):
             threshold_at_coverage(values, wrong)
     for nothing in ([], torch.full((2, 2), torch.nan)):
         with pytest.raises(UsageError, match="threats: expected at least one"):
             threshold_at_coverage(nothing)
+    for none in (None, ["a"], {"PD": [1.0]}, [[1.0, 2.0], [3.0]]):
+        with pytest.raises(UsageError, match="threats: expected a tensor, an array or a list of numbers"):
+            threshold_at_coverage(none)

@@ -12,6 +12,7 @@ from torch import Tensor
 from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
 from foundations.pixels import as_floats
+from threat_specification.base import WHOLE
 
 
 class AnchorSet:
@@ -29,14 +30,21 @@ class AnchorSet:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
+        for name, values in (("images", images), ("labels", labels)):
+            if not isinstance(values, Tensor):
+                raise UsageError(f"anchors: expected {name} in a tensor, got a {type(values).__name__}")
+        if images.device != labels.device:
+            raise UsageError(f"anchors: expected labels on {images.device}, where the images are, got {labels.device}")
         if images.dim() != 4 or len(images) == 0:
             raise UsageError(f"anchors: expected images [N,C,H,W] with N >= 1, got shape {list(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise UsageError(f"anchors: expected uint8, or floats in [0, 1], got {images.dtype}")
         if images.is_floating_point() and not bool((images >= 0).all() & (images <= 1).all()):
             raise UsageError("anchors: expected floats in [0, 1], got some outside or NaN")
-        if labels.shape != images.shape[:1] or labels.is_floating_point() or bool((labels < 0).any()):
-            raise UsageError(f"anchors: expected {len(images)} labels >= 0, got shape {list(labels.shape)}")
+        if labels.shape != images.shape[:1] or labels.dtype not in WHOLE or bool((labels < 0).any()):
+            raise UsageError(
+                f"anchors: expected {len(images)} labels >= 0, got {labels.dtype} of shape {list(labels.shape)}"
+            )
         if indices is not None and indices.shape != labels.shape:
             raise UsageError(f"anchors: expected {len(images)} indices, got shape {list(indices.shape)}")
         self.images = images.contiguous()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from foundations.errors import UsageError, look_up
+from foundations.errors import check_number, look_up
 from foundations.lazy import load_object
 from threat_specification.perturbations.filters import gaussian_kernel
 from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
@@ -94,8 +94,7 @@ class Tangents:
             names = list(TANGENTS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
         for name in names:
             look_up(TANGENTS, name, "tangent")
-        if not weight >= LIGHTEST:
-            raise UsageError(f"tangent_weight: expected a number from {LIGHTEST} up, got {weight}")
+        check_number("tangent_weight", weight, LIGHTEST)
         return cls(tuple(dict.fromkeys(names)), weight) if names else None
 
     def metric(self, images: Tensor, mask: Tensor | None = None, matrix: AnchorMatrix | None = None) -> TangentMetric:

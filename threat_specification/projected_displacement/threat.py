@@ -114,6 +114,8 @@ class ProjectedDisplacement(Threat):
     ) -> None:
         if anchors is None and source is None:
             raise UsageError("ProjectedDisplacement needs anchors=AnchorSet(...) or source=, a callable returning one")
+        if anchors is not None and not isinstance(anchors, AnchorSet):
+            raise UsageError(f"anchors: expected an AnchorSet(images, labels), got a {type(anchors).__name__}")
         if weighted != (class_weights is not None):
             came = "none" if class_weights is None else "some with weighted=False"
             raise UsageError(

@@ -54,8 +54,14 @@ def safe_changes(images: Tensor, changes: str = "quick", seed: int = 0) -> dict[
     """
     import torch
 
-    from threat_specification.base import check_images
+    from threat_specification.base import check_images, check_seed
 
+    if not isinstance(images, torch.Tensor) or not len(images):
+        found = "none" if isinstance(images, torch.Tensor) else f"a {type(images).__name__}"
+        raise UsageError(f"images: expected a tensor of at least one, got {found}")
+    if not isinstance(changes, str):
+        raise UsageError(f"changes: expected their names in a text, such as 'quick:2,fog', got {changes!r}")
+    check_seed(seed)
     rows = torch.arange(len(images), device=images.device)
     check_images(images, rows)
     if not len(images):

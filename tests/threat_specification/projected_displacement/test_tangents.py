@@ -189,5 +189,5 @@ def test_names() -> None:
     assert Tangents.of(False, 0.1) is Tangents.of("", 0.1) is None
     with pytest.raises(UsageError, match=r"unknown tangent 'brightnes' .*brightness"):
         Tangents.of("brightnes", 0.1)
-    with pytest.raises(UsageError, match=r"expected a number from 0\.01 up"):
+    with pytest.raises(UsageError, match=r"expected a finite number >= 0\.01"):
         Tangents.of(True, 0.001)
