@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets.base import Dataset
 from datasets.corruption_files import Reader, names_of, read_corruption_files
+from foundations.errors import UsageError
 from testing.perturbed import Perturbation, Perturbed
 from testing.shards import Shard
 from threat_specification.perturbations.draws import Draws
@@ -31,12 +32,21 @@ def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[
 
 
 def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:
-    """Safe perturbations: corruptions read from files."""
+    """Safe perturbations: corruptions read from files.
+
+    Raises UsageError for a corruption without any of these severities, which would be missing in every mean.
+    """
 
     def change(read: Reader) -> Callable[[Shard], Perturbed]:
         return lambda shard: (read(shard.index).to(shard.images.device), None)
 
     files = read_corruption_files(folder, data.info.shape, data.test.labels, names_of(data))
+    for name, readers in files.items():
+        if not readers.keys() & set(severities):
+            raise UsageError(
+                f"corruptions in {folder}: expected one of the severities {', '.join(f'{each:g}' for each in severities)} of each, "
+                f"got {name} with {', '.join(map(str, readers))} alone; ask for others, or move it elsewhere"
+            )
     return [
         Perturbation(f"{name}{FROM_FILE}", severity, "safe", "files", category(name), change(reader))
         for name, readers in files.items()

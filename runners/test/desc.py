@@ -151,12 +151,12 @@ class TestDesc(Desc):
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
         testing = self.testing
-        if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
-            raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
         # Evaluations of their own in the set of another, and what belongs to its attacks.
         for name in ("safe_moves", "exact_eval", "certify", "audit", "foreign_attacks"):
             if getattr(testing, name) and not testing.N_adv_eval:
                 raise UsageError(f"--{name}: expected --N_adv_eval too, whose set it takes")
+        if not (testing.standard_eval or testing.corruption_eval or testing.adv_eval or testing.N_adv_eval):
+            raise UsageError("test: nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval")
         if testing.adv_eval:
             check_norm("adv_test_attack_norm", testing.adv_test_attack_norm)
         named = tangents_named("tangents", testing.tangents)
@@ -166,6 +166,10 @@ class TestDesc(Desc):
                 f"--safe_moves: expected --background=radius, got {testing.background}: safe changes change the whole "
                 "image, and noise has one radius"
             )
+        for flag in ("attacks", "audit_attacks"):
+            chosen = names_in(getattr(testing, flag))
+            if twice := [name for name in chosen if chosen.count(name) > 1]:
+                raise UsageError(f"--{flag}: expected each attack once, got {twice[0]} {chosen.count(twice[0])} times")
         if moves and "post_hoc" in names_in(testing.attacks):
             raise UsageError("--safe_moves: post_hoc scales noise alone, it knows no safe changes; leave it out")
         # With the changes spelt out, their number says nothing more.

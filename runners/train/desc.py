@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets.registry import dataset_info
 from foundations.desc import Desc, StoredRun, builds_on
 from foundations.environment import resolve_root
 from foundations.errors import UsageError, check_choice
@@ -42,6 +43,14 @@ class TrainArgs(Hparams):
 
 def _trains_under_threat(desc: TrainDesc) -> bool:
     return desc.augmentation.N_aug or (desc.training.N_adv_train and not desc.training.without_threat)
+
+
+def _check_sides(augmentation: AugmentationHparams, dataset: DatasetHparams) -> None:
+    """Raise UsageError for squares and shifts that leave nothing of an image."""
+    side = min(dataset_info(dataset).shape[1:])
+    for flag in ("random_crop", "cutout"):
+        if (asked := getattr(augmentation, flag)) >= side:
+            raise UsageError(f"--{flag}: expected fewer pixels than the {side} of an image's side, got {asked}")
 
 
 def _check_without_threat(training: TrainingHparams) -> None:
@@ -120,6 +129,7 @@ class TrainDesc(Desc):
                 "changes change the whole image, and noise has one radius"
             )
         _check_without_threat(training)
+        _check_sides(self.augmentation, self.dataset)
         training = dataclasses.replace(
             training, N_train_tangents=named, N_train_safe_moves=moves, N_train_safe_moves_count=0
         )

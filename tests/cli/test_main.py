@@ -86,6 +86,8 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
         (["train", *NAMED, "--train_replicate=0"], "--train_replicate: expected a number in [1, inf), got 0"),
         (["train", *NAMED, "--device=gpu"], "--device: expected auto, cpu, cuda"),
         (["train", *NAMED, "--standard_eval"], "unknown argument --standard_eval"),
+        (["train", *NAMED, "--cutout=28"], "--cutout: expected fewer pixels than the 28 of an image's side, got 28"),
+        (["train", *NAMED, "--random_crop=100"], "--random_crop: expected fewer pixels than the 28 of an image's side"),
         (["test", *NAMED], "nothing to do; add --standard_eval, --adv_eval, --N_adv_eval or --corruption_eval"),
         (["test", *NAMED, "--standard_eval", "--num_examples=-1"], "--num_examples: expected a number in [0, inf)"),
         (["test", "--train_dir=/nowhere", "--standard_eval"], "expected a run's directory"),

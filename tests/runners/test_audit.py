@@ -66,6 +66,11 @@ def test_the_file_of_foreign_attacks_enters_the_hash(digits_root: Command, tmp_p
         ([*TEST, "--foreign_attacks=dark"], "--foreign_attacks: expected NAME,NAME@FILE.py, got dark"),
         ([*TEST, "--foreign_attacks=dark@/no/such.py"], "--foreign_attacks: cannot read /no/such.py"),
         (["test", *MODEL, "--standard_eval", "--audit"], "--audit: expected --N_adv_eval too"),
+        (["test", *MODEL, "--audit"], "--audit: expected --N_adv_eval too"),
+        (
+            ["test", *MODEL, "--N_adv_eval", "--attacks=pgd,apgd_ce,pgd"],
+            "expected each attack once, got pgd 2 times",
+        ),
         (["test", *MODEL, "--standard_eval", "--foreign_attacks=a@b.py"], "--foreign_attacks: expected --N_adv_eval"),
     ],
 )

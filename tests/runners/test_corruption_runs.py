@@ -143,6 +143,9 @@ def test_files_are_evaluated_alone_on_the_same_images(
     both = read(Path(capsys.readouterr().out.splitlines()[-1]))[0]["by_corruption"]
     assert list(both) == [*SUITES["C-bar"], "brightness (file)"]
     assert both["brightness (file)"] == found["by_corruption"]["brightness (file)"]
+    numpy.save(folder / "fog.npy", darker[: len(test)])  # of one severity
+    assert here(digits_root.root, *words, "--shard_size=9") == 2
+    assert "expected one of the severities 2, 5 of each, got fog with 1 alone" in capsys.readouterr().err
     assert here(digits_root.root, *words, "--split=validation") == 2
     assert "--corruption_eval_files: expected --split=test" in capsys.readouterr().err
 

@@ -64,8 +64,6 @@ def safe_changes(images: Tensor, changes: str = "quick", seed: int = 0) -> dict[
     check_seed(seed)
     rows = torch.arange(len(images), device=images.device)
     check_images(images, rows)
-    if not len(images):
-        raise UsageError("images: expected at least one, got none")
     moves = names(parse(changes))
     if not moves:
         raise UsageError("safe changes: expected suites and corruptions, such as C:3,brighter:2, got none")
