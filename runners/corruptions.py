@@ -41,11 +41,12 @@ def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list
         return lambda shard: (read(shard.index).to(shard.images.device), None)
 
     files = read_corruption_files(folder, data.info.shape, data.test.labels, names_of(data))
+    asked = ", ".join(f"{severity:g}" for severity in severities)
     for name, readers in files.items():
         if not readers.keys() & set(severities):
             raise UsageError(
-                f"corruptions in {folder}: expected one of the severities {', '.join(f'{each:g}' for each in severities)} of each, "
-                f"got {name} with {', '.join(map(str, readers))} alone; ask for others, or move it elsewhere"
+                f"corruptions in {folder}: expected one of the severities {asked} of each, got {name} with "
+                f"{', '.join(map(str, readers))} alone; ask for others, or move it elsewhere"
             )
     return [
         Perturbation(f"{name}{FROM_FILE}", severity, "safe", "files", category(name), change(reader))
