@@ -23,8 +23,8 @@ MUTANTS = [
     Mutant(
         "any coverage is taken by name",
         "testing/coverage.py",
-        "    if not 0 <= coverage <= 1:",
-        "    if coverage < 0:",
+        'check_number("coverage", coverage, 0, 1)',
+        'check_number("coverage", coverage, 0)',
         ON_COVERAGE,
     ),
     Mutant(
@@ -96,6 +96,27 @@ MUTANTS = [
         "(up * known + down).T",
         "(up + down).T",
         "tests/testing/test_exact.py",
+    ),
+    Mutant(
+        "exact answers: the optimum that the solver tells is taken for a bound",
+        "testing/exact_bounds.py",
+        "    size = abs(slope).max() or 1.0",
+        '    return -linprog(-slope, region.rows, region.limits, bounds=bounds, method="highs").fun\n    size = 1.0',
+        "tests/testing/test_exact.py",
+    ),
+    Mutant(
+        "claims with other rows are merged",
+        "testing/claims/claim.py",
+        '"rows": ("index",),',
+        '"rows": (),',
+        "tests/testing/test_claims.py",
+    ),
+    Mutant(
+        "corruptions of files without a severity asked for are left out",
+        "runners/corruptions.py",
+        "if not readers.keys() & set(severities):",
+        "if not readers:",
+        "tests/runners/test_corruption_runs.py",
     ),
     Mutant(
         "exact answers: a point beyond half-spaces that the program does not have counts",
