@@ -228,7 +228,10 @@ class StoredRun:
             and isinstance(content.get("hashed"), dict)
         )
         if not is_ours or content["hash"] != digest(content["hashed"]):
-            raise UsageError(f"{file} was edited or written by another version: its hash does not fit its content")
+            raise UsageError(
+                f"{file} was edited or written by another version: its hash does not fit its content; put the file "
+                "back, or remove the directory and run again"
+            )
         if content["runner"] != runner:
             raise UsageError(f"expected the directory of a {runner} run, got one of {content['runner']}: {path}")
         return cls(path, content)

@@ -5,18 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from foundations.desc import Desc
+from foundations.desc import Desc, StoredRun
+from foundations.errors import RunError
 from foundations.results import markdown_table
 from foundations.run_directory import RunDirectory
 
 
 def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
-    """The result of a complete run, else None; a run with failed children counts as incomplete."""
+    """The result of a complete run, else None; a run with failed children counts as incomplete.
+
+    Raises UsageError if what it was run with was edited meanwhile, and RunError if the result was.
+    """
     directory = RunDirectory(desc.directory(root))
     if desc.always_anew or not directory.is_complete:
         return None
+    check_stored(desc, directory, root)
     result = directory.result()
     return result if desc.is_satisfied_by(result) and not failures(result) else None
+
+
+def check_stored(desc: Desc, directory: RunDirectory, root: Path) -> None:
+    """Raise an error if hparams.json was edited or is another run's: the figures would be of something else."""
+    stored = StoredRun.read(directory.path, root, desc.runner)
+    if (stored.hash, stored.replicate) != (desc.hash, desc.replicate):
+        raise RunError(
+            f"{directory / 'hparams.json'} belongs to another run ({stored.hash}, replicate {stored.replicate}); "
+            "remove that directory and run again"
+        )
 
 
 def failures(result: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from foundations.errors import RunError, UsageError
 from foundations.plain_networks import harmless
 from foundations.run_directory import RunDirectory
 from runners.commands import command
+from runners.completion import check_stored
 from runners.compute_threat.desc import ThreatDesc
 from runners.train.desc import PretrainedDesc, TrainDesc
 
@@ -70,12 +71,7 @@ def require_complete(desc: Desc | StoredRun, environment: Environment) -> RunDir
         raise RunError(f"the {kind} not there yet; first {how}{earlier or _others(directory.path, desc.name)}")
     directory.result()
     if not isinstance(desc, StoredRun):
-        stored = StoredRun.read(directory.path, environment.root_dir, desc.runner)
-        if (stored.hash, stored.replicate) != (desc.hash, desc.replicate):
-            raise RunError(
-                f"{directory / 'hparams.json'} belongs to another run ({stored.hash}, replicate {stored.replicate}); "
-                f"remove that directory and run again: {command(desc)}"
-            )
+        check_stored(desc, directory, environment.root_dir)
     return directory
 
 

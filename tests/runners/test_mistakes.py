@@ -85,10 +85,13 @@ def test_edited_runs_are_not_built_on(command: Command, digits_root: Command) ->
     anchors = command.where("compute_threat", "--dataset_name=digits", "--per_label=10")
     file, content = anchors / "hparams.json", (anchors / "hparams.json").read_text()
     file.write_text(content.replace('"per_label": 10', '"per_label": 11'))
-    fails(command, 2, "was edited or written by another version: its hash does not fit its content", *words)
+    edited = "was edited or written by another version: its hash does not fit its content; put the file back, or remove"
+    fails(command, 2, edited, *words)
+    fails(command, 2, edited, "compute_threat", "--dataset_name=digits", "--per_label=10")  # not "complete already"
     other = json.loads(content)
     file.write_text(json.dumps({**other, "replicate": 2}))
     fails(command, 1, "belongs to another run", *words)
+    fails(command, 1, "belongs to another run", "compute_threat", "--dataset_name=digits", "--per_label=10")
     file.write_text(content)
     result = anchors / "result.json"
     result.write_text(result.read_text().replace('"per_label": 10', '"per_label": "10"'))
