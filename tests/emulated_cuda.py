@@ -27,15 +27,10 @@ What it cannot know
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -43,10 +38,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 from foundations import pixels
+from tests.emulated_answers import answers_of_a_device
+from tests.emulated_counts import Counts
 
 CUDA = torch.device("cuda", 0)
-PROJECT = Path(__file__).resolve().parents[1]
-GIGABYTES = 80 << 30  # of memory that the device claims to have
 
 # Operations, by name without namespace and overload.
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
@@ -61,40 +56,6 @@ STRICT |= {"_embedding_bag_forward_only", "mm", "bmm", "addmm", "addmm_", "baddb
 
 class DeviceError(RuntimeError):
     """An operation that CUDA refuses."""
-
-
-@dataclass
-class Counts:
-    """Counts of the work that a GPU would have been given.
-
-    kernels   name of an operation -> how often it was launched
-    waits     reason -> how often the host waited for the device
-    places    file:line of the project and reason -> the same, to find them
-    """
-
-    kernels: Counter[str] = field(default_factory=Counter)
-    waits: Counter[str] = field(default_factory=Counter)
-    places: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def launched(self) -> int:
-        """The number of operations launched."""
-        return self.kernels.total()
-
-    @property
-    def waited(self) -> int:
-        """The number of times the host waited."""
-        return self.waits.total()
-
-    def wait(self, reason: str) -> None:
-        """Note that the host waits."""
-        self.waits[reason] += 1
-        self.places[f"{_place()} {reason}"] += 1
-
-    def reset(self) -> None:
-        """Begin again at 0."""
-        for counter in (self.kernels, self.waits, self.places):
-            counter.clear()
 
 
 _counts = Counts()  # those of the innermost context; operations of other threads are counted there too
@@ -214,25 +175,6 @@ def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _on_cuda(device: Any) -> bool:
     return isinstance(device, int) or torch.device(device).type == "cuda"
-
-
-def _place() -> str:
-    """The innermost line of the project that is being run."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        name = _name_in_project(frame.f_code.co_filename)
-        if name:
-            return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "elsewhere"
-
-
-@cache
-def _name_in_project(file: str) -> str:
-    """The path in the project; "" for a library's file, and for this one."""
-    path = Path(file)
-    ours = path.is_relative_to(PROJECT) and "site-packages" not in path.parts and path != Path(__file__)
-    return str(path.relative_to(PROJECT)) if ours else ""
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -411,45 +353,6 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
 }
 
 
-class _Autocast(torch.autocast):
-    """torch.autocast; to C++ the emulated device is the CPU."""
-
-    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
-
-
-def _set_rng_state(state: Tensor, device: Any = None) -> None:
-    if isinstance(state, EmulatedTensor) or state.dtype != torch.uint8:
-        raise TypeError("set_rng_state: expected a ByteTensor on the CPU")
-
-
-def _patches() -> Iterator[Any]:
-    """Functions of torch that ask for a GPU, replaced by answers."""
-    answers: dict[str, Callable[..., Any]] = {
-        "_lazy_init": lambda: None,
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: None,
-        "empty_cache": lambda: None,
-        "synchronize": lambda device=None: _counts.wait("synchronize"),
-        "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
-        "set_rng_state": _set_rng_state,
-        "mem_get_info": lambda device=None: (GIGABYTES, GIGABYTES),
-        "get_device_name": lambda device=None: "emulated",
-        "is_bf16_supported": lambda *args, **kwargs: True,
-    }
-    for name, answer in answers.items():
-        yield mock.patch.object(torch.cuda, name, answer)
-    # Streams and graphs, which optimizers ask for, are C++'s.
-    yield mock.patch.object(torch.accelerator, "is_available", lambda: False)
-    enabled = torch.is_autocast_enabled
-    yield mock.patch.object(torch, "autocast", _Autocast)
-    yield mock.patch.object(
-        torch, "is_autocast_enabled", lambda kind="cuda": enabled("cpu" if kind == "cuda" else kind)
-    )
-
-
 @contextmanager
 def emulated_cuda() -> Iterator[Counts]:
     """Let torch have the emulated device; yields what it counts. Everything is as it was afterwards."""
@@ -459,7 +362,7 @@ def emulated_cuda() -> Iterator[Counts]:
     swap = torch.__future__.get_swap_module_params_on_conversion()
     before = _counts
     with ExitStack() as stack:
-        for patch in _patches():
+        for patch in answers_of_a_device(lambda reason: _counts.wait(reason)):
             stack.enter_context(patch)
         stack.enter_context(_Functions())
         stack.enter_context(_Operations())

@@ -95,7 +95,7 @@ MUTANTS = [
         "testing/exact_bounds.py",
         "(up * known + down).T",
         "(up + down).T",
-        "tests/testing/test_exact.py",
+        "tests/testing/test_exact_program.py",
     ),
     Mutant(
         "exact answers: the optimum that the solver tells is taken for a bound",
@@ -123,7 +123,7 @@ MUTANTS = [
         "testing/exact_program.py",
         "self._farthest(solved.x, BEYOND)",
         "self._farthest(solved.x, numpy.inf)",
-        "tests/testing/test_exact.py",
+        "tests/testing/test_exact_program.py",
     ),
     Mutant(
         "the ensemble of an audit attacks what is broken again",

@@ -1,25 +1,16 @@
-"""Exact answers for small networks, against grids, loops, forward passes and a program of another make."""
+"""Exact answers for small networks, against grids, loops, a program of another make and nets that mislead."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
-from types import SimpleNamespace
 
-import numpy
 import pytest
 import torch
-from scipy import sparse
-from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
-from testing import exact_program
 from testing.exact import exact_robustness, region_of
-from testing.exact_bounds import Region, UnitBounds, negative
-from testing.exact_network import Network, Value
-from testing.exact_program import EXACT, Program
+from testing.exact_network import Network
 from tests.threat_specification.attacks.linear import directions
 from tests.threat_specification.attacks.test_exact import HEADLINE, largest_margin, problem
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
@@ -27,146 +18,6 @@ from threat_specification.attacks.search import Cell
 from threat_specification.base import Threat
 
 SHAPE = (1, 6, 6)
-
-
-def no_half_spaces(lower: numpy.ndarray, upper: numpy.ndarray) -> Region:
-    return Region(lower, upper, numpy.zeros((0, len(lower))), numpy.zeros(0))
-
-
-class Normalised(nn.Module):
-    """Normalisation, a shortcut, and functions in place of layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor([0.3]).view(-1, 1, 1))
-        self.first, self.second = nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 3, padding=1)
-        self.last = nn.Linear(18, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first((x - self.mean) / 0.5)
-        x = torch.relu(self.second(nn.functional.relu(x)) + x)
-        return self.last(nn.functional.avg_pool2d(x, 1).flatten(1))
-
-
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "perceptron": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(),
-                                        nn.Linear(6, 4)),
-    "convolution": lambda: nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.BatchNorm2d(3), nn.ReLU(),
-                                         nn.AvgPool2d(2, padding=1), nn.Dropout(), nn.Flatten(), nn.Linear(12, 4)),
-    "max pooling": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 4)),
-    "overlapping, padded, of negative values": lambda: nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, stride=2, padding=1), nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(2, 4), nn.BatchNorm1d(4)),
-    "shortcut": Normalised,
-}  # fmt: skip
-
-
-def made(name: str) -> nn.Module:
-    """A net with random weights and random statistics of batch normalisation."""
-    torch.manual_seed(3)
-    net = NETS[name]().eval()
-    for layer in net.modules():
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            layer.running_mean.normal_(0, 0.2)
-            layer.running_var.uniform_(0.5, 2)
-    return net
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_the_program_reproduces_logits(name: str) -> None:
-    """With units free over the whole box, and then the image fixed: each unit's constraints leave its true value."""
-    net = made(name)
-    network = Network.read(net, SHAPE)
-    region = no_half_spaces(numpy.zeros(36), numpy.ones(36))
-    program = Program(UnitBounds.of(network, region))
-    assert program.binaries >= 5
-    for seed in range(3):
-        image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(seed))
-        program.low[0] = program.high[0] = image.flatten().double().numpy()
-        logits = net.double()(image.double()).detach()[0]
-        for sign in (1, -1):  # the largest and the smallest value
-            row = network.logits.rows([1]).plus(network.logits.rows([0]), -1)
-            row = row if sign == 1 else network.logits.rows([0]).plus(network.logits.rows([1]), -1)
-            solved = program.largest(row, -math.inf, 20, EXACT)
-            assert solved.margin == pytest.approx(sign * float(logits[1] - logits[0]), abs=1e-5)
-
-
-@pytest.mark.parametrize("programs", [0, 100])
-@pytest.mark.parametrize("name", NETS)
-def test_no_point_is_beyond_a_bound(name: str, programs: int) -> None:
-    net, generator = made(name).double(), numpy.random.default_rng(0)
-    network = Network.read(net, SHAPE)
-    centre, normals = generator.random(36), generator.normal(size=(5, 36))
-    lower, upper = (centre - 0.1).clip(0, 1), (centre + 0.1).clip(0, 1)
-    region = Region(lower, upper, normals, normals @ centre + 0.1)
-    points = lower + (upper - lower) * generator.random((4000, 36))
-    points = centre + (points - centre) * generator.random((4000, 1)) ** 0.3
-    points = points[(points @ normals.T <= region.limits).all(1)]
-    assert len(points) > 300
-    with torch.no_grad():
-        reached = net(torch.from_numpy(points).view(-1, *SHAPE)).numpy().max(0)
-    bounds = UnitBounds.of(network, region, programs)
-    bounds.programs = programs
-    above = bounds.largest(network.logits, -math.inf)
-    assert (reached <= above).all()
-    assert (above <= bounds.intervals(network.logits)[1] + 1e-6).all()
-    exact = [Program(bounds).largest(network.logits.rows([k]), -math.inf, 20, EXACT) for k in range(4)]
-    assert (reached <= [one.bound + 1e-6 for one in exact]).all()
-    assert all(one.bound <= bound + 1e-6 for one, bound in zip(exact, above, strict=True))
-
-
-@pytest.mark.parametrize("name", ["perceptron", "max pooling"])
-def test_few_half_spaces_at_a_time_are_all_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They decide as the program with all of 40 does just below its optimum and just above; its point is inside."""
-    network, generator = Network.read(made(name), SHAPE), numpy.random.default_rng(1)
-    centre, normals = numpy.full(36, 0.5), generator.normal(size=(40, 36))
-    region = Region(centre - 0.1, centre + 0.1, normals, normals @ centre + 0.1)
-    program, margin = Program(UnitBounds.of(network, region)), network.logits.rows([0])
-    asked, counted = [], Program._solved
-    monkeypatch.setattr(Program, "_solved", lambda *given, **named: asked.append(named) or counted(*given, **named))
-    optimum = program.largest(margin, -math.inf, 60, EXACT).margin
-    assert len(asked) == 1
-    for near in (1, 4, 40):
-        monkeypatch.setattr(exact_program, "NEAR", near)
-        asked.clear()
-        found = program.largest(margin, optimum - 1e-3, 60)
-        assert found.point is not None and optimum - 2e-3 < found.margin <= optimum + 1e-4
-        assert (normals @ found.point <= region.limits + 1e-5).all()
-        assert (len(asked) > 2) == (near < 40)
-        above = program.largest(margin, optimum + 1e-3, 60)
-        assert above.point is None and above.bound <= optimum + 1e-3
-
-
-def test_a_point_that_half_spaces_leave_out_is_kept_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its projection may be misclassified: the point is tried, and its margin is none of the region."""
-    network, generator = Network.read(made("perceptron"), SHAPE), numpy.random.default_rng(1)
-    centre, normals = numpy.full(36, 0.5), generator.normal(size=(40, 36))
-    region = Region(centre - 0.1, centre + 0.1, normals, normals @ centre + 0.1)
-    program, margin = Program(UnitBounds.of(network, region)), network.logits.rows([0])
-    least = program.largest(margin, -math.inf, 60, EXACT).margin - 1e-3
-    monkeypatch.setattr(exact_program, "NEAR", 1)
-    clock = itertools.chain([0.0, 0.0], itertools.repeat(1e9))  # over after the first program
-    monkeypatch.setattr(exact_program, "time", SimpleNamespace(monotonic=clock.__next__))
-    found = program.largest(margin, least, 60)
-    assert found.point is not None and (normals @ found.point > region.limits).any()
-    assert found.margin == -math.inf
-
-
-def test_bounds_of_maxima_hold_where_all_candidates_are_negative() -> None:
-    """A linear bound above a maximum must not count a candidate beside the largest upper bound."""
-    torch.manual_seed(0)
-    pooled = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9, 2))
-    pooled[0].weight.data.fill_(1.0)
-    pooled[0].bias.data.fill_(-5.0)
-    network = Network.read(pooled.double(), SHAPE)
-    generator = numpy.random.default_rng(0)
-    points = generator.random((500, 36))
-    bounds = UnitBounds.of(network, no_half_spaces(numpy.zeros(36), numpy.ones(36)))
-    with torch.no_grad():
-        reached = pooled(torch.from_numpy(points).view(-1, *SHAPE)).numpy()
-    for sign in (1, -1):
-        value = network.logits if sign == 1 else negative(network.logits)
-        assert ((sign * reached).max(0) <= bounds.largest(value, -math.inf)).all()
 
 
 def test_a_grid_finds_the_same_optimum() -> None:
@@ -353,18 +204,6 @@ def test_weights_that_the_solver_takes_as_zero_are_no_proof() -> None:
     images = torch.full((1, 1, 112, 112), 0.3)
     assert net(images).argmax() == 0 and net(images + 0.3).argmax() == 1
     assert not exact_robustness(net, images, torch.tensor([0]), Linf(), 0.3, attacks=(), seconds=10).robust
-
-
-def test_bounds_over_half_spaces_are_those_of_the_program_at_every_scale() -> None:
-    generator = numpy.random.default_rng(0)
-    normals, scales = generator.normal(size=(5, 36)), 10.0 ** numpy.arange(-4, 5)
-    region = Region(numpy.zeros(36), numpy.ones(36), normals, normals @ numpy.full(36, 0.5) + 0.1)
-    slopes = generator.normal(size=(len(scales), 36))
-    value = Value({0: sparse.csr_matrix(scales[:, None] * slopes)}, numpy.zeros(len(scales)), scales.shape)
-    bounds = UnitBounds(Network(), region, after=[(region.lower, region.upper)], programs=len(scales))
-    for slope, scale, bound in zip(slopes, scales, bounds.largest(value, -math.inf), strict=True):
-        best = -linprog(-slope, normals, region.limits, bounds=(0, 1)).fun
-        assert best - 1e-9 <= bound / scale <= best + 1e-4
 
 
 def test_a_network_without_an_answer_is_no_broken_one() -> None:
