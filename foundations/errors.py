@@ -41,12 +41,12 @@ def check_choice(flag: str, name: str, known: Collection[str]) -> None:
 def check_number(
     name: str, value: Any, low: float = 0, high: float = math.inf, *, whole: bool = False, infinite: bool = False
 ) -> None:
-    """Refuse an argument in Python that is no number in [low, high], where the word of a type binds nobody.
+    """Raise UsageError for an argument in Python that is no number in [low, high]: types are not checked there.
 
     whole     only whole numbers; infinite: infinity too, where there is no upper limit
     """
     try:
-        number = float(operator.index(value) if whole else math.nan if isinstance(value, str) else value)
+        number = math.nan if isinstance(value, str) else float(operator.index(value) if whole else value)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # no number, several, or one beyond floats
         number = math.nan
     if low <= number <= high and (infinite or number < math.inf):
@@ -54,6 +54,11 @@ def check_number(
     kind = "whole number" if whole else "number" if infinite else "finite number"
     limits = f">= {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
     raise UsageError(f"{name}: expected a {kind} {limits}, got {' '.join(repr(value).split())[:80]}")
+
+
+def kind_of(value: Any) -> str:
+    """A value by its type, for messages: "a list", "the class Linf"."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def look_up(registry: dict, name: str, kind: str):

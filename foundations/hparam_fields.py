@@ -197,7 +197,7 @@ class Hparams:
         return not when or any(self._holds(condition) for condition in when.split("|"))
 
     def needed(self, when: str) -> str:
-        """What is off of a condition, in flags such as "--N_aug or --adv_train"; "" if the condition holds."""
+        """The flags that a condition lacks, such as "--N_aug or --adv_train"; "" if it holds."""
         if self.is_active(when):
             return ""
         told = []

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError
+from foundations.errors import UsageError, kind_of
 
 
 class ExpectationOverTransformation(nn.Module):
@@ -29,8 +29,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     Raises UsageError for what is no module.
     """
     if not isinstance(model, nn.Module):
-        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise UsageError(f"model: expected a torch.nn.Module, got {found}; wrap it in one whose forward returns logits")
+        raise UsageError(
+            f"model: expected a torch.nn.Module, got {kind_of(model)}; wrap it in one whose forward returns logits"
+        )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

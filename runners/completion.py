@@ -9,6 +9,7 @@ from foundations.desc import Desc, StoredRun
 from foundations.errors import RunError
 from foundations.results import markdown_table
 from foundations.run_directory import RunDirectory
+from runners.commands import command
 
 
 def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
@@ -30,7 +31,7 @@ def check_stored(desc: Desc, directory: RunDirectory, root: Path) -> None:
     if (stored.hash, stored.replicate) != (desc.hash, desc.replicate):
         raise RunError(
             f"{directory / 'hparams.json'} belongs to another run ({stored.hash}, replicate {stored.replicate}); "
-            "remove that directory and run again"
+            f"remove that directory and run again: {command(desc)}"
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from foundations.errors import UsageError, check_number
+from foundations.errors import UsageError, check_number, kind_of
 
 CONTEXT = ("masks", "indices")  # arguments that some threats take for each example besides its label
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # types of labels
@@ -222,8 +222,7 @@ def check_threshold(threshold: float) -> None:
 def check_set(threat: Threat, threshold: float, radius: float | None) -> None:
     """Raise UsageError unless this is a set {threat <= threshold, l-inf <= radius}; None is no radius."""
     if not isinstance(threat, Threat):
-        found = f"the class {threat.__name__}" if isinstance(threat, type) else f"a {type(threat).__name__}"
-        raise UsageError(f"threat: expected one, such as nonisotropic.Linf(), got {found}")
+        raise UsageError(f"threat: expected one, such as nonisotropic.Linf(), got {kind_of(threat)}")
     check_threshold(threshold)
     if radius is not None:
         check_number("radius", radius, infinite=True)
