@@ -45,6 +45,7 @@ def write_figure(path: Path, make: Callable[[], Figure | None], kinds: Sequence[
             figure = make()
             if figure is None:
                 return False
+            _number_log_axes(figure)
             box = _laid_out(figure)
             written = {kind: _rendered(figure, kind, box) for kind in kinds}
     except Interrupted:
@@ -71,6 +72,21 @@ def plain_style() -> Iterator[None]:
         matplotlib.rcParams["text.parse_math"] = False
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in a script without a font
         yield
+
+
+def _number_log_axes(figure: Figure) -> None:
+    """Label ticks of logarithmic axes with numbers: matplotlib's labels are TeX, which `plain_style` shows as it is."""
+    from matplotlib.ticker import LogFormatter
+
+    class Number(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(Number())
+                axis.set_minor_formatter(Number(labelOnlyBase=False))
 
 
 def _laid_out(figure: Figure) -> Bbox:

@@ -128,7 +128,8 @@ def training_curves(trainings: list[FinishedRun]) -> Figure:
         rows = read_metrics(run)
         for name, axes in panels.items():
             points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-            axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, label=run.label)
+            marker = "." if len(points) == 1 else None  # one epoch is no line
+            axes.plot([x for x, _ in points], [y for _, y in points], linewidth=1, marker=marker, label=run.label)
     panels["train_loss"].set(xlabel="epoch", ylabel="training loss", yscale="log")
     panels["test_accuracy"].set(xlabel="epoch", ylabel="test accuracy")
     if 1 < len(trainings) <= 10:

@@ -45,6 +45,22 @@ def test_names_are_text_and_settings_are_given_back(tmp_path: Path) -> None:
     matplotlib.rcParams["lines.linewidth"] = matplotlib.rcParamsDefault["lines.linewidth"]
 
 
+@pytest.mark.parametrize("largest", [1.1, 2.3, 30.0, 1e5])
+def test_log_axes_have_numbers(largest: float, tmp_path: Path) -> None:
+    """They were in TeX, which is shown as it is, since names are text."""
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([1, largest], [1, 1 / largest])
+    axes.set(xscale="log", yscale="log")
+    assert write_figure(tmp_path / "picture", lambda: figure)
+    for axis in (axes.xaxis, axes.yaxis):
+        values = [*axis.get_majorticklocs(), *axis.get_minorticklocs()]
+        labels = [label.get_text() for label in axis.get_ticklabels(which="both")]
+        told = dict(zip(values, labels, strict=True))
+        assert sum(map(bool, labels)) >= 2
+        assert all(float(label) == pytest.approx(value, rel=1e-5) for value, label in told.items() if label)
+
+
 def test_a_figure_is_drawn_once_for_each_file(tmp_path: Path) -> None:
     class Counting(Figure):
         draws = 0
