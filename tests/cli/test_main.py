@@ -202,6 +202,7 @@ def test_other_ranks_do_not_display_and_leave_mistakes_to_rank_0(
         (["train", "--adv_train_attack_power_Linf=0.1"], "--adv_train_attack_power_Linf (needs --adv_train)"),
         (["test", "--standard_eval", "--corruption_suites=C"], "--corruption_suites (needs --corruption_eval)"),
         (["test", "--N_adv_eval", "--audit_attacks=pgd"], "--audit_attacks (needs --audit)"),
+        (["test", "--standard_eval", "--segmented=false"], ""),
         (["test", "--N_adv_eval", "--segmented=false", "--data_dir=/data", "--N_radius=0.1"], ""),
         (["train", "--certified_train", "--certified_train_radius=0.1"], ""),
         (["multi_train", "--toggle_certified_train", "--certified_train_radius=0.1"], ""),

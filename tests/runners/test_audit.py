@@ -71,6 +71,10 @@ def test_the_file_of_foreign_attacks_enters_the_hash(digits_root: Command, tmp_p
             ["test", *MODEL, "--N_adv_eval", "--attacks=pgd,apgd_ce,pgd"],
             "expected each attack once, got pgd 2 times",
         ),
+        (
+            ["test", *MODEL, "--N_adv_eval", "--audit", "--audit_attacks=apgd_pm,apgd_pm"],
+            "--audit_attacks: expected each attack once, got apgd_pm 2 times",
+        ),
         (["test", *MODEL, "--standard_eval", "--foreign_attacks=a@b.py"], "--foreign_attacks: expected --N_adv_eval"),
     ],
 )

@@ -166,6 +166,18 @@ def test_claims_that_call_other_rows_by_the_same_digest_are_not_merged(name: str
             merged(order)
 
 
+@pytest.mark.parametrize(("name", "told"), [("anchor_image", "anchors themselves"), ("class_weights", "class weights")])
+def test_claims_with_other_anchors_or_weights_are_not_merged(name: str, told: str) -> None:
+    one, two = some_claim("a", 1), some_claim("b", 2)
+    one.arrays[name] = numpy.zeros((2, 3), "uint8")
+    for other in (one.arrays[name] + 1, None):  # others, and none
+        two.arrays.pop(name, None)
+        two.arrays.update({} if other is None else {name: other})
+        for order in ([one, two], [two, one]):
+            with pytest.raises(UsageError, match=f"expected claims about the same {told}"):
+                merged(order)
+
+
 def test_a_member_makes_no_more_bytes_than_it_says() -> None:
     zeros = archive.Member.of(bytes(2**24))
     assert len(zeros.payload) < 2**16

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
-from testing.exact import exact_robustness, region_of
+from testing.evaluations import AttackEvaluation
+from testing.exact import Case, exact_robustness, region_of
 from testing.exact_network import Network
+from testing.exact_program import Solved
+from testing.shards import Shard
 from tests.threat_specification.attacks.linear import directions
 from tests.threat_specification.attacks.test_exact import HEADLINE, largest_margin, problem
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
@@ -175,6 +179,20 @@ def test_a_linear_model_in_a_ball_is_decided_by_its_bounds() -> None:
     found = exact_robustness(net, images, labels, Linf(), 0.02, attacks=())
     assert torch.equal(found.broken, best > 0) and torch.equal(found.robust, best < 0)
     assert 2 <= int(found.broken.sum()) <= 10 and set(found.by) == {"bounds", "program"}
+
+
+def test_of_several_points_the_one_of_largest_margin_is_kept() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[0.0], [1.0]]))
+        net[1].bias.copy_(torch.tensor([0.5, 0.0]))
+    images, labels = torch.tensor([[[[0.4]]]]), torch.tensor([0])
+    attacked = AttackEvaluation(net, Linf(), Cell(0.4, math.inf), {}, 1, 0)
+    shard = Shard(0, images, labels, torch.arange(1))
+    case = Case(attacked, shard, Network.read(net, (1, 1, 1)), math.inf, True, 0)
+    for value, best in ((0.45, 0.4), (0.7, 0.7), (0.6, 0.7), (0.75, 0.75)):
+        assert case._verified(Solved(numpy.array([value]), 0.0, 0.0)) == (value > 0.5)
+        assert float(case.best) == pytest.approx(best)
 
 
 def test_many_small_weights_are_no_proof() -> None:

@@ -26,6 +26,10 @@ def no_half_spaces(lower: numpy.ndarray, upper: numpy.ndarray) -> Region:
     return Region(lower, upper, numpy.zeros((0, len(lower))), numpy.zeros(0))
 
 
+def box() -> Region:
+    return no_half_spaces(numpy.zeros(36), numpy.ones(36))
+
+
 class Normalised(nn.Module):
     """Normalisation, a shortcut, and functions in place of layers."""
 
@@ -70,8 +74,7 @@ def test_the_program_reproduces_logits(name: str) -> None:
     """With units free over the whole box, and then the image fixed: each unit's constraints leave its true value."""
     net = made(name)
     network = Network.read(net, SHAPE)
-    region = no_half_spaces(numpy.zeros(36), numpy.ones(36))
-    program = Program(UnitBounds.of(network, region))
+    program = Program(UnitBounds.of(network, box()))
     assert program.binaries >= 5
     for seed in range(3):
         image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(seed))
@@ -143,6 +146,42 @@ def test_a_point_that_half_spaces_leave_out_is_kept_when_time_is_over(monkeypatc
     found = program.largest(margin, least, 60)
     assert found.point is not None and (normals @ found.point > region.limits).any()
     assert found.margin == -math.inf
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rows_have_room_for_what_is_left_out_of_them(sign: int) -> None:
+    """A row holds, on both sides, wherever it held with its tiny entries: at 1,000 points, and with all at one end."""
+    generator, tiny = numpy.random.default_rng(0), numpy.full((4, 500), 0.9e-9) * sign
+    whole = numpy.hstack([generator.normal(size=(4, 5)), tiny])
+    matrix, room = exact_program._without_tiny(sparse.csc_matrix(whole), numpy.ones(505))
+    assert (matrix.toarray()[:, 5:] == 0).all() and (matrix.toarray()[:, :5] == whole[:, :5]).all()
+    points = numpy.vstack([generator.uniform(-1, 1, (1000, 505)), numpy.ones(505), -numpy.ones(505)])
+    assert (abs(points @ (whole - matrix.toarray()).T) <= room * (1 + 1e-12)).all()
+    assert room == pytest.approx(500 * 0.9e-9)
+
+
+def test_room_is_given_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what a row demands at least would be a proof where it is not met."""
+    program, asked = Program(UnitBounds.of(Network.read(made("perceptron"), SHAPE), box())), []
+    margin, counted = Value({0: sparse.csr_matrix((1, 36))}, numpy.zeros(1), (1,)), exact_program._without_tiny
+    monkeypatch.setattr(exact_program, "_without_tiny", lambda *given: (counted(*given)[0], 0.125))
+    monkeypatch.setattr("scipy.optimize.milp", lambda *given, **named: asked.append(named) or SimpleNamespace(status=2))
+    program.largest(margin, -math.inf, 1)
+    given = asked[0]["constraints"]
+    least = numpy.concatenate([*program._least, numpy.zeros(1)])
+    most = numpy.concatenate([*program._most, numpy.zeros(1)])
+    assert numpy.array_equal(given.lb, least - 0.125) and numpy.array_equal(given.ub, most + 0.125)
+
+
+def test_a_relaxation_without_an_answer_in_time_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the program end there: it is solved without half-spaces then, for as long as there is time."""
+    network, normals = Network.read(made("perceptron"), SHAPE), numpy.random.default_rng(1).normal(size=(40, 36))
+    region = Region(numpy.full(36, 0.4), numpy.full(36, 0.6), normals, normals @ numpy.full(36, 0.5) + 0.1)
+    answers, asked = SimpleNamespace(status=1, x=None, mip_dual_bound=None), []
+    monkeypatch.setattr(Program, "_solved", lambda *_, **named: asked.append(named) or answers)
+    found = Program(UnitBounds.of(network, region)).largest(network.logits.rows([0]), -math.inf, 1)
+    assert [len(each["chosen"]) for each in asked] == [40, 0]
+    assert found.point is None and found.bound > -math.inf
 
 
 def test_bounds_of_maxima_hold_where_all_candidates_are_negative() -> None:
