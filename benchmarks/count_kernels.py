@@ -2,7 +2,7 @@
 
 python benchmarks/count_kernels.py [--batch 50] [--anchors 500] [--only hard] [--places 5]     prints Markdown
 
-No GPU is needed and no time is measured; tests/emulated_cuda.py says what is counted. Images have the 1/f spectrum of
+No GPU is needed and no time is measured; tests/emulated/cuda.py says what is counted. Images have the 1/f spectrum of
 photographs.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # not `from tests`: others have a package of that name
 
-from emulated_cuda import Counts, emulated_cuda, to_cuda
+from emulated.cuda import Counts, emulated_cuda, to_cuda
 
 from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
 from threat_specification.attacks.base import AttackSet

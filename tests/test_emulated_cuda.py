@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.emulated_cuda import Counts, DeviceError, emulated_cuda, to_cuda
+from tests.emulated.cuda import Counts, DeviceError, emulated_cuda, to_cuda
 from tests.training.sources import IMAGES, LABELS
 
 

@@ -19,7 +19,7 @@ from foundations.errors import UsageError
 from foundations.step import Step
 from testing.autoattack import autoattack
 from testing.robust_accuracy import robust_accuracy
-from tests.emulated_cuda import Counts, emulated_cuda, to_cuda
+from tests.emulated.cuda import Counts, emulated_cuda, to_cuda
 from tests.training.sources import ANCHORS, IMAGES, LABELS, net
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement, Threat
 from threat_specification.attacks.base import Task

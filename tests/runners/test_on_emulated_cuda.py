@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counted]:
         for each in COMMANDS.values()
     ]
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "tests" / "emulated_commands.py"), str(root / "counts.json"), *commands],
+        [sys.executable, str(PROJECT / "tests" / "emulated" / "commands.py"), str(root / "counts.json"), *commands],
         capture_output=True,
         text=True,
         timeout=300,

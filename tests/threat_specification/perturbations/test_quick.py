@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.emulated_cuda import emulated_cuda, to_cuda
+from tests.emulated.cuda import emulated_cuda, to_cuda
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.registry import SAFE, SUITES
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from foundations.errors import UsageError
-from tests.emulated_cuda import emulated_cuda, to_cuda
+from tests.emulated.cuda import emulated_cuda, to_cuda
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.registry import SAFE, SUITES
 from threat_specification.safe_moves.changes import changed, names, parse, safe_changes

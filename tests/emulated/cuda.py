@@ -38,8 +38,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 from foundations import pixels
-from tests.emulated_answers import answers_of_a_device
-from tests.emulated_counts import Counts
+
+from .answers import answers_of_a_device
+from .counts import Counts
 
 CUDA = torch.device("cuda", 0)
 

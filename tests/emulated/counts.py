@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[1]
-EMULATION = {str(PROJECT / f"tests/emulated_{part}.py") for part in ("answers", "counts", "cuda")}
+PROJECT = Path(__file__).resolve().parents[2]
+EMULATION = {str(path) for path in Path(__file__).resolve().parent.glob("*.py")}
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Run commands on an emulated CUDA device, in a process of their own: lazily imported libraries may remember a device.
 
-python tests/emulated_commands.py COUNTS "train --dataset_name=digits --device=cuda" ...     as many as wanted
+python tests/emulated/commands.py COUNTS "train --dataset_name=digits --device=cuda" ...     as many as wanted
 
 Those without --device=cuda are run without the emulation. Writes to the file COUNTS, for each command, its exit code,
 kernels, waits, and the waits by place. Figures are made, but not written, which takes most of the time of a small run.
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # not `from tests`: others have a package of that name
-sys.path.insert(0, str(HERE.parent))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS))  # not `from tests`: others have a package of that name
+sys.path.insert(0, str(TESTS.parent))
 
 
 def main(counts_file: str, *commands: str) -> None:
     """Run the commands until one fails."""
     import torch
-    from emulated_cuda import Counts, emulated_cuda
 
     from cli.main import main as run
+    from emulated.cuda import Counts, emulated_cuda
 
     torch.set_num_threads(1)
     table: list[dict[str, Any]] = []
