@@ -67,6 +67,8 @@ class ReportDesc(Desc):
     def __post_init__(self) -> None:
         if (self.site.claims or self.site.site_url) and not self.site.site:
             raise UsageError("--claims and --site_url: expected --site=DIR too, the folder to write")
+        if self.site.site_url and not self.site.site_url.startswith(("https://", "http://")):
+            raise UsageError(f"--site_url: expected an address that begins with https://, got {self.site.site_url!r}")
         if self.site.site and (self.kit.human_kit or self.dataset_name):
             raise UsageError("--site: expected neither --human_kit nor --dataset_name: claims tell their data sets")
         if self.site.site:

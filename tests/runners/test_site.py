@@ -312,6 +312,7 @@ def test_mistakes_are_told(home: Command, tmp_path: Path, capsys: pytest.Capture
         (2, [site, "--claims=none.zip"], "cannot read none.zip"),
         (2, ["--claims=a.zip"], "expected --site=DIR too"),
         (2, [site, "--dataset_name=digits"], "expected neither --human_kit nor --dataset_name"),
+        (2, [site, "--site_url=example.org"], "expected an address that begins with https://, got 'example.org'"),
     ):
         assert main(["report", *words, f"--root_dir={tmp_path}", "--quiet"]) == code
         line = capsys.readouterr().err
