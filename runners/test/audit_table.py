@@ -36,8 +36,8 @@ def audit_sentence(found: dict[str, Any]) -> str:
     names = ", ".join(row["attack"] for row in found["in_turn"]["by_gain"]) or "none"
     return (
         f"the ensemble leaves {ours['accuracy']:.4f} in {ours['passes']:.0f} passes an image, "
-        f"{ours['accuracy'] - found['best']:+.4f} from {known}; by gain a pass {names} leave "
-        f"{other['accuracy']:.4f} in {other['passes']:.0f}; optimality is the share of the area under clean "
+        f"{ours['accuracy'] - found['best']:+.4f} from {known}; by gain a pass ({names}) "
+        f"{other['accuracy']:.4f} are left in {other['passes']:.0f}; optimality is the share of the area under clean "
         f"accuracy that the best attacks reach in {found['budget']} passes"
     )
 
