@@ -16,18 +16,22 @@ class SharedArgs(Hparams):
 
     seed: int = setting(0, "Seed of everything random, together with the replicate numbers.", check=in_range(0))
     device: str = setting(
-        "auto", "auto (NONISOTROPIC_DEVICE, else a GPU if there is one), cpu, cuda or cuda:<n>.", hashed=False
+        "auto",
+        "Where to compute: auto (NONISOTROPIC_DEVICE, else a GPU if there is one), cpu, cuda or cuda:<n>.",
+        hashed=False,
     )
-    num_workers: int = setting(0, "Processes that read data.", check=in_range(0), hashed=False)
+    num_workers: int = setting(
+        0, "Worker processes that decode image files (0: none).", check=in_range(0), hashed=False
+    )
     hang_minutes: float = setting(
         30.0,
-        "With several processes: one that makes no progress for this long ends the run (0: never).",
+        "With several processes: end the run if one makes no progress for this many minutes (0: never).",
         check=in_range(0),
         hashed=False,
     )
     config: str = setting(
         "",
-        "A TOML file of flags (docs/runs.md), as if they stood before those of the command line; may be given again.",
+        "A TOML file of flags (docs/runs.md); flags of the command line win; may be given several times.",
         hashed=False,
     )
     root_dir: str = setting("", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False)

@@ -32,7 +32,7 @@ class AugmentationHparams(Hparams):
 
     random_crop: int = setting(
         0,
-        "Shift images by up to this many pixels, dark outside; the default depends on the data set.",
+        "Shift images by up to this many pixels, with 0 where nothing is left; the default depends on the data set.",
         check=in_range(0),
     )
     random_flip: bool = setting(False, "Mirror half of the images; the default depends on the data set.")
@@ -60,11 +60,11 @@ class AugmentationHparams(Hparams):
         3, "One in this many batches, at random, is augmented nonisotropically.", check=in_range(1), when="N_aug"
     )
     gaussian_aug_mean: float = setting(
-        0.0, "Mean of the Gaussian noise of the nonisotropic augmentation, in pixels of [0, 1].", when="N_aug"
+        0.0, "Mean of the Gaussian noise of the nonisotropic augmentation; pixels are in [0, 1].", when="N_aug"
     )
     gaussian_aug_std: float = setting(
         0.2,
-        "Standard deviation of that noise, in pixels of [0, 1]; the default depends on the data set.",
+        "Standard deviation of that noise; pixels are in [0, 1]; the default depends on the data set.",
         check=in_range(0),
         when="N_aug",
     )
@@ -96,18 +96,27 @@ class TrainingHparams(Hparams):
     optimizer: str = setting("sgd", "sgd, adamw or another of training/optimizers.py.")
     lr: float = setting(0.1, "Peak learning rate.", check=in_range(0, above=True))
     lr_per: int = setting(
-        0, "--lr is meant for this batch size, and grows in proportion to --batch_size (0: for any).", check=in_range(0)
+        0,
+        "Batch size that --lr is meant for: the rate is --lr * --batch_size / this (0: --lr as it is).",
+        check=in_range(0),
     )
     lr_schedule: str = setting(
         "cosine",
-        "Course of the learning rate after warm-up: cosine (to 0), milestones, onecycle (Smith 2018) or constant.",
+        "Schedule of the learning rate after warm-up: cosine (to 0), milestones, onecycle (Smith 2018) or constant.",
         check=one_of("cosine", "milestones", "onecycle", "constant"),
     )
     milestone_steps: str = setting(
-        "", "Where the learning rate drops: 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
+        "", "Where the learning rate drops, such as 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
     )
-    gamma: float = setting(0.1, "Factor of each drop.", check=in_range(0, 1, above=True), when="lr_schedule=milestones")
-    warmup_steps: str = setting("0it", "Linear warm-up from 0.", check=steps)
+    gamma: float = setting(
+        0.1,
+        "Factor of the learning rate at each drop.",
+        check=in_range(0, 1, above=True),
+        when="lr_schedule=milestones",
+    )
+    warmup_steps: str = setting(
+        "0it", "Length of the linear warm-up of the learning rate from 0, such as 5ep or 500it.", check=steps
+    )
     momentum: float = setting(0.9, "Momentum of SGD.", check=in_range(0, 1), when="optimizer=sgd")
     nesterov: bool = setting(False, "Nesterov momentum.", when="optimizer=sgd")
     weight_decay: float = setting(
@@ -116,15 +125,17 @@ class TrainingHparams(Hparams):
     clip_grad: float = setting(
         0.0, "Largest l2 norm of the gradient; longer ones are shortened (0: never).", check=in_range(0)
     )
-    label_smoothing: float = setting(0.0, "Share of the label that is spread over all classes.", check=in_range(0, 1))
+    label_smoothing: float = setting(
+        0.0, "Share of the label that is spread over all classes, in [0, 1).", check=in_range(0, 1)
+    )
     ema_decay: float = setting(
         0.0,
-        "Decay of a moving average of the weights, which is then evaluated and kept: 0.999 (0: none).",
+        "Decay of a moving average of the weights, such as 0.999; it is then what is evaluated and kept (0: none).",
         check=in_range(0, 1),
     )
     precision: str = setting(
         "fp32",
-        "Of the network's passes: fp32, bf16 or fp16 (GPUs, with loss scaling).",
+        "Precision of forward and backward passes: fp32, bf16 or fp16 (GPUs, with loss scaling).",
         check=one_of("fp32", "bf16", "fp16"),
     )
     validation_fraction: float = setting(
@@ -148,13 +159,13 @@ class TrainingHparams(Hparams):
     )
     adv_train_attack_power_Linf: float = setting(
         8 / 255,
-        "Radius of the l-inf ball in pixels of [0, 1]; the default depends on the data set.",
+        "Radius of the l-inf ball; pixels are in [0, 1]; the default depends on the data set.",
         check=in_range(0),
         when="adv_train_attack_norm=Linf",
     )
     adv_train_attack_power_L2: float = setting(
         0.5,
-        "Radius of the l2 ball; the default depends on the data set.",
+        "Radius of the l2 ball (norm of the whole change; pixels are in [0, 1]); the default depends on the data set.",
         check=in_range(0),
         when="adv_train_attack_norm=L2",
     )
@@ -207,7 +218,7 @@ class TrainingHparams(Hparams):
     )
     N_adv_train_radius: float = setting(
         8 / 255,
-        "l-inf radius of the nonisotropic adversary; the default depends on the data set.",
+        "l-inf radius of the nonisotropic adversary; pixels are in [0, 1]; the default depends on the data set.",
         check=in_range(0),
         when="N_adv_train",
     )
@@ -219,18 +230,21 @@ class TrainingHparams(Hparams):
     )
     N_adv_train_step: float = setting(
         0.0,
-        "Length of those steps, times radius / steps (0: 2.5, and 1.25 for one step alone).",
+        "Length of each of those steps, in units of radius / number of steps (0: 2.5, or 1.25 for a single step).",
         check=in_range(0),
         when="N_adv_train",
     )
     N_adv_train_step_schedule: str = setting(
         "constant",
-        "How that length goes over the steps: constant, or linear (falling, the same on average).",
+        "How that length changes over the steps: constant, or linear (falling, with the same mean).",
         check=one_of("constant", "linear"),
         when="N_adv_train",
     )
     N_adv_train_momentum: float = setting(
-        0.75, "Momentum of its direction; without, steps go to and fro.", check=in_range(0, 1), when="N_adv_train"
+        0.75,
+        "Momentum of its steps, in [0, 1]; without it, steps oscillate.",
+        check=in_range(0, 1),
+        when="N_adv_train",
     )
     N_adv_train_projection: str = setting(
         "exact",
@@ -252,7 +266,7 @@ class TrainingHparams(Hparams):
     )
     N_train_tangent_weight: float = setting(
         0.1,
-        "Its lambda, as --tangent_weight of test.",
+        "Lambda of that form, as --tangent_weight of test.",
         check=in_range(0.01),
         when="N_train_tangents",
         hashed_if_set=True,
@@ -299,12 +313,13 @@ class TrainingHparams(Hparams):
     )
     certified_train: bool = setting(
         False,
-        "Certified training: the loss of the worst logits within a radius, by intervals (Gowal et al. 2018).",
+        "Certified training: the loss of the worst logits within a radius, bounded by interval arithmetic (IBP, Gowal "
+        "et al. 2018).",
         hashed_if_set=True,
     )
     certified_train_radius: float = setting(
         8 / 255,
-        "That l-inf radius, within the pixel box; the default depends on the data set.",
+        "That l-inf radius; pixels are in [0, 1] and stay there; the default depends on the data set.",
         check=in_range(0),
         when="certified_train",
     )
@@ -324,7 +339,7 @@ class TrainingHparams(Hparams):
     compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)
     checkpoint_minutes: float = setting(
         10.0,
-        "A checkpoint at least this often, besides every epoch's (0: epochs' alone).",
+        "Minutes between checkpoints within an epoch; every epoch ends with one anyway (0: only those).",
         check=in_range(0),
         hashed=False,
     )

@@ -30,7 +30,9 @@ class DatasetHparams(Hparams):
 
     heading: ClassVar[str] = "Data set"
 
-    dataset_name: str = setting("", "Name of a data set in the registry (datasets/registry.py).")
+    dataset_name: str = setting(
+        "", "Data set: digits, mnist_5k, cifar10, image_folder, ... (all names: docs/data_and_models.md)."
+    )
     data_dir: str = setting(
         "",
         "A data set's folder, or its parent (else data/ below the root).",
@@ -50,23 +52,28 @@ class DatasetHparams(Hparams):
         when="dataset_name=image_folder|dataset_name=imagenet",
     )
     subsample_fraction: float = setting(
-        1.0, "Use this share of the training images, of every class.", check=in_range(0, 1, above=True)
+        1.0, "Use this share of the training images of every class, in (0, 1].", check=in_range(0, 1, above=True)
     )
     random_labels_fraction: float = setting(
         0.0, "Give this share of the training images a label drawn at random.", check=in_range(0, 1)
     )
     data_seed: int = setting(
         0,
-        "Seed of those two, and of the images of synthetic.",
+        "Seed of --subsample_fraction and --random_labels_fraction, and of the images of synthetic.",
         check=in_range(0),
         when="is_drawn|dataset_name=synthetic",
     )
     synthetic_shape: str = setting(
-        "3x32x32", "Shape of synthetic's images.", check=shape, when="dataset_name=synthetic"
+        "3x32x32",
+        "Shape of the images of synthetic: channels x height x width.",
+        check=shape,
+        when="dataset_name=synthetic",
     )
-    synthetic_classes: int = setting(10, "Its classes.", check=in_range(2), when="dataset_name=synthetic")
-    synthetic_train: int = setting(1000, "Its training images.", check=in_range(1), when="dataset_name=synthetic")
-    synthetic_test: int = setting(200, "Its test images.", check=in_range(1), when="dataset_name=synthetic")
+    synthetic_classes: int = setting(10, "Classes of synthetic.", check=in_range(2), when="dataset_name=synthetic")
+    synthetic_train: int = setting(
+        1000, "Training images of synthetic.", check=in_range(1), when="dataset_name=synthetic"
+    )
+    synthetic_test: int = setting(200, "Test images of synthetic.", check=in_range(1), when="dataset_name=synthetic")
 
     def _hashed_value(self, field: dataclasses.Field) -> Any:
         """The content of the data in place of their folder, wherever they are, in the default place too."""
@@ -111,10 +118,13 @@ class ModelHparams(Hparams):
         when="model_source=robustbench",
     )
     pixel_mean: tuple[float, ...] = setting(
-        (), "Mean that the pixels of a file: checkpoint were normalised by (default: the data set's).", hashed=True
+        (),
+        "Mean by which the checkpoint of --model_source=file: or hf: normalised pixels in [0, 1], a number for each "
+        "channel (default: that of the checkpoint's normalising layer, else the data set's).",
+        hashed=True,
     )
     pixel_std: tuple[float, ...] = setting(
-        (), "Standard deviation that goes with it.", check=in_range(0, above=True), hashed=True
+        (), "Standard deviation that goes with --pixel_mean.", check=in_range(0, above=True), hashed=True
     )
 
     def __post_init__(self) -> None:
@@ -142,8 +152,8 @@ class ThreatHparams(Hparams):
     )
     selection_space: str = setting(
         "normalised",
-        "What is compared, by cosine in greedy_subsets, in l2 in k_center and kmeans: normalised images (each channel "
-        "less the data set's mean, over its deviation) or raw ones (pixels as they are).",
+        "Images that the selection compares (greedy_subsets by cosine, k_center and kmeans in l2): normalised (each "
+        "channel minus the data set's mean, over its standard deviation) or raw (pixels as they are).",
         check=one_of("normalised", "raw"),
         when="selection=greedy_subsets|selection=k_center|selection=kmeans",
     )
@@ -199,7 +209,7 @@ class PrecisionHparams(Hparams):
 
     tf32: bool = setting(
         False,
-        "Networks compute in TF32 on a GPU: products of 10 bits instead of 23, several times as fast. test takes the "
-        "model that was trained so; --train_dir names another. Threats and projections stay in float32.",
+        "Networks compute in TF32 on a GPU: faster, but factors of products have 10 mantissa bits instead of 23. test "
+        "looks for a model trained with it; --train_dir names another. Threats and projections stay in float32.",
         hashed_if_set=True,
     )

@@ -31,7 +31,9 @@ class TestingHparams(Hparams):
     adv_eval: bool = setting(False, "Accuracy under AutoAttack in an isotropic ball.")
     N_adv_eval: bool = setting(False, "Accuracy under attack inside the nonisotropic set {PD <= threshold}.")
     corruption_eval: bool = setting(
-        False, "Accuracy under corruptions (CIFAR-10-C, ImageNet-C), made on the fly or of files.", hashed_if_set=True
+        False,
+        "Accuracy under common corruptions, made on the fly or read from files (CIFAR-10-C, ImageNet-C).",
+        hashed_if_set=True,
     )
     corruption_suites: str = setting(
         "",
@@ -56,12 +58,12 @@ class TestingHparams(Hparams):
     )
     protocol: str = setting(
         "",
-        "A frozen protocol, such as pd-bench-1: it sets all flags but those of the model (docs/protocol.md).",
+        "A frozen protocol, such as pd-bench-1: it fixes images, anchors, sets and attacks (docs/protocol.md).",
         hashed_if_set=True,
     )
     split: str = setting(
         "test",
-        "Images to evaluate on: test, or validation, which training held out (--validation_fraction), to choose by.",
+        "Images to evaluate on: test, or validation (those that training held out by --validation_fraction).",
         check=one_of("test", "validation"),
     )
     num_examples: int = setting(
@@ -88,26 +90,26 @@ class TestingHparams(Hparams):
     )
     adv_test_attack_power_Linf: float = setting(
         8 / 255,
-        "Radius of the l-inf ball in pixels of [0, 1]; the default depends on the data set.",
+        "Radius of the l-inf ball; pixels are in [0, 1]; the default depends on the data set.",
         check=in_range(0),
         when="adv_test_attack_norm=Linf",
     )
     adv_test_attack_power_L2: float = setting(
         0.5,
-        "Radius of the l2 ball; the default depends on the data set.",
+        "Radius of the l2 ball (norm of the whole change; pixels are in [0, 1]); the default depends on the data set.",
         check=in_range(0),
         when="adv_test_attack_norm=L2",
     )
     then_project: str = setting(
         "",
-        "Table 3 of the paper: project what --adv_eval finds once onto {PD <= radius of the ball}, and ask again; "
-        "pd, pd_s, pd_w, pd_t, comma-separated. Not adaptive: an upper bound.",
+        "Table 3 of the paper: project what --adv_eval finds once onto {PD <= radius of the ball}, and ask the "
+        "model again; pd, pd_s, pd_w, pd_t, comma-separated. Not adaptive: an upper bound.",
         when="adv_eval",
         hashed_if_set=True,
     )
     then_project_method: str = setting(
         "exact",
-        "That projection: exact (nearest point) or scale (as published).",
+        "Method of --then_project: exact (nearest point) or scale (as published).",
         check=one_of("exact", "scale"),
         when="then_project",
         hashed_if_set=True,
@@ -122,7 +124,7 @@ class TestingHparams(Hparams):
     N_threshold: float = setting(0.1, "PD threshold of the nonisotropic set.", check=in_range(0), when="N_adv_eval")
     N_radius: float = setting(
         8 / 255,
-        "Its second bound, an l-inf radius in pixels; the default depends on the data set.",
+        "Its second bound, an l-inf radius; pixels are in [0, 1]; the default depends on the data set.",
         check=in_range(0),
         when="N_adv_eval",
     )
@@ -135,10 +137,16 @@ class TestingHparams(Hparams):
         hashed_if_set=True,
     )
     N_thresholds: tuple[float, ...] = setting(
-        (), "A grid: these PD thresholds too, each with every radius.", check=in_range(0), when="N_adv_eval"
+        (),
+        "Evaluate a grid: besides --N_threshold these PD thresholds, each with every radius.",
+        check=in_range(0),
+        when="N_adv_eval",
     )
     N_radii: tuple[float, ...] = setting(
-        (), "A grid: these radii too, each with every threshold.", check=in_range(0), when="N_adv_eval"
+        (),
+        "Evaluate a grid: besides --N_radius these radii, each with every threshold.",
+        check=in_range(0),
+        when="N_adv_eval",
     )
     safe_moves: str = setting(
         "",
@@ -157,28 +165,33 @@ class TestingHparams(Hparams):
     )
     exact_eval: bool = setting(
         False,
-        "For small networks of ReLUs: decide by a mixed-integer program what attacks left standing in that set.",
+        "For small ReLU networks: decide by a mixed-integer program whether the images that no attack broke are robust "
+        "in the nonisotropic set.",
         when="N_adv_eval",
         hashed_if_set=True,
     )
     exact_seconds: float = setting(
-        60.0, "Time limit of that for each image.", check=in_range(0, above=True), when="exact_eval", hashed_if_set=True
+        60.0,
+        "Time limit of --exact_eval, in seconds for each image.",
+        check=in_range(0, above=True),
+        when="exact_eval",
+        hashed_if_set=True,
     )
     certify: bool = setting(
         False,
-        "For plain sequences of layers: prove robustness in that set by linear bounds, where they suffice.",
+        "For plain sequences of layers: prove robustness in the nonisotropic set by linear bounds, where they suffice.",
         when="N_adv_eval",
         hashed_if_set=True,
     )
     attacks: str = setting(
         "",
-        "Members of the nonisotropic ensemble by name, in order, comma-separated (default: all that fit).",
+        "Attacks of --N_adv_eval by name, in order, comma-separated (default: the ensemble of docs/evaluation.md).",
         when="N_adv_eval",
     )
     foreign_attacks: str = setting(
         "",
-        "More members of that ensemble, after its own: functions f(model, images, labels, allowed) -> perturbed images "
-        "of a file, NAME,NAME@FILE.py; their points are projected into the set.",
+        "Further attacks, after those: NAME,NAME@FILE.py, functions f(model, images, labels, allowed) -> perturbed "
+        "images of that file; their points are projected into the set.",
         check=named_in_file,
         when="N_adv_eval",
         hashed_if_set=True,
@@ -186,13 +199,13 @@ class TestingHparams(Hparams):
     )
     audit: bool = setting(
         False,
-        "Run each attack alone too: what it finds, in how many passes, beside the best that is known.",
+        "Also run each attack alone, and report what it finds in how many passes, beside the best that is known.",
         when="N_adv_eval",
         hashed_if_set=True,
     )
     audit_attacks: str = setting(
         "",
-        "Attacks in that audit which are no members of the ensemble, comma-separated (all: every one there is).",
+        "Attacks that only the audit runs, besides those of --attacks, comma-separated (all: every attack there is).",
         when="audit",
         hashed_if_set=True,
     )
@@ -223,7 +236,7 @@ class TestingHparams(Hparams):
     )
     tangent_weight: float = setting(
         0.1,
-        "Lambda of the tangent form: the smaller, the less those changes cost.",
+        "Lambda of the tangent form, at least 0.01: the smaller, the less those changes cost.",
         check=in_range(0.01),
         when="tangents",
         hashed_if_set=True,
@@ -237,7 +250,7 @@ class TestingHparams(Hparams):
     )
     segmented_norm: str = setting(
         "full",
-        "Norm in the segmented form: full, of all of the difference to an anchor (as the paper defines it), or "
+        "Norm in the segmented form: full, of the whole difference to an anchor (as the paper defines it), or "
         "masked, of the part inside the mask (as its research code computes it).",
         check=one_of("full", "masked"),
         when="segmented|then_project",
@@ -249,8 +262,12 @@ class TestingHparams(Hparams):
         when="segmented",
     )
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
-    evaluate_only_batch_test: bool = setting(False, "Evaluate the first shard alone: a quick look.")
-    save_adversarials: bool = setting(False, "Keep all perturbed images (adversarials.safetensors).", hashed=False)
+    evaluate_only_batch_test: bool = setting(
+        False, "Evaluate only the first shard (--shard_size images), for a quick look."
+    )
+    save_adversarials: bool = setting(
+        False, "Keep all perturbed images (adversarials.safetensors); bundle needs them.", hashed=False
+    )
 
     def hashed(self) -> dict[str, Any]:
         """Without the thresholds and radii in whose place --N_coverage takes others."""

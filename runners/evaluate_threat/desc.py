@@ -67,7 +67,7 @@ class PerturbationHparams(Hparams):
     )
     corruption_files: str = setting(
         "",
-        "Folder of corrupted test images too: CIFAR-10-C, CIFAR-100-C (.npy), ImageNet-C, 3DCC (folders).",
+        "Measure also a folder of corrupted test images: CIFAR-10-C, CIFAR-100-C (.npy), ImageNet-C, 3DCC (folders).",
         path_in=whole_path,
     )
     morphs: bool = setting(
@@ -77,20 +77,23 @@ class PerturbationHparams(Hparams):
     )
     judge_name: str = setting(
         "conv",
-        "Architecture of the judge of --morphs, trained apart, as usual: without augmentation and adversaries.",
+        "Architecture of the judge of --morphs: another trained model, without augmentation and adversaries.",
         when="morphs",
     )
     adversarials: bool = setting(
-        False, "Adversarial examples of --model_name too: a group of their own, outside the AUROC."
+        False, "Measure also adversarial examples of --model_name: a group of their own, outside the AUROC."
     )
     adversarial_Linf: float = setting(
         8 / 255,
-        "Their l-inf radius in pixels of [0, 1]; the default depends on the data set.",
+        "Their l-inf radius; pixels are in [0, 1]; the default depends on the data set.",
         check=in_range(0),
         when="adversarials",
     )
     adversarial_L2: float = setting(
-        0.5, "Their l2 radius; the default depends on the data set.", check=in_range(0), when="adversarials"
+        0.5,
+        "Their l2 radius; pixels are in [0, 1]; the default depends on the data set.",
+        check=in_range(0),
+        when="adversarials",
     )
     adversarial_iter: int = setting(40, "Steps of those attacks.", check=in_range(1), when="adversarials")
     perceptual: str = setting(
@@ -101,7 +104,7 @@ class PerturbationHparams(Hparams):
     )
     threat_masks: str = setting(
         "",
-        "PD-S too: masks from center, grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
+        "Measure also PD-S, with masks from center (an ellipse), grabcut, sam:CHECKPOINT or file:MASKS.safetensors.",
         path_in=path_after_kind,
         alias="mask_source",
     )
@@ -114,11 +117,12 @@ class PerturbationHparams(Hparams):
     )
     stability: bool = setting(
         False,
-        "PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training images, too.",
+        "Measure also PD with 5, 10, 20 and 50 anchors a class, and with anchors from either half of the training "
+        "images.",
     )
     coverage_images: int = setting(
         250,
-        "Training images, no anchors, whose changes give the thresholds that hold a given share of the safe ones.",
+        "Number of training images (none of them an anchor) on whose changes thresholds of a given coverage are found.",
         check=in_range(1),
     )
     bootstrap: int = setting(1000, "Resamples of the images for the 95 % intervals.", check=in_range(100))

@@ -26,8 +26,8 @@ class KitHparams(Hparams):
 
     human_kit: bool = setting(
         False,
-        "Write a page, too, that asks people which class they see in pairs of images of a measurement, and the pairs "
-        "that evaluate_threat --human reads with their answers.",
+        "Also write the folder human_kit/: a page that asks people which class they see in pairs of images that "
+        "evaluate_threat measured, and the pairs, which --human reads together with their answers.",
         hashed=False,
     )
 
@@ -40,8 +40,8 @@ class SiteHparams(Hparams):
 
     site: str = setting(
         "",
-        "Write a leaderboard of claims, a page and a model card for each, and leaderboard.json into this folder, and "
-        "no report. Other files there are left alone.",
+        "Write no report but a leaderboard of claims, a page and a model card for each, and leaderboard.json into this "
+        "folder. Other files there are left alone.",
         path_in=the_path,
         hashed=False,
     )

@@ -1,4 +1,4 @@
-"""Frozen protocols of `test --protocol=NAME`: all flags but those of the model, and digests of what they lead to.
+"""Frozen protocols of `test --protocol=NAME`: flags for images, anchors, sets and attacks, and digests of the inputs.
 
 A protocol is a file of protocols/, which never changes once it is published; another protocol has another name.
 Does not import torch.
