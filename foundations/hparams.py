@@ -335,6 +335,12 @@ class TrainingHparams(Hparams):
         check=in_range(0, 1),
         when="certified_train",
     )
+    certified_train_scaling: bool = setting(
+        True,
+        "Scale random weights before the first step, so that intervals keep their width through the layers (Shi et al. "
+        "2021).",
+        when="certified_train",
+    )
     channels_last: bool = setting(False, "Images in the memory layout that suits convolutions.", hashed=False)
     compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)
     checkpoint_minutes: float = setting(

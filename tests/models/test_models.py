@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import copy
+import itertools
+
 import pytest
 import torch
 import torchvision
 
 from datasets.registry import DATASETS
 from foundations.errors import UsageError
+from models.initialize import keep_interval_widths
 from models.normalize import Normalize
 from models.registry import build_model, canonical_name
 
@@ -104,3 +108,33 @@ def test_networks_named_by_their_layers(name: str, sizes: list[int]) -> None:
     assert model(torch.rand(2, 1, 9, 9)).shape == (2, 7)
     layers = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
     assert [len(layer.weight) for layer in layers] == sizes
+
+
+def test_scaled_weights_keep_the_width_of_intervals() -> None:
+    """Mean widths behind each ReLU, by |W| of each layer; without scaling they grow several times a layer."""
+    lenet = build_model("lenet", Spec(1, 28, 28)).network
+    assert lenet[0].bias.any()
+    keep_interval_widths(lenet)
+    assert not any(parameter.any() for name, parameter in lenet.named_parameters() if name.endswith("bias"))
+    widths = {}
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        network = build_model("conv", Spec(1, 16, 16)).network.double()
+        if scaled:
+            keep_interval_widths(network)
+        low = torch.rand(4, 1, 16, 16, dtype=torch.float64)
+        high, seen = low + 0.2, []
+        for layer in network:
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+                size = copy.deepcopy(layer)
+                size.weight.data.abs_()
+                size.bias.data.zero_()
+                middle, reach = layer((low + high) / 2), size((high - low) / 2)
+                low, high = middle - reach, middle + reach
+            else:
+                low, high = layer(low), layer(high)
+                if isinstance(layer, torch.nn.ReLU):
+                    seen.append((high - low).mean().item())
+        widths[scaled] = seen
+    assert all(0.05 < width < 0.8 for width in widths[True]), widths
+    assert all(after > 2 * before for before, after in itertools.pairwise(widths[False])), widths

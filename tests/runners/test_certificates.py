@@ -152,6 +152,27 @@ def test_training_by_the_command(trained: Command) -> None:
     assert trained.where("train", *PLAIN, "--certified_train_radius=0.3", "--certified_train_ramp=0.1") == unchanged
 
 
+def test_random_weights_alone_are_scaled(trained: Command, tmp_path: Path) -> None:
+    """With steps of no length the weights that are kept are the initial ones; those of a file stay as they are."""
+    still = [*PLAIN, "--certified_train", "--lr=1e-30", "--training_steps=1it"]
+    usual = load_file(trained.ok("train", *still, "--certified_train_scaling=false") / "model.safetensors")
+    scaled = load_file(trained.ok("train", *still) / "model.safetensors")
+    for name, weights in usual.items():
+        if name.endswith("weight"):
+            inputs = weights[0].numel()
+            assert float(scaled[name].double().abs().sum()) == pytest.approx(2 * weights.numel() / inputs, rel=1e-5)
+            ratio = scaled[name] / weights
+            assert ratio.allclose(ratio.flatten()[0], rtol=1e-4)
+        elif name.endswith("bias"):
+            assert float(scaled[name].abs().max()) < 1e-20 < float(weights.abs().max())
+        else:
+            assert scaled[name].equal(weights)
+    file = shutil.copy(trained.where("train", *MODEL) / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    tuned = trained.ok("train", *still, "--model_type=pretrained", f"--model_source=file:{file}")
+    for name, weights in load_file(tuned / "model.safetensors").items():
+        assert weights.allclose(load_file(file)[name], rtol=1e-6, atol=1e-20), name
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
