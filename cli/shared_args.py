@@ -51,8 +51,8 @@ class ToggleHparams(Hparams):
 
     heading: ClassVar[str] = "Toggles"
 
-    toggle_N_aug: bool = setting(False, "Vary --N_aug.")
-    toggle_mixup: bool = setting(False, "Vary --mixup.")
-    toggle_adv_train: bool = setting(False, "Vary --adv_train.")
-    toggle_N_adv_train: bool = setting(False, "Vary --N_adv_train.", alias="toggle_N_adv")
-    toggle_certified_train: bool = setting(False, "Vary --certified_train.")
+    toggle_N_aug: bool = setting(False, "Run with and without --N_aug.")
+    toggle_mixup: bool = setting(False, "Run with and without --mixup.")
+    toggle_adv_train: bool = setting(False, "Run with and without --adv_train.")
+    toggle_N_adv_train: bool = setting(False, "Run with and without --N_adv_train.", alias="toggle_N_adv")
+    toggle_certified_train: bool = setting(False, "Run with and without --certified_train.")

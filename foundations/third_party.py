@@ -1,4 +1,4 @@
-"""Modules that a package imports by names under which nothing may be installed: stood in for while it is imported."""
+"""Stand-ins for modules that a package imports and that may be missing, in place only while it is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by `bundle`, `verify` and `report --site`: the images of a claim, its anchors, and the judge over both."""
+"""The images of a claim, its anchors, and the judge over both, for `bundle`, `verify` and `report --site`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of people in Python: tensors, arrays or lists, and models of odd kinds, checked once."""
+"""Arguments of the functions for use from Python, checked once: tensors, arrays or lists, and any kind of model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks for people in Python: one call from images to the worst images that the attacks found."""
+"""Attacks as functions, for use from Python: one call from images to the worst images that the attacks found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Attack:
 
     The points lie in {threat <= threshold}, within `radius` of the image in l-inf, and in [0, 1].
 
-    threat     its size is 1 half-way to another class for ProjectedDisplacement, in pixels of [0, 1] for L2 and Linf
+    threat     1 is half-way to another class for ProjectedDisplacement; L2 and Linf are in the unit of pixels in [0, 1]
     radius     second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
     attacks    names in threat_specification/attacks/registry.py (default: the ensemble for the number of classes), and
                functions f(model, images, labels, allowed) -> perturbed images

@@ -1,4 +1,4 @@
-"""The isotropic threats: l2 and l-infinity norms of the perturbation, in pixels of [0, 1]."""
+"""The isotropic threats: l2 and l-infinity norms of the perturbation, for pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Norm(Threat):
 
 
 class Linf(Norm):
-    """Largest change of a pixel, in units of pixels: 8/255 is eight steps of an 8-bit image.
+    """Largest change of a pixel, for pixels in [0, 1]: 8/255 is eight steps of an 8-bit image.
 
     >>> images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
     >>> nonisotropic.Linf().evaluate(images, labels, images + torch.tensor([0.0, 0.25]))
@@ -134,7 +134,7 @@ class Linf(Norm):
 
 
 class L2(Norm):
-    """Euclidean norm of the change over all pixels and channels, in units of pixels.
+    """Euclidean norm of the change over all pixels and channels, for pixels in [0, 1].
 
     >>> images, labels = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
     >>> nonisotropic.L2().evaluate(images, labels, images + 0.25)

@@ -1,4 +1,4 @@
-"""The adversary of training as a function, for training loops that are not ours."""
+"""The adversary of training as a function, for training loops of other programs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TrainingAdversary:
     (Madry et al. 2018, arXiv 1706.06083; with steps=1 Wong et al. 2020, arXiv 2001.03994). Call it once for each step
     of the optimizer: the random starts depend on the seed and on the number of the call.
 
-    threat     its size is 1 half-way to another class for ProjectedDisplacement, in pixels of [0, 1] for L2 and Linf
+    threat     1 is half-way to another class for ProjectedDisplacement; L2 and Linf are in the unit of pixels in [0, 1]
     radius     second bound, in l-inf (default: none for L2, the threshold for Linf, 8/255 for other threats)
     steps      gradients for each image
     reach      length of all steps together, in units of the usual change of a pixel in the set, which is the radius,

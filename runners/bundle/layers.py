@@ -1,4 +1,4 @@
-"""The adversarial examples of a finished test run, an evaluation under attack each, and the sets that it was about."""
+"""Adversarial examples of a finished test run: a layer for each evaluation under attack, with the sets that it used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates of a model as text: between them and attacks lies its accuracy. Imports no torch."""
+"""Certificates of a model as text, and the bracket [certified, attacked] that holds its accuracy. Imports no torch."""
 
 from __future__ import annotations
 

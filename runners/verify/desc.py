@@ -1,4 +1,4 @@
-"""Description of the verify runner: whether a claim is true."""
+"""Description of the verify runner: a check of one claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verify runner: does a claim hold, on this machine, with this data set and these weights?"""
+"""The verify runner: check whether a claim holds on this machine, with this data set and these weights."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ ALIKE = {  # the others, in words
 
 @dataclass(frozen=True)
 class Claim:
-    """facts: claim.json; arrays: those of `schema.kinds_of`."""
+    """A claim: `facts` is the content of claim.json, `arrays` are those of `schema.kinds_of`."""
 
     facts: dict[str, Any]
     arrays: tensors.Arrays
