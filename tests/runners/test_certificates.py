@@ -164,7 +164,7 @@ def test_random_weights_alone_are_scaled(trained: Command, tmp_path: Path) -> No
             ratio = scaled[name] / weights
             assert ratio.allclose(ratio.flatten()[0], rtol=1e-4)
         elif name.endswith("bias"):
-            assert float(scaled[name].abs().max()) < 1e-20 < float(weights.abs().max())
+            assert float(scaled[name].abs().max()) < 1e-20
         else:
             assert scaled[name].equal(weights)
     file = shutil.copy(trained.where("train", *MODEL) / "model.safetensors", tmp_path / "elsewhere.safetensors")
