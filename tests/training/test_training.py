@@ -212,6 +212,29 @@ def test_weights_are_left_alone_without_an_adversary() -> None:
         assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+def test_weights_that_a_network_does_not_use_are_left_alone() -> None:
+    """As the second first block of RobustBench's Carmon2019Unlabeled and its kin, which is never asked."""
+    model = Spare(net())
+    objective = Parts(adversaries=[LINF])
+    parts = objective.make(model, Batch(Whole()), Step(0, 0))
+    before = state_of(model)
+    with AdversarialWeights(0.1)(model, objective, parts):
+        moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+        assert moved and "spare.weight" not in moved
+    assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
+
+
+class Spare(nn.Module):
+    """A network with a layer that it does not use."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.spare = network, nn.Linear(3, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images)
+
+
 def test_statistics_see_a_batch_once_with_weight_perturbation() -> None:
     made = trainer(1, model=net(), objective=Parts(adversaries=[LINF]), perturbation=AdversarialWeights(0.1))
     made.run()
