@@ -17,7 +17,15 @@ from threat_specification import Linf, ProjectedDisplacement
 from training.adversaries import PGD
 from training.batch import Batch
 from training.loop import Progress, Trainer, every_epoch
-from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, plain
+from training.network import (
+    MixedPrecision,
+    broadcast_buffers,
+    distributed,
+    has_idle_weights,
+    moving_average,
+    plain,
+    settle_buckets,
+)
 from training.objectives import Parts, standard
 from training.optimizers import OPTIMIZERS
 from training.schedule import Schedule
@@ -233,6 +241,21 @@ class Spare(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.network(images)
+
+
+def test_processes_train_a_network_that_does_not_use_all_weights(alone_in_a_group: None) -> None:
+    """The weights are those of one process without a group; what is idle gets no gradient."""
+    alone, together = (Spare(net()) for _ in range(2))
+    together.load_state_dict(alone.state_dict())
+    assert has_idle_weights(together, IMAGES[:2]) and not has_idle_weights(together.network, IMAGES[:2])
+    assert all(value.equal(alone.state_dict()[name]) for name, value in together.state_dict().items())
+    wrapped = distributed(together, torch.device("cpu"), has_idle_weights=True)
+    settle_buckets(wrapped, IMAGES[:2])
+    for model in (alone, wrapped):
+        trainer(3, model=model).run()
+    assert together.spare.weight.grad is None
+    for name, value in together.state_dict().items():
+        assert torch.allclose(value, alone.state_dict()[name], atol=1e-6), name
 
 
 def test_statistics_see_a_batch_once_with_weight_perturbation() -> None:
