@@ -15,6 +15,9 @@ IMAGENET_CLASSES = 1000
 AUXILIARY: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
 }
+# Mean and deviation that torchvision's weights of these are for; its `transform_input` converts to them inside
+# the network, which no file of weights tells.
+OF_AUXILIARY = (0.5, 0.5, 0.5)
 
 
 def build_torchvision(spec: ImageSpec, name: str) -> nn.Module:
@@ -48,15 +51,18 @@ def pretrained_torchvision(spec: ImageSpec, name: str) -> Classifier:
 
     _known(name, _torchvision_names(), "torchvision")
     weights = torchvision.models.get_model_weights(name).DEFAULT
+    mean, std, options = tuple(weights.transforms().mean), tuple(weights.transforms().std), {}
+    if name in AUXILIARY:
+        mean, std, options = OF_AUXILIARY, OF_AUXILIARY, {"transform_input": False}
     try:
-        without = {key: value for key, value in AUXILIARY.get(name, {}).items() if key == "aux_logits"}
-        network = torchvision.models.get_model(name, weights=weights, **without)
+        network = torchvision.models.get_model(name, weights=weights, **options)
     except OSError as error:
-        raise _offline("torchvision", name, weights.url, error) from error
-    transforms = weights.transforms()
+        raise _offline("torchvision", name, weights.url, error, mean, std) from error
+    if name in AUXILIARY:
+        _leave_out_auxiliary(network)
     if spec.num_classes != IMAGENET_CLASSES:
         _replace_head(network, spec.num_classes)
-    return Classifier(Normalize(tuple(transforms.mean), tuple(transforms.std)), network)
+    return Classifier(Normalize(mean, std), network)
 
 
 def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
@@ -71,7 +77,8 @@ def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
     try:
         network = timm.create_model(name, pretrained=True, num_classes=spec.num_classes)
     except (OSError, RuntimeError) as error:
-        raise _offline("timm", name, timm.get_pretrained_cfg(name).hf_hub_id or "its hub", error) from error
+        published = timm.get_pretrained_cfg(name)
+        raise _offline("timm", name, published.hf_hub_id or "its hub", error, published.mean, published.std) from error
     return Classifier(Normalize(tuple(network.default_cfg["mean"]), tuple(network.default_cfg["std"])), network)
 
 
@@ -102,6 +109,14 @@ def _known(name: str, names: list[str], library: str) -> str:
     return name
 
 
+def _leave_out_auxiliary(network: Any) -> None:
+    """Leave out the further outputs, which torchvision's weights always come with."""
+    network.aux_logits = False
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(network, name):
+            setattr(network, name, None)
+
+
 def _replace_head(network: nn.Module, num_classes: int) -> None:
     """Replace the last linear layer by a random one; in all of torchvision's classifiers it is registered last."""
     path, head = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
@@ -114,9 +129,14 @@ def _replace_head(network: nn.Module, num_classes: int) -> None:
         setattr(owner, attribute, replacement)
 
 
-def _offline(library: str, name: str, where: str, error: Exception) -> RunError:
+def _offline(
+    library: str, name: str, where: str, error: Exception, mean: tuple[float, ...], std: tuple[float, ...]
+) -> RunError:
+    """An error for weights that cannot be fetched; mean, std: of the pixels that they expect."""
     reason = " ".join(str(error).split())[:200]
+    mean_said, std_said = (",".join(f"{value:g}" for value in values) for values in (mean, std))
     return RunError(
         f"the weights of '{library}:{name}' cannot be fetched: {reason}; fetch {where} where there is the internet "
-        f"and use them by --model_source=file:PATH --model_name={library}:{name}"
+        f"and use them by --model_source=file:PATH --model_name={library}:{name} --pixel_mean={mean_said} "
+        f"--pixel_std={std_said}"
     )

@@ -31,14 +31,29 @@ class MixedPrecision(nn.Module):
             return self.network(images.contiguous(memory_format=self.layout)).float()
 
 
-def distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap the model in DistributedDataParallel, which does not synchronise buffers: `broadcast_buffers` does."""
+def distributed(model: nn.Module, device: torch.device, has_idle_weights: bool = False) -> nn.Module:
+    """Wrap the model in DistributedDataParallel, which does not synchronise buffers: `broadcast_buffers` does.
+
+    has_idle_weights   the model does not use some of its weights, as `has_idle_weights` finds; they get no gradient
+    """
     wrapper: Any = nn.parallel.DistributedDataParallel
     # The name of the option depends on the version of torch.
     names = inspect.signature(wrapper).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     ids = [device] if device.type == "cuda" else None
-    return wrapper(model, device_ids=ids, **{option: False})
+    return wrapper(model, device_ids=ids, find_unused_parameters=has_idle_weights, **{option: False})
+
+
+def has_idle_weights(model: nn.Module, images: Tensor) -> bool:
+    """Whether a pass over a few images leaves out some weights, as some published networks do.
+
+    It changes no weight and no buffer, but draws random numbers where the network does, and leaves it in training mode.
+    """
+    model.train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    with buffers_kept(model):
+        gradients = torch.autograd.grad(model(images).sum(), weights, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
 
 
 def settle_buckets(model: nn.Module, images: Tensor) -> None:

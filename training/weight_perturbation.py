@@ -32,8 +32,8 @@ class AdversarialWeights:
 
     It is applied to every weight tensor w of two or more dimensions; g is the gradient of the batch's loss with respect
     to w. After the block the weights are bit-identical to those before. Each process uses its own part of the batch,
-    without communication. Buffers do not change, and the perturbation itself leaves no gradient on the weights. For
-    batches without an adversary nothing is perturbed.
+    without communication. Buffers do not change, and the perturbation itself leaves no gradient on the weights. Weights
+    that the network does not use stay as they are. For batches without an adversary nothing is perturbed.
     """
 
     gamma: float
@@ -45,10 +45,11 @@ class AdversarialWeights:
             yield
             return
         with buffers_kept(model):
-            gradients = torch.autograd.grad(objective.score(model, parts).loss, weights)
+            found = torch.autograd.grad(objective.score(model, parts).loss, weights, allow_unused=True)
+        used = [(weight, gradient) for weight, gradient in zip(weights, found, strict=True) if gradient is not None]
         kept = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
-            for weight, gradient in zip(weights, gradients, strict=True):
+            for weight, gradient in used:
                 weight.add_(gradient * (self.gamma * weight.norm() / gradient.norm().clamp_min(1e-20)))
         try:
             yield

@@ -41,7 +41,15 @@ from training.batch import Batch
 from training.certified import IntervalLoss, read, worst_logits
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
-from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, settle_buckets, size_of
+from training.network import (
+    MixedPrecision,
+    broadcast_buffers,
+    distributed,
+    has_idle_weights,
+    moving_average,
+    settle_buckets,
+    size_of,
+)
 from training.objectives import Certify, uncertified
 from training.optimizers import OPTIMIZERS
 from training.random_states import seed_everything
@@ -284,9 +292,10 @@ class Train(Runner):
             model.network.compile()
         if self.environment.world_size == 1:
             return model
-        wrapped = distributed(model, self.environment.device)
         part = -(-self.batches.batch_size // (self.environment.world_size * self.desc.training.accumulation))
-        settle_buckets(wrapped, self._first_images(min(part, SETTLING)))
+        images = self._first_images(min(part, SETTLING))
+        wrapped = distributed(model, self.environment.device, has_idle_weights(model, images))
+        settle_buckets(wrapped, images)
         return wrapped
 
     def _after_step(self, progress: Progress) -> None:

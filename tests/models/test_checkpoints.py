@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy
 import pytest
+import timm
 import torch
+import torchvision
 from torch import Tensor
 
 from datasets.registry import dataset_info
@@ -18,6 +20,7 @@ from foundations.errors import RunError
 from foundations.input_hparams import ModelHparams
 from models.building import initial_model
 from models.checkpoints import read_state_dict
+from models.libraries import pretrained_timm, pretrained_torchvision
 from models.normalize import Classifier
 from models.registry import build_model
 
@@ -158,3 +161,39 @@ def test_networks_with_auxiliary_outputs_answer_with_one(name: str, side: int) -
     for training in (True, False):
         answer = network.train(training)(torch.rand(2, 3, side, side))
         assert isinstance(answer, Tensor) and answer.shape == (2, 1000)
+
+
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 96)])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_pretrained_networks_with_auxiliary_outputs(monkeypatch: pytest.MonkeyPatch, name: str, side: int) -> None:
+    """They answer as torchvision's own, and their weights mean the same in a network that was built without any."""
+    torch.manual_seed(2)
+    published = torchvision.models.get_model(name, init_weights=True, aux_logits=True).state_dict()
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: published)
+    spec, pixels = dataset_info("imagenet"), torch.rand(2, 3, side, side, dtype=torch.float64)
+    pretrained = pretrained_torchvision(spec, name).double()
+    assert pretrained.train()(pixels).shape == (2, 1000)
+
+    pretrained = pretrained_torchvision(spec, name).double().eval()
+    theirs = torchvision.models.get_model(name, weights="DEFAULT").double().eval()
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (spec.mean, spec.std))
+    normalised = (pixels - mean) / std
+    torch.testing.assert_close(pretrained(pixels), theirs(normalised))
+
+    again = build_model(f"torchvision:{name}", spec).double().eval()
+    again.load_state_dict(pretrained.state_dict())
+    assert torch.equal(again(pixels), pretrained(pixels))
+
+
+def test_offline_says_how_pixels_are_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set's statistics, which a checkpoint has by default, are not those of all networks."""
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(RunError, match=r"resnet18 --pixel_mean=0\.485,0\.456,0\.406 --pixel_std=0\.229,0\.224,0\.225$"):
+        pretrained_torchvision(dataset_info("imagenet"), "resnet18")
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(RunError, match=r"vit_tiny_patch16_224 --pixel_mean=0\.5,0\.5,0\.5 --pixel_std=0\.5,0\.5,0\.5$"):
+        pretrained_timm(dataset_info("imagenet"), "vit_tiny_patch16_224")

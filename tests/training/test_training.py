@@ -17,7 +17,15 @@ from threat_specification import Linf, ProjectedDisplacement
 from training.adversaries import PGD
 from training.batch import Batch
 from training.loop import Progress, Trainer, every_epoch
-from training.network import MixedPrecision, broadcast_buffers, distributed, moving_average, plain
+from training.network import (
+    MixedPrecision,
+    broadcast_buffers,
+    distributed,
+    has_idle_weights,
+    moving_average,
+    plain,
+    settle_buckets,
+)
 from training.objectives import Parts, standard
 from training.optimizers import OPTIMIZERS
 from training.schedule import Schedule
@@ -210,6 +218,44 @@ def test_weights_are_left_alone_without_an_adversary() -> None:
     before, step = state_of(model), AdversarialWeights(0.1)
     with step(model, standard, parts):
         assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_a_network_does_not_use_are_left_alone() -> None:
+    """As the second first block of RobustBench's Carmon2019Unlabeled and its kin, which is never asked."""
+    model = Spare(net())
+    objective = Parts(adversaries=[LINF])
+    parts = objective.make(model, Batch(Whole()), Step(0, 0))
+    before = state_of(model)
+    with AdversarialWeights(0.1)(model, objective, parts):
+        moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+        assert moved and "spare.weight" not in moved
+    assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
+
+
+class Spare(nn.Module):
+    """A network with a layer that it does not use."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.spare = network, nn.Linear(3, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images)
+
+
+def test_processes_train_a_network_that_does_not_use_all_weights(alone_in_a_group: None) -> None:
+    """The weights are those of one process without a group; what is idle gets no gradient."""
+    alone, together = (Spare(net()) for _ in range(2))
+    together.load_state_dict(alone.state_dict())
+    assert has_idle_weights(together, IMAGES[:2]) and not has_idle_weights(together.network, IMAGES[:2])
+    assert all(value.equal(alone.state_dict()[name]) for name, value in together.state_dict().items())
+    wrapped = distributed(together, torch.device("cpu"), has_idle_weights=True)
+    settle_buckets(wrapped, IMAGES[:2])
+    for model in (alone, wrapped):
+        trainer(3, model=model).run()
+    assert together.spare.weight.grad is None
+    for name, value in together.state_dict().items():
+        assert torch.allclose(value, alone.state_dict()[name], atol=1e-6), name
 
 
 def test_statistics_see_a_batch_once_with_weight_perturbation() -> None:
