@@ -188,6 +188,8 @@ class Train(Runner):
         """Rows to train on, and rows held out; the same ones for every replicate."""
         labels = self.data.train.labels
         rows = held_out(labels, self.desc.training.validation_fraction, self.desc.seed)
+        if len(rows) == len(labels):
+            raise UsageError(f"--validation_fraction: of {len(labels)} images it leaves none to train on; lower it")
         return complement(rows, len(labels)), rows
 
     def _with_thresholds(self) -> TrainingHparams:
