@@ -8,7 +8,7 @@ from foundations.errors import RunError, UsageError
 from foundations.images import ImageSpec
 from foundations.input_hparams import ModelHparams
 from models.checkpoints import divide, fit, normaliser, read_state_dict
-from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision
+from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision, timm_classes
 from models.normalize import Classifier, Normalize
 from models.registry import build_model, check_fit, parse
 from models.robustbench import build_zoo_architecture, load_zoo_model
@@ -31,12 +31,13 @@ def initial_model(
     check_fit(model.model_name, spec)
     if model.path:
         return _from_file(model, spec)
-    if spec.num_classes != IMAGENET_CLASSES and not new_head:
+    family, parts = parse(model.model_name)
+    known = timm_classes(str(parts[0])) if family == "timm" else IMAGENET_CLASSES
+    if spec.num_classes != known and not new_head:
         raise RunError(
-            f"the weights of '{model.model_name}' tell {IMAGENET_CLASSES} classes apart, {dataset_name} has "
+            f"the weights of '{model.model_name}' tell {known} classes apart, {dataset_name} has "
             f"{spec.num_classes}; fine-tune them first: train --model_type=pretrained, then test --model_type=finetuned"
         )
-    family, parts = parse(model.model_name)
     if family == "timm":
         return pretrained_timm(spec, str(parts[0]))
     if family == "imagenet_resnet" and len(parts) > 1:

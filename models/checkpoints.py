@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError
+from foundations.signals import Interrupted
 
 HEADS = (b"<!doctype", b"<html", b"<?xml", b"<head", b'{"error')
 # Entries under which the weights are, in the order of preference, also one inside another.
@@ -61,6 +62,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 return load_file(path)
             with torch.serialization.safe_globals(harmless()):
                 content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except Interrupted:
+            raise
         except Exception as error:  # each format raises different exceptions
             problem = _told(str(error))
     if problem is not None:

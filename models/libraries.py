@@ -73,13 +73,24 @@ def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
     """
     import timm
 
-    _known(name.split(".")[0], timm.list_models(), "timm")
+    timm_classes(name)  # raises UsageError for a name without weights
     try:
         network = timm.create_model(name, pretrained=True, num_classes=spec.num_classes)
     except (OSError, RuntimeError) as error:
         published = timm.get_pretrained_cfg(name)
         raise _offline("timm", name, published.hf_hub_id or "its hub", error, published.mean, published.std) from error
     return Classifier(Normalize(tuple(network.default_cfg["mean"]), tuple(network.default_cfg["std"])), network)
+
+
+def timm_classes(name: str) -> int:
+    """The number of classes of timm's weights of this name; 0 for weights without a last layer."""
+    import timm
+
+    _known(name.split(".")[0], timm.list_models(), "timm")
+    try:
+        return timm.get_pretrained_cfg(name).num_classes
+    except RuntimeError as error:  # names the tag that it does not know
+        raise UsageError(f"model 'timm:{name}': {error}") from error
 
 
 def _options(spec: ImageSpec, name: str) -> dict[str, Any]:
@@ -118,11 +129,19 @@ def _leave_out_auxiliary(network: Any) -> None:
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """Replace the last linear layer by a random one; in all of torchvision's classifiers it is registered last."""
-    path, head = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    """Replace the layer of the classes, which torchvision registers last, by a random one.
+
+    It is linear, or a convolution (SqueezeNet).
+    """
+    kinds = (nn.Linear, nn.Conv2d)
+    path, head = [(path, module) for path, module in network.named_modules() if isinstance(module, kinds)][-1]
+    replacement: nn.Module
+    if isinstance(head, nn.Linear):
+        replacement = nn.Linear(head.in_features, num_classes)
+    else:
+        replacement = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
     parent, _, attribute = path.rpartition(".")
     owner: Any = network.get_submodule(parent)
-    replacement = nn.Linear(head.in_features, num_classes)
     if attribute.isdigit():
         owner[int(attribute)] = replacement
     else:

@@ -112,15 +112,19 @@ def read_threat(desc: ThreatDesc, environment: Environment, apart: bool = False,
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1, apart=apart)
 
 
-def read_thresholds(desc: Desc, environment: Environment, coverage: float, names: dict[str, str]) -> dict[str, float]:
-    """By flag, the threshold that holds this share of the safe changes that an evaluate_threat run made.
+def read_thresholds(
+    desc: Desc, environment: Environment, asked: tuple[str, float], names: dict[str, str]
+) -> dict[str, float]:
+    """By flag, the threshold that holds a share of the safe changes that an evaluate_threat run made.
 
+    asked   flag that asks for the share, and the share
     names   flag -> name of the threat whose threshold it takes
     """
     import numpy
 
     from testing.coverage import threshold_at
 
+    flag, coverage = asked
     path = require_complete(desc, environment) / "coverage.npz"
     if not path.is_file():
         raise RunError(f"no thresholds in {path.parent}: expected training images that are no anchors, got none")
@@ -134,7 +138,7 @@ def read_thresholds(desc: Desc, environment: Environment, coverage: float, names
     for name, value in found.items():
         if value <= 0:
             raise UsageError(
-                f"--N_coverage: {name} is 0 for a share of {coverage:g} of the safe changes, so that every set holds "
+                f"--{flag}: {name} is 0 for a share of {coverage:g} of the safe changes, so that every set holds "
                 "them; ask for a larger share"
             )
     shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())

@@ -309,6 +309,8 @@ def _imported(name: str) -> Any:
         if error.name != package:
             raise RunError(f"--tracker={name}: cannot import {package}: {error}") from error
         raise RunError(f"--tracker={name} needs a package: pip install {package}") from error
+    except Interrupted:
+        raise
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunError(f"--tracker={name}: cannot import {package}: {text}") from error

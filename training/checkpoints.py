@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from foundations.files import write_folder
+from foundations.signals import Interrupted
 
 Weights = dict[str, Tensor]
 
@@ -45,13 +46,20 @@ class Snapshots:
     keep: int
 
     def write(self, step: int, snapshot: Snapshot) -> None:
-        """Write a snapshot, then delete all but the newest `keep`."""
+        """Write a snapshot, then delete all but the newest `keep` up to this step.
+
+        Later ones are damaged, or the run would have gone on from there: they count for nothing.
+        """
         buffer = io.BytesIO()
         torch.save(snapshot.state, buffer)
         files = {f"{name}.safetensors": save(weights) for name, weights in snapshot.weights.items()}
-        write_folder(self.folder / f"step_{step:09d}", {**files, "state.pt": buffer.getvalue()})
-        for old in self.paths()[self.keep :]:
+        write_folder(self._path(step), {**files, "state.pt": buffer.getvalue()})
+        last = self._path(step)
+        for old in [path for path in self.paths() if path <= last][self.keep :]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:09d}"
 
     def paths(self) -> list[Path]:
         """The folders of all snapshots, newest first."""
@@ -72,5 +80,7 @@ def _read(path: Path) -> Snapshot | None:
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return Snapshot({file.stem: load_file(file) for file in path.glob("*.safetensors")}, state)
+    except Interrupted:
+        raise
     except Exception:  # torch, pickle and zip can raise any exception for a damaged file
         return None

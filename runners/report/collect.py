@@ -12,6 +12,7 @@ from typing import Any
 from foundations.desc import StoredRun
 from foundations.errors import NonisotropicError
 from foundations.run_directory import RunDirectory
+from foundations.signals import Interrupted
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def finished_runs(
 def _read(path: Path, root: Path, notice: Callable[[str], None]) -> FinishedRun | None:
     try:
         hparams, result = StoredRun.read(path, root, path.parent.parent.name).content, RunDirectory(path).result()
+    except Interrupted:
+        raise
     except NonisotropicError as error:
         notice(f"left out: {error}")
         return None

@@ -146,7 +146,7 @@ class Test(Runner):
             return testing
         names = {"N_threshold": Form.of_test(testing).name} if testing.N_adv_eval else {}
         names |= {"adv_test_attack_power": testing.adv_test_attack_norm} if testing.adv_eval else {}
-        found = read_thresholds(self.desc.coverage, self.environment, testing.N_coverage, names)
+        found = read_thresholds(self.desc.coverage, self.environment, ("N_coverage", testing.N_coverage), names)
         return replace(testing, **found)
 
     def run(self) -> dict[str, Any]:

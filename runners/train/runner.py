@@ -199,6 +199,8 @@ class Train(Runner):
         """Rows to train on, and rows held out; the same ones for every replicate."""
         labels = self.data.train.labels
         rows = held_out(labels, self.desc.training.validation_fraction, self.desc.seed)
+        if len(rows) == len(labels):
+            raise UsageError(f"--validation_fraction: of {len(labels)} images it leaves none to train on; lower it")
         return complement(rows, len(labels)), rows
 
     def _with_thresholds(self) -> TrainingHparams:
@@ -208,7 +210,8 @@ class Train(Runner):
             return training
         names = {"N_adv_train_threshold": Form.of_training(training).name} if training.N_adv_train else {}
         names |= {"adv_train_attack_power": training.adv_train_attack_norm} if training.adv_train else {}
-        found = read_thresholds(self.desc.coverage, self.environment, training.N_train_coverage, names)
+        asked = ("N_train_coverage", training.N_train_coverage)
+        found = read_thresholds(self.desc.coverage, self.environment, asked, names)
         return replace(training, **found)
 
     def _threat_of_adversary(self) -> Threat | None:

@@ -8,10 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from foundations.plain_networks import PlainNetwork
+from foundations.signals import Interrupted
+from models.checkpoints import read_state_dict
+from models.robustbench import load_zoo_model
+from runners.report.collect import finished_runs
+from runners.trackers import _imported
+from testing.exact_network import Network
+from testing.foreign import _imported as imported_attacks
 from tests.faults.processes import (
     PROJECT,
     TORCHRUN,
@@ -25,7 +37,9 @@ from tests.faults.processes import (
     wait_until,
     workers,
 )
+from threat_specification.projected_displacement.class_weights import read_matrix
 
+NETWORK = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
 TRAIN = ("train", "--dataset_name=digits", "--model_name=conv", "--training_steps=12ep", "--checkpoint_minutes=0")
 ATTACK = (
     "test",
@@ -153,3 +167,37 @@ def test_a_process_that_cannot_listen_is_ended_all_the_same() -> None:
     _, told = process.communicate(timeout=20)
     assert process.returncode == 75
     assert told == "nonisotropic: stopped by SIGTERM; the same command goes on from what is complete\n"
+
+
+READS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "weights": ("torch.load", lambda path: read_state_dict(path / "weights.pt")),
+    "a model of the zoo": (
+        "torch.serialization.safe_globals",
+        lambda path: load_zoo_model(SimpleNamespace(files=(), name="", dataset_name="", threat_model=""), None, path),  # type: ignore[arg-type]
+    ),
+    "the runs of a report": ("foundations.desc.StoredRun.read", lambda path: finished_runs(path, "digits", "train")),
+    "a tracker": ("importlib.import_module", lambda path: _imported("wandb")),
+    "attacks of a user": (
+        "importlib.machinery.SourceFileLoader.exec_module",
+        lambda path: imported_attacks(str(path / "attacks.py")),
+    ),
+    "class weights": ("safetensors.torch.load_file", lambda path: read_matrix(path / "weights.safetensors")),
+    "a network for exact answers": ("torch.fx.symbolic_trace", lambda path: Network.read(NETWORK, (1, 2, 2))),
+    "a network for certificates": ("torch.fx.symbolic_trace", lambda path: PlainNetwork.read(NETWORK)),
+}
+
+
+@pytest.mark.parametrize("what", READS)
+def test_a_request_to_end_is_no_fault_of_what_is_read(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told as a damaged file, and a sweep or a report went on without it."""
+    for name in ("weights.pt", "weights.safetensors", "attacks.py"):
+        (tmp_path / name).write_text("x = 1")
+    run = tmp_path / "runs" / "digits" / "train" / "conv_1" / "replicate_1"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text("{}")
+    place, read = READS[what]
+    monkeypatch.setattr(place, lambda *_, **__: (_ for _ in ()).throw(Interrupted("stopped")))
+    with pytest.raises(Interrupted):
+        read(tmp_path)

@@ -208,3 +208,39 @@ def test_our_own_weights_come_back_with_their_normalisation(tmp_path: Path) -> N
     other = architecture(model, "cifar10", dataset_info("cifar10"))
     assert not other(images).equal(trained(images))
     assert str(tmp_path) not in str(model.hashed())
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("vit_tiny_patch16_224.augreg_in21k", 21843), ("vit_small_patch14_dinov2", 0), ("resnet18.a1_in1k", 1000)],
+)
+def test_weights_of_timm_for_other_classes_are_not_tested(
+    name: str, known: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm gives them a random last layer, of as many classes as it is asked for."""
+    import timm
+
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *words, pretrained, **more: made("resnet18", **more))
+    model, spec = pretrained(f"timm:{name}"), dataset_info("imagenet")
+    if known == spec.num_classes:
+        initial_model(model, "imagenet", spec, Path(), new_head=False)
+        return
+    initial_model(model, "imagenet", spec, Path(), new_head=True)
+    with pytest.raises(RunError, match=f"tell {known} classes apart, imagenet has 1000; fine-tune them first"):
+        initial_model(model, "imagenet", spec, Path(), new_head=False)
+
+
+def test_an_unknown_tag_of_timm_is_a_mistake() -> None:
+    with pytest.raises(UsageError, match=r"model 'timm:resnet18.nothing': Invalid pretrained tag"):
+        initial_model(pretrained("timm:resnet18.nothing"), "imagenet", dataset_info("imagenet"), Path())
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "resnet18", "densenet121"])
+def test_weights_of_torchvision_get_a_last_layer_for_other_classes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    made = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: made(name))
+    model = initial_model(pretrained(f"torchvision:{name}"), "cifar10", dataset_info("cifar10"), Path())
+    assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 10)

@@ -94,6 +94,13 @@ def test_so_does_a_ball_and_training(digits_root: Command, measured: Path) -> No
     assert f"thresholds that hold 0.4 of the safe changes: PD-T {expected:.4g}" in done.stderr
 
 
+def test_a_share_with_threshold_0_is_told_by_the_flag_that_asks_for_it(digits_root: Command, measured: Path) -> None:
+    assert safe_values(measured)["PD"].min() == 0
+    for flag, words in (("N_coverage", ["test", *ATTACK]), ("N_train_coverage", ["train", "--N_adv_train"])):
+        done = digits_root(*words, *TINY, f"--{flag}=1e-6")
+        assert done.returncode == 2 and f"--{flag}: PD is 0 for a share of 1e-06" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

@@ -53,6 +53,13 @@ def test_too_many_anchors_or_examples(command: Command, digits_root: Command) ->
     fails(digits_root, 2, told, "test", *TINY, "--standard_eval", "--num_examples=361")
 
 
+def test_too_few_images_to_hold_some_out(command: Command) -> None:
+    told = "--validation_fraction: of 4 images it leaves none to train on; lower it"
+    words = ("--subsample_fraction=0.0027", "--validation_fraction=0.9")
+    fails(command, 2, told, "train", "--dataset_name=digits", "--model_name=conv", "--training_steps=1ep", *words)
+    assert left_behind(command.root) == []
+
+
 @pytest.mark.parametrize("place", ["a file", "a link to nowhere"])
 def test_a_directory_that_cannot_be_written(command: Command, place: str) -> None:
     target = command.root / "root"

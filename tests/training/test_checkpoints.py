@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from foundations.environment import Environment
+from foundations.signals import Interrupted
 from tests.training.sources import net, state_of
 from training.checkpoints import Snapshot, Snapshots, weights_of
 from training.random_states import gather_states, restore_states, seed_everything
@@ -39,6 +40,30 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, name: str, ke
     found, damaged = snapshots.newest()
     assert found is not None and found.state["iteration"] == 1
     assert [path.name for path in damaged] == ["step_000000002"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_ones_take_no_place_of_new_ones(tmp_path: Path, keep: int) -> None:
+    """The run goes on from an earlier step: they would be the newest, and each new one deleted when it was written."""
+    snapshots = Snapshots(tmp_path, keep)
+    for step in (8, 9):
+        snapshots.write(step, snapshot(step))
+    for path in snapshots.paths():
+        (path / "state.pt").write_bytes(b"")
+    for step in range(1, 12):
+        snapshots.write(step, snapshot(step))
+        found, _ = snapshots.newest()
+        assert found is not None and found.state["iteration"] == step
+    assert [int(path.name[-9:]) for path in snapshots.paths()] == list(range(11, 11 - keep, -1))
+
+
+def test_a_request_to_end_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run would begin anew from an earlier step, instead of ending."""
+    snapshots = Snapshots(tmp_path, keep=1)
+    snapshots.write(1, snapshot(1))
+    monkeypatch.setattr("torch.load", lambda *_, **__: (_ for _ in ()).throw(Interrupted("stopped")))
+    with pytest.raises(Interrupted):
+        snapshots.newest()
 
 
 def test_one_that_was_being_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
