@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         return dispatch(arguments)
-    except NonisotropicError as error:
+    except (NonisotropicError, Interrupted) as error:
         if _is_debugging(arguments):
             raise
         _tell(error, str(error))
@@ -213,7 +213,7 @@ def _is_debugging(arguments: list[str]) -> bool:
     return "--debug" in arguments
 
 
-def _tell(error: Exception | None, message: str) -> None:
+def _tell(error: BaseException | None, message: str) -> None:
     """Print one line on stderr.
 
     All processes detect a mistake in the command line, but only the primary should print it. The others wait first,

@@ -20,7 +20,6 @@ from datasets.identity import images_below
 from foundations.digests import is_hidden
 from foundations.errors import RunError, UsageError
 from foundations.pixels import as_floats
-from foundations.signals import Interrupted
 
 if TYPE_CHECKING:
     from datasets.base import Dataset
@@ -134,8 +133,6 @@ def _folder_reader(files: Sequence[str], shape: tuple[int, int, int]) -> Reader:
     def one(file: str) -> Tensor:
         try:
             picture = read_picture(file).convert("L" if shape[0] == 1 else "RGB")
-        except Interrupted:
-            raise
         except Exception as error:  # a damaged header can make the readers of formats raise anything
             raise RunError(f"cannot read {file}: {str(error) or type(error).__name__}") from error
         pixels = numpy.array(picture)

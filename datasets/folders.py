@@ -22,7 +22,6 @@ from foundations.digests import is_hidden
 from foundations.errors import RunError
 from foundations.input_hparams import DatasetHparams
 from foundations.pixels import as_floats
-from foundations.signals import Interrupted
 from foundations.text_files import read_text
 
 READERS = 4  # threads that decode the images of one call of `read`
@@ -55,8 +54,6 @@ class FolderSplit:
         path = self.paths[row]
         try:
             image = read_picture(path)
-        except Interrupted:
-            raise
         except Exception as error:  # a damaged header can make the readers of formats raise anything
             raise damaged(self.dataset, Path(path), str(error) or type(error).__name__) from error
         if min(image.size) != self.shorter:

@@ -19,7 +19,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from foundations.errors import UsageError
-from foundations.signals import Interrupted
 
 SLACK = 1e-9  # each interval of an affine layer is widened by this share of its size: far more than float64 rounds
 
@@ -268,8 +267,6 @@ class PlainNetwork:
         refuse_hooks(model, what)
         try:
             graph = fx.symbolic_trace(model)
-        except Interrupted:
-            raise
         except Exception as error:  # whatever the model's own code does with an argument that is no tensor
             raise UsageError(f"{what}: cannot follow {type(model).__name__}: {error}") from error
         network, last = cls([], []), None

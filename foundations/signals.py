@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from foundations.errors import NonisotropicError
-
 SIGNALS = ("SIGTERM", "SIGUSR1")
 PATIENCE = 5.0  # seconds in which the main thread can end by itself; torchrun kills the process after 30
 
@@ -24,8 +22,11 @@ def ignore_signals() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-class Interrupted(NonisotropicError):
-    """The error raised when the run is asked to end; the same command continues from what is complete.
+class Interrupted(BaseException):
+    """The exception raised when the run is asked to end; the same command continues from what is complete.
+
+    No Exception, as KeyboardInterrupt is none: whoever catches all errors of a damaged file or of somebody's code, here
+    or in a library, would take the request for such an error and go on.
 
     The exit code is 75, EX_TEMPFAIL of sysexits.h.
     """

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError
-from foundations.signals import Interrupted
 
 HEADS = (b"<!doctype", b"<html", b"<?xml", b"<head", b'{"error')
 # Entries under which the weights are, in the order of preference, also one inside another.
@@ -62,8 +61,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 return load_file(path)
             with torch.serialization.safe_globals(harmless()):
                 content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except Interrupted:
-            raise
         except Exception as error:  # each format raises different exceptions
             problem = _told(str(error))
     if problem is not None:

@@ -16,7 +16,6 @@ from torch import nn
 from foundations.errors import RunError
 from foundations.images import ImageSpec
 from foundations.program import COMMAND
-from foundations.signals import Interrupted
 from foundations.third_party import names_for_robustbench
 from models.checkpoints import what_is_wrong
 from models.normalize import Classifier, Normalize
@@ -79,8 +78,6 @@ def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classi
             warnings.simplefilter("ignore")
             with torch.serialization.safe_globals(harmless_globals()):
                 network = library.load_model(model.name, models_dir, model.dataset_name, model.threat_model)
-    except Interrupted:
-        raise
     except Exception as error:  # models of different authors raise different exceptions
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(f"RobustBench cannot load {model.name}: {reason}") from error

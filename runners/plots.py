@@ -16,7 +16,6 @@ from torch import Tensor
 
 from foundations.files import write_bytes
 from foundations.pixels import as_floats
-from foundations.signals import Interrupted
 
 if TYPE_CHECKING:
     import numpy
@@ -48,8 +47,6 @@ def write_figure(path: Path, make: Callable[[], Figure | None], kinds: Sequence[
             _number_log_axes(figure)
             box = _laid_out(figure)
             written = {kind: _rendered(figure, kind, box) for kind in kinds}
-    except Interrupted:
-        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or "no message"
         print(

@@ -24,7 +24,6 @@ from foundations.files import read_json, write_json
 from foundations.hparam_fields import Hparams, setting
 from foundations.lazy import load_object
 from foundations.run_directory import RunDirectory
-from foundations.signals import Interrupted
 from runners.checks import names_in
 from runners.commands import stored_command, stored_flags
 
@@ -279,8 +278,6 @@ class Trackers:
             # Results of the run alone are printed on stdout.
             with self._random_states_kept(), contextlib.redirect_stdout(sys.stderr):
                 action(name, self.active[name])
-        except Interrupted:
-            raise
         except Exception as error:
             del self.active[name]
             text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -309,8 +306,6 @@ def _imported(name: str) -> Any:
         if error.name != package:
             raise RunError(f"--tracker={name}: cannot import {package}: {error}") from error
         raise RunError(f"--tracker={name} needs a package: pip install {package}") from error
-    except Interrupted:
-        raise
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunError(f"--tracker={name}: cannot import {package}: {text}") from error

@@ -20,7 +20,6 @@ from torch.nn import functional
 
 from foundations.errors import UsageError
 from foundations.plain_networks import WIDE, refuse_hooks
-from foundations.signals import Interrupted
 
 MOST_UNITS = 20_000  # ReLUs and maxima; a program of more is hopeless
 COMPARED = 3  # random images at which the network is compared with the model
@@ -126,8 +125,6 @@ class Network:
         model = copy.deepcopy(as_it_is).double()
         try:
             graph = fx.symbolic_trace(model)
-        except Interrupted:
-            raise
         except Exception as error:  # whatever the model's own code does with an argument that is no tensor
             raise UsageError(f"exact answers: cannot follow {type(model).__name__}: {error}") from error
         network = cls()

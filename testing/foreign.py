@@ -24,7 +24,6 @@ from foundations.desc import derive_seed
 from foundations.errors import NonisotropicError, RunError, UsageError, look_up
 from foundations.memory import is_out_of_memory
 from foundations.modes import frozen
-from foundations.signals import Interrupted
 from threat_specification.attacks.base import Attack, AttackResult, AttackSet, Classifier, Task
 from threat_specification.attacks.registry import attacks_named
 
@@ -151,8 +150,6 @@ def _imported(path: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where its own classes look for it
     try:
         spec.loader.exec_module(module)
-    except Interrupted:
-        raise
     except Exception as error:  # whatever somebody's file does
         raise UsageError(f"--foreign_attacks: cannot run {path}: {type(error).__name__}: {error}") from error
     return module

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from foundations.files import write_folder
-from foundations.signals import Interrupted
 
 Weights = dict[str, Tensor]
 
@@ -80,7 +79,5 @@ def _read(path: Path) -> Snapshot | None:
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         return Snapshot({file.stem: load_file(file) for file in path.glob("*.safetensors")}, state)
-    except Interrupted:
-        raise
     except Exception:  # torch, pickle and zip can raise any exception for a damaged file
         return None

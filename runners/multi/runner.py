@@ -7,7 +7,6 @@ from typing import Any
 from foundations.errors import NonisotropicError, RunError
 from foundations.lazy import load_object
 from foundations.program import IN_CHECKOUT
-from foundations.signals import Interrupted
 from runners.base import Runner
 from runners.commands import command
 from runners.completion import finished_result
@@ -49,8 +48,6 @@ class MultiRunner(Runner):
         }
         try:
             return told | {"result": runner.execute()}
-        except Interrupted:
-            raise
         except (NonisotropicError, ValueError, RuntimeError, OSError) as error:
             # The other processes may still be inside this child, waiting for this process.
             if not self.environment.watchdog.all_arrive(f"failed/{number}"):

@@ -12,7 +12,6 @@ from typing import Any
 from foundations.desc import StoredRun
 from foundations.errors import NonisotropicError
 from foundations.run_directory import RunDirectory
-from foundations.signals import Interrupted
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,6 @@ def finished_runs(
 def _read(path: Path, root: Path, notice: Callable[[str], None]) -> FinishedRun | None:
     try:
         hparams, result = StoredRun.read(path, root, path.parent.parent.name).content, RunDirectory(path).result()
-    except Interrupted:
-        raise
     except NonisotropicError as error:
         notice(f"left out: {error}")
         return None

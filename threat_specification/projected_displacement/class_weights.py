@@ -18,7 +18,6 @@ from torch import Tensor
 
 from foundations.errors import UsageError, look_up
 from foundations.hparam_fields import split_kind
-from foundations.signals import Interrupted
 from foundations.text_files import read_text
 
 FLOOR = 0.05  # distance between two classes that have none, as synonyms
@@ -134,8 +133,6 @@ def read_matrix(path: Path | str, num_classes: int | None = None) -> Tensor:
         check_class_weights(matrix, zeros=True)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except Interrupted:
-        raise
     except Exception as error:  # each format raises its own errors
         raise UsageError(f"cannot read class weights from {path}: {error}") from error
     if num_classes is not None and len(matrix) != num_classes:
