@@ -336,10 +336,11 @@ class TrainingHparams(Hparams):
         when="certified_train",
     )
     certified_train_scaling: bool = setting(
-        True,
+        False,
         "Scale random weights before the first step, so that intervals keep their width through the layers (Shi et al. "
-        "2021).",
+        "2021): for networks that stay at chance without it.",
         when="certified_train",
+        hashed_if_set=True,
     )
     channels_last: bool = setting(False, "Images in the memory layout that suits convolutions.", hashed=False)
     compile: bool = setting(False, "Compile the network first (torch.compile); pays off in long runs.", hashed=False)

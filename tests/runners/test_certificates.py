@@ -155,8 +155,9 @@ def test_training_by_the_command(trained: Command) -> None:
 def test_random_weights_alone_are_scaled(trained: Command, tmp_path: Path) -> None:
     """With steps of no length the weights that are kept are the initial ones; those of a file stay as they are."""
     still = [*PLAIN, "--certified_train", "--lr=1e-30", "--training_steps=1it"]
-    usual = load_file(trained.ok("train", *still, "--certified_train_scaling=false") / "model.safetensors")
-    scaled = load_file(trained.ok("train", *still) / "model.safetensors")
+    scaling = [*still, "--certified_train_scaling"]
+    usual = load_file(trained.ok("train", *still) / "model.safetensors")
+    scaled = load_file(trained.ok("train", *scaling) / "model.safetensors")
     for name, weights in usual.items():
         if name.endswith("weight"):
             inputs = weights[0].numel()
@@ -168,7 +169,7 @@ def test_random_weights_alone_are_scaled(trained: Command, tmp_path: Path) -> No
         else:
             assert scaled[name].equal(weights)
     file = shutil.copy(trained.where("train", *MODEL) / "model.safetensors", tmp_path / "elsewhere.safetensors")
-    tuned = trained.ok("train", *still, "--model_type=pretrained", f"--model_source=file:{file}")
+    tuned = trained.ok("train", *scaling, "--model_type=pretrained", f"--model_source=file:{file}")
     for name, weights in load_file(tuned / "model.safetensors").items():
         assert weights.allclose(load_file(file)[name], rtol=1e-6, atol=1e-20), name
 
