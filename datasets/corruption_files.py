@@ -49,8 +49,9 @@ def _from_arrays(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> d
     if not files:
         return {}
     count = len(labels)
-    stored = _load(folder / "labels.npy").astype(numpy.int64)
-    if not len(stored) or len(stored) % count or (stored.reshape(-1, count) != labels.cpu().numpy()).any():
+    stored = _load(folder / "labels.npy")
+    are_labels = stored.ndim == 1 and stored.dtype.kind in "iu" and len(stored) and len(stored) % count == 0
+    if not are_labels or (stored.reshape(-1, count) != labels.cpu().numpy()).any():
         raise RunError(f"{folder / 'labels.npy'}: expected the labels of the {count} test images, once per severity")
     found: dict[str, dict[int, Reader]] = {}
     for file in files:
@@ -93,8 +94,12 @@ def _from_folders(folder: Path, shape: tuple[int, int, int], names: Sequence[str
     for place in places:
         if any(is_hidden(part) for part in place.relative_to(folder).parts) or not place.is_dir():
             continue
-        files = _paired(place, names)
-        found.setdefault(place.parent.name, {})[int(place.name)] = _folder_reader(files, shape)
+        severities = found.setdefault(place.parent.name, {})
+        if int(place.name) in severities:
+            raise RunError(
+                f"{folder}: expected one corruption of a name, got {place.parent.name} below several folders"
+            )
+        severities[int(place.name)] = _folder_reader(_paired(place, names), shape)
     return found
 
 

@@ -39,9 +39,12 @@ def _histogram(images: Tensor) -> Tensor:
 
 
 def _moments(counts: list[int]) -> tuple[float, float]:
-    """Mean and standard deviation of pixels in [0, 1]; rounded once each, since sums are whole numbers."""
+    """Mean and standard deviation of pixels in [0, 1]; rounded once each, since sums are whole numbers.
+
+    The deviation of a channel that is the same everywhere is 1, since normalisation divides by it.
+    """
     number = sum(counts)
     total = sum(value * count for value, count in enumerate(counts))
     squares = sum(value * value * count for value, count in enumerate(counts))
     scale = number * (LEVELS - 1)
-    return total / scale, math.sqrt(number * squares - total * total) / scale
+    return total / scale, math.sqrt(number * squares - total * total) / scale or 1.0

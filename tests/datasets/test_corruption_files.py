@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy
@@ -38,6 +39,12 @@ def test_arrays_that_do_not_fit_are_named(cifar_c: Path) -> None:
         read_corruption_files(cifar_c, (3, 5, 4), LABELS)
     with pytest.raises(RunError, match="expected the labels of the 5 test images"):
         read_corruption_files(cifar_c, (3, 6, 4), LABELS.flip(0))
+    stored = numpy.load(cifar_c / "labels.npy")
+    for wrong in (numpy.array(3), stored.astype(str), stored + 0.3, stored[:, None]):
+        numpy.save(cifar_c / "labels.npy", wrong)
+        with pytest.raises(RunError, match="expected the labels of the 5 test images"):
+            read_corruption_files(cifar_c, (3, 6, 4), LABELS)
+    numpy.save(cifar_c / "labels.npy", stored)
     (cifar_c / "fog.npy").write_bytes((cifar_c / "fog.npy").read_bytes()[:300])
     for damaged in ((cifar_c / "fog.npy").read_bytes(), b"no array", b""):  # NumPy's advice is to trust such a file
         (cifar_c / "fog.npy").write_bytes(damaged)
@@ -83,6 +90,14 @@ def test_files_are_paired_by_class_and_name_whatever_their_order(tmp_path: Path,
     names = [NAMES[row] for row in order]
     found = read_corruption_files(tmp_path, (3, 6, 4), LABELS[order], names)
     assert numpy.allclose(found["snow"][3](ROWS).numpy(), snow[1][[1, 4]].transpose(0, 3, 1, 2) / 255)
+
+
+def test_a_corruption_below_two_folders_is_refused(tmp_path: Path, snow: numpy.ndarray) -> None:
+    shutil.copytree(tmp_path / "weather" / "snow" / "3", tmp_path / "more" / "snow" / "4")
+    assert list(read_corruption_files(tmp_path, (3, 6, 4), LABELS, NAMES)["snow"]) == [4, 1, 3]
+    shutil.copytree(tmp_path / "weather" / "snow" / "3", tmp_path / "more" / "snow" / "3")
+    with pytest.raises(RunError, match="expected one corruption of a name, got snow below several folders"):
+        read_corruption_files(tmp_path, (3, 6, 4), LABELS, NAMES)
 
 
 def test_classes_that_are_called_like_severities(tmp_path: Path) -> None:

@@ -65,3 +65,12 @@ def test_neither_parts_nor_processes_change_a_bit(folder: Dataset, size: int, mo
         found = channel_statistics(folder, FOLDER, Several(root_dir=Path("/nowhere"), rank=rank, world_size=3))
         assert (found == expected) == (rank == 2)
     assert [int(array.sum()) for array in counts] == [5 * 3 * 32 * 32, 5 * 3 * 32 * 32, 4 * 3 * 32 * 32]
+
+
+def test_a_channel_that_is_the_same_everywhere_can_be_normalised(
+    folder: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = folder.train.read
+    monkeypatch.setattr(folder.train, "read", lambda rows: read(rows) * torch.tensor([1, 0, 1]).byte().view(-1, 1, 1))
+    mean, deviation = channel_statistics(folder, FOLDER, ALONE)
+    assert (mean[1], deviation[1]) == (0, 1) and 0 < deviation[0] < 1
