@@ -71,6 +71,8 @@ def test_a_channel_that_is_the_same_everywhere_can_be_normalised(
     folder: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = folder.train.read
-    monkeypatch.setattr(folder.train, "read", lambda rows: read(rows) * torch.tensor([1, 0, 1]).byte().view(-1, 1, 1))
+    monkeypatch.setattr(
+        type(folder.train), "read", lambda _, rows: read(rows) * torch.tensor([1, 0, 1]).byte().view(-1, 1, 1)
+    )
     mean, deviation = channel_statistics(folder, FOLDER, ALONE)
     assert (mean[1], deviation[1]) == (0, 1) and 0 < deviation[0] < 1
