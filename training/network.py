@@ -31,21 +31,21 @@ class MixedPrecision(nn.Module):
             return self.network(images.contiguous(memory_format=self.layout)).float()
 
 
-def distributed(model: nn.Module, device: torch.device, has_idle_weights: bool = False) -> nn.Module:
+def distributed(model: nn.Module, device: torch.device, some_idle: bool = False) -> nn.Module:
     """Wrap the model in DistributedDataParallel, which does not synchronise buffers: `broadcast_buffers` does.
 
-    has_idle_weights   the model does not use some of its weights, as `has_idle_weights` finds; they get no gradient
+    some_idle   the model does not use some of its weights, as `has_idle_weights` finds; they get no gradient
     """
     wrapper: Any = nn.parallel.DistributedDataParallel
     # The name of the option depends on the version of torch.
     names = inspect.signature(wrapper).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     ids = [device] if device.type == "cuda" else None
-    return wrapper(model, device_ids=ids, find_unused_parameters=has_idle_weights, **{option: False})
+    return wrapper(model, device_ids=ids, find_unused_parameters=some_idle, **{option: False})
 
 
 def has_idle_weights(model: nn.Module, images: Tensor) -> bool:
-    """Whether a pass over a few images leaves out some weights, as some published networks do.
+    """True if a pass over a few images leaves out some weights, as in some published networks.
 
     It changes no weight and no buffer, but draws random numbers where the network does, and leaves it in training mode.
     """

@@ -3,70 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from foundations.errors import RunError
 from foundations.step import Step
-from tests.training.sources import ANCHORS, IMAGES, LABELS, Whole, net, some, state_of
-from threat_specification import Linf, ProjectedDisplacement
-from training.adversaries import PGD
+from tests.training.sources import IMAGES, LABELS, Whole, net, state_of
+from tests.training.trainers import LINF, ROWS, Spare, schedule, smooth, trainer
 from training.batch import Batch
-from training.loop import Progress, Trainer, every_epoch
+from training.loop import Progress, every_epoch
 from training.network import (
     MixedPrecision,
-    broadcast_buffers,
-    distributed,
-    has_idle_weights,
     moving_average,
-    plain,
-    settle_buckets,
 )
 from training.objectives import Parts, standard
 from training.optimizers import OPTIMIZERS
 from training.schedule import Schedule
 from training.weight_perturbation import AdversarialWeights
-
-ROWS = (torch.tensor([0, 3]), torch.tensor([1, 2]), torch.tensor([5, 4]))
-LINF = PGD("adv", Linf(), 0.05, 0.05, 0.05, 2, seed=1)
-PD = PGD("N_adv", ProjectedDisplacement(anchors=ANCHORS), 0.1, 0.2, 0.2, 2, seed=1)
-
-
-@dataclass
-class FixedBatches:
-    """Three batches of two, the same every epoch."""
-
-    share: float = 1.0
-
-    def __len__(self) -> int:
-        return 3
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Whole]:
-        for rows in ROWS[start:]:
-            source = some(rows)
-            source.share = self.share
-            yield source
-
-
-def schedule(total: int, warmup: int = 0, shape: str = "constant", milestones: tuple[int, ...] = ()) -> Schedule:
-    return Schedule(total, warmup, tuple(milestones), 0.1, shape)
-
-
-def smooth() -> nn.Module:
-    """Without batch normalisation."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def trainer(total: int, lr: float = 0.1, model: nn.Module | None = None, **options: object) -> Trainer:
-    model = smooth() if model is None else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    options = {"objective": standard, "schedule": schedule(total)} | options
-    return Trainer(model, optimizer, FixedBatches(), peak_lr=lr, **options)  # type: ignore[arg-type]
 
 
 def test_zero_steps_leave_the_weights_bit_equal() -> None:
@@ -232,32 +186,6 @@ def test_weights_that_a_network_does_not_use_are_left_alone() -> None:
     assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
 
 
-class Spare(nn.Module):
-    """A network with a layer that it does not use."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.spare = network, nn.Linear(3, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images)
-
-
-def test_processes_train_a_network_that_does_not_use_all_weights(alone_in_a_group: None) -> None:
-    """The weights are those of one process without a group; what is idle gets no gradient."""
-    alone, together = (Spare(net()) for _ in range(2))
-    together.load_state_dict(alone.state_dict())
-    assert has_idle_weights(together, IMAGES[:2]) and not has_idle_weights(together.network, IMAGES[:2])
-    assert all(value.equal(alone.state_dict()[name]) for name, value in together.state_dict().items())
-    wrapped = distributed(together, torch.device("cpu"), has_idle_weights=True)
-    settle_buckets(wrapped, IMAGES[:2])
-    for model in (alone, wrapped):
-        trainer(3, model=model).run()
-    assert together.spare.weight.grad is None
-    for name, value in together.state_dict().items():
-        assert torch.allclose(value, alone.state_dict()[name], atol=1e-6), name
-
-
 def test_statistics_see_a_batch_once_with_weight_perturbation() -> None:
     made = trainer(1, model=net(), objective=Parts(adversaries=[LINF]), perturbation=AdversarialWeights(0.1))
     made.run()
@@ -295,117 +223,3 @@ def test_optimizers_take_what_they_know() -> None:
     sgd, adamw = (OPTIMIZERS[name](smooth().parameters(), **options) for name in ("sgd", "adamw"))
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["nesterov"] and sgd.defaults["momentum"] == 0.8
     assert isinstance(adamw, torch.optim.AdamW) and adamw.defaults["weight_decay"] == 0.01
-
-
-@pytest.fixture
-def alone_in_a_group() -> Iterator[None]:
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("adversaries", [[], [LINF], [LINF, PD]])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_step_communicates_once_whatever_its_adversaries(
-    adversaries: list[PGD], accumulation: int, alone_in_a_group: None
-) -> None:
-    """Gradients of one bucket are reduced once a step: neither attacks, nor AWP, nor parts of a batch add to it."""
-    reduced = []
-
-    def count(state, bucket):
-        reduced.append(bucket.buffer().clone())
-        done = torch.futures.Future()
-        done.set_result(bucket.buffer())
-        return done
-
-    model = distributed(MixedPrecision(smooth()), torch.device("cpu"))
-    model.register_comm_hook(None, count)  # type: ignore[operator]
-    passes: list[int] = []  # attacks go by: with statistics in the model, each pass of the wrapper would communicate
-    model.register_forward_hook(lambda *_: passes.append(1))
-    others = {name: getattr(torch.distributed, name) for name in ("all_reduce", "broadcast", "all_gather")}
-    called: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name in others:
-            patch.setattr(torch.distributed, name, lambda *a, n=name, **k: called.append(n))
-        made = trainer(
-            5,
-            model=model,
-            accumulation=accumulation,
-            objective=Parts(adversaries=adversaries),
-            perturbation=AdversarialWeights(0.01),
-        )
-        made.run()
-    assert len(reduced) == 5 and not called and len(passes) == 5 * accumulation
-    assert plain(model) is model.module and all(bool(values.abs().sum() > 0) for values in reduced)
-
-
-def test_statistics_are_those_of_the_first_process(alone_in_a_group: None) -> None:
-    model = net()
-    before = state_of(model)
-    broadcast_buffers(model)
-    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-
-
-class SmallDevice(nn.Module):
-    """Has memory for a few images at a time."""
-
-    def __init__(self, network: nn.Module, room: int) -> None:
-        super().__init__()
-        self.network, self.room, self.refused = network, room, 0
-        self.error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > self.room:
-            self.refused += 1
-            raise self.error
-        return self.network(images)
-
-
-def test_out_of_memory_the_batch_is_taken_in_parts_from_then_on() -> None:
-    told: list[str] = []
-    large, small = smooth(), SmallDevice(smooth(), room=1)
-    straight, tight = trainer(5, model=large), trainer(5, model=small, notice=told.append)
-    straight.run()
-    tight.run()
-    assert small.refused == 1 and tight.accumulation == 2
-    assert told == ["out of memory; use --accumulation=2 or a smaller --batch_size: going on with parts of 1 images"]
-    for name, value in large.state_dict().items():
-        assert torch.allclose(value, small.network.state_dict()[name], atol=1e-6), name
-    assert torch.allclose(straight.totals.sums["loss"], tight.totals.sums["loss"], atol=1e-5)
-    assert straight.totals.seen == tight.totals.seen
-
-
-def test_out_of_memory_with_one_image_or_among_processes_is_an_error() -> None:
-    with pytest.raises(RunError, match="out of memory; use --accumulation=4 or a smaller --batch_size"):
-        trainer(1, model=SmallDevice(smooth(), room=0), notice=lambda text: None).run()
-    with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
-        trainer(1, model=SmallDevice(smooth(), room=1), world_size=2).run()
-
-
-def test_other_errors_end_training_and_those_of_libraries_for_lack_of_memory_do_not() -> None:
-    small = SmallDevice(smooth(), room=1)
-    small.error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-    trainer(2, model=small, notice=lambda text: None).run()
-    assert small.refused == 1
-    small.error = RuntimeError("CUDA error: device-side assert triggered")
-    with pytest.raises(RuntimeError, match="device-side assert"):
-        trainer(2, model=small).run()
-
-
-def test_a_batch_that_runs_out_of_memory_half_way_is_counted_once() -> None:
-    class Interrupted(SmallDevice):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            self.room -= 1  # the second pass fails, once
-            if self.room == 0:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.network(images)
-
-    large, small = smooth(), Interrupted(smooth(), room=2)
-    straight, again = trainer(2, model=large), trainer(2, model=small, accumulation=2, notice=lambda text: None)
-    # Parts of a batch of two hold one image each; a third and fourth part would be empty, so that the size is kept.
-    again._use_smaller_parts = lambda size: None  # type: ignore[method-assign]
-    straight.run()
-    again.run()
-    assert straight.totals.seen == again.totals.seen
-    assert torch.allclose(straight.totals.sums["loss"], again.totals.sums["loss"], atol=1e-5)
