@@ -128,6 +128,11 @@ class TrainDesc(Desc):
                 f"--N_train_safe_moves: expected --N_train_background=radius, got {training.N_train_background}: safe "
                 "changes change the whole image, and noise has one radius"
             )
+        if training.certified_train and training.certified_train_scaling and self.model.model_type != "scratch":
+            raise UsageError(
+                "--certified_train_scaling: expected random weights, which it scales, got "
+                f"--model_type={self.model.model_type}; leave it out"
+            )
         _check_without_threat(training)
         _check_sides(self.augmentation, self.dataset)
         training = dataclasses.replace(

@@ -91,7 +91,7 @@ class Train(Runner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
             self.network: Classifier = read_initial_model(self.desc, environment, self.data.info)
-        if self._scales_weights():
+        if self.desc.training.certified_train and self.desc.training.certified_train_scaling:
             keep_interval_widths(self.network)
         self._check_network()
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
@@ -264,11 +264,6 @@ class Train(Runner):
 
     def _seed(self, purpose: str) -> int:
         return derive_seed(self.desc.seed, self.desc.replicate, purpose)
-
-    def _scales_weights(self) -> bool:
-        training = self.desc.training
-        is_random = self.desc.model.model_type == "scratch"
-        return training.certified_train and training.certified_train_scaling and is_random
 
     def _certified(self) -> tuple[Certify, Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None]:
         """The part of the loss that --certified_train adds, and the worst logits of the network that is evaluated."""
