@@ -50,8 +50,8 @@ def _from_arrays(folder: Path, shape: tuple[int, int, int], labels: Tensor) -> d
         return {}
     count = len(labels)
     stored = _load(folder / "labels.npy")
-    are_labels = stored.ndim == 1 and stored.dtype.kind in "iu" and len(stored) and len(stored) % count == 0
-    if not are_labels or (stored.reshape(-1, count) != labels.cpu().numpy()).any():
+    is_whole = stored.ndim == 1 and len(stored) and len(stored) % count == 0
+    if not is_whole or (stored.reshape(-1, count) != labels.cpu().numpy()).any():
         raise RunError(f"{folder / 'labels.npy'}: expected the labels of the {count} test images, once per severity")
     found: dict[str, dict[int, Reader]] = {}
     for file in files:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from runners.train.runner import Train
 from tests.training.sources import IMAGES, net, state_of
 from tests.training.trainers import LINF, PD, Spare, smooth, trainer
 from training.adversaries import PGD
@@ -16,7 +19,6 @@ from training.network import (
     distributed,
     has_idle_weights,
     plain,
-    settle_buckets,
 )
 from training.objectives import Parts
 from training.weight_perturbation import AdversarialWeights
@@ -78,8 +80,13 @@ def test_processes_train_a_network_that_does_not_use_all_weights(alone_in_a_grou
     together.load_state_dict(alone.state_dict())
     assert has_idle_weights(together, IMAGES[:2]) and not has_idle_weights(together.network, IMAGES[:2])
     assert all(value.equal(alone.state_dict()[name]) for name, value in together.state_dict().items())
-    wrapped = distributed(together, torch.device("cpu"), some_idle=True)
-    settle_buckets(wrapped, IMAGES[:2])
+    run: Any = SimpleNamespace(
+        desc=SimpleNamespace(training=SimpleNamespace(compile=False, accumulation=1)),
+        environment=SimpleNamespace(world_size=2, device=torch.device("cpu")),
+        batches=SimpleNamespace(batch_size=4),
+        _first_images=lambda count: IMAGES[:count],
+    )
+    wrapped = Train._distributed(run, together)
     for model in (alone, wrapped):
         trainer(3, model=model).run()
     assert together.spare.weight.grad is None
