@@ -10,7 +10,8 @@ import numpy
 from foundations.hparam_fields import format_value
 from testing.evaluations import AttackEvaluation
 from threat_specification.attacks.base import SLACK
-from threat_specification.attacks.search import Cell
+from threat_specification.attacks.minimal_gauge import searched_gauges
+from threat_specification.attacks.search import WHOLE_CURVE, Cell
 
 GAUGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
 
@@ -42,10 +43,15 @@ def ball_metrics(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]
 
 
 def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
-    """Metrics of a nonisotropic set: attacks, the grid of cells, references, and the curve over sets of one shape."""
+    """Metrics of a nonisotropic set: attacks, the grid of cells, references, and the curve over sets of one shape.
+
+    The curve has the sizes that were searched: in others nothing would be found, and all would seem robust.
+    """
     headline, cells = evaluation.headline, evaluation.cells
     of = {name: arrays[f"{evaluation.prefix}_{name}"] for name in COLUMNS}
     robust = dict(zip(cells, of["cells"].mean(0).tolist(), strict=True))
+    smallest, largest = searched_gauges(evaluation.steps) if WHOLE_CURVE in evaluation.attacks else (1.0, 1.0)
+    smallest = min(smallest, 1.0)  # the set itself is always searched
     bounded = [cell for cell in cells if math.isfinite(cell.threshold) and math.isfinite(cell.radius)]
     return {
         "accuracy": float(of["correct"].mean()),
@@ -56,7 +62,9 @@ def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_n
         "attacks": robust_after(of["broken_by"], list(evaluation.attacks)),
         "curve": [_row(cell, robust[cell]) for cell in bounded],
         "references": [_row(cell, robust[cell]) for cell in cells if cell not in bounded],
-        "gauge_curve": [{"gauge": t, "accuracy": _share(of["gauge"] > t * BEYOND)} for t in GAUGES],
+        "gauge_curve": [
+            {"gauge": t, "accuracy": _share(of["gauge"] > t * BEYOND)} for t in GAUGES if smallest <= t <= largest
+        ],
         "accuracy_rounded": 1 - _share(of["rounded"] | (of["broken_by"] < 0)),
         "passes": {
             "forward": float(of["forwards"].mean()),

@@ -53,6 +53,8 @@ def test_the_curve_agrees_with_the_examples(with_grid: Path) -> None:
         rows = dict(file)
     for point in figures["gauge_curve"]:
         assert point["accuracy"] == pytest.approx((rows["N_adv_gauge"] > 1.0001 * point["gauge"]).mean(), abs=1.5 / 23)
+    # Three steps do not get below the set itself: there nothing was searched, and nothing is told.
+    assert [point["gauge"] for point in figures["gauge_curve"]] == [1.0, 1.25, 1.5, 2.0, 3.0]
     at_one = next(point["accuracy"] for point in figures["gauge_curve"] if point["gauge"] == 1)
     assert at_one == figures["accuracy"]
     assert figures["name"].startswith("PD[k10,greedy_subsets,r1,") and figures["name"].endswith("]@0.1,Linf0.3")

@@ -53,6 +53,15 @@ def minimal_gauge(task: Task) -> AttackResult:
     )
 
 
+def searched_gauges(steps: int) -> tuple[float, float]:
+    """The gauges between which `minimal_gauge` looks for adversarial examples, which lie on the border of its set.
+
+    The set shrinks from the largest at every step but the first, at the image itself, where the model is right.
+    """
+    shrunk = math.prod(1 - _annealed(SHRINK, k, steps) for k in range(1, steps))
+    return max(SMALLEST, LARGEST * shrunk * CLOSE), LARGEST
+
+
 def nearest_class(model: Classifier, labels: Tensor, examples: Tensor) -> tuple[Tensor, int]:
     """The class of the nearest decision boundary if logits are linearised at the image, [B].
 

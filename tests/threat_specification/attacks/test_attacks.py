@@ -15,6 +15,7 @@ from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDis
 from threat_specification.attacks.apgd import checkpoints
 from threat_specification.attacks.base import AttackResult, AttackSet, Task, input_gradient
 from threat_specification.attacks.losses import LOSSES
+from threat_specification.attacks.minimal_gauge import searched_gauges
 from threat_specification.attacks.pgd import descend, falling
 from threat_specification.attacks.registry import ATTACKS, attacks_named, pd_auto
 from threat_specification.attacks.search import Cell, Search
@@ -338,6 +339,24 @@ def test_the_gauge_curve_is_not_above_apgd_on_a_trained_net() -> None:
     gauge = torch.where(found.success, allowed.bound.evaluate(found.delta), torch.inf)
     assert 3 < left < 60
     assert int((right & (gauge > 1 + 1e-5)).sum()) <= left + 2
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 25])
+def test_the_smallest_gauge_that_can_be_found_grows_as_steps_get_fewer(steps: int) -> None:
+    """Of a model that any change misleads, every step finds a smaller set, down to the stated one."""
+    image = torch.full((1, 1, 4, 4), 0.5)
+
+    def model(images: Tensor) -> Tensor:
+        changed = (images - image + 1e-9).abs().flatten(1).sum(1)
+        return torch.stack([torch.full_like(changed, 1e-6), changed], 1)
+
+    threat = Intersection([(Linf(), 0.1), (Linf(), 0.1)])
+    allowed = AttackSet.within(threat.bind(image, torch.tensor([0])), 1.0, 0.1)
+    found = attack("minimal_gauge", model, torch.tensor([0]), allowed, steps=steps)
+    reached = float(found.delta.abs().max()) / 0.1
+    smallest, largest = searched_gauges(steps)
+    assert found.success.all() and smallest <= reached * (1 + 1e-5) and reached <= largest
+    assert reached == pytest.approx(smallest, rel=0.05)
 
 
 def test_the_search_without_gradients_keeps_what_is_better() -> None:
