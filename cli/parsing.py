@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from foundations.errors import UsageError, nearest
-from foundations.hparam_fields import Hparams, format_value
+from foundations.hparam_fields import Hparams, OneOf, format_value, the_path, whole_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,10 +78,20 @@ def add_flag(section: Any, field: dataclasses.Field, declared: Any, default: Any
         *names,
         type=_PARSERS[declared],
         default=default,
-        metavar=_METAVARS[declared],
+        metavar=_shown(field, declared),
         help=argparse.SUPPRESS if hide else (field.metadata["help"] + shown).replace("%", "%%"),
         **options,
     )
+
+
+def _shown(field: dataclasses.Field, declared: Any) -> str:
+    """The word or choices that stand for the value of a flag in the help."""
+    check, path_in = field.metadata["check"], field.metadata["path_in"]
+    if field.metadata["shows"]:
+        return str(field.metadata["shows"])
+    if isinstance(check, OneOf):
+        return "|".join(check.choices)
+    return "PATH" if path_in in (the_path, whole_path) else _METAVARS[declared]
 
 
 def convert(declared: Any, text: str) -> Any:

@@ -19,6 +19,7 @@ class SharedArgs(Hparams):
         "auto",
         "Where to compute: auto (NONISOTROPIC_DEVICE, else a GPU if there is one), cpu, cuda or cuda:<n>.",
         hashed=False,
+        shows="DEVICE",
     )
     num_workers: int = setting(
         0, "Worker processes that decode image files (0: none).", check=in_range(0), hashed=False
@@ -33,8 +34,11 @@ class SharedArgs(Hparams):
         "",
         "A TOML file of flags (docs/runs.md); flags of the command line win; may be given several times.",
         hashed=False,
+        shows="FILE",
     )
-    root_dir: str = setting("", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False)
+    root_dir: str = setting(
+        "", "Where everything is written (else NONISOTROPIC_HOME, else output/).", hashed=False, shows="PATH"
+    )
     quiet: bool = setting(False, "No progress bars or notices.", hashed=False)
     display_output_location: bool = setting(False, "Print the run's directory and do nothing else.", hashed=False)
     debug: bool = setting(False, "Show a traceback with an error.", hashed=False)

@@ -32,6 +32,7 @@ def setting(
     alias: str = "",
     bare: str = "",
     path_in: Callable[[str], str] | None = None,
+    shows: str = "",
 ) -> Any:
     """Declare one hyperparameter.
 
@@ -45,9 +46,10 @@ def setting(
     bare    value of the flag given alone, for a flag that otherwise takes a name
     path_in returns the path that a value contains, or ""; a file enters the hash by its content, a folder by the names
             and contents of its files
+    shows   what stands for the value in the help, such as NAME,NAME (default: the choices, or a word for the type)
     """
     metadata = {"help": help, "check": check, "hashed": hashed, "when": when, "alias": alias, "path_in": path_in}
-    metadata |= {"hashed_if_set": hashed_if_set, "bare": bare}
+    metadata |= {"hashed_if_set": hashed_if_set, "bare": bare, "shows": shows}
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
 
@@ -65,9 +67,19 @@ def in_range(low: float, high: float = math.inf, *, above: bool = False) -> Chec
     return check
 
 
-def one_of(*choices: str) -> Check:
+@dataclass(frozen=True)
+class OneOf:
     """Accept only these names."""
-    return lambda value: None if value in choices else f"one of {', '.join(choices)}"
+
+    choices: tuple[str, ...]
+
+    def __call__(self, value: Any) -> str | None:
+        return None if value in self.choices else f"one of {', '.join(self.choices)}"
+
+
+def one_of(*choices: str) -> Check:
+    """Accept only these names; the help shows them."""
+    return OneOf(choices)
 
 
 def whole_severities(value: tuple[float, ...]) -> str | None:

@@ -86,7 +86,9 @@ class TrainingHparams(Hparams):
 
     heading: ClassVar[str] = "Training"
 
-    training_steps: str = setting("10ep", "Length of training: epochs (40ep) or optimizer steps (5000it).", check=steps)
+    training_steps: str = setting(
+        "10ep", "Length of training: epochs (40ep) or optimizer steps (5000it).", check=steps, shows="LENGTH"
+    )
     batch_size: int = setting(128, "Global batch size, over all processes.", check=in_range(1))
     accumulation: int = setting(
         1,
@@ -106,7 +108,11 @@ class TrainingHparams(Hparams):
         check=one_of("cosine", "milestones", "onecycle", "constant"),
     )
     milestone_steps: str = setting(
-        "", "Where the learning rate drops, such as 80ep,120ep.", check=steps_list, when="lr_schedule=milestones"
+        "",
+        "Where the learning rate drops, such as 80ep,120ep.",
+        check=steps_list,
+        when="lr_schedule=milestones",
+        shows="LENGTH,LENGTH",
     )
     gamma: float = setting(
         0.1,
@@ -115,7 +121,10 @@ class TrainingHparams(Hparams):
         when="lr_schedule=milestones",
     )
     warmup_steps: str = setting(
-        "0it", "Length of the linear warm-up of the learning rate from 0, such as 5ep or 500it.", check=steps
+        "0it",
+        "Length of the linear warm-up of the learning rate from 0, such as 5ep or 500it.",
+        check=steps,
+        shows="LENGTH",
     )
     momentum: float = setting(0.9, "Momentum of SGD.", check=in_range(0, 1), when="optimizer=sgd")
     nesterov: bool = setting(False, "Nesterov momentum.", when="optimizer=sgd")
@@ -263,6 +272,7 @@ class TrainingHparams(Hparams):
         when="N_adv_train",
         hashed_if_set=True,
         bare="all",
+        shows="NAME,NAME",
     )
     N_train_tangent_weight: float = setting(
         0.1,
@@ -296,6 +306,7 @@ class TrainingHparams(Hparams):
         when="N_adv_train",
         hashed_if_set=True,
         bare="quick:3",
+        shows="NAME,NAME",
     )
     N_train_safe_moves_count: int = setting(
         0,

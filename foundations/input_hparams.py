@@ -68,6 +68,7 @@ class DatasetHparams(Hparams):
         "Shape of the images of synthetic: channels x height x width.",
         check=shape,
         when="dataset_name=synthetic",
+        shows="CxHxW",
     )
     synthetic_classes: int = setting(10, "Classes of synthetic.", check=in_range(2), when="dataset_name=synthetic")
     synthetic_train: int = setting(

@@ -40,6 +40,7 @@ class TestingHparams(Hparams):
         "Corruptions made on the fly: C, C-bar, torchvision, comma-separated, each also with a severity of its own "
         "(C,C-bar:3). Default: C; with --corruption_eval_files, those of the files alone.",
         when="corruption_eval",
+        shows="NAME,NAME",
     )
     corruption_severities: tuple[float, ...] = setting(
         (1.0, 2.0, 3.0, 4.0, 5.0), "Severities of the corruptions.", check=whole_severities, when="corruption_eval"
@@ -55,6 +56,7 @@ class TestingHparams(Hparams):
         "Directory of a finished test run with the same corruptions, whose errors are the unit of mCE (Hendrycks and "
         "Dietterich 2019).",
         hashed=False,  # the run's hash and replicate enter instead
+        shows="PATH",
     )
     protocol: str = setting(
         "",
@@ -106,6 +108,7 @@ class TestingHparams(Hparams):
         "model again; pd, pd_s, pd_w, pd_t, comma-separated. Not adaptive: an upper bound.",
         when="adv_eval",
         hashed_if_set=True,
+        shows="NAME,NAME",
     )
     then_project_method: str = setting(
         "exact",
@@ -120,6 +123,7 @@ class TestingHparams(Hparams):
         "dino_vitb16), comma-separated.",
         when="then_project",
         hashed_if_set=True,
+        shows="NAME,NAME",
     )
     N_threshold: float = setting(0.1, "PD threshold of the nonisotropic set.", check=in_range(0), when="N_adv_eval")
     N_radius: float = setting(
@@ -155,6 +159,7 @@ class TestingHparams(Hparams):
         when="N_adv_eval",
         hashed_if_set=True,
         bare="quick:3",
+        shows="NAME,NAME",
     )
     safe_moves_count: int = setting(
         0,
@@ -187,6 +192,7 @@ class TestingHparams(Hparams):
         "",
         "Attacks of --N_adv_eval by name, in order, comma-separated (default: the ensemble of docs/evaluation.md).",
         when="N_adv_eval",
+        shows="NAME,NAME",
     )
     foreign_attacks: str = setting(
         "",
@@ -196,6 +202,7 @@ class TestingHparams(Hparams):
         when="N_adv_eval",
         hashed_if_set=True,
         path_in=path_after_names,
+        shows="NAME,NAME@FILE.py",
     )
     audit: bool = setting(
         False,
@@ -208,6 +215,7 @@ class TestingHparams(Hparams):
         "Attacks that only the audit runs, besides those of --attacks, comma-separated (all: every attack there is).",
         when="audit",
         hashed_if_set=True,
+        shows="NAME,NAME",
     )
     eot: int = setting(
         1,
@@ -233,6 +241,7 @@ class TestingHparams(Hparams):
         when="N_adv_eval",
         hashed_if_set=True,
         bare="all",
+        shows="NAME,NAME",
     )
     tangent_weight: float = setting(
         0.1,

@@ -24,7 +24,7 @@ class BundleHparams(Hparams):
     heading: ClassVar[str] = "Claim"
 
     output: str = setting(
-        "", f"The file to write (default: {FILE} in the run's directory).", path_in=the_path, hashed=False
+        "", f"The file to write (default: {FILE} in the run's directory).", path_in=the_path, hashed=False, shows="PATH"
     )
     author: str = setting("anonymous", "Who found the adversarial examples.")
     more_runs: str = setting(
@@ -32,6 +32,7 @@ class BundleHparams(Hparams):
         "Directories of further test runs of the same model on the same images, comma-separated: their points and sets "
         "go into the file too.",
         hashed=False,  # their hashes enter instead
+        shows="PATH,PATH",
     )
 
 

@@ -22,7 +22,9 @@ class DownloadHparams(Hparams):
     threat_model: str = setting(
         "Linf", "The part of the zoo: Linf, L2 or corruptions.", check=one_of("Linf", "L2", "corruptions")
     )
-    names: str = setting("", "Models by name, comma-separated (default: a short selection).", hashed=False)
+    names: str = setting(
+        "", "Models by name, comma-separated (default: a short selection).", hashed=False, shows="NAME,NAME"
+    )
     all: bool = setting(False, "All models of the zoo for this data set and threat model.", hashed=False)
     list: bool = setting(False, "List the models with their published accuracies, and fetch nothing.", hashed=False)
     verify: bool = setting(False, "Compare what is there with the checksums recorded, and fetch nothing.", hashed=False)
@@ -30,7 +32,7 @@ class DownloadHparams(Hparams):
         "", "Take the files from this folder instead of the internet.", path_in=the_path, hashed=False
     )
     mirror: str = setting(
-        "", "Fetch from URL/<data set>/<threat model>/<name>.pt instead of Google Drive.", hashed=False
+        "", "Fetch from URL/<data set>/<threat model>/<name>.pt instead of Google Drive.", hashed=False, shows="URL"
     )
     parallel: int = setting(2, "Files fetched at the same time.", check=in_range(1, 16), hashed=False)
 

@@ -64,6 +64,7 @@ class PerturbationHparams(Hparams):
         "Safe perturbations made on the fly: C (19 common corruptions), C-bar (ImageNet-C-bar), torchvision, "
         "quick (nine cheap ones).",
         check=suites,
+        shows="NAME,NAME",
     )
     corruption_files: str = setting(
         "",
@@ -101,6 +102,7 @@ class PerturbationHparams(Hparams):
         "Perceptual distances beside the others: lpips, dreamsim, dreamsim:<backbone> (the paper's is dino_vitb16), "
         "model:<architecture> (features of a model trained with the same flags), comma-separated.",
         check=perceptual,
+        shows="NAME,NAME",
     )
     threat_masks: str = setting(
         "",

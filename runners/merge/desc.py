@@ -22,7 +22,11 @@ class MergeHparams(Hparams):
     heading: ClassVar[str] = "Claim"
 
     output: str = setting(
-        "", f"The file to write (default: {FILE} in a folder below the root).", path_in=the_path, hashed=False
+        "",
+        f"The file to write (default: {FILE} in a folder below the root).",
+        path_in=the_path,
+        hashed=False,
+        shows="PATH",
     )
 
 

@@ -46,9 +46,14 @@ class SiteHparams(Hparams):
         hashed=False,
     )
     claims: str = setting(
-        "", f"Files of claims, comma-separated (default: all *.zip in {CLAIMS}/ below the root).", hashed=False
+        "",
+        f"Files of claims, comma-separated (default: all *.zip in {CLAIMS}/ below the root).",
+        hashed=False,
+        shows="FILE,FILE",
     )
-    site_url: str = setting("", "The address at which the folder will be published, for model cards.", hashed=False)
+    site_url: str = setting(
+        "", "The address at which the folder will be published, for model cards.", hashed=False, shows="URL"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

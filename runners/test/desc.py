@@ -50,7 +50,7 @@ class ModelByDirectory(Hparams):
 
     heading: ClassVar[str] = "Model by its directory"
 
-    train_dir: str = setting("", "Directory of the train run.", hashed=False)
+    train_dir: str = setting("", "Directory of the train run.", hashed=False, shows="PATH")
 
 
 def _tests_under_threat(desc: TestDesc) -> bool:

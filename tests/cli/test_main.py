@@ -58,6 +58,20 @@ def test_help_of_every_runner_shows_every_flag(runner: str, capsys: pytest.Captu
             assert f"--{field.name}" in shown
 
 
+def test_help_shows_what_may_stand_for_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["test", "--help"])
+    shown = capsys.readouterr().out
+    for words in (
+        "--split test|validation",
+        "--data_dir PATH",
+        "--lr X",
+        "--attacks NAME,NAME",
+        "--tangents [NAME,NAME",
+    ):
+        assert f"  {words}" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
