@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from runners.plots import PALETTE
 from runners.report.collect import FinishedRun, read_metrics
 from runners.test.bracket import CERTIFIED
 from runners.test.desc import EVALUATIONS, describe_set
+
+WIDEST = 64  # characters of a line beside a chart
 
 # Okabe and Ito's colours.
 COLOURS = {
@@ -32,7 +35,7 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
         names = [name for name in EVALUATIONS if name in run.result]
         for place, name in enumerate(names):
             _bar(axes, row + (place - (len(names) - 1) / 2) * 0.26, name, run.result[name])
-    axes.set_yticks(range(len(tests)), [run.label for run in tests])
+    axes.set_yticks(range(len(tests)), [_lines(run) for run in tests], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("accuracy")
@@ -42,6 +45,12 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure
+
+
+def _lines(run: FinishedRun) -> str:
+    """The label of a run in lines that are short enough to stand beside a chart."""
+    name, _, apart = run.label.partition(" (")
+    return "\n".join([name, *wrap(f"({apart}", WIDEST)]) if apart else name
 
 
 def _bar(axes: Any, position: float, name: str, metrics: dict[str, Any]) -> None:
@@ -64,7 +73,7 @@ def brackets(tests: list[FinishedRun]) -> Figure:
         axes.plot([certified, attacked], [row, row], "|", color="#333333", markersize=16)
         axes.plot(found["box_accuracy"], row, "D", color=COLOURS["adv"], markersize=5)
         axes.text(attacked + 0.015, row, f"[{certified:.3f}, {attacked:.3f}]", va="center", fontsize=8)
-    axes.set_yticks(range(len(tests)), [f"{run.label}\n{describe_set(run.result[CERTIFIED])}" for run in tests])
+    axes.set_yticks(range(len(tests)), [f"{_lines(run)}\n{describe_set(run.result[CERTIFIED])}" for run in tests])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2)
     axes.set_xlabel("accuracy: certified to attacked; diamond: certified by the radius alone")
@@ -78,7 +87,9 @@ def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
 
     results   (label, result.json of a test); a dotted line shows accuracy under the isotropic attack
     """
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    sets = [describe_set(result["N_adv"]) for _, result in results]
+    same = len(set(sets)) == 1
+    figure = Figure(figsize=(7, 3.2 + 0.2 * len(results)), layout="constrained")
     axes = figure.add_subplot()
     for number, (label, result) in enumerate(results):
         metrics = result["N_adv"]
@@ -86,14 +97,16 @@ def gauge_curves(results: list[tuple[str, dict[str, Any]]]) -> Figure:
         t, accuracy = (list(values) for values in zip(*points, strict=True))
         bands = [wilson_interval(value, metrics["num_examples"]) for value in accuracy]
         colour = f"C{number % 10}"
-        axes.plot(t, accuracy, marker=".", color=colour, label=f"{label}: t = 1 is {describe_set(metrics)}")
+        name = label if same else f"{label}: t = 1 is {sets[number]}"
+        axes.plot(t, accuracy, marker=".", color=colour, label=name)
         axes.fill_between(t, [low for low, _ in bands], [high for _, high in bands], color=colour, alpha=0.15)
         if "adv" in result:
             name = f"{label}: isotropic attack, {describe_set(result['adv'])}"
             axes.axhline(result["adv"]["accuracy"], color=colour, linestyle=":", linewidth=1, label=name)
     axes.axvline(1, color="#999999", linewidth=0.8)
-    axes.set(xlabel="t: size of the set", ylabel="accuracy", ylim=(0, 1.02))
-    axes.legend(fontsize=7, frameon=False)
+    size = f"t: size of the set; t = 1 is {sets[0]}" if same else "t: size of the set"
+    axes.set(xlabel=size, ylabel="accuracy", ylim=(0, 1.02))
+    figure.legend(loc="outside lower center", fontsize=7, frameon=False)
     return figure
 
 

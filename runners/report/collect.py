@@ -16,18 +16,36 @@ from foundations.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A complete run: its directory, its hparams.json and its result.json."""
+    """A complete run: its directory, its hparams.json and its result.json.
+
+    apart   flags that tell its model from others of the same name (`runners/report/labels.py`)
+    """
 
     path: Path
     relative: str
     hparams: dict[str, Any]
     result: dict[str, Any]
+    apart: str = ""
 
     @property
     def label(self) -> str:
-        """The name in tables: the name of the run, with its replicate number unless that is 1."""
-        replicate = self.hparams["replicate"]
-        return self.hparams["name"] + (f" #{replicate}" if replicate != 1 else "")
+        """The name in tables, with the replicate number of the model or measurement unless that is 1."""
+        replicate = self.model[1] if self.model else self.hparams["replicate"]
+        number = f" #{replicate}" if replicate != 1 else ""
+        return self.hparams["name"] + number + (f" ({self.apart})" if self.apart else "")
+
+    @property
+    def model(self) -> tuple[str, int] | None:
+        """Hash and replicate of the model that was trained, or tested; None where there is none."""
+        if self.hparams.get("runner") == "train":
+            return self.hparams["hash"], self.hparams["replicate"]
+        tested = self.hparams["hashed"].get("train") if self.hparams.get("runner") == "test" else None
+        return (tested["hash"], tested["replicate"]) if tested else None
+
+    @property
+    def model_name(self) -> str:
+        """The name of that model, whatever images it was tested on."""
+        return self.hparams["name"].removesuffix("" if self.split == "test" else f"_{self.split}")
 
     @property
     def split(self) -> str:

@@ -16,6 +16,7 @@ from runners.report.contents import Contents
 from runners.report.desc import KIT, PAGE
 from runners.report.highlights import found_in
 from runners.report.human_kit import chosen_run, write_kit
+from runners.report.labels import tell_apart
 from runners.report.page import Section, csv_page, html_page, markdown_page
 from runners.report.site import Site
 
@@ -42,6 +43,8 @@ class Report(Runner):
         names = [name] if name else data_sets(root)
         every = {name: all_finished_runs(root, name, self.environment.log) for name in names}
         self.runs = {name: found for name, found in every.items() if found}
+        for found in self.runs.values():
+            tell_apart(found)
         if not self.runs:
             how = f"{COMMAND} train --dataset_name={name or 'mnist_5k'} --model_name=conv"
             raise RunError(
