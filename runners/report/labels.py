@@ -13,7 +13,7 @@ from runners.train.desc import TrainDesc
 Runs = dict[str, list[FinishedRun]]
 Words = dict[str, str]  # flag -> value, of those that are not as by default
 
-LONGEST = 32  # characters of a value
+LONGEST = 20  # characters of a value
 
 
 def tell_apart(runs: Runs) -> None:

@@ -74,7 +74,7 @@ def test_as_few_flags_as_do() -> None:
     told = labels(train=[train(str(k), words) for k, words in enumerate(flags)])["train"]
     assert told == ["conv_standard (lr=0.1)", "conv_standard (lr=0.2)", "conv_standard (lr=0.3)"]
     long = labels(train=[train("a", f"--N_train_safe_moves={'x' * 80}"), train("b", "")])["train"]
-    assert long == [f"conv_standard (N_train_safe_moves={'x' * 29}...)", "conv_standard"]
+    assert long == [f"conv_standard (N_train_safe_moves={'x' * 17}...)", "conv_standard"]
 
 
 def test_two_trainings_of_one_name_are_two_models() -> None:
