@@ -21,7 +21,8 @@ td a:hover { color: var(--link); }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th, td { overflow-wrap: normal; } td a { white-space: nowrap; }
-td:first-child > * { display: inline-block; width: max-content; max-width: 20rem; white-space: normal; overflow-wrap: break-word; }
+td:first-child > * { display: inline-block; width: max-content; max-width: 20rem; }
+td:first-child > * { white-space: normal; overflow-wrap: break-word; }
 th button { all: unset; white-space: nowrap; cursor: pointer; font-weight: 600; }
 th button:focus-visible, .zoom:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 th button::after { content: " \\2195"; color: var(--quiet); font-weight: 400; }

@@ -227,6 +227,18 @@ def test_an_adversary_of_training_names_what_it_cannot_take(images: Any, labels:
     assert told in str(error.value)
 
 
+def test_an_adversary_of_training_knows_the_classes_of_each_model() -> None:
+    """On a GPU a label that is no class ends the process, not the call."""
+    adversary = TrainingAdversary(Linf(), 0.1)
+    adversary(NET, X, Y)
+    with pytest.raises(UsageError, match="labels: expected classes from 0 to 2, as the model has, got 0 to 3"):
+        adversary(NET, X, torch.arange(12) % 4)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).double()
+    assert adversary(wide, X, torch.arange(12) % 4).dtype == torch.float32
+    with pytest.raises(UsageError, match="model: expected logits"):
+        adversary(Wrapped(lambda net, images: (net(images),)), X, Y)
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
