@@ -143,4 +143,25 @@ MUTANTS = [
         "words += [] if old.instead else [word]",
         "tests/test_public_surface.py -k old_flag",
     ),
+    Mutant(
+        "models of one name are counted as one",
+        "runners/report/runner.py",
+        "            tell_apart(found)\n",
+        "            pass\n",
+        "tests/runners/test_labels.py -k by_the_commands",
+    ),
+    Mutant(
+        "flags outside the hash tell models apart",
+        "runners/report/labels.py",
+        'if field.metadata["hashed"])}',
+        "if field.metadata)}",
+        "tests/runners/test_labels.py",
+    ),
+    Mutant(
+        "a training adversary takes labels that are no class",
+        "training/any_loop.py",
+        "checked_labels(labels, images, num_classes)",
+        "checked_labels(labels, images, 1000)",
+        "tests/testing/test_arguments.py -k knows_the_classes",
+    ),
 ]
