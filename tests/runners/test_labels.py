@@ -51,8 +51,8 @@ def test_one_training_keeps_its_name_and_repetitions_have_numbers() -> None:
 
 
 def test_flags_of_the_evaluation_and_those_outside_the_hash_tell_nothing() -> None:
-    tests = [test_of("a", "--lr=0.1 --num_examples=5 --data_dir=x"), test_of("b", "--num_examples=9 --data_dir=y")]
-    assert labels(test=tests) == {"test": ["conv_standard (lr=0.1)", "conv_standard"]}
+    tests = [test_of("abcdefg", "--num_examples=5 --data_dir=x"), test_of("hijklmn", "--num_examples=9 --data_dir=y")]
+    assert labels(test=tests) == {"test": ["conv_standard (abcdef)", "conv_standard (hijklm)"]}
 
 
 def test_a_test_of_a_directory_takes_the_flags_of_the_run_that_trained_it() -> None:
