@@ -36,7 +36,8 @@ def _with_models(runs: Runs) -> list[tuple[FinishedRun, str]]:
 def _flags_of_models(runs: Runs) -> dict[str, Words]:
     """Hash of a model -> its flags: from the run that trained it, or else from a test that was given them."""
     fields = [field for group in TrainDesc.hparams_classes() for field in dataclasses.fields(group)]
-    known = {"seed", *(field.name for field in fields if field.metadata["hashed"])}
+    # The place of the data is in the hash only where files are the user's own.
+    known = {"seed", *(field.name for field in fields if field.metadata["hashed"])} - {"data_dir"}
     flags: dict[str, Words] = {}
     for run, key in _with_models(runs):
         words = dict(_flag(word) for word in shlex.split(run.command) if word.startswith("--"))

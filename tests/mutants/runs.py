@@ -153,8 +153,8 @@ MUTANTS = [
     Mutant(
         "flags outside the hash tell models apart",
         "runners/report/labels.py",
-        'if field.metadata["hashed"])}',
-        "if field.metadata)}",
+        'if field.metadata["hashed"])} -',
+        "if field.metadata)} -",
         "tests/runners/test_labels.py",
     ),
     Mutant(

@@ -51,7 +51,7 @@ def test_one_training_keeps_its_name_and_repetitions_have_numbers() -> None:
 
 
 def test_flags_of_the_evaluation_and_those_outside_the_hash_tell_nothing() -> None:
-    tests = [test_of("abcdefg", "--num_examples=5 --data_dir=x"), test_of("hijklmn", "--num_examples=9 --data_dir=y")]
+    tests = [test_of("abcdefg", "--num_examples=5 --data_dir=x --num_chunks=2"), test_of("hijklmn", "--data_dir=y")]
     assert labels(test=tests) == {"test": ["conv_standard (abcdef)", "conv_standard (hijklm)"]}
 
 
