@@ -17,7 +17,6 @@ from threat_specification.attacks.base import AttackResult, AttackSet, Task, inp
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.minimal_gauge import searched_gauges
 from threat_specification.attacks.pgd import descend, falling
-from threat_specification.attacks.registry import ATTACKS, attacks_named, pd_auto
 from threat_specification.attacks.search import Cell, Search
 
 THRESHOLD, RADIUS, STEPS = 0.1, 0.15, 40
@@ -49,14 +48,17 @@ def gauges(model: Linear, anchors, images: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize(("num_classes", "count"), [(2, 24), (5, 24), (10, 12)])
-def test_the_ensemble_breaks_what_a_linear_program_can_break(num_classes: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("num_classes", "count", "names"),
+    [(2, 24, ["standard"]), (5, 24, ["standard"]), (10, 12, ["standard"]), (2, 12, ["lean"]), (5, 24, ["lean"])],
+)
+def test_an_ensemble_breaks_what_a_linear_program_can_break(num_classes: int, count: int, names: list[str]) -> None:
     """In a set in which half of the examples can be broken, all of those are, but for margins within 2 % of 0."""
     model, anchors, images, labels = problem(num_classes, count, seed=num_classes)
     t = float(gauges(model, anchors, images, labels).median())
     clean = LOSSES["margin"](model(images).detach(), labels, None).tolist()
     cell = Cell(t * THRESHOLD, t * RADIUS)
-    robust = search(ProjectedDisplacement(anchors=anchors), model, images, labels, cell).robust(cell)
+    robust = search(ProjectedDisplacement(anchors=anchors), model, images, labels, cell, names).robust(cell)
     for x, y, margin, broken in zip(images, labels, clean, (~robust).tolist(), strict=True):
         best = best_margin(model, anchors, x, int(y), t * THRESHOLD, t * RADIUS)
         if abs(best) > 0.02 * (best - margin):
@@ -290,6 +292,16 @@ def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
 
 def test_the_ensemble_fits_the_number_of_classes() -> None:
     assert [pd_auto(k)[1] for k in (2, 3, 10)] == ["momentum_margin", "momentum_dlr", "momentum_dlr"]
+
+
+def test_an_ensemble_by_its_name_stands_for_its_attacks() -> None:
+    assert list(attacks_named([], 10)) == list(attacks_named(["standard"], 10)) == pd_auto(10)
+    members = list(attacks_named(["pgd", "lean", "apgd_pm"], 10))
+    assert members[0] == "pgd" and members[1:] == list(attacks_named(["lean"], 10)) and "apgd_pm" in members
+    for names in (members, pd_auto(10)):  # searches without gradients tell masked gradients
+        assert {"random_search", "estimated_gradient"} <= set(names)
+    with pytest.raises(UsageError, match="did you mean 'lean'"):
+        attacks_named(["leann"], 10)
 
 
 def trained_on_digits() -> tuple[Tensor, Tensor, nn.Module]:
