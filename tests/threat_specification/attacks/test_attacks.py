@@ -17,6 +17,7 @@ from threat_specification.attacks.base import AttackResult, AttackSet, Task, inp
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.minimal_gauge import searched_gauges
 from threat_specification.attacks.pgd import descend, falling
+from threat_specification.attacks.registry import ATTACKS, attacks_named, pd_auto
 from threat_specification.attacks.search import Cell, Search
 
 THRESHOLD, RADIUS, STEPS = 0.1, 0.15, 40
