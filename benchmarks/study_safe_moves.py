@@ -78,6 +78,7 @@ class Study:
             "random mixtures, severity 5": (*mixed, *at_random, "--N_train_safe_moves=quick:5"),
             "worst mixture, severity 5": (*mixed, *steps, "--N_train_safe_moves=quick:5"),
             "worst mixture of AugMix": (*mixed, *steps, "--augmix"),
+            "random mixtures, clean part .25": (*mixed, *at_random, "--adv_clean_weight=0.25"),
             "worst mixture, clean part .25": (*mixed, *steps, "--adv_clean_weight=0.25"),
             "worst mixture, clean part .75": (*mixed, *steps, "--adv_clean_weight=0.75"),
             "worst mixture, growing": (*mixed, *steps, f"--adv_train_growth_epochs={self.growth}"),
