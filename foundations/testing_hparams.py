@@ -190,8 +190,8 @@ class TestingHparams(Hparams):
     )
     attacks: str = setting(
         "",
-        "Attacks of --N_adv_eval by name, in order, comma-separated; standard and lean are ensembles (default: standard; "
-        "docs/evaluation.md).",
+        "Attacks of --N_adv_eval by name, in order, comma-separated; standard and lean are ensembles (default: "
+        "standard; docs/evaluation.md).",
         when="N_adv_eval",
         shows="NAME,NAME",
     )
