@@ -17,7 +17,7 @@ from threat_specification.attacks.base import AttackResult, AttackSet, Task, inp
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.minimal_gauge import searched_gauges
 from threat_specification.attacks.pgd import descend, falling
-from threat_specification.attacks.registry import ATTACKS, attacks_named, pd_auto
+from threat_specification.attacks.registry import ATTACKS, attacks_named
 from threat_specification.attacks.search import Cell, Search
 
 THRESHOLD, RADIUS, STEPS = 0.1, 0.15, 40
@@ -289,20 +289,6 @@ def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
         unit = total / total.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         point = (point + 0.1 * (2 * (4 - step) / 5) * 4 * unit).clamp(0, 1)  # 4 is the root of 16 pixels
     assert len(asked) == 5
-
-
-def test_the_ensemble_fits_the_number_of_classes() -> None:
-    assert [pd_auto(k)[1] for k in (2, 3, 10)] == ["momentum_margin", "momentum_dlr", "momentum_dlr"]
-
-
-def test_an_ensemble_by_its_name_stands_for_its_attacks() -> None:
-    assert list(attacks_named([], 10)) == list(attacks_named(["standard"], 10)) == pd_auto(10)
-    members = list(attacks_named(["pgd", "lean", "apgd_pm"], 10))
-    assert members[0] == "pgd" and members[1:] == list(attacks_named(["lean"], 10)) and "apgd_pm" in members
-    for names in (members, pd_auto(10)):  # searches without gradients tell masked gradients
-        assert {"random_search", "estimated_gradient"} <= set(names)
-    with pytest.raises(UsageError, match="did you mean 'lean'"):
-        attacks_named(["leann"], 10)
 
 
 def trained_on_digits() -> tuple[Tensor, Tensor, nn.Module]:
