@@ -21,11 +21,16 @@ from benchmarks.study_training import directory, run
 from foundations.results import markdown_table
 from testing.exact import BY_ATTACK, BY_BOUNDS, BY_PROGRAM, UNDECIDED
 
-DIGITS = ("--dataset_name=digits", "--training_steps=30ep")
+DIGITS = ("--dataset_name=digits",)
+# A perceptron as by default; with those flags convolutions stay at chance.
+MODELS = {
+    "lenet_64": ("--training_steps=30ep", "--model_name=lenet_64"),
+    "conv_8_8": ("--training_steps=60ep", "--model_name=conv_8_8", "--batch_size=32", "--optimizer=adamw", "--lr=0.01"),
+}
 TRAININGS = {"standard": (), "l-inf": ("--adv_train",), "in the set": ("--N_adv_train",)}
 NETS = {
-    f"{model}, {training}": (*DIGITS, f"--model_name={model}", *flags)
-    for model in ("lenet_64", "conv_4_4")
+    f"{model}, {training}": (*DIGITS, *words, *flags)
+    for model, words in MODELS.items()
     for training, flags in TRAININGS.items()
 }
 CELLS = "0.1/0.05,0.1/0.1,0.2/0.1,0.2/0.2"
