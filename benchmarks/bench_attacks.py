@@ -1,4 +1,4 @@
-"""What a step of our attacks costs: against the installed AutoAttack and torchattacks in l-inf, and under PD."""
+"""Cost of a step of our attacks: against the installed AutoAttack and torchattacks in l-inf, and under PD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How time and memory grow: examples, anchors, classes and pixels, each by 2, 4 and 8, on synthetic images. One thread.
+"""Growth of time and memory: examples, anchors, classes and pixels, by 2, 4 and 8, on synthetic images. One thread.
 
 python benchmarks/bench_growth.py [word ...]     only the cases whose names hold all the words
 

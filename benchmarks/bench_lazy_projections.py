@@ -1,4 +1,4 @@
-"""What the projection inside an attack's steps decides: accuracy left by APGD on trained nets, at equal steps and time.
+"""Effect of the projection inside an attack's steps: accuracy left by APGD on trained nets, at equal steps and time.
 
 The nets are those of `train` (mnist_5k, lenet: as usual, l-inf adversarially, inside the PD set); runs that are
 complete are read, others made.

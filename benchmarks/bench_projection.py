@@ -1,4 +1,4 @@
-"""What the exact projection costs, as a multiple of clipping and scaling the same perturbations. One thread.
+"""Cost of the exact projection, as a multiple of clipping and scaling the same perturbations. One thread.
 
 python benchmarks/bench_projection.py [word ...]     only the cases whose names hold all the words
 """

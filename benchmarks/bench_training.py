@@ -1,4 +1,4 @@
-"""What a step of training costs: adversaries side by side, against a bare loop; the loader against torchvision's."""
+"""Cost of a step of training: adversaries side by side, against a bare loop; the loader against torchvision's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What images [n,784] look like to the measures of study_human: features, small deformations, and rules that learn.
+"""Images [n,784] as the measures of study_human see them: features, small deformations, and rules that learn.
 
 Everything here knows only the images it is given; nothing was fitted to answers of people.
 """

@@ -1,4 +1,4 @@
-"""Which threats agree with people? Ideas chosen on training images alone, then asked once about answers of people.
+"""Agreement of threats with people: ideas chosen on training images alone, then asked once about answers of people.
 
 python benchmarks/study_human.py [--human=FILE.npz] [--images=100] [--seed=0] [--only="NAME;NAME"]
 

@@ -1,4 +1,4 @@
-"""How much of the tangent form's lead is owed to tangents that look like the corruptions it is judged by.
+"""The part of the tangent form's lead that is owed to tangents that look like the corruptions it is judged by.
 
 python benchmarks/study_tangents.py DATASET [--num_examples=300] [flags of the data set]
 

@@ -1,4 +1,4 @@
-"""What each way of training gains under which attack: trains, tests, and prints a table with mean and spread.
+"""Gain of each way of training under each attack: trains, tests, and prints a table with mean and spread.
 
 python benchmarks/study_training.py mnist_5k [SETTING ...] [--seeds=1,2,3]
 python benchmarks/study_training.py mnist_5k_without_radius [SETTING ...]       the pixel box as second bound

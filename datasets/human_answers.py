@@ -72,7 +72,7 @@ def agreement_of(pairs: HumanPairs, paths: Sequence[str], num_classes: int) -> A
 
 
 def _why_excluded(pairs: HumanPairs, answers: Answers) -> str:
-    """Why an annotator does not count; "" if he does."""
+    """The reason for which an annotator does not count; "" if he does."""
     caught = numpy.flatnonzero(pairs.catch != NOBODY)
     if not len(caught):
         return ""

@@ -1,4 +1,4 @@
-"""What people saw: packaged sets by name, and the files that --human reads. Does not import torch or numpy.
+"""Answers of people: packaged sets by name, and the files that --human reads. Does not import torch or numpy.
 
 To add a packaged set, put its .npz (see `human_pairs.py`) and its licence into datasets/human/, and an entry here.
 """

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from foundations.errors import UsageError
-from foundations.hparam_fields import (
-    Hparams,
-    in_range,
-    one_of,
-    path_after_kind,
-    setting,
-    steps,
-    steps_list,
-)
+from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, steps, steps_list
 
 ADVERSARY = "adv_train|N_adv_train"
 

@@ -112,7 +112,7 @@ class Command:
         return self.where(*words)
 
     def where(self, *words: str) -> Path:
-        """What --display_output_location prints."""
+        """The directory that --display_output_location prints."""
         done = self(*words, "--display_output_location")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n") == 1
@@ -148,7 +148,7 @@ def digits_root(digits_made: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What tests measured and want to be known, at the end."""
+    """Print figures that tests measured, at the end."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     figures = [str(value) for report in reports for name, value in report.user_properties if name == "figures"]
     for line in dict.fromkeys(figures):

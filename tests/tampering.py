@@ -57,7 +57,7 @@ def seal(body: bytes) -> bytes:
 
 
 def same_content(one: bytes, other: bytes) -> bool:
-    """Whether a file is intact and has the content of the other: zeros can be compressed in more than one way."""
+    """True if a file is intact and has the content of the other: zeros can be compressed in more than one way."""
     try:
         return Claim.from_bytes(one).digest == Claim.from_bytes(other).digest
     except RunError:

@@ -1,4 +1,4 @@
-"""What people saw: the packaged pairs, the file format, and answers of several annotators."""
+"""Answers of people: the packaged pairs, the file format, and answers of several annotators."""
 
 from __future__ import annotations
 

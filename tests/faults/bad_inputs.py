@@ -34,14 +34,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of it."""
+    """The end of an attempt."""
 
     code: int
     told: str
     left: list[str]
 
     def problem(self, attempt: Attempt) -> str:
-        """What is wrong with the way it ended, "" for a clean error (or, where it may, a success)."""
+        """The fault in the way it ended, "" for a clean error (or, where it may, a success)."""
         lines = [line for line in self.told.splitlines() if line.startswith("nonisotropic: ")]
         if self.code not in (0, 1, 2):
             return f"exit code {self.code}"
@@ -67,7 +67,7 @@ def run(words: tuple[str, ...], root: Path) -> Outcome:
 
 
 def make_base(root: Path) -> None:
-    """What the attempts damage: anchors, a model, a test, data files in the formats of published sets."""
+    """Make the files that attempts damage: anchors, a model, a test, data files in the formats of published sets."""
     from PIL import Image
 
     from tests.datasets.written import write_cifar10, write_mnist
@@ -323,7 +323,7 @@ KINDS: dict[str, Callable[[Path, random.Random], Attempt]] = {
 
 
 def attempts(kind: str, base: Path, seeds: range) -> tuple[Counter[str], list[str]]:
-    """How attempts of a kind ended, and what was wrong with those that did not end cleanly."""
+    """Ends of attempts of a kind, and what was wrong with those that did not end cleanly."""
     ends: Counter[str] = Counter()
     problems = []
     for seed in seeds:

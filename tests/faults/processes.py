@@ -70,7 +70,7 @@ def directory(root: Path, runner: str) -> Path:
 
 
 def epochs(root: Path) -> int:
-    """How many epochs the only training run below a root has recorded."""
+    """The number of epochs that the only training run below a root has recorded."""
     file = directory(root, "train") / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.is_file() else 0
 

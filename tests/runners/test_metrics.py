@@ -1,4 +1,4 @@
-"""What `test` hands over besides its figure, and that an interruption changes none of it."""
+"""Results of `test` besides its figure, and that an interruption changes none of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be done is told in a line, with the right exit code, and leaves nothing behind."""
+"""A mistake is told in a line, with the right exit code, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every threat inherits, shown with the smallest threat a user could write."""
+"""Methods that every threat inherits, shown with the smallest threat a user could write."""
 
 import pytest
 import torch

@@ -51,7 +51,7 @@ def test_what_an_image_gets_does_not_depend_on_its_batch_but_on_the_step() -> No
 
 
 def test_what_was_moved_goes_back_but_for_what_left_the_picture() -> None:
-    """What is in both frames is the same after there and back; the rest is 0."""
+    """Pixels in both frames are the same after there and back; the rest is 0."""
     moves = Movements([RandomCrop(2, 1), RandomFlip(2)])
     back = moves.undo(moves(COLOUR + 1, INDEX, 5), INDEX, 5)
     kept = back != 0

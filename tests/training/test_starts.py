@@ -1,4 +1,4 @@
-"""Where adversaries start, and that processes agree on it."""
+"""Starts of adversaries, and that processes agree on it."""
 
 from __future__ import annotations
 

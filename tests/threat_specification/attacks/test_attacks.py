@@ -44,7 +44,7 @@ def search(threat, model, images: Tensor, labels: Tensor, cell: Cell, names=()) 
 
 
 def gauges(model: Linear, anchors, images: Tensor, labels: Tensor) -> Tensor:
-    """What the linear programs say of each example."""
+    """The smallest gauge of each example by linear programs."""
     found = [smallest_gauge(model, anchors, x, int(y), THRESHOLD, RADIUS) for x, y in zip(images, labels, strict=True)]
     return torch.tensor(found)
 
@@ -257,7 +257,7 @@ def test_losses() -> None:
 
 
 def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
-    """Where only the pixel box stops it: x <- clip(x + s_k D^1/2 v / |v|), v <- m v + g / |g|, s_k falling linearly."""
+    """With the pixel box alone: x <- clip(x + s_k D^1/2 v / |v|), v <- m v + g / |g|, s_k falling linearly."""
     torch.manual_seed(0)
     images, labels = 0.3 + 0.4 * torch.rand(6, 1, 4, 4), torch.arange(6) % 3
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).requires_grad_(False)

@@ -33,7 +33,7 @@ class Certificate:
 
 
 def certify(rows: np.ndarray, threshold: float, d: np.ndarray, p: np.ndarray, lower, upper) -> Certificate:
-    """How nearly p is the point of {rows p <= threshold, lower <= p <= upper} nearest to d, all [D].
+    """Measure how nearly p is the point of {rows p <= threshold, lower <= p <= upper} nearest to d, all [D].
 
     d - p must be a nonnegative combination of the tight rows plus a normal of the tight bounds; nnls finds it.
     """

@@ -1,4 +1,4 @@
-"""What each process of test_rank_shards does; run by torchrun with the project folder and a folder for results."""
+"""The work of each process of test_rank_shards; run by torchrun with the project folder and a folder for results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure(
 
 
 def _equal(threat: ProjectedDisplacement, chosen: AnchorSet, labels: torch.Tensor) -> torch.Tensor:
-    """Which of eight images equal an anchor of another label: one, if any."""
+    """A mask of those of eight images that equal an anchor of another label: one, if any."""
     equal = torch.zeros(8, 1, 5, 5, dtype=chosen.images.dtype)
     equal[3] = anchors("uint8" if equal.dtype == torch.uint8 else "float").images[20]
     return threat.equals_other_anchor(equal, labels)

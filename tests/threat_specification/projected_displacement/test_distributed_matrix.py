@@ -22,7 +22,7 @@ from threat_specification.projected_displacement.distributed_matrix import Distr
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_together_are_one(processes: int, tmp_path: Path) -> None:
-    """Whether they work on the same examples, or each on its own inside a session."""
+    """They may work on the same examples, or each on its own inside a session."""
     for dtype in ("uint8", "float"):
         anchors(dtype).save(tmp_path / f"{dtype}.safetensors")
     worker = Path(__file__).with_name("rank_worker.py")
