@@ -1,4 +1,4 @@
-"""Data for the measures of study_human to learn from: training images, neighbours in them, and rules trained on them."""
+"""Data for the measures of study_human to learn from: training images, their neighbours, and rules trained on them."""
 
 from __future__ import annotations
 
