@@ -28,6 +28,45 @@ class Logits(nn.Module):
         return answers.float()
 
 
+class LogitsOf(nn.Module):
+    """A model that raises UsageError, at a pass, if it does not answer with logits of the classes of some labels.
+
+    It asks at the passes that are made anyway, so that a network whose last layer was replaced is asked as it is now.
+    Answers are float32, whatever type of numbers the model computes in.
+    """
+
+    def __init__(self, model: nn.Module, labels: Tensor) -> None:
+        super().__init__()
+        self.model, self.range = model, (int(labels.min()), int(labels.max()))
+        self.kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = self.model(images.to(self.kind))
+        check_logits(answers, len(images))
+        check_classes(*self.range, answers.shape[1])
+        return answers.float()
+
+
+def check_logits(answers: Any, count: int) -> None:
+    """Raise UsageError if answers for that many images are no floats [count,K] for two classes or more."""
+    if not isinstance(answers, Tensor):
+        raise UsageError(
+            f"model: expected logits [B,K], got a {type(answers).__name__}; wrap it so that it returns them"
+        )
+    if answers.dim() != 2 or len(answers) != count or answers.shape[1] < 2 or not answers.is_floating_point():
+        asked = "an image" if count == 1 else f"{count} images"
+        raise UsageError(
+            f"model: expected logits [{count},K] of two classes or more for {asked}, got {answers.dtype} "
+            f"{list(answers.shape)}"
+        )
+
+
+def check_classes(low: int, high: int, num_classes: int) -> None:
+    """Raise UsageError if labels from low to high are not all classes of a model."""
+    if low < 0 or high >= num_classes:
+        raise UsageError(f"labels: expected classes from 0 to {num_classes - 1}, as the model has, got {low} to {high}")
+
+
 def checked_labels(labels: Any, images: Tensor, num_classes: int) -> Tensor:
     """Labels as int64 beside the images; raises UsageError if one is no class."""
     labels = as_tensor("labels", labels)
@@ -36,9 +75,7 @@ def checked_labels(labels: Any, images: Tensor, num_classes: int) -> Tensor:
             f"labels: expected {len(images)} whole numbers, one for each image, got {labels.dtype} {list(labels.shape)}"
         )
     labels = labels.to(images.device, torch.int64)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise UsageError(f"labels: expected classes from 0 to {num_classes - 1}, as the model has, got {low} to {high}")
+    check_classes(int(labels.min()), int(labels.max()), num_classes)
     return labels
 
 
@@ -53,14 +90,7 @@ def checked_model(model: nn.Module, image: Tensor) -> tuple[nn.Module, int]:
     given = image.to(weight.dtype).clone().detach()
     with torch.no_grad():
         answer = model(given)
-    if not isinstance(answer, Tensor):
-        raise UsageError(
-            f"model: expected logits [B,K], got a {type(answer).__name__}; wrap it so that it returns them"
-        )
-    if answer.dim() != 2 or len(answer) != 1 or answer.shape[1] < 2 or not answer.is_floating_point():
-        raise UsageError(
-            f"model: expected logits [1,K] of two classes or more for an image, got {answer.dtype} {list(answer.shape)}"
-        )
+    check_logits(answer, 1)
     copies = given._version > 0  # counts changes in place
     plain = not copies and answer.dtype == weight.dtype == torch.float32
     return (model if plain else Logits(model, weight.dtype, copies)), answer.shape[1]

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import UsageError, check_number, look_up
-from foundations.modes import evaluation_mode
 from foundations.step import Step
-from threat_specification.answers import checked_labels, checked_model
+from threat_specification.answers import LogitsOf
 from threat_specification.base import Threat, check_images, check_seed, check_set
 from threat_specification.norms import RADIUS, Norm
 from training.adversaries import INNER_LOSSES, PGD, SCHEDULES
@@ -100,7 +99,6 @@ class TrainingAdversary:
             "adv", threat, threshold, radius, radius, steps, seed, loss, reach, schedule, momentum, starts=starts
         )
         self.calls = count()
-        self.seen: tuple[nn.Module, nn.Module, int] | None = None  # the last model, the same checked, its classes
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """[B,C,H,W] in [0, 1], without a gradient.
@@ -114,15 +112,10 @@ class TrainingAdversary:
         check_images(images, labels)
         if not len(images):
             raise UsageError("images: expected at least one, got none")
-        if self.seen is None or self.seen[0] is not model:
-            with evaluation_mode(model):
-                self.seen = model, *checked_model(model, images[:1])
-        _, answers, num_classes = self.seen
-        labels = checked_labels(labels, images, num_classes)
         pgd, size = self.pgd, min(1.0, self.pgd.radius)
         if isinstance(pgd.threat, Norm):
             size = min(size, pgd.threat.usual_change(pgd.threshold, images[0].numel()))
         number = next(self.calls)
-        batch = Batch(Given(images.detach().float(), labels), draw=number)
+        batch = Batch(Given(images.detach().float(), labels.long()), draw=number)
         with torch.enable_grad():  # a hook of somebody's loop may have switched gradients off
-            return replace(pgd, size=size)(answers, batch, Step(number, 0)).images.detach()
+            return replace(pgd, size=size)(LogitsOf(model, labels), batch, Step(number, 0)).images.detach()

@@ -160,8 +160,8 @@ MUTANTS = [
     Mutant(
         "a training adversary takes labels that are no class",
         "training/any_loop.py",
-        "checked_labels(labels, images, num_classes)",
-        "checked_labels(labels, images, 1000)",
+        "(LogitsOf(model, labels), batch",
+        "(model, batch",
         "tests/testing/test_arguments.py -k knows_the_classes",
     ),
 ]

@@ -229,14 +229,20 @@ def test_an_adversary_of_training_names_what_it_cannot_take(images: Any, labels:
 
 def test_an_adversary_of_training_knows_the_classes_of_each_model() -> None:
     """On a GPU a label that is no class ends the process, not the call."""
-    adversary = TrainingAdversary(Linf(), 0.1)
-    adversary(NET, X, Y)
+    adversary, four = TrainingAdversary(Linf(), 0.1), torch.arange(12) % 4
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    adversary(net, X, Y)
     with pytest.raises(UsageError, match="labels: expected classes from 0 to 2, as the model has, got 0 to 3"):
-        adversary(NET, X, torch.arange(12) % 4)
-    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).double()
-    assert adversary(wide, X, torch.arange(12) % 4).dtype == torch.float32
-    with pytest.raises(UsageError, match="model: expected logits"):
-        adversary(Wrapped(lambda net, images: (net(images),)), X, Y)
+        adversary(net, X, four)
+    net[1] = nn.Linear(16, 4)  # the same network, with another last layer
+    assert adversary(net, X, four).shape == X.shape
+    assert adversary(net.double(), X, four).dtype == torch.float32
+    with pytest.raises(UsageError, match="labels: expected classes from 0 to 2"):
+        net[1] = nn.Linear(16, 3)
+        adversary(net.float(), X, four)
+    for answers, told in ((lambda net, x: (net(x),), "got a tuple"), (lambda net, x: net(x)[:1], r"logits \[12,K\]")):
+        with pytest.raises(UsageError, match=f"model: expected.*{told}"):
+            adversary(Wrapped(answers), X, Y)
 
 
 @pytest.mark.parametrize(
