@@ -26,6 +26,7 @@ from foundations.modes import evaluation_mode
 from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
+from testing.exact_cones import ConeBounds
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
 from testing.shards import Shard
@@ -97,8 +98,8 @@ def exact_robustness(
     seconds  time limit for each image
     attacks  names of attacks that come first; () for none
     optimum  find the largest margin of each image too (it is `margin`, up to 1e-4), which takes longer
-    programs number of linear programs that tighten the bounds of units by the threat's half-spaces, at most, for an
-             image with many units whose state is open
+    programs number of programs that tighten the bounds of single units, at most, for an image with many units whose
+             state is open
 
     Raises UsageError for a layer or a threat that the program cannot describe, and RunError if the model gives no
     finite answer for an image.
@@ -140,7 +141,7 @@ class ExactEvaluation:
     attacked  its model, threat and cell; its attacks run first, unless `known` says what they found
     known     data set index -> what attacks found before
     optimum   go on to the largest margin
-    programs  linear programs that tighten the bounds of units, at most, for each example
+    programs  programs that tighten the bounds of single units, at most, for each example
     """
 
     attacked: AttackEvaluation
@@ -228,8 +229,8 @@ class Case:
         margins = self._margins()
         bounds = UnitBounds.of(self.network, region)
         most = self._largest(bounds, margins)
-        if self._is_open(most) and bounds.open_units > FEW and len(region.rows) and self.programs:
-            bounds = UnitBounds.of(self.network, region, self.programs, time.monotonic() + SHARE * self._left())
+        if self._is_open(most) and bounds.open_units > FEW and self.programs:
+            bounds = ConeBounds.of(self.network, region, self.programs, time.monotonic() + SHARE * self._left())
             most = numpy.minimum(most, self._largest(bounds, margins))
         if not self._is_open(most):
             return Answer(True, False, float(most.max()), BY_BOUNDS)

@@ -19,7 +19,8 @@ from testing.exact_network import Block, Network, Value, window
 
 SLACK = 1e-9  # relative and absolute widening of each bound
 ROWS = 256  # rows of a value that go backwards together
-PROGRAMS = 2000  # most linear programs for the units of one image
+PROGRAMS = 2000  # most programs for the units of one image
+PART = 0.5  # a unit that sees at most this share of the pixels can reach in half-spaces what it reaches in the box
 
 Pair = tuple[numpy.ndarray, numpy.ndarray]  # lower and upper bounds, [n] each
 
@@ -45,8 +46,8 @@ class UnitBounds:
     """Bounds of all blocks of a network over a region.
 
     before   those of a block's inputs, by block number; after   those of its variables
-    programs number of linear programs over the half-spaces that are still allowed: a number, so that answers repeat,
-             and a time only where it is short
+    programs number of programs for single units that are still allowed, here linear ones over the half-spaces: it is a
+             number, so that answers repeat, and a time only where it is short
     end      that time, on the monotonic clock
     """
 
@@ -103,13 +104,15 @@ class UnitBounds:
     def largest(self, value: Value, above: float) -> numpy.ndarray:
         """Upper bounds [n] of a value, by a linear function of the image that is nowhere smaller.
 
-        above   linear programs over the half-spaces improve the bounds over the box that are larger, while any are left
+        above   linear programs over the half-spaces improve the bounds over the box that are larger, of units that see
+                more than PART of the pixels, while any are left
         """
         slope, constant = self.above(value)
         region = self.region
         found = constant + numpy.maximum(slope * region.lower, slope * region.upper).sum(1)
         found = numpy.minimum(found, self.intervals(value)[1])  # neither is always the better one
-        wanted = numpy.flatnonzero(found > above)[: self.programs if len(region.rows) else 0]
+        wide = (slope != 0).mean(1) > PART
+        wanted = numpy.flatnonzero((found > above) & wide)[: self.programs if len(region.rows) else 0]
         self.programs -= len(wanted)
         for row in wanted:
             if time.monotonic() > self.end:

@@ -1,0 +1,118 @@
+"""Bounds of units that see a part of the image: a mixed-integer program of each one's cone, over the box.
+
+The cone of a unit is what it depends on: in a convolution a few pixels and the few units before it that see them. Its
+program is so small that it is solved at once, and its bounds are the tightest there are over the box. Half-spaces are
+left out: what holds without them holds with them, and a few pixels can reach in a set of half-spaces what they reach
+in the box.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from testing.exact_bounds import PART, Pair, Region, UnitBounds, negative
+from testing.exact_network import Block, Network, Value
+from testing.exact_program import Program
+
+GAP = 0.01  # relative gap of a unit's bound
+SLACK = 1e-5  # relative and absolute widening of these bounds: HiGHS meets its constraints to 1e-6
+
+
+class ConeBounds(UnitBounds):
+    """As UnitBounds, with a program for each unit of open sign whose cone sees a part of the image alone.
+
+    `programs` counts the units, and `end` is the time when no other one begins.
+    """
+
+    def _pair(self, value: Value, is_relu: bool) -> Pair:
+        low, high = super()._pair(value, is_relu)
+        if is_relu and set(value.parts) != {0}:
+            for row in numpy.flatnonzero((low < 0) & (high > 0)):
+                if self.programs <= 0 or time.monotonic() > self.end:
+                    break
+                one = cone(self, value.rows([row]))
+                if one is not None:
+                    self.programs -= 1
+                    low[row], high[row] = one.tightened(low[row], high[row], self.end)
+        return low, high
+
+
+@dataclass
+class Cone:
+    """The network that one unit depends on, with its bounds, and the unit's input as a value of it."""
+
+    bounds: UnitBounds
+    value: Value
+
+    def tightened(self, low: float, high: float, end: float) -> tuple[float, float]:
+        """Bounds of the value, none worse than those given; its sign is all that is asked where it is known."""
+        program = Program(self.bounds)
+        most = self._largest(program, self.value, end)
+        if most <= 0:
+            return low, 0.0
+        return max(low, -self._largest(program, negative(self.value), end)), min(high, most)
+
+    def _largest(self, program: Program, value: Value, end: float) -> float:
+        found = program.largest(value, -SLACK, max(end - time.monotonic(), 0.01), GAP).bound
+        return found + SLACK * (1 + abs(found)) if found > -SLACK else 0.0
+
+
+def cone(bounds: UnitBounds, value: Value) -> Cone | None:
+    """What a value of one row depends on; None if that is more than PART of the pixels."""
+    needed = _needed(bounds, value)
+    seen = needed.get(0, ())
+    if not 0 < len(seen) <= PART * len(bounds.region.lower):
+        return None
+    number = {block: place for place, block in enumerate(sorted(needed))}
+
+    def within(whole: Value, rows: Any) -> Value:
+        parts = {number[b]: part[rows][:, needed[b]] for b, part in whole.parts.items() if b in needed}
+        return Value(parts, whole.constant[rows], (len(whole.constant[rows]),))
+
+    none = numpy.zeros((0, len(seen)))
+    small = Network([Block(len(seen))])
+    region = Region(bounds.region.lower[seen], bounds.region.upper[seen], none, none[:, 0])
+    found = UnitBounds(small, region, after=[(region.lower, region.upper)])
+    for block in sorted(needed)[1:]:
+        whole, chosen = bounds.network.blocks[block], needed[block]
+        assert whole.before is not None
+        rows, groups = chosen, None
+        if whole.groups is not None:
+            rows, groups = _entries(whole.groups[chosen])
+        small.blocks.append(Block(len(chosen), within(whole.before, rows), groups))
+        low, high = bounds.before[block]
+        found.before[number[block]] = low[rows], high[rows]
+        low, high = bounds.after[block]
+        found.after.append((low[chosen], high[chosen]))
+    return Cone(found, within(value, [0]))
+
+
+def _needed(bounds: UnitBounds, value: Value) -> dict[int, numpy.ndarray]:
+    """Block number -> the variables that a value depends on, but for those that are 0 everywhere."""
+    wanted = [value]
+    needed: dict[int, numpy.ndarray] = {}
+    for number in range(len(bounds.after) - 1, -1, -1):
+        low, high = bounds.after[number]
+        used = numpy.zeros(len(low), dtype=bool)
+        for one in wanted:
+            if number in one.parts:
+                used[one.parts[number].indices] = True
+        chosen = numpy.flatnonzero(used & ((low != 0) | (high != 0)))
+        if not len(chosen):
+            continue
+        needed[number] = chosen
+        block = bounds.network.blocks[number]
+        if block.before is not None:
+            rows = chosen if block.groups is None else _entries(block.groups[chosen])[0]
+            wanted.append(block.before.rows(rows))
+    return needed
+
+
+def _entries(groups: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The entries that occur in groups, in order, and the groups in terms of their places (-1 stays)."""
+    entries = numpy.unique(groups[groups >= 0])
+    return entries, numpy.where(groups >= 0, numpy.searchsorted(entries, groups), -1)

@@ -1,0 +1,121 @@
+"""Bounds of units that see a part of the image, against points of the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from testing import exact_cones
+from testing.exact import exact_robustness
+from testing.exact_bounds import Region, UnitBounds, negative
+from testing.exact_cones import GAP, ConeBounds, cone
+from testing.exact_network import Network
+from testing.exact_program import EXACT, Program
+from threat_specification import Linf
+
+SHAPE = (1, 8, 8)
+
+
+class Shortcut(nn.Module):
+    """A convolution beside its own input, so that units depend on the image by two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(torch.relu(x)) + x
+
+
+BODIES: dict[str, Callable[[], nn.Module]] = {
+    "convolutions": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1)),
+    "max pooling": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, padding=1), nn.Conv2d(3, 8, 2)),
+    "shortcut": Shortcut,
+}  # fmt: skip
+
+
+def made(name: str) -> tuple[nn.Sequential, Network]:
+    """A network of 128 units behind a body, which gives their inputs."""
+    torch.manual_seed(5)
+    net = nn.Sequential(BODIES[name](), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)).eval().requires_grad_(False)
+    return net, Network.read(net, SHAPE)
+
+
+def region(radius: float) -> Region:
+    centre = numpy.random.default_rng(0).random(64)
+    return Region((centre - radius).clip(0, 1), (centre + radius).clip(0, 1), numpy.zeros((0, 64)), numpy.zeros(0))
+
+
+def climbed(body: nn.Module, box: Region, sign: int) -> numpy.ndarray:
+    """The largest value (sign 1) or smallest of each unit's input that ascent from 24 corners finds."""
+    lower, upper = (torch.from_numpy(side).float().view(SHAPE) for side in (box.lower, box.upper))
+    generator, found = torch.Generator().manual_seed(1), torch.full((128,), -torch.inf)
+    for _ in range(24):
+        x = torch.where(torch.rand(128, *SHAPE, generator=generator) < 0.5, upper, lower)  # an image for each unit
+        for step in range(12):
+            x.requires_grad_(True)
+            values = sign * body(x).flatten(1).diagonal()
+            found = torch.maximum(found, values.detach())
+            (gradient,) = torch.autograd.grad(values.sum(), x)
+            length = (upper - lower) * min(1, 0.5 ** (step - 3))
+            x = (x.detach() + gradient.sign() * length).clamp(lower, upper)
+    return sign * found.double().numpy()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bounds_hold_all_points_and_are_those_of_the_whole_network(name: str) -> None:
+    net, network = made(name)
+    box = region(0.03)
+    plain, tight = UnitBounds.of(network, box), ConeBounds.of(network, box, 10_000)
+    last = len(network.blocks) - 1
+    low, high = tight.before[last]
+    least, most = climbed(net[0], box, -1), climbed(net[0], box, 1)
+    assert (most <= high + 1e-5).all() and (least >= low - 1e-5).all()
+    seen = (low < 0) & (high > 0)  # of the others the sign is all that is asked
+    before = plain.before[last]
+    assert (high - low)[seen].sum() < 0.98 * (before[1] - before[0])[seen].sum()
+    program, value = Program(plain), network.blocks[last].before
+    narrow = [row for row in numpy.flatnonzero(seen) if cone(plain, value.rows([row])) is not None]
+    assert len(narrow) >= 2
+    for row in narrow[:2]:
+        for bound, one in ((high[row], value.rows([row])), (-low[row], negative(value.rows([row])))):
+            optimum = program.largest(one, -numpy.inf, 60, EXACT).margin
+            assert optimum - 1e-4 <= bound <= optimum + GAP * abs(optimum) + 1e-3
+
+
+def test_a_unit_that_sees_more_than_half_of_the_image_has_no_cone_of_its_own() -> None:
+    network = made("convolutions")[1]
+    bounds = UnitBounds.of(network, region(0.1))
+    assert cone(bounds, network.logits.rows([0])) is None
+    one = cone(bounds, network.blocks[2].before.rows([27]))  # row 3, column 3
+    assert one is not None and len(one.bounds.region.lower) == 25
+    assert [block.size for block in one.bounds.network.blocks][1] <= 27
+
+
+def test_programs_and_time_are_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, calls = made("convolutions")[1], []
+    monkeypatch.setattr(exact_cones, "cone", lambda *given: calls.append(given) or cone(*given))
+    for programs, end, expected in ((0, 1e12, 0), (5, 1e12, 5), (5, 0.0, 0)):
+        calls.clear()
+        ConeBounds.of(network, region(0.15), programs, end)
+        assert len(calls) == expected
+
+
+def test_exact_answers_use_cones_where_bounds_leave_units_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _ = made("convolutions")
+    images, calls = torch.from_numpy(numpy.random.default_rng(0).random((1, *SHAPE))).float(), []
+    monkeypatch.setattr(exact_cones, "cone", lambda *given: calls.append(given) or cone(*given))
+    answers = {}
+    for programs in (0, 1000):
+        answers[programs] = exact_robustness(
+            net, images, net(images).argmax(1), Linf(), 0.08, seconds=60, attacks=(), programs=programs
+        )
+        assert bool(calls) == bool(programs)
+    assert bool(answers[0].robust) == bool(answers[1000].robust) and answers[1000].by[0] in ("bounds", "program")
