@@ -105,6 +105,13 @@ MUTANTS = [
         "tests/testing/test_exact.py",
     ),
     Mutant(
+        "exact answers: a unit of a cone is forgotten",
+        "testing/exact_cones.py",
+        "used[one.parts[number].indices] = True",
+        "used[one.parts[number].indices[1:]] = True",
+        "tests/testing/test_exact_cones.py",
+    ),
+    Mutant(
         "claims with other rows are merged",
         "testing/claims/claim.py",
         '"rows": ("index",),',
