@@ -62,7 +62,7 @@ class Cone:
 
 
 def cone(bounds: UnitBounds, value: Value) -> Cone | None:
-    """What a value of one row depends on; None if that is more than PART of the pixels."""
+    """The cone of a value of one row; None if that sees more than PART of the pixels."""
     needed = _needed(bounds, value)
     seen = needed.get(0, ())
     if not 0 < len(seen) <= PART * len(bounds.region.lower):
