@@ -27,8 +27,8 @@ from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
 
 POWER = 0.1
-ATTACKED = ["test", *TINY, "--per_label=10", "--num_examples=40", "--adv_eval", "--adv_test_attack_type=pgd"]
-ATTACKED += [f"--adv_test_attack_power_Linf={POWER}", "--save_adversarials"]
+ATTACKED = ["test", *TINY, "--per_label=10", "--num_examples=24", "--shard_size=8", "--adv_eval"]
+ATTACKED += ["--adv_test_attack_type=pgd", f"--adv_test_attack_power_Linf={POWER}", "--save_adversarials"]
 TREE = "".join(f"{digit}: {'round' if digit in (0, 6, 8, 9) else 'straight'}\n" for digit in range(10))
 
 
@@ -38,6 +38,7 @@ def test_attack_then_project(digits_root: Command, tmp_path: Path) -> None:
     weights = f"--class_weights=tree:{tree}"
     anchors_at = digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights)
     inside = ["--N_adv_eval", f"--N_threshold={POWER}", f"--N_radius={POWER}", "--N_attack_iter=8"]
+    inside += ["--attacks=momentum_ce,momentum_dlr"]
     words = [*ATTACKED, "--then_project=pd,pd_s,pd_w", weights, *inside]
     result = digits_root.result(*words)
     made = digits_root.where(*words)
@@ -143,7 +144,7 @@ def test_anchors_divided_over_two_processes(digits_root: Command, tmp_path: Path
 
     Either use of the threat alone must bring that about.
     """
-    words = [*ATTACKED, "--shard_size=14", *asked]
+    words = [*ATTACKED, *asked]  # three shards
     alone = digits_root.ok(*words)
     several = Command(Path(shutil.copytree(digits_root.root, tmp_path / "several")))
     divided = several.root / alone.relative_to(digits_root.root)
