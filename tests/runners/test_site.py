@@ -28,7 +28,7 @@ from tests.browser import CHROMIUM, look_at
 from tests.conftest import Command
 from tests.tampering import changes_undone, false_claim
 
-QUICK = ["--per_label=10", "--num_examples=20", "--N_attack_iter=5", "--attacks=pgd", "--N_adv_eval"]
+QUICK = ["--per_label=10", "--num_examples=10", "--N_attack_iter=8", "--attacks=pgd", "--N_adv_eval"]
 QUICK += ["--N_threshold=0.1", "--N_radius=51/255", "--N_thresholds=0.02"]
 QUICK += ["--corruption_eval", "--corruption_suites=quick", "--corruption_severities=3", "--certify"]
 HOSTILE = "<script>alert(1)</script>\"'&|`#{}: [x](javascript:alert(1)) www.example.org https://example.org"
@@ -136,7 +136,7 @@ def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> 
     rows = {row["authors"][0]: row for row in ours(told)["rows"]}
     for author, verified in (("A", True), ("B", False)):
         claim, row = Claim.read(home.root / f"claims/{author}.zip"), rows[author]
-        assert row["claim_sha256"] == claim.digest and row["images"] == 20
+        assert row["claim_sha256"] == claim.digest and row["images"] == 10
         assert row["accuracy_at_most"] == [
             1 - claim.broken(place).mean() for place in range(len(claim.facts["claims"]))
         ]
