@@ -15,7 +15,7 @@ from tests.conftest import TINY, Command
 from threat_specification import AnchorSet
 
 ALL_THREE = ["--standard_eval", "--adv_eval", "--N_adv_eval", "--per_label=10", "--num_examples=21", "--shard_size=6"]
-ALL_THREE += ["--adv_test_attack_power_Linf=0.3", "--N_attack_iter=4"]
+ALL_THREE += ["--adv_test_attack_power_Linf=0.3", "--N_attack_iter=2"]
 
 
 def files(path: Path) -> list[str]:
@@ -180,7 +180,7 @@ def test_the_attack_stays_inside_by_an_independent_count(digits_root: Command) -
     """The threat that examples.npz reports never exceeds the threshold, however small or large; nor do attacks stop
     short of it, or of the radius, or of the steps that were asked for."""
     for threshold, radius in (("0", "0.1"), ("0.03", "0.25"), ("5", "0.1")):
-        words = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=20", f"--N_threshold={threshold}"]
+        words = ["test", *TINY, "--N_adv_eval", "--per_label=10", "--num_examples=10", f"--N_threshold={threshold}"]
         with numpy.load(digits_root.ok(*words, f"--N_radius={radius}", "--N_attack_iter=5") / "examples.npz") as arrays:
             rows = dict(arrays)
         attacked = rows["N_adv_broken_by"] >= 0
