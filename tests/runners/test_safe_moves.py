@@ -25,7 +25,7 @@ from threat_specification.perturbations.registry import SAFE
 THRESHOLD, RADIUS = 0.3, 0.05
 MOVES = "brighter:2,less_contrast:3,shift:3"
 SET = ["--N_adv_eval", "--safe_moves=" + MOVES, f"--N_threshold={THRESHOLD}", f"--N_radius={RADIUS}"]
-EVALUATED = ["test", *TINY, "--per_label=10", "--num_examples=24", "--N_attack_iter=8", *SET, "--save_adversarials"]
+EVALUATED = ["test", *TINY, "--per_label=10", "--num_examples=24", "--N_attack_iter=5", *SET, "--save_adversarials"]
 EVALUATED += ["--attacks=momentum_ce,random_search"]
 WITHOUT = ["--N_adv_train", "--N_train_safe_moves", "--N_train_without_threat"]
 FREE = ["--N_train_segmented", "--N_train_background=free"]
