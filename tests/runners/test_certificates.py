@@ -18,8 +18,8 @@ from tests.conftest import Command
 
 PLAIN = ["--dataset_name=digits", "--model_name=lenet_32", "--training_steps=6ep"]
 MODEL = [*PLAIN, "--certified_train", "--certified_train_radius=0.05"]
-SET = ["--per_label=10", "--N_adv_eval", "--N_threshold=0.1", "--N_radius=0.05", "--num_examples=60"]
-WEAK = ["--attacks=momentum_ce", "--N_attack_iter=5", "--shard_size=20"]
+SET = ["--per_label=10", "--N_adv_eval", "--N_threshold=0.1", "--N_radius=0.05", "--num_examples=30"]
+WEAK = ["--attacks=momentum_ce", "--N_attack_iter=5", "--shard_size=10"]
 CERTIFY = ["test", *MODEL, *SET, *WEAK, "--certify"]
 
 
@@ -34,7 +34,7 @@ def test_the_bracket_by_the_command(trained: Command) -> None:
     result, made = trained.result(*CERTIFY, "--exact_eval"), trained.where(*CERTIFY, "--exact_eval")
     found, rows = result["certified"], dict(numpy.load(made / "examples.npz"))
     robust, box = rows["certified_robust"], rows["certified_box"]
-    assert (found["num_examples"], found["accuracy"], found["box_accuracy"]) == (60, robust.mean(), box.mean())
+    assert (found["num_examples"], found["accuracy"], found["box_accuracy"]) == (30, robust.mean(), box.mean())
     assert (found["threshold"], found["norm"], found["radius"]) == (0.1, "PD", 0.05) and found["certified_training"]
     assert "certified_seconds" not in rows and found["seconds_per_example"] > 0
     assert (robust >= box).all() and not (robust & ~rows["N_adv_correct"]).any()
