@@ -15,10 +15,10 @@ from tests.conftest import TINY, Command
 
 
 def test_a_leaderboard_over_several_models(digits_root: Command) -> None:
-    toggles = ["--toggle_mixup", "--toggle_adv_train", "--adv_train_attack_iter=2"]
+    toggles = ["--toggle_mixup", "--toggle_adv_train", "--adv_train_attack_iter=1", "--training_steps=1ep"]
     digits_root.ok("multi_train", *TINY, *toggles)
     words = ["multi_test", *TINY, *toggles, "--adv_eval", "--adv_test_attack_type=pgd", "--N_adv_eval"]
-    words += ["--attacks=pgd", "--per_label=10", "--num_examples=30", "--N_attack_iter=5", "--N_radius=0.1"]
+    words += ["--attacks=pgd", "--per_label=10", "--num_examples=12", "--N_attack_iter=3", "--N_radius=0.1"]
     result = digits_root.result(*words)
     directory = digits_root.where(*words)
     rows = list(csv.DictReader((directory / "leaderboard.csv").read_text().splitlines()))
