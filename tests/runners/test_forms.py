@@ -139,16 +139,18 @@ def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path:
 def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Path) -> None:
     file = tmp_path / "masks.safetensors"
     save_file({"masks": torch.ones(360, 1, 8, 8, dtype=torch.uint8)}, str(file))
-    everything = [*ATTACKED, "--segmented", f"--mask_source=file:{file}"]
+    few = ["--attacks=momentum_ce,momentum_dlr", "--num_examples=12"]
+    attacked = [*ATTACKED, *few]
+    everything = [*attacked, "--segmented", f"--mask_source=file:{file}"]
     assert digits_root.result(*everything)["N_adv"]["norm"] == "PD-S"
-    plain = found_threats(digits_root.ok(*ATTACKED))
+    plain = found_threats(digits_root.ok(*attacked))
     # A mask of everything masks nothing, whichever norm.
     assert numpy.allclose(found_threats(digits_root.where(*everything)), plain, rtol=1e-6)
 
     assert numpy.allclose(found_threats(digits_root.ok(*everything, "--segmented_norm=masked")), plain, rtol=1e-6)
 
     standing = {
-        background: digits_root.result(*SMALL, "--segmented", f"--background={background}")["N_adv"]["accuracy"]
+        background: digits_root.result(*SMALL, *few, "--segmented", f"--background={background}")["N_adv"]["accuracy"]
         for background in ("frozen", "radius", "free")
     }
     assert standing["frozen"] > standing["radius"] >= standing["free"]
