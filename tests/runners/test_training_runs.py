@@ -19,6 +19,7 @@ from training.objectives import Parts, Scores
 
 BASE = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=4ep", "--per_label=10", "--quiet"]
 STEPS = 1437 // 128
+QUARTER = ["--subsample_fraction=0.25", "--batch_size=32"]  # as many steps in an epoch, of fewer images
 GROWING = ["--adv_train_start_epoch=1", "--adv_train_growth_epochs=2"]
 OBJECTIVES = {
     "standard": ["--nesterov", "--weight_decay=1e-4", "--lr_schedule=onecycle", "--random_crop=1"],
@@ -31,7 +32,6 @@ OBJECTIVES = {
         "--certified_train",
         "--certified_train_radius=0.05",
         "--model_name=lenet_16",
-        "--batch_size=128",
     ],
     "both": [
         "--adv_train",
@@ -64,7 +64,8 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def anchors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("anchors")
-    assert main(["compute_threat", "--dataset_name=digits", "--per_label=10", "--quiet", f"--root_dir={root}"]) == 0
+    words = ["compute_threat", "--dataset_name=digits", "--per_label=10", "--quiet", f"--root_dir={root}"]
+    assert main(words) == main([*words, QUARTER[0]]) == 0
     return root
 
 
@@ -90,7 +91,9 @@ def rows(directory: Path) -> list[dict[str, Any]]:
 def test_killed_and_resumed_is_the_straight_run_to_the_bit(
     objective: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for word in [*BASE, *OBJECTIVES[objective], "--checkpoint_minutes=1e-7"] if word != "--quiet"]
+    words = [
+        word for word in [*BASE, *QUARTER, *OBJECTIVES[objective], "--checkpoint_minutes=1e-7"] if word != "--quiet"
+    ]
     again = Path(shutil.copytree(root, tmp_path / "again"))
     (program := tmp_path / "killed.py").write_text(KILLED)
     killed = processes.run(again, *words, program=program)
