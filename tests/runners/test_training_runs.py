@@ -32,6 +32,7 @@ OBJECTIVES = {
         "--certified_train",
         "--certified_train_radius=0.05",
         "--model_name=lenet_16",
+        "--momentum=0.5",
     ],
     "both": [
         "--adv_train",
@@ -91,9 +92,8 @@ def rows(directory: Path) -> list[dict[str, Any]]:
 def test_killed_and_resumed_is_the_straight_run_to_the_bit(
     objective: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        word for word in [*BASE, *QUARTER, *OBJECTIVES[objective], "--checkpoint_minutes=1e-7"] if word != "--quiet"
-    ]
+    told = [*BASE, *QUARTER, *OBJECTIVES[objective], "--checkpoint_minutes=1e-7"]
+    words = [word for word in told if word != "--quiet"]
     again = Path(shutil.copytree(root, tmp_path / "again"))
     (program := tmp_path / "killed.py").write_text(KILLED)
     killed = processes.run(again, *words, program=program)
