@@ -20,7 +20,6 @@ from testing.exact_network import Block, Network, Value, window
 SLACK = 1e-9  # relative and absolute widening of each bound
 ROWS = 256  # rows of a value that go backwards together
 PROGRAMS = 2000  # most programs for the units of one image
-PART = 0.5  # a unit that sees at most this share of the pixels can reach in half-spaces what it reaches in the box
 
 Pair = tuple[numpy.ndarray, numpy.ndarray]  # lower and upper bounds, [n] each
 
@@ -40,14 +39,23 @@ class Region:
         kept = most > self.limits
         return Region(self.lower, self.upper, self.rows[kept], self.limits[kept])
 
+    def cuts(self, pixels: numpy.ndarray) -> numpy.ndarray:
+        """[n] bool, whether a half-space alone can keep pixels [n, D] bool from what they reach in the box.
+
+        It cannot if they meet its limit wherever they are, once all others give their least.
+        """
+        least = numpy.minimum(self.rows * self.lower, self.rows * self.upper)
+        spread = abs(self.rows) * (self.upper - self.lower)
+        return (least.sum(1) + pixels.astype(float) @ spread.T > self.limits).any(1)
+
 
 @dataclass
 class UnitBounds:
     """Bounds of all blocks of a network over a region.
 
     before   those of a block's inputs, by block number; after   those of its variables
-    programs number of programs for single units that are still allowed, here linear ones over the half-spaces: it is a
-             number, so that answers repeat, and a time only where it is short
+    programs number of programs for single units that are still allowed, here linear ones over the half-spaces; answers
+             repeat where this number ends them, not the time
     end      that time, on the monotonic clock
     """
 
@@ -104,15 +112,14 @@ class UnitBounds:
     def largest(self, value: Value, above: float) -> numpy.ndarray:
         """Upper bounds [n] of a value, by a linear function of the image that is nowhere smaller.
 
-        above   linear programs over the half-spaces improve the bounds over the box that are larger, of units that see
-                more than PART of the pixels, while any are left
+        above   linear programs over the half-spaces improve the bounds over the box that are larger, where a half-space
+                can cut what the entry depends on, while any are left
         """
         slope, constant = self.above(value)
         region = self.region
         found = constant + numpy.maximum(slope * region.lower, slope * region.upper).sum(1)
         found = numpy.minimum(found, self.intervals(value)[1])  # neither is always the better one
-        wide = (slope != 0).mean(1) > PART
-        wanted = numpy.flatnonzero((found > above) & wide)[: self.programs if len(region.rows) else 0]
+        wanted = numpy.flatnonzero((found > above) & region.cuts(slope != 0))[: self.programs]
         self.programs -= len(wanted)
         for row in wanted:
             if time.monotonic() > self.end:

@@ -32,9 +32,11 @@ from testing.exact_network import Value, window
 
 ANY = 1e4  # relative gap at which the first point with a margin clearly above 0 ends the search
 EXACT = 1e-4  # relative gap of an optimum
+ALL = 2**31 - 1  # nodes of a search that time alone ends: HiGHS's own default
 NEAR = 32  # half-spaces added together (any point will do): those that a point is closest to, or farthest beyond
 BEYOND = 1e-6  # how far a point may be beyond a half-space: HiGHS's own tolerance
 TINY = 1e-9  # HiGHS takes entries of a matrix up to this size as 0
+LARGEST = 1e7  # with larger weights or bounds its absolute tolerances mean nothing: it proves what is false
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,22 @@ class Program:
         """The number of units that can be in two states, and of candidates for maxima."""
         return sum(len(self.low[group]) for group in self._binaries)
 
-    def largest(self, margin: Value, at_least: float, seconds: float, gap: float = ANY) -> Solved:
+    @property
+    def is_in_scale(self) -> bool:
+        """False if a weight or a bound is so large that the solver's answers cannot be trusted."""
+        matrices = [matrix for row in self._groups for matrix in row.values()]
+        sizes = [abs(part).max(initial=0) for part in (*self.low, *self.high, *(each.data for each in matrices))]
+        return bool(max(sizes) <= LARGEST)  # False for NaN
+
+    def largest(self, margin: Value, at_least: float, seconds: float, gap: float = ANY, nodes: int = ALL) -> Solved:
         """The largest margin in the region, if it is at least `at_least`; then the bound is at most that if it is not.
 
         margin   one row: a difference of logits
         gap      relative gap between the best point and the bound at which the search ends
+        nodes    parts of the search, at most
         """
         low, high = self.bounds.intervals(margin)
-        if high[0] < at_least:
+        if high[0] < at_least or not self.is_in_scale:
             return Solved(None, -numpy.inf, float(high[0]))
         end, region = time.monotonic() + seconds, self.bounds.region
         asked = {"margin": margin, "least": max(at_least, low[0]), "most": high[0]}
@@ -99,7 +109,7 @@ class Program:
         bound = float(high[0])
         while True:
             left = max(end - time.monotonic(), 0.01)
-            solved = self._solved(**asked, chosen=chosen, time_limit=left, mip_rel_gap=gap)
+            solved = self._solved(**asked, chosen=chosen, time_limit=left, mip_rel_gap=gap, node_limit=nodes)
             if solved.status == INFEASIBLE:
                 return Solved(None, -numpy.inf, at_least)
             if solved.mip_dual_bound is not None and numpy.isfinite(solved.mip_dual_bound):

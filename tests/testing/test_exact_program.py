@@ -15,9 +15,11 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from testing import exact_program
+from testing.exact import exact_robustness
 from testing.exact_bounds import Region, UnitBounds, negative
 from testing.exact_network import Network, Value
 from testing.exact_program import EXACT, Program
+from threat_specification import Linf
 
 SHAPE = (1, 6, 6)
 
@@ -211,3 +213,21 @@ def test_bounds_over_half_spaces_are_those_of_the_program_at_every_scale() -> No
     for slope, scale, bound in zip(slopes, scales, bounds.largest(value, -math.inf), strict=True):
         best = -linprog(-slope, normals, region.limits, bounds=(0, 1)).fun
         assert best - 1e-9 <= bound / scale <= best + 1e-4
+
+
+def test_weights_out_of_scale_prove_nothing() -> None:
+    """The same function with one layer times a factor and the next divided by it: the solver called it robust."""
+    answers = {}
+    for factor in (1.0, 1e10):
+        torch.manual_seed(0)
+        images = torch.rand(1, *SHAPE)
+        net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+        net.eval().requires_grad_(False)
+        for weights, scale in ((net[0].weight, factor), (net[0].bias, factor), (net[2].weight, 1 / factor)):
+            weights.mul_(scale)
+        net[5].weight.mul_(20)
+        logits = net(images)[0].sort(descending=True)
+        net[5].bias[logits.indices[0]] -= (logits.values[0] - logits.values[1]) * 0.8
+        answers[factor] = exact_robustness(net, images, logits.indices[:1], Linf(), 0.1, attacks=())
+    assert bool(answers[1.0].broken) and answers[1.0].by == ["program"]
+    assert not bool(answers[1e10].robust) and answers[1e10].by == [""]
