@@ -26,7 +26,7 @@ from foundations.modes import evaluation_mode
 from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
-from testing.exact_cones import ConeBounds
+from testing.exact_cones import ConeBounds, has_cones
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
 from testing.shards import Shard
@@ -229,7 +229,8 @@ class Case:
         margins = self._margins()
         bounds = UnitBounds.of(self.network, region)
         most = self._largest(bounds, margins)
-        if self._is_open(most) and bounds.open_units > FEW and self.programs:
+        may_be_better = bounds.open_units > FEW and (len(region.rows) or has_cones(self.network))
+        if self._is_open(most) and may_be_better and self.programs:
             bounds = ConeBounds.of(self.network, region, self.programs, time.monotonic() + SHARE * self._left())
             most = numpy.minimum(most, self._largest(bounds, margins))
         if not self._is_open(most):

@@ -119,7 +119,8 @@ class UnitBounds:
         region = self.region
         found = constant + numpy.maximum(slope * region.lower, slope * region.upper).sum(1)
         found = numpy.minimum(found, self.intervals(value)[1])  # neither is always the better one
-        wanted = numpy.flatnonzero((found > above) & region.cuts(slope != 0))[: self.programs]
+        wanted = numpy.flatnonzero((found > above) & (self.programs > 0))
+        wanted = wanted[region.cuts(slope[wanted] != 0)][: self.programs]
         self.programs -= len(wanted)
         for row in wanted:
             if time.monotonic() > self.end:

@@ -31,10 +31,9 @@ class ConeBounds(UnitBounds):
 
     def _pair(self, value: Value, is_relu: bool) -> Pair:
         low, high = super()._pair(value, is_relu)
-        if not is_relu or set(value.parts) == {0}:
+        if not is_relu:
             return low, high
-        narrow = self.network.pixels(value).mean(1) <= PART
-        unknown = numpy.flatnonzero(narrow & (low < 0) & (high > 0))
+        unknown = numpy.flatnonzero(narrow(self.network, value) & (low < 0) & (high > 0))
         height = -low[unknown] * high[unknown] / (high - low)[unknown]
         for unit in unknown[numpy.argsort(-height, kind="stable")]:
             if self.programs < 2 or time.monotonic() > self.end:
@@ -66,6 +65,19 @@ class Cone:
         """An upper bound of a value; 0 if it is nowhere above -SLACK."""
         found = program.largest(value, -SLACK, max(end - time.monotonic(), 0.01), GAP, NODES).bound
         return 0.0 if found <= -SLACK else found + SLACK * (1 + abs(found))
+
+
+def has_cones(network: Network) -> bool:
+    """True if there are units whose bounds a program of their cone may tighten."""
+    relus = [block for block in network.blocks[1:] if block.groups is None]
+    return any(narrow(network, block.before).any() for block in relus if block.before is not None)
+
+
+def narrow(network: Network, value: Value) -> numpy.ndarray:
+    """[n] bool, the entries of a value that depend on units before and see PART of the pixels at most."""
+    if set(value.parts) == {0}:
+        return numpy.zeros(len(value.constant), dtype=bool)
+    return network.pixels(value).mean(1) <= PART
 
 
 def cone(bounds: UnitBounds, value: Value) -> Cone:

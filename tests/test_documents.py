@@ -72,13 +72,13 @@ def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> Non
 
     (code,) = [block for block in code_of("docs/extending.md") if "robust_accuracy" in block]
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(4, 1, 4, 4, generator=generator) * 0.2 + 0.3
+    x = torch.rand(1, 1, 4, 4, generator=generator) * 0.2 + 0.3
     known = {
-        "train_images": (torch.rand(8, 1, 4, 4, generator=generator) * 255).byte(),
-        "train_labels": torch.arange(8) % 2,
+        "train_images": (torch.rand(2, 1, 4, 4, generator=generator) * 255).byte(),
+        "train_labels": torch.arange(2),
         "model": Brightness(),
         "x": x,
-        "y": torch.zeros(4, dtype=torch.long),
+        "y": torch.zeros(1, dtype=torch.long),
         "perturbed": x + 0.01,
     }
     exec(code, known)

@@ -8,7 +8,7 @@ import torch
 from foundations.errors import UsageError
 from runners.test.desc import ENSEMBLE
 from tests.threat_specification.attacks.linear import problem
-from threat_specification import ProjectedDisplacement
+from threat_specification import Linf
 from threat_specification.attacks.registry import ENSEMBLES, attacks_named, pd_auto
 from threat_specification.attacks.search import Cell, Search
 
@@ -40,11 +40,10 @@ def test_no_member_of_an_ensemble_is_lost() -> None:
 
 
 def test_lean_takes_three_fifths_of_the_passes_where_all_stand() -> None:
-    model, anchors, images, labels = problem(10, 3, seed=10)
+    model, _, images, labels = problem(10, 3, seed=10)
     cell, passes = Cell(1e-3, 1e-3), {}
     for name in ENSEMBLES:
-        bound = ProjectedDisplacement(anchors=anchors).bind(images, labels)
-        found = Search(model, bound, labels, torch.arange(3), cell, 40, seed=0)
+        found = Search(model, Linf().bind(images, labels), labels, torch.arange(3), cell, 40, seed=0)
         found.attack(cell, attacks_named([name], 10))
         assert bool(found.robust(cell).all())
         passes[name] = int(found.forwards.sum() + found.backwards.sum())
