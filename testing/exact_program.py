@@ -81,12 +81,11 @@ class Program:
         """The number of units that can be in two states, and of candidates for maxima."""
         return sum(len(self.low[group]) for group in self._binaries)
 
-    @property
-    def is_in_scale(self) -> bool:
-        """False if a weight or a bound is so large that the solver's answers cannot be trusted."""
-        matrices = [matrix for row in self._groups for matrix in row.values()]
-        sizes = [abs(part).max(initial=0) for part in (*self.low, *self.high, *(each.data for each in matrices))]
-        return bool(max(sizes) <= LARGEST)  # False for NaN
+    def is_in_scale(self, margin: Value) -> bool:
+        """False if a weight or a bound is so large, or NaN, that the solver's answers cannot be trusted."""
+        matrices = [matrix.data for row in (*self._groups, margin.parts) for matrix in row.values()]
+        numbers = [*matrices, *self.low, *self.high, *self.bounds.intervals(margin), self.bounds.region.rows]
+        return all(abs(each).max(initial=0) <= LARGEST for each in numbers)
 
     def largest(self, margin: Value, at_least: float, seconds: float, gap: float = ANY, nodes: int = ALL) -> Solved:
         """The largest margin in the region, if it is at least `at_least`; then the bound is at most that if it is not.
@@ -96,7 +95,7 @@ class Program:
         nodes    parts of the search, at most
         """
         low, high = self.bounds.intervals(margin)
-        if high[0] < at_least or not self.is_in_scale:
+        if high[0] < at_least or not self.is_in_scale(margin):
             return Solved(None, -numpy.inf, float(high[0]))
         end, region = time.monotonic() + seconds, self.bounds.region
         asked = {"margin": margin, "least": max(at_least, low[0]), "most": high[0]}

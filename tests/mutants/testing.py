@@ -105,6 +105,13 @@ MUTANTS = [
         "tests/testing/test_exact.py",
     ),
     Mutant(
+        "exact answers: weights beyond the solver's tolerances prove something",
+        "testing/exact_program.py",
+        " or not self.is_in_scale(margin)",
+        "",
+        "tests/testing/test_exact_program.py",
+    ),
+    Mutant(
         "exact answers: a unit of a cone is forgotten",
         "testing/exact_cones.py",
         "used[one.parts[number].indices] = True",

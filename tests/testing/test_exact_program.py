@@ -231,3 +231,20 @@ def test_weights_out_of_scale_prove_nothing() -> None:
         answers[factor] = exact_robustness(net, images, logits.indices[:1], Linf(), 0.1, attacks=())
     assert bool(answers[1.0].broken) and answers[1.0].by == ["program"]
     assert not bool(answers[1e10].robust) and answers[1e10].by == [""]
+
+
+def test_every_number_of_a_program_has_to_be_in_scale() -> None:
+    network = Network.read(made("perceptron"), SHAPE)
+    for place in ("weights", "logits", "half-spaces", "a bound that is NaN", ""):
+        region = Region(numpy.zeros(36), numpy.ones(36), numpy.ones((1, 36)), numpy.full(1, 9.0))
+        program, margin = Program(UnitBounds.of(network, region)), network.logits.rows([0])
+        if place == "weights":
+            program._groups[0] = {block: part * 1e10 for block, part in program._groups[0].items()}
+        if place == "logits":
+            margin = Value({block: part * 1e10 for block, part in margin.parts.items()}, margin.constant, margin.shape)
+        if place == "half-spaces":
+            region.rows[0, 7] = 1e10
+        if place == "a bound that is NaN":
+            program.low[1] = program.low[1] * numpy.nan
+        solved = program.largest(margin, -math.inf, 20, EXACT)
+        assert (solved.point is None) == bool(place), place
