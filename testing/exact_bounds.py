@@ -79,12 +79,14 @@ class UnitBounds:
         """The bounds of each block in turn, from those of the blocks before it."""
         bounds = cls(network, region, after=[(region.lower, region.upper)], programs=programs, end=end)
         for number, block in enumerate(network.blocks[1:], start=1):
-            assert block.before is not None
-            bounds.before[number] = bounds._pair(block.before, block.groups is None)
+            bounds.before[number] = bounds._pair(number)
             bounds.after.append(after(block, *bounds.before[number]))
         return bounds
 
-    def _pair(self, value: Value, is_relu: bool) -> Pair:
+    def _pair(self, number: int) -> Pair:
+        """The bounds of a block's inputs, from those of the blocks before."""
+        value, is_relu = self.network.blocks[number].before, self.network.blocks[number].groups is None
+        assert value is not None
         low, high = self.intervals(value)
         of_image = len(value.parts) == 1 and 0 in value.parts
         if of_image and not self.programs:

@@ -29,11 +29,12 @@ class ConeBounds(UnitBounds):
     Of one layer, the units that may add most to a triangle above their ReLU come first: time often ends before all.
     """
 
-    def _pair(self, value: Value, is_relu: bool) -> Pair:
-        low, high = super()._pair(value, is_relu)
-        if not is_relu:
+    def _pair(self, number: int) -> Pair:
+        low, high = super()._pair(number)
+        value, groups = self.network.blocks[number].before, self.network.blocks[number].groups
+        if value is None or groups is not None:
             return low, high
-        unknown = numpy.flatnonzero(narrow(self.network, value) & (low < 0) & (high > 0))
+        unknown = numpy.flatnonzero(narrow(self.network, number) & (low < 0) & (high > 0))
         height = -low[unknown] * high[unknown] / (high - low)[unknown]
         for unit in unknown[numpy.argsort(-height, kind="stable")]:
             if self.programs < 2 or time.monotonic() > self.end:
@@ -69,15 +70,15 @@ class Cone:
 
 def has_cones(network: Network) -> bool:
     """True if there are units whose bounds a program of their cone may tighten."""
-    relus = [block for block in network.blocks[1:] if block.groups is None]
-    return any(narrow(network, block.before).any() for block in relus if block.before is not None)
+    return any(narrow(network, number).any() for number in range(1, len(network.blocks)))
 
 
-def narrow(network: Network, value: Value) -> numpy.ndarray:
-    """[n] bool, the entries of a value that depend on units before and see PART of the pixels at most."""
-    if set(value.parts) == {0}:
-        return numpy.zeros(len(value.constant), dtype=bool)
-    return network.pixels(value).mean(1) <= PART
+def narrow(network: Network, number: int) -> numpy.ndarray:
+    """[size] bool, the ReLUs of a block that depend on units before and see PART of the pixels at most."""
+    block = network.blocks[number]
+    if block.groups is not None or block.before is None or set(block.before.parts) == {0}:
+        return numpy.zeros(block.size, dtype=bool)
+    return network.seen(number).mean(1) <= PART
 
 
 def cone(bounds: UnitBounds, value: Value) -> Cone:

@@ -113,7 +113,7 @@ class Network:
 
     blocks: list[Block] = field(default_factory=list)
     logits: Value = field(init=False)
-    _seen: list[numpy.ndarray] = field(default_factory=list, repr=False)  # by block, [size, D] bool
+    _seen: list[numpy.ndarray] = field(default_factory=list, repr=False)  # by block, as `seen` gives it
 
     @classmethod
     def read(cls, model: nn.Module, shape: tuple[int, ...]) -> Network:
@@ -148,24 +148,19 @@ class Network:
         """The number of ReLUs and maxima."""
         return sum(block.size for block in self.blocks[1:])
 
-    def pixels(self, value: Value) -> numpy.ndarray:
-        """[n, D] bool, the pixels that each entry of a value depends on; those of all blocks are found once."""
+    def seen(self, number: int) -> numpy.ndarray:
+        """[size, D] bool, the pixels that each variable of a block depends on; found once for all blocks."""
         for block in self.blocks[len(self._seen) :]:
             if block.before is None:
                 self._seen.append(numpy.eye(block.size, dtype=bool))
                 continue
-            seen = self._pixels(block.before)
+            pixels = numpy.zeros((len(block.before.constant), self.blocks[0].size), dtype=bool)
+            for earlier, part in block.before.parts.items():
+                pixels |= (part != 0).astype(numpy.float32) @ self._seen[earlier].astype(numpy.float32) > 0
             if block.groups is not None:
-                seen = numpy.stack([seen[group[group >= 0]].any(0) for group in block.groups])
-            self._seen.append(seen)
-        return self._pixels(value)
-
-    def _pixels(self, value: Value) -> numpy.ndarray:
-        """`pixels`, given those of the blocks before."""
-        seen = numpy.zeros((len(value.constant), self.blocks[0].size), dtype=bool)
-        for block, part in value.parts.items():
-            seen |= (part != 0).astype(numpy.float32) @ self._seen[block].astype(numpy.float32) > 0
-        return seen
+                pixels = numpy.stack([pixels[group[group >= 0]].any(0) for group in block.groups])
+            self._seen.append(pixels)
+        return self._seen[number]
 
     def add(self, block: Block, shape: tuple[int, ...]) -> Value:
         """Append a block; returns its variables as a value."""

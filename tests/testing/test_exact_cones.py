@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from testing import exact_cones
 from testing.exact import exact_robustness
 from testing.exact_bounds import Region, UnitBounds, negative
-from testing.exact_cones import GAP, ConeBounds, cone
+from testing.exact_cones import GAP, ConeBounds, cone, has_cones
 from testing.exact_network import Network
 from testing.exact_program import EXACT, Program
 from threat_specification import Linf
@@ -82,7 +82,7 @@ def test_bounds_hold_all_points_and_are_those_of_the_whole_network(name: str) ->
     before = plain.before[last]
     assert (high - low)[seen].sum() < 0.98 * (before[1] - before[0])[seen].sum()
     program, value = Program(plain), network.blocks[last].before
-    narrow = numpy.flatnonzero(seen & (network.pixels(value).sum(1) <= 32))
+    narrow = numpy.flatnonzero(seen & (network.seen(last).sum(1) <= 32))
     assert len(narrow) >= 2
     for row in narrow[:2]:
         for bound, one in ((high[row], value.rows([row])), (-low[row], negative(value.rows([row])))):
@@ -137,9 +137,11 @@ def test_a_cone_is_what_a_unit_depends_on() -> None:
     network = made("convolutions")[1]
     value = network.blocks[2].before.rows([27])  # row 3, column 3
     one = cone(UnitBounds.of(network, region(0.1)), value)
-    assert len(one.bounds.region.lower) == 25 == network.pixels(value).sum()
+    assert len(one.bounds.region.lower) == 25 == network.seen(2)[27].sum()
     assert [block.size for block in one.bounds.network.blocks][1] <= 27
-    assert network.pixels(network.logits).all()
+    assert has_cones(network)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 3))
+    assert not has_cones(Network.read(wide, SHAPE))
 
 
 def test_programs_and_time_are_limits(monkeypatch: pytest.MonkeyPatch) -> None:
