@@ -35,7 +35,7 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
         names = [name for name in EVALUATIONS if name in run.result]
         for place, name in enumerate(names):
             _bar(axes, row + (place - (len(names) - 1) / 2) * 0.26, name, run.result[name])
-    axes.set_yticks(range(len(tests)), [_lines(run) for run in tests], fontsize=8)
+    axes.set_yticks(range(len(tests)), _names(tests), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("accuracy")
@@ -45,6 +45,18 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure
+
+
+def _names(tests: list[FinishedRun]) -> list[str]:
+    """The label of each test, in lines; tests of one model are told apart by their sets and numbers of images."""
+    labels = [run.label for run in tests]
+    return [_lines(run) + (f"\n{_measured(run)}" if labels.count(run.label) > 1 else "") for run in tests]
+
+
+def _measured(run: FinishedRun) -> str:
+    found = [run.result[name] for name in EVALUATIONS if name in run.result]
+    sets = dict.fromkeys(describe_set(metrics) for metrics in found if "norm" in metrics)
+    return "\n".join([*sets, f"{found[0]['num_examples']:,} images"])
 
 
 def _lines(run: FinishedRun) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.main import main
 from runners.report.answer import answer
+from runners.report.charts import accuracy_bars
 from runners.report.collect import FinishedRun, all_finished_runs
 from runners.report.labels import tell_apart
 
@@ -101,3 +102,17 @@ def test_by_the_commands(tmp_path: Path) -> None:
     assert sorted(run.label for run in found["test"]) == ["conv_standard", "conv_standard (lr=0.01)"]
     assert all(json.loads((run.path / "hparams.json").read_text())["hashed"]["train"]["hash"] == run.model[0]
                for run in found["test"] if run.model)  # fmt: skip
+
+
+def test_bars_of_one_model_are_told_apart_by_set_and_images() -> None:
+    clean = {"accuracy": 0.9, "num_examples": 1000}
+    ball = {"accuracy": 0.5, "num_examples": 40, "norm": "Linf", "threshold": 0.1, "radius": None}
+    inside = {"accuracy": 0.4, "num_examples": 40, "norm": "PD", "threshold": 0.1, "radius": 0.3}
+    tests = [
+        test_of("a", "", result={"standard": clean}),
+        test_of("a", "", result={"adv": ball, "N_adv": inside}),
+        test_of("b", "", replicate=2, result={"standard": clean}),
+    ]
+    shown = [text.get_text() for text in accuracy_bars(tests).axes[0].get_yticklabels()]
+    both = "conv_standard\nLinf <= 0.1\nPD <= 0.1, Linf <= 0.3\n40 images"
+    assert shown == ["conv_standard\n1,000 images", both, "conv_standard #2"]
