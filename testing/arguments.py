@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from foundations.modes import evaluation_mode
 from threat_specification.answers import as_tensor, checked_labels, checked_model
 from threat_specification.attacks.search import Cell
 from threat_specification.base import Threat, check_images, check_set
-from threat_specification.norms import L2, RADIUS, Linf
+from threat_specification.norms import default_radius
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Given:
     def checked(
         cls, model: nn.Module, images: Any, labels: Any, threat: Threat, threshold: float, radius: float | None
     ) -> Given:
-        """Check them all; without a radius there is none for L2 and Linf, and RADIUS for other threats.
+        """Check them all; a radius that is not given is that of `default_radius`.
 
         Raises UsageError that says what was expected.
         """
@@ -53,7 +52,7 @@ class Given:
         labels = checked_labels(labels, images, num_classes)
         check_images(images, labels)
         if radius is None:
-            radius = math.inf if isinstance(threat, (L2, Linf)) else RADIUS
+            radius = default_radius(threat)
         return cls(model, num_classes, images, labels, Cell(threshold, radius))
 
 

@@ -41,7 +41,7 @@ class Attack:
     The points lie in {threat <= threshold}, within `radius` of the image in l-inf, and in [0, 1].
 
     threat     1 is half-way to another class for ProjectedDisplacement; L2 and Linf are in the unit of pixels in [0, 1]
-    radius     second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
+    radius     second bound, in l-inf (default: none for `bounded` threats, 8/255 for others)
     attacks    names in threat_specification/attacks/registry.py (default: the ensemble for the number of classes), and
                functions f(model, images, labels, allowed) -> perturbed images
     steps      of each attack; seed: of its random numbers, so that the same call gives the same images

@@ -66,7 +66,7 @@ def certified_robustness(
     model    a plain sequence of linear, convolution, ReLU, max and average pooling, flatten and batch norm layers,
              [B,C,H,W] pixels in [0, 1] -> logits [B,K]
     threat   PD in any form, Linf, or an intersection of these
-    radius   second bound, in l-inf (default: none for Linf, 8/255 for other threats; math.inf: none)
+    radius   second bound, in l-inf (default: none for `bounded` threats, 8/255 for others; math.inf: none)
 
     Raises UsageError that names a layer or threat of another kind, and RunError if the model gives no finite answer.
     """

@@ -126,7 +126,7 @@ class AttackEvaluation:
     def search(self, shard: Shard) -> Search:
         """A new search on a shard, without any attack so far."""
         bound = self.bind(shard)
-        space = self.space(shard, bound) if self.space else Pixels.of(self.threat, bound)
+        space = self.space(shard, bound) if self.space else Pixels(bound)
         of_all = (shard.labels, shard.index, self.headline, self.steps, self.seed, space, self.further_cells)
         return Search(self.model, bound, *of_all)
 

@@ -94,7 +94,7 @@ def exact_robustness(
 
     model    a small network of affine layers, ReLUs and max-pooling, [B,C,H,W] pixels in [0, 1] -> logits [B,K]
     threat   PD in any form, Linf, or an intersection of these
-    radius   second bound, in l-inf (default: none for Linf, 8/255 for other threats; math.inf: none)
+    radius   second bound, in l-inf (default: none for `bounded` threats, 8/255 for others; math.inf: none)
     seconds  time limit for each image
     attacks  names of attacks that come first; () for none
     optimum  find the largest margin of each image too (it is `margin`, up to 1e-4), which takes longer

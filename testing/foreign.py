@@ -109,15 +109,24 @@ def chosen_attacks(attacks: Sequence[str | Function], num_classes: int) -> dict[
     found: dict[str, Attack] = {}
     for attack in attacks:
         one = attacks_named([attack], num_classes) if isinstance(attack, str) else foreign([attack])
-        found |= one
-    if len(found) < len(attacks):
-        raise UsageError(f"attacks: expected different names, got {', '.join(map(_name, attacks))}")
+        found = together(found, one)
     return found
 
 
 def foreign(functions: Sequence[Function]) -> dict[str, Attack]:
-    """Functions as attacks, by their names."""
-    return {_name(function): Foreign(_name(function), function) for function in functions}
+    """Functions as attacks, by their names; raises UsageError for two of one name."""
+    found: dict[str, Attack] = {}
+    for function in functions:
+        found = together(found, {_name(function): Foreign(_name(function), function)})
+    return found
+
+
+def together(first: Mapping[str, Attack], second: Mapping[str, Attack]) -> dict[str, Attack]:
+    """All of both; raises UsageError where different attacks have one name: one would take the other's place."""
+    for name in second:
+        if name in first and first[name] is not second[name]:
+            raise UsageError(f"attacks: expected different names, got {name} twice; give a function another name")
+    return {**first, **second}
 
 
 def own(attacks: Mapping[str, Attack]) -> dict[str, Attack]:

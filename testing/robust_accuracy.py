@@ -69,7 +69,7 @@ def robust_accuracy(
     model    images [B,C,H,W] in [0, 1] -> logits [B,K]; evaluated in eval mode, and its own mode is restored
     images   [n,C,H,W] in [0, 1]; a tensor, an array or a list; they are not changed
     labels   [n] whole numbers, in the same ways
-    radius   second bound, in l-inf (default: none for L2 and Linf, 8/255 for other threats)
+    radius   second bound, in l-inf (default: none for `bounded` threats, 8/255 for others)
     attacks  names in threat_specification.attacks.registry.ATTACKS (default: the ensemble for the number of classes),
              and functions f(model, images, labels, allowed) -> perturbed images (testing/foreign.py)
     details  return a RobustAccuracy, not only the share

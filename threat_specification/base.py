@@ -65,6 +65,11 @@ class BoundThreat(ABC):
         """Radius of the l2 ball around 0 that lies inside {threat <= 1}, [B]; None if it is not known."""
         return None
 
+    @property
+    def counted(self) -> Tensor | None:
+        """[B, D] 0/1: the pixels whose change a radius beside the threat bounds; None: all."""
+        return None
+
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
         """The given bounds; each one that is None is replaced by the bound that keeps pixels in [0, 1]."""
         return (-self.examples if lower is None else lower, 1 - self.examples if upper is None else upper)
@@ -97,6 +102,7 @@ class Threat(Measure):
 
     name: str = "threat"
     segmented: bool = False  # whether `bind` takes the arguments in CONTEXT
+    bounded: bool = False  # whether its sets are bounded by themselves, as balls are, and need no radius beside them
 
     def prepare(self, num_devices: int = 1) -> Self:
         """Load the data that the threat needs and place it on the devices; returns self."""

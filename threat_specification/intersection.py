@@ -48,14 +48,17 @@ class BoundIntersection(BoundThreat):
         others = []
         for member, level in self.members:
             if isinstance(member, BoundLinf):
-                lower, upper = lower.clamp_min(-threshold * level), upper.clamp_max(threshold * level)
+                lower, upper = member.tighten(lower, upper, threshold * level)
             else:
                 others.append((member, threshold * level))
         if not others:
             return torch.minimum(torch.maximum(delta, lower), upper)
         if len(others) == 1:
-            return others[0][0].project(delta, others[0][1], lower, upper)
-        return _dykstra(delta, others, lower, upper)
+            point = others[0][0].project(delta, others[0][1], lower, upper)
+        else:
+            point = _dykstra(delta, others, lower, upper)
+        # A background that is free for one member, which does not measure it, is bounded by the others all the same.
+        return torch.minimum(torch.maximum(point, lower), upper)
 
 
 def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
@@ -105,6 +108,7 @@ class Intersection(Threat):
                 raise UsageError("Intersection: expected levels > 0, got 0; scale the members' thresholds instead")
         self.members = list(members)
         self.segmented = any(threat.segmented for threat, _ in members)
+        self.bounded = any(threat.bounded for threat, _ in members)
         self.name = ",".join(f"{threat.name}@{level:g}" for threat, level in members)
 
     def prepare(self, num_devices: int = 1) -> Self:

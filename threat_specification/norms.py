@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threat_specification.base import BoundThreat, Threat, check_delta, check_images, refuse_non_finite
 
-RADIUS = 8 / 255  # default second bound, in l-inf, for a threat that is not a norm, whose set may be unbounded
+RADIUS = 8 / 255  # default second bound, in l-inf, for a threat whose sets may be unbounded
 ROUNDING = 1.2e-7  # relative error of a pixel after two roundings to float32
 STEPS = 6  # of Newton's method for the factor s, from one look at the result to the next
 MOST_STEPS = 100  # about 10 are usual
@@ -32,10 +32,29 @@ class BoundNorm(BoundThreat):
 
 
 class BoundLinf(BoundNorm):
-    """||delta||_inf."""
+    """||delta||_inf over the pixels that are counted (`BoundThreat.counted`), by default all."""
 
     order = math.inf
     steepest = "sign"
+
+    def __init__(self, examples: Tensor, counted: Tensor | None = None) -> None:
+        super().__init__(examples)
+        self._counted = counted
+
+    @property
+    def counted(self) -> Tensor | None:
+        return self._counted
+
+    def evaluate(self, delta: Tensor) -> Tensor:
+        return super().evaluate(delta if self._counted is None else delta * self._counted.view_as(delta))
+
+    def tighten(self, lower: Tensor, upper: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """The bounds of every pixel where the ball, which is a box, cuts given ones."""
+        inside = lower.clamp_min(-threshold), upper.clamp_max(threshold)
+        if self._counted is None:
+            return inside
+        counts = self._counted.view_as(self.examples) > 0
+        return torch.where(counts, inside[0], lower), torch.where(counts, inside[1], upper)
 
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None
@@ -43,8 +62,8 @@ class BoundLinf(BoundNorm):
         """Nearest point, in closed form, since the ball is a box."""
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
-        lower, upper = self.bounds(lower, upper)
-        return torch.minimum(torch.maximum(delta, lower.clamp_min(-threshold)), upper.clamp_max(threshold))
+        lower, upper = self.tighten(*self.bounds(lower, upper), threshold)
+        return torch.minimum(torch.maximum(delta, lower), upper)
 
 
 class BoundL2(BoundNorm):
@@ -101,6 +120,8 @@ def _largest_factor(delta: Tensor, lower: Tensor, upper: Tensor, threshold: floa
 class Norm(Threat):
     """A norm of the perturbation; its sublevel sets are balls."""
 
+    bounded = True
+
     def radius(self, power: float) -> float:
         """Radius per pixel for attacks in a ball of this power, as a second bound; infinite for none."""
         return math.inf
@@ -108,6 +129,11 @@ class Norm(Threat):
     @abstractmethod
     def usual_change(self, power: float, num_pixels: int) -> float:
         """Change of each pixel in a perturbation on the boundary of the ball that changes all pixels equally."""
+
+
+def default_radius(threat: Threat) -> float:
+    """The second bound, in l-inf, where none is given: RADIUS, or none (inf) for a threat that needs none."""
+    return math.inf if threat.bounded else RADIUS
 
 
 class Linf(Norm):

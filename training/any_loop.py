@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -12,7 +13,8 @@ from foundations.errors import UsageError, check_number, look_up
 from foundations.step import Step
 from threat_specification.answers import LogitsOf
 from threat_specification.base import Threat, check_images, check_seed, check_set
-from threat_specification.norms import RADIUS, Norm
+from threat_specification.intersection import Intersection
+from threat_specification.norms import Norm, default_radius
 from training.adversaries import INNER_LOSSES, PGD, SCHEDULES
 from training.batch import Batch
 from training.starts import RandomStarts
@@ -53,7 +55,7 @@ class TrainingAdversary:
     of the optimizer: the random starts depend on the seed and on the number of the call.
 
     threat     1 is half-way to another class for ProjectedDisplacement; L2 and Linf are in the unit of pixels in [0, 1]
-    radius     second bound, in l-inf (default: none for L2, the threshold for Linf, 8/255 for other threats)
+    radius     second bound, in l-inf (default: the threshold for Linf, none for other `bounded` threats, else 8/255)
     steps      gradients for each image
     reach      length of all steps together, in units of the usual change of a pixel in the set, which is the radius,
                or less in an l2 ball (0: 2.5, or 1.25 for a single step)
@@ -93,7 +95,7 @@ class TrainingAdversary:
         look_up(INNER_LOSSES, loss, "loss")
         look_up(SCHEDULES, schedule, "schedule")
         if radius is None:
-            radius = threat.radius(threshold) if isinstance(threat, Norm) else RADIUS
+            radius = threat.radius(threshold) if isinstance(threat, Norm) else default_radius(threat)
         starts = RandomStarts(look_up(FRESH, start, "start"))
         self.pgd = PGD(
             "adv", threat, threshold, radius, radius, steps, seed, loss, reach, schedule, momentum, starts=starts
@@ -112,10 +114,24 @@ class TrainingAdversary:
         check_images(images, labels)
         if not len(images):
             raise UsageError("images: expected at least one, got none")
-        pgd, size = self.pgd, min(1.0, self.pgd.radius)
-        if isinstance(pgd.threat, Norm):
-            size = min(size, pgd.threat.usual_change(pgd.threshold, images[0].numel()))
+        pgd = self.pgd
+        size = min(1.0, pgd.radius, usual_change(pgd.threat, pgd.threshold, images[:1].detach().float(), labels[:1]))
         number = next(self.calls)
         batch = Batch(Given(images.detach().float(), labels.long()), draw=number)
         with torch.enable_grad():  # a hook of somebody's loop may have switched gradients off
             return replace(pgd, size=size)(LogitsOf(model, labels), batch, Step(number, 0)).images.detach()
+
+
+def usual_change(threat: Threat, threshold: float, images: Tensor, labels: Tensor) -> float:
+    """Change of each pixel on the boundary of a set, where all change equally; inf for one that may be unbounded.
+
+    images, labels   one image [1,C,H,W], of any content, with its label
+    """
+    if isinstance(threat, Intersection):
+        return min(usual_change(member, threshold * level, images, labels) for member, level in threat.members)
+    if isinstance(threat, Norm):
+        return threat.usual_change(threshold, images[0].numel())
+    if not threat.bounded:
+        return math.inf
+    of_one = float(threat.bind(images, labels).evaluate(torch.ones_like(images)))  # a threat grows as the change does
+    return threshold / of_one if of_one > 0 else math.inf

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from runners.checks import names_in
 from testing.audit import BUDGET, Audit, AuditEvaluation
 from testing.evaluations import AttackEvaluation
+from testing.foreign import together
 from threat_specification.attacks.base import Attack
 from threat_specification.attacks.registry import ATTACKS, attacks_named
 
@@ -23,7 +24,7 @@ def evaluation(attacked: AttackEvaluation, more: str, num_classes: int) -> Audit
     """The ensemble's attacks alone, and further ones (names, or `all`)."""
     names = [name for name in ATTACKS if name not in NOT_ALONE] if more == ALL else names_in(more)
     others: dict[str, Attack] = attacks_named(names, num_classes) if names else {}
-    return AuditEvaluation(attacked, {**attacked.attacks, **others})
+    return AuditEvaluation(attacked, together(attacked.attacks, others))
 
 
 def metrics(evaluation: AuditEvaluation, arrays: Arrays) -> dict[str, Any]:

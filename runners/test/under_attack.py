@@ -13,7 +13,7 @@ from foundations.testing_hparams import TestingHparams
 from runners.checks import names_in
 from testing.autoattack import autoattack, members_for
 from testing.evaluations import BALL_COLUMNS, AttackEvaluation
-from testing.foreign import read_foreign
+from testing.foreign import read_foreign, together
 from threat_specification.attacks.base import Attack
 from threat_specification.attacks.registry import attacks_named
 from threat_specification.attacks.search import Cell
@@ -62,7 +62,7 @@ def inside(
         model if testing.eot == 1 else ExpectationOverTransformation(model, testing.eot),
         threat,
         Cell(testing.N_threshold, testing.N_radius),
-        {**own, **read_foreign(testing.foreign_attacks)},
+        together(own, read_foreign(testing.foreign_attacks)),
         testing.N_attack_iter,
         seed,
         grid(testing.N_threshold, testing.N_radius, testing.N_thresholds, testing.N_radii),

@@ -121,7 +121,7 @@ class Batch:
 
     def measure(self, form: str, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The threat, the length that a radius bounds, and whether other bounds hold, [q] each, as attacks do."""
-        moved, space = self.moved(delta), Pixels.of(self.threats[form], self.bound(form))
+        moved, space = self.moved(delta), Pixels(self.bound(form))
         return space.measure(space.as_seen(moved - self.images, moved), moved)
 
 

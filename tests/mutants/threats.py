@@ -58,9 +58,16 @@ MUTANTS = [
     Mutant(
         "an intersection forgets its radius",
         "threat_specification/intersection.py",
-        "lower, upper = lower.clamp_min(-threshold * level), upper.clamp_max(threshold * level)",
+        "lower, upper = member.tighten(lower, upper, threshold * level)",
         "pass",
         ON_PROJECTION,
+    ),
+    Mutant(
+        "a radius bounds a background that is free in the sets of attacks",
+        "threat_specification/attacks/search.py",
+        "BoundLinf(x, bound.counted)",
+        "BoundLinf(x)",
+        "tests/threat_specification/projected_displacement/test_masks.py",
     ),
     Mutant(
         "points of fixed shapes are kept without the check that they are feasible",

@@ -16,7 +16,7 @@ from testing.attack import Attack, attack
 from testing.certificates import certified_robustness
 from testing.exact import exact_robustness
 from testing.robust_accuracy import robust_accuracy
-from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.measuring import evaluate_threat_of
 from threat_specification.safe_moves.changes import safe_changes
 from training.any_loop import TrainingAdversary
@@ -225,6 +225,15 @@ def test_an_adversary_of_training_names_what_it_cannot_take(images: Any, labels:
     with pytest.raises(UsageError) as error:
         TrainingAdversary(Linf(), 0.1)(NET, images, labels)
     assert told in str(error.value)
+
+
+def test_an_adversary_of_training_fills_a_ball_however_it_is_written() -> None:
+    """An intersection with a ball had a second bound of 8/255, unasked."""
+    ways = (Linf(), 0.2), (Intersection([(Linf(), 0.4)]), 0.5), (Intersection([(Linf(), 0.2), (L2(), 50.0)]), 1.0)
+    found = [TrainingAdversary(threat, level)(NET, X, Y) for threat, level in ways]
+    assert [float((points - X).abs().max()) for points in found] == pytest.approx([0.2] * 3)
+    plain, *others = (float(nn.functional.cross_entropy(NET(points), Y)) for points in found)
+    assert others == pytest.approx([plain] * 2, rel=0.02)
 
 
 def test_an_adversary_of_training_knows_the_classes_of_each_model() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from benchmarks import foreign_attacks
 from foundations.errors import RunError, UsageError
+from foundations.testing_hparams import TestingHparams
+from runners.test import audit
+from runners.test.under_attack import inside
 from testing.evaluations import AttackEvaluation
 from testing.foreign import Foreign, chosen_attacks, foreign, own, read_foreign
 from testing.robust_accuracy import robust_accuracy
@@ -159,8 +163,28 @@ def test_names() -> None:
     found = chosen_attacks(["apgd_ce", far_away], 4)
     assert list(found) == ["apgd_ce", "far_away"] and isinstance(found["far_away"], Foreign)
     assert list(own(found)) == ["apgd_ce"]
-    with pytest.raises(UsageError, match="different names, got far_away, far_away"):
+    with pytest.raises(UsageError, match="different names, got far_away twice"):
         chosen_attacks([far_away, far_away], 4)
+
+
+def apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, allowed) -> Tensor:
+    return images
+
+
+def test_a_function_does_not_take_the_place_of_a_member_of_its_name(tmp_path: Path) -> None:
+    """A user's `apgd_ce` that does nothing made robust accuracy too high; the list of attacks was as before."""
+    for attacks in (["standard", apgd_ce], [apgd_ce, "lean", "standard"], ["apgd_ce", apgd_ce]):
+        with pytest.raises(UsageError, match="different names, got apgd_ce twice; give a function another name"):
+            chosen_attacks(attacks, 4)
+    assert list(chosen_attacks([apgd_ce], 4)) == ["apgd_ce"] and len(chosen_attacks(["standard", "lean"], 4)) > 8
+    (tmp_path / "mine.py").write_text("def apgd_ce(model, x, y, allowed):\n    return x\n")
+    words = TestingHparams(N_adv_eval=True, foreign_attacks=f"apgd_ce@{tmp_path / 'mine.py'}")
+    with pytest.raises(UsageError, match="got apgd_ce twice"):
+        inside(words, nn.Identity(), Linf(), 4, 0, {})
+    alone = inside(replace(words, attacks="pgd"), nn.Identity(), Linf(), 4, 0, {})
+    assert list(alone.attacks) == ["pgd", "apgd_ce"]
+    with pytest.raises(UsageError, match="got apgd_ce twice"):
+        audit.evaluation(alone, "all", 4)
 
 
 def test_files(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from foundations.errors import UsageError
 from testing.robust_accuracy import RobustAccuracy, RobustnessWarning, robust_accuracy
 from tests.testing.test_gradient_masking import Brightness, Rounded
-from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.base import BoundThreat, Threat, check_images
 
 # The border is at a mean of 0.7: these are 0.02, 0.04, ... 0.16 away from it.
@@ -39,9 +39,23 @@ class BoundHalf(BoundThreat):
         return delta.clamp(lower.clamp_min(-2 * threshold), upper.clamp_max(2 * threshold))
 
 
+class HalfInABall(Half):
+    """The same, of a user who says that no radius is needed beside it."""
+
+    bounded = True
+
+
+BOTH = Intersection([(L2(), 0.4), (Linf(), 0.07)])
+ROOT = Intersection([(L2(), 0.28), (Half(), 1.0)])
+UNBOUNDED = Intersection([(Half(), 0.3), (Half(), 0.4)])
+
+
 @pytest.mark.parametrize(
     ("threat", "threshold", "reach"),
-    [(Linf(), 0.07, 0.07), (L2(), 0.28, 0.07), (Half(), 0.0125, 0.025), (Half(), 0.3, 8 / 255)],
+    [
+        *[(Linf(), 0.07, 0.07), (L2(), 0.28, 0.07), (Half(), 0.0125, 0.025), (Half(), 0.3, 8 / 255)],
+        *[(HalfInABall(), 0.035, 0.07), (BOTH, 1.0, 0.07), (ROOT, 1.0, 0.07), (UNBOUNDED, 1.0, 8 / 255)],
+    ],
 )
 def test_known_borders(threat: Threat, threshold: float, reach: float) -> None:
     model = Brightness().train()

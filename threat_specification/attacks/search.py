@@ -26,7 +26,7 @@ from threat_specification.attacks.base import (
     per_image,
     predicted,
 )
-from threat_specification.base import BoundThreat, Threat
+from threat_specification.base import BoundThreat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
 
@@ -59,7 +59,7 @@ def attack_set(bound: BoundThreat, cell: Cell) -> AttackSet:
         members.append((bound, max(cell.threshold, SMALLEST)))
     # Without any bound only the pixel box remains, which is a radius of 1.
     if math.isfinite(cell.radius) or not members:
-        members.append((BoundLinf(x), min(max(cell.radius, SMALLEST), 1.0)))
+        members.append((BoundLinf(x, bound.counted), min(max(cell.radius, SMALLEST), 1.0)))
     return AttackSet(BoundIntersection(x, members), 1.0, lower, upper)
 
 
@@ -81,19 +81,9 @@ class Space(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Points are perturbations.
-
-    counted   [B, D] 0/1, the pixels whose change the radius bounds (default: all)
-    """
+    """Points are perturbations."""
 
     bound: BoundThreat
-    counted: Tensor | None = None
-
-    @classmethod
-    def of(cls, threat: Threat, bound: BoundThreat) -> Pixels:
-        """The pixels that count for a bound threat: those of the object if the background may change freely."""
-        free = getattr(threat, "background", "") == "free"
-        return cls(bound, getattr(bound, "mask", None) if free else None)
 
     def allowed(self, cell: Cell) -> AttackSet:
         return attack_set(self.bound, cell)
@@ -105,8 +95,8 @@ class Pixels:
         return perturbed - self.bound.examples
 
     def measure(self, point: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        delta = perturbed - self.bound.examples
-        flat = delta.flatten(1) if self.counted is None else delta.flatten(1) * self.counted
+        delta, counted = perturbed - self.bound.examples, self.bound.counted
+        flat = delta.flatten(1) if counted is None else delta.flatten(1) * counted
         lower, upper = self.bound.bounds(None, None)
         fixed = (lower == 0) & (upper == 0)  # the pixels of a frozen background
         return self.bound.evaluate(delta), flat.abs().amax(1), ~((delta != 0) & fixed).flatten(1).any(1)

@@ -57,6 +57,10 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         check_delta(delta, self.examples)
         return self.displacements(delta.flatten(1)).amax(1).clamp_min(0)
 
+    @property
+    def counted(self) -> Tensor | None:
+        return self.mask if self.background == "free" else None
+
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
         """The given bounds or the pixel box, changed outside the mask according to the threat's `background`."""
         lower, upper = super().bounds(lower, upper)

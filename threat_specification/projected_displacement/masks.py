@@ -199,8 +199,12 @@ def radius(lower: Tensor, upper: Tensor, inside: Tensor, examples: Tensor) -> Bo
 
 
 def free(lower: Tensor, upper: Tensor, inside: Tensor, examples: Tensor) -> Bounds:
-    """The background may change freely within the pixel box."""
-    return torch.where(inside, lower, -examples), torch.where(inside, upper, 1 - examples)
+    """The background may change freely within the pixel box.
+
+    Bounds that are wider than that box stay: those of a set that was divided by a number, box and all.
+    """
+    outside = torch.minimum(lower, -examples), torch.maximum(upper, 1 - examples)
+    return torch.where(inside, lower, outside[0]), torch.where(inside, upper, outside[1])
 
 
 BACKGROUNDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Bounds]] = {

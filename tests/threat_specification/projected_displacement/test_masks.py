@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from foundations.errors import UsageError
 from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification.attacks.search import Cell, attack_set
 from threat_specification.projected_displacement.masks import BACKGROUNDS, MASK_SOURCES, CachedMasks, mask_source_from
 
 SHAPE = (3, 8, 8)
@@ -107,6 +108,27 @@ def test_backgrounds(name, method):
         assert float(d[background].min()) < -0.11 and float(d[background].max()) > 0.11
     out = threat.project(x, y, z, 0.05, masks=half(5), method=method)
     assert bool(((out >= 0) & (out <= 1)).all())
+
+
+def test_a_free_background_is_free_in_sets_of_every_size():
+    """A model that the background alone fools is fooled in the smallest set: the curve said 1 up to t = 0.5."""
+    anchors, x, y, _ = problem()
+    x = x[:1] * 0.1 + 0.5
+    threat = ProjectedDisplacement(segmented=True, anchors=anchors, background="free")
+    allowed = attack_set(threat.bind(x, y[:1], masks=half(1)), Cell(0.1, 0.1))
+    background, object_ = ~half(1).expand_as(x), half(1).expand_as(x)
+    for level in (0.1, 0.5, 2.0):
+        point = allowed.project_to_level(-x, torch.tensor([level]))
+        assert torch.equal(point[background], -x[background])
+        assert float(point[object_].abs().max()) <= level * 0.1 * (1 + 1e-6)
+        assert float(allowed.bound.evaluate(point)) <= level * (1 + 1e-5)
+
+
+def test_a_ball_of_an_intersection_bounds_a_free_background_too():
+    anchors, x, y, z = problem()
+    threat = ProjectedDisplacement(segmented=True, anchors=anchors, background="free")
+    bound = Intersection([(threat, 0.1), (Linf(), 0.2)]).bind(x, y, masks=half(5))
+    assert float(bound.evaluate(bound.project(5 * (z - x), 1.0)).max()) <= 1 + 1e-5
 
 
 def test_frozen_is_the_default_in_an_intersection_too():
