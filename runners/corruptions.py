@@ -17,7 +17,10 @@ FROM_FILE = " (file)"  # follows the name of a corruption that was read from fil
 
 
 def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[Perturbation]:
-    """Safe perturbations: corruptions made on the fly."""
+    """Safe perturbations: corruptions made on the fly, at those of the severities that each has.
+
+    One that has none of them is made at its nearest: it would be missing in every mean (autocontrast has severity 1).
+    """
 
     def change(name: str, severity: int) -> Callable[[Shard], Perturbed]:
         return lambda shard: (SAFE[name](shard.images, Draws(seed, shard.index, name), severity), None)
@@ -26,9 +29,13 @@ def safe(suites: Sequence[str], severities: Sequence[float], seed: int) -> list[
         Perturbation(name, severity, "safe", suite, category(name), change(name, severity))
         for suite in suites
         for name in SUITES[suite]
-        for severity in SAFE[name].severities
-        if severity in severities
+        for severity in _had(SAFE[name].severities, severities)
     ]
+
+
+def _had(severities: Sequence[int], asked: Sequence[float]) -> list[int]:
+    """The severities that were asked for, or of those that there are the one nearest to the smallest of them."""
+    return [each for each in severities if each in asked] or [min(severities, key=lambda each: abs(each - min(asked)))]
 
 
 def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:

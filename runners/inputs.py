@@ -5,6 +5,7 @@ The error for a missing input gives the command that makes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -178,7 +179,9 @@ def read_model(
 
     if isinstance(desc, PretrainedDesc):
         return watched(read_initial_model(desc, environment, spec), environment)
-    path = require_complete(desc, environment) / "model.safetensors"
+    directory = require_complete(desc, environment)
+    _check_classes(directory, getattr(spec, "classes", ()))
+    path = directory / "model.safetensors"
     classifier = architecture(model, desc.dataset_name, spec)
     try:
         classifier.load_state_dict(load_file(path))
@@ -188,6 +191,22 @@ def read_model(
             f"cannot read the weights {path}: {reason}; remove that run's directory and train again"
         ) from error
     return watched(classifier.to(environment.device), environment)
+
+
+def _check_classes(directory: RunDirectory, ours: Sequence[str]) -> None:
+    """Raise UsageError where a model learnt other classes than a folder of images has; its answers are numbers."""
+    theirs = directory.result().get("classes")
+    if theirs is None or list(theirs) == list(ours):
+        return
+    if len(theirs) != len(ours):
+        differ = f"{len(theirs)} classes, got {len(ours)}"
+    else:
+        number = next(k for k in range(len(ours)) if theirs[k] != ours[k])
+        differ = f"{theirs[number]!r} as class {number}, got {ours[number]!r}"
+    raise UsageError(
+        f"--data_dir: the model in {directory.path} learnt other classes: expected {differ}; classes are the sorted "
+        "names of the folders below train, so give these the names that they had"
+    )
 
 
 def watched(model: Network, environment: Environment) -> Network:

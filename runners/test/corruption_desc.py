@@ -11,11 +11,14 @@ from typing import Any
 from foundations.desc import StoredRun
 from foundations.environment import resolve_root
 from foundations.errors import UsageError, check_choice
+from foundations.input_hparams import DatasetHparams
 from foundations.results import markdown_table
 from foundations.testing_hparams import TestingHparams
 from runners.checks import SUITE_NAMES, names_in
 
 WHAT = ("corruption_suites", "corruption_severities", "corruption_eval_files")  # flags that say which corruptions
+# Flags of the data that change the training images alone, but for the set synthetic.
+OF_TRAINING_IMAGES = {"subsample_fraction", "random_labels_fraction", "data_seed"}
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,13 @@ def baseline_of(testing: TestingHparams, values: dict[str, Any]) -> BaselineRun 
     return BaselineRun(stored.path, stored.content)
 
 
-def check_baseline(baseline: BaselineRun, dataset_name: str, testing: TestingHparams) -> None:
+def check_baseline(baseline: BaselineRun, dataset: DatasetHparams, testing: TestingHparams) -> None:
     """Raise UsageError if a baseline was measured under other corruptions, or on other images, than the flags say."""
-    if baseline.dataset_name != dataset_name:
+    if baseline.dataset_name != dataset.dataset_name:
         raise UsageError(
-            f"--corruption_baseline: expected a test on {dataset_name}, got one on {baseline.dataset_name}"
+            f"--corruption_baseline: expected a test on {dataset.dataset_name}, got one on {baseline.dataset_name}"
         )
+    _check_images(baseline.content["hashed"].get("dataset", {}), dataset, testing.split)
     theirs, ours = baseline.content["hashed"]["testing"], testing.hashed()
     if not theirs.get("corruption_eval"):
         raise UsageError(f"--corruption_baseline: expected a test with --corruption_eval, got {baseline.relative}")
@@ -80,6 +84,19 @@ def check_baseline(baseline: BaselineRun, dataset_name: str, testing: TestingHpa
         stored, here = theirs.get(name), ours.get(name)
         if stored != (list(here) if isinstance(here, tuple) else here):
             raise UsageError(f"--corruption_baseline: expected a test with the same --{name}, {here}, got {stored}")
+
+
+def _check_images(theirs: dict[str, Any], dataset: DatasetHparams, split: str) -> None:
+    """Raise UsageError if the hashed flags of the baseline's data lead to other test images."""
+    ours, without = dataset.hashed(), OF_TRAINING_IMAGES
+    if split != "test" or dataset.dataset_name == "synthetic":
+        without = set()
+    for name in {**theirs, **ours}:
+        if name not in without and theirs.get(name) != ours.get(name):
+            there, here = theirs.get(name), ours.get(name)
+            raise UsageError(
+                f"--corruption_baseline: expected a test on the same images, got one with --{name} {there}, not {here}"
+            )
 
 
 def corruption_summary(result: dict[str, Any]) -> str:

@@ -176,7 +176,7 @@ class TestDesc(Desc):
         testing = dataclasses.replace(testing, tangents=named, safe_moves=moves, safe_moves_count=0)
         object.__setattr__(self, "testing", resolved(testing))
         if self.baseline is not None:
-            check_baseline(self.baseline, self.dataset_name, self.testing)
+            check_baseline(self.baseline, self.dataset, self.testing)
         if testing.exact_eval and self.anchors.threat.shard_anchors:
             raise UsageError("--exact_eval: expected all anchors on each process; leave out --shard_anchors")
         if testing.certify and testing.N_adv_eval and self.precision.tf32:

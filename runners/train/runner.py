@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.loader import ShuffledBatches
+from datasets.registry import dataset_info
 from datasets.sampling import complement, held_out
 from foundations.desc import derive_seed
 from foundations.errors import RunError, UsageError
@@ -383,4 +384,9 @@ class Train(Runner):
             "steps": self.trainer.iteration,
             "final": {name: final[name] for name in names},
             **selected,
+            **self._classes(),
         }
+
+    def _classes(self) -> dict[str, list[str]]:
+        """The names of the classes in the order of their numbers, where only the folders of the images know them."""
+        return {} if dataset_info(self.desc.dataset).classes else {"classes": list(self.data.info.classes)}

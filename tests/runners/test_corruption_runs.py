@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from safetensors.torch import load_file
 from cli.main import main
 from datasets.registry import load_dataset
 from foundations.desc import derive_seed, digest
+from foundations.errors import UsageError
+from foundations.input_hparams import DatasetHparams
 from foundations.results import is_intact, sealed
+from foundations.testing_hparams import TestingHparams
 from models.building import architecture
 from models.robustbench_registry import PUBLISHED_CORRUPTIONS, zoo_model
-from runners.test.corruption_desc import corruption_summary
+from runners.corruptions import safe
+from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary
 from runners.test.corruptions import by_category, published
 from runners.train.desc import TrainDesc
 from tests.conftest import TINY, Command
@@ -29,7 +34,7 @@ from threat_specification.perturbations.registry import SAFE, SUITES
 ASKED = ("--standard_eval", "--corruption_eval", "--num_examples=24", "--shard_size=10")
 CHANGES = ("--corruption_suites=torchvision:2,C", "--corruption_severities=5,1")
 COLUMNS = [(name, severity) for name in SUITES["C"] for severity in (1, 5)]
-COLUMNS += [(name, 2) for name in SUITES["torchvision"] if name != "autocontrast"]  # that has no severity 2
+COLUMNS += [(name, 1 if name == "autocontrast" else 2) for name in SUITES["torchvision"]]  # it has no other severity
 
 
 def here(root: Path, *words: str) -> int:
@@ -189,6 +194,7 @@ def test_mistakes(tested: Path, digits_root: Command, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert "expected a test with --corruption_eval" in refused(f"{baseline}{clean}")
     assert "expected a test on digits, got one on mnist_5k" in told_of_another_set(tested, tmp_path, refused)
+    assert "on the same images, got one with --image_size 8, not None" in told_of_others(tested, tmp_path, refused)
     begun = copied(tested, tmp_path / "begun")
     (begun / "result.json").unlink()
     assert "expected a finished test" in refused(*CHANGES, f"{baseline}{begun}")
@@ -215,6 +221,34 @@ def told_of_another_set(tested: Path, tmp_path: Path, refused: Any) -> str:
     content["hash"] = digest(content["hashed"])
     (other / "hparams.json").write_text(json.dumps(content))
     return refused(*CHANGES, f"--corruption_baseline={other}")
+
+
+def told_of_others(tested: Path, tmp_path: Path, refused: Any) -> str:
+    """The message for a baseline on other images under the same name, as of two folders."""
+    other = copied(tested, tmp_path / "images")
+    content = json.loads((other / "hparams.json").read_text())
+    content["hashed"]["dataset"]["image_size"] = 8
+    content["hash"] = digest(content["hashed"])
+    (other / "hparams.json").write_text(json.dumps(content))
+    return refused(*CHANGES, f"--corruption_baseline={other}")
+
+
+def test_a_baseline_may_have_learnt_from_other_training_images(tested: Path) -> None:
+    content, testing = json.loads((tested / "hparams.json").read_text()), TestingHparams(corruption_eval=True)
+    theirs = content["hashed"]["testing"]
+    testing = replace(testing, **{name: theirs[name] for name in WHAT})
+    stored = BaselineRun(tested, content)
+    check_baseline(stored, DatasetHparams(dataset_name="digits", subsample_fraction=0.5, data_seed=3), testing)
+    check_baseline(stored, DatasetHparams(dataset_name="digits"), testing)
+    with pytest.raises(UsageError, match=r"--subsample_fraction 1\.0, not 0\.5"):
+        held_out = replace(testing, split="validation")
+        check_baseline(stored, DatasetHparams(dataset_name="digits", subsample_fraction=0.5), held_out)
+
+
+def test_a_corruption_without_the_severity_is_made_at_its_nearest() -> None:
+    """Of torchvision:3 the mean left autocontrast out, whose only severity is 1."""
+    made = {change.name: change.severity for change in safe(["torchvision"], (3.0, 5.0), 0) if change.severity < 5}
+    assert made == {name: 1 if name == "autocontrast" else 3 for name in SUITES["torchvision"]}
 
 
 def test_what_robustbench_published_stands_beside_the_same_corruptions() -> None:

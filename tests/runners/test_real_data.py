@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,23 @@ def test_a_folder_of_two_classes_in_every_runner(tmp_path: Path, capsys: pytest.
     here.ok(capsys, "compute_threat", *words)
     measured = here.ok(capsys, "evaluate_threat", *words, "--suites=C", "--severities=1", "--bootstrap=100")
     assert (measured / "gallery.png").is_file() and not (measured / "slice.png").exists()
-    here.ok(capsys, "train", *train)
+    trained = here.ok(capsys, "train", *train)
     attacked = here.result(
         capsys, "test", *train, "--standard_eval", "--adv_eval", "--N_adv_eval", "--N_attack_iter=2", "--num_examples=4"
     )
     assert set(attacked["N_adv"]["attacks"]) and attacked["standard"]["num_examples"] == 4
+
+    # A model is told from one of other classes, whose numbers are the same.
+    assert json.loads((trained / "result.json").read_text())["classes"] == ["cat", "dog"]
+    shutil.copytree(tmp_path / "set", tmp_path / "renamed")
+    for split in ("train", "test"):
+        (tmp_path / "renamed" / split / "cat").rename(tmp_path / "renamed" / split / "kitty")
+    other = ("test", f"--train_dir={trained}", "--image_size=16", "--standard_eval")
+    assert here(*other, f"--data_dir={tmp_path}/renamed") == 2
+    told = capsys.readouterr().err
+    assert "learnt other classes: expected 'cat' as class 0, got 'dog'" in told
+    assert here(*other, f"--data_dir={tmp_path}/set") == 0
+    capsys.readouterr()
 
     # A changed pixel is another set, whose anchors and model are not there.
     written.write_image(tmp_path / "set" / "test" / "dog" / "0.png", 20, 20)
