@@ -6,6 +6,7 @@ from typing import Any
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
+from runners.report.comparable import comparable, measured_in
 from runners.report.tables import by_accuracy
 from runners.test.desc import AUDIT, EVALUATIONS, describe_set
 
@@ -14,8 +15,6 @@ Runs = dict[str, list[FinishedRun]]
 TELLS, GUESSES = 0.9, 0.75  # AUROC above which a threat tells well, and below which it hardly does
 CHANCE = 0.6
 NAMED = 3  # perturbations and models named in a sentence
-# The evaluations that a sentence ranks models by, hardest first.
-RANKED = ("N_adv_moves", "N_adv", "adv", "corruption", "standard")
 
 
 def answer(runs: Runs) -> list[str]:
@@ -26,31 +25,21 @@ def answer(runs: Runs) -> list[str]:
 
 def _best(tests: list[FinishedRun]) -> list[str]:
     """The best model in the hardest evaluation."""
-    measured = [name for name in RANKED if any(name in run.result for run in tests)]
+    measured = measured_in(tests)
     return [_standing(measured[0], tests)] if measured else []
 
 
 def _others(tests: list[FinishedRun]) -> list[str]:
     """The best model in the next evaluation in which it is another one."""
-    measured = [name for name in RANKED if any(name in run.result for run in tests)]
+    measured = measured_in(tests)
     if len(measured) < 2:
         return []
-    first = _compared(measured[0], tests)[0].label
+    first = comparable(measured[0], tests)[0].label
     for name in measured[1:]:
-        if _compared(name, tests)[0].label != first:
+        if comparable(name, tests)[0].label != first:
             return [_standing(name, tests)]
-    several = len(_compared(measured[0], tests)) > 1
+    several = len(comparable(measured[0], tests)) > 1
     return [f"It also leads {_listed([_where(name).lower() for name in measured[1:]])}."] if several else []
-
-
-def _compared(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
-    """Runs whose accuracies compare, best first: one for a model, in the set and under the attacks that most had."""
-    of: dict[tuple[str, ...], dict[str, FinishedRun]] = {}
-    for run in sorted((run for run in tests if name in run.result), key=lambda run: run.result[name]["num_examples"]):
-        measured = (describe_set(run.result[name]), *run.result[name].get("attacks", ()))
-        of.setdefault(measured, {})[run.label] = run  # of several runs the one of most images
-    most = max(of.values(), key=len)
-    return sorted(most.values(), key=lambda run: -run.result[name]["accuracy"])
 
 
 def _where(name: str) -> str:
@@ -58,7 +47,7 @@ def _where(name: str) -> str:
 
 
 def _standing(name: str, tests: list[FinishedRun]) -> str:
-    leader, *others = _compared(name, tests)
+    leader, *others = comparable(name, tests)
     found = leader.result[name]
     low, high = _interval(leader, name)
     where = f"{_where(name)} ({describe_set(found)})" if "norm" in found else _where(name)

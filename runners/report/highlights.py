@@ -5,7 +5,7 @@ from __future__ import annotations
 from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
-from runners.report.tables import by_accuracy
+from runners.report.comparable import comparable, measured_in
 from runners.test.desc import EVALUATIONS, describe_set
 
 
@@ -39,19 +39,17 @@ def _aurocs(found: dict[str, dict[str, float]]) -> str:
 
 
 def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
-    tested = by_accuracy([run for run in runs["test"] if run.split == "test"])
-    if not tested:
+    tested = [run for run in runs["test"] if run.split == "test"]
+    if not (measured := measured_in(tested)):
         return []
-    best = tested[0]
-    parts = []
+    models = comparable(measured[0], tested)
+    best, parts = models[0], []
     for name, words in EVALUATIONS.items():
         if name in best.result:
             metrics = best.result[name]
             low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
             where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
             parts.append(f"{words}{where} {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
-    hardest = next((name for name in reversed(EVALUATIONS) if name in best.result), "")
-    models = {run.label for run in tested if hardest in run.result}  # a model may be tested several times
     most = f"the most robust of {len(models)} models, " if len(models) > 1 else ""
     return [f"accuracy of {most}{best.label}: {', '.join(parts)}"]
 

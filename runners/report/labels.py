@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 from runners.report.collect import FinishedRun
 from runners.train.desc import TrainDesc
@@ -36,13 +37,15 @@ def _with_models(runs: Runs) -> list[tuple[FinishedRun, str]]:
 def _flags_of_models(runs: Runs) -> dict[str, Words]:
     """Hash of a model -> its flags: from the run that trained it, or else from a test that was given them."""
     fields = [field for group in TrainDesc.hparams_classes() for field in dataclasses.fields(group)]
-    # The place of the data is in the hash only where files are the user's own.
-    known = {"seed", *(field.name for field in fields if field.metadata["hashed"])} - {"data_dir"}
+    known = {"seed", *(field.name for field in fields if field.metadata["hashed"])}
     flags: dict[str, Words] = {}
     for run, key in _with_models(runs):
         words = dict(_flag(word) for word in shlex.split(run.command) if word.startswith("--"))
         if key not in flags and "train_dir" not in words:
-            flags[key] = {name: value for name, value in words.items() if name in known}
+            # The place of the data is in the hash, by its content, only where files are the user's own.
+            own = run.hparams["hashed"].get("dataset", {}).get("data_dir")
+            told = known if own else known - {"data_dir"}
+            flags[key] = {name: value for name, value in words.items() if name in told}
     return flags
 
 
@@ -73,5 +76,6 @@ def _telling(models: list[Words]) -> list[str]:
 
 
 def _shown(name: str, value: str) -> str:
+    value = Path(value).name if name == "data_dir" else value
     short = value if len(value) <= LONGEST else f"{value[: LONGEST - 3]}..."
     return f"{name}={short}" if value else name

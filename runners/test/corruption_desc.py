@@ -88,15 +88,19 @@ def check_baseline(baseline: BaselineRun, dataset: DatasetHparams, testing: Test
 
 def _check_images(theirs: dict[str, Any], dataset: DatasetHparams, split: str) -> None:
     """Raise UsageError if the hashed flags of the baseline's data lead to other test images."""
-    ours, without = dataset.hashed(), OF_TRAINING_IMAGES
-    if split != "test" or dataset.dataset_name == "synthetic":
-        without = set()
+    theirs, ours = images_of(theirs, split), images_of(dataset.hashed(), split)
     for name in {**theirs, **ours}:
-        if name not in without and theirs.get(name) != ours.get(name):
+        if theirs.get(name) != ours.get(name):
             there, here = theirs.get(name), ours.get(name)
             raise UsageError(
                 f"--corruption_baseline: expected a test on the same images, got one with --{name} {there}, not {here}"
             )
+
+
+def images_of(hashed: dict[str, Any], split: str) -> dict[str, Any]:
+    """Those hashed flags of the data that say which images a test on a split measures."""
+    all_count = split != "test" or hashed.get("dataset_name") == "synthetic"
+    return {name: value for name, value in hashed.items() if all_count or name not in OF_TRAINING_IMAGES}
 
 
 def corruption_summary(result: dict[str, Any]) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runners.report.answer import answer
 from runners.report.collect import FinishedRun
 from runners.report.highlights import found_in
+from runners.report.labels import tell_apart
 
 
 def run(name: str, accuracy: float, count: int, attacks: tuple[str, ...] = ("apgd_ce", "pgd")) -> FinishedRun:
@@ -30,6 +33,61 @@ def test_a_model_measured_on_few_images_cannot_be_told_from_the_best_one() -> No
 def test_a_model_under_fewer_attacks_is_not_ranked_with_others() -> None:
     told = first(run("strong", 0.4, 500), run("other", 0.3, 500), run("hardly attacked", 0.9, 500, ("pgd",)))
     assert "strong stands best of 2" in told and "hardly" not in told
+
+
+HASHED = {"dataset": {"dataset_name": "image_folder", "data_dir": "abc"}, "anchors": {"hash": "h", "replicate": 1}}
+TESTING = {"N_attack_iter": 40, "projection": "exact", "num_examples": 500, "standard_eval": True}
+
+
+def described(name: str, accuracy: float, **others: Any) -> FinishedRun:
+    """A run with its hashed flags; `others` are flags of `test`, or a group of flags as a dictionary."""
+    groups = {key: value for key, value in others.items() if isinstance(value, dict)}
+    flags = {key: value for key, value in others.items() if key not in groups}
+    made = run(name, accuracy, 500)
+    made.hparams["hashed"] = HASHED | {"testing": TESTING | flags} | groups
+    return made
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"N_attack_iter": 1},
+        {"projection": "scale"},
+        {"tangents": "blur"},
+        {"anchors": {"hash": "other", "replicate": 1}},
+        {"dataset": {"dataset_name": "image_folder", "data_dir": "other"}},
+    ],
+    ids=str,
+)
+def test_what_else_makes_figures_incomparable(others: dict[str, Any]) -> None:
+    """The model that was hardly attacked was said to stand best, on the page and in the terminal."""
+    tests = [described("one", 0.5), described("two", 0.4), described("hardly", 0.9, **others)]
+    assert "one stands best of 2" in first(*tests) and "hardly" not in first(*tests)
+    (line,) = (line for line in found_in({"set": {"test": tests, "evaluate_threat": []}}) if "accuracy of" in line)
+    assert line.startswith("set: accuracy of the most robust of 2 models, one: ")
+
+
+def test_what_does_not_matter_to_the_figure() -> None:
+    half = {"dataset": HASHED["dataset"] | {"subsample_fraction": 0.5}}
+    tests = [described("one", 0.5), described("two", 0.6, standard_eval=False), described("three", 0.4, **half)]
+    assert "two stands best of 3" in first(*tests)
+
+
+def test_of_several_figures_of_a_model_the_lowest_counts() -> None:
+    tests = [described("one", 0.7, shard_size=10), described("one", 0.5), described("one", 0.6, shard_size=20)]
+    assert "one is right on 50.0% of 500 images" in first(*tests)
+
+
+def test_models_of_two_folders_of_images_are_told_apart_by_these() -> None:
+    tests = []
+    for key, folder in (("a", "/data/first"), ("b", "/data/second")):
+        command = f"python nonisotropic.py test --data_dir={folder}"
+        hashed = {"train": {"hash": key, "replicate": 1}, "dataset": {"data_dir": f"digest of {folder}"}}
+        hparams = {"runner": "test", "name": "conv", "replicate": 1, "hashed": hashed, "command": command}
+        tests.append(FinishedRun(Path(key), key, hparams, {}))
+    runs = {"test": tests}
+    tell_apart(runs)
+    assert [run.label for run in runs["test"]] == ["conv (data_dir=first)", "conv (data_dir=second)"]
 
 
 def test_the_line_of_the_terminal_counts_models_that_were_measured_there_once() -> None:

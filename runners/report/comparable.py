@@ -1,0 +1,59 @@
+"""Tests whose accuracies compare: one evaluation of several models, on the same data, in the same way."""
+
+from __future__ import annotations
+
+import json
+
+from runners.report.collect import FinishedRun
+from runners.test.corruption_desc import WHAT, images_of
+from runners.test.desc import MOVES, OTHER_ANCHORS, describe_set
+
+# The evaluations that sentences rank models by, hardest first.
+RANKED = (MOVES, "N_adv", "adv", "corruption", "standard")
+# Evaluation -> the flags of `test` that say how it is made, where its set and its attacks do not say it themselves.
+BALL = ("adv_test_attack_type",)
+FORM = ("weighted", "tangents", "tangent_weight", "segmented", "mask_source", "segmented_norm", "background")
+INSIDE = ("N_attack_iter", "foreign_attacks", "eot", "projection", *FORM)
+HOW: dict[str, tuple[str, ...]] = {
+    "standard": (),
+    "corruption": WHAT,
+    "adv": BALL,
+    "N_adv": INSIDE,
+    OTHER_ANCHORS: INSIDE,
+    MOVES: (*INSIDE, "safe_moves"),
+}
+WITH_ANCHORS = ("N_adv", OTHER_ANCHORS, MOVES)
+
+
+def measured_in(tests: list[FinishedRun]) -> list[str]:
+    """The evaluations among RANKED that any of the tests has."""
+    return [name for name in RANKED if any(name in run.result for run in tests)]
+
+
+def comparable(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
+    """Runs whose accuracies compare, best first: one for a model, measured in the way that most models were.
+
+    Of several runs of a model in that way the one of most images, and of these the one that leaves least.
+    """
+    of: dict[str, dict[str, FinishedRun]] = {}
+    measured = [run for run in tests if name in run.result]
+    for run in sorted(measured, key=lambda run: (run.result[name]["num_examples"], -run.result[name]["accuracy"])):
+        of.setdefault(way(name, run), {})[run.label] = run
+    most = max(of.values(), key=len)
+    return sorted(most.values(), key=lambda run: -run.result[name]["accuracy"])
+
+
+def way(name: str, run: FinishedRun) -> str:
+    """All that two runs must share so that their accuracies in an evaluation compare, but for the number of images."""
+    hashed, metrics = run.hparams.get("hashed", {}), run.result[name]
+    testing = hashed.get("testing", {})
+    same = {
+        "images": images_of(hashed.get("dataset", {}), run.split),
+        "split": run.split,
+        "set": describe_set(metrics),
+        "attacks": list(metrics.get("attacks", ())),
+        "how": {flag: testing.get(flag) for flag in HOW[name]},
+        "anchors": hashed.get("anchors") if name in WITH_ANCHORS else None,
+        "version": hashed.get("ensemble") if "norm" in metrics else None,
+    }
+    return json.dumps(same, sort_keys=True)
