@@ -125,6 +125,16 @@ def test_where_gradients_lead_nowhere_answers_alone_are_followed(model: nn.Modul
     assert int(rows["N_adv_forwards"][by_answers].min()) > 2 * 128
 
 
+def test_passes_of_an_image_do_not_depend_on_its_neighbours() -> None:
+    """Those of the estimate were counted as long as any image of the shard was under attack."""
+    labels, index = torch.zeros(8, dtype=torch.long), torch.arange(8)
+    evaluation = AttackEvaluation(Negated(), Linf(), Cell(0.2, 0.2), attacks_named(["estimated_gradient"], 2), 10, 0)
+    images = torch.linspace(0.45, 0.68, 8).view(-1, 1, 1, 1).expand(-1, *IMAGES.shape[1:]).clone()  # the border: 0.7
+    together = evaluation(Shard(0, images, labels, index))["N_adv_forwards"]
+    alone = [evaluation(Shard(0, images[k : k + 1], labels[:1], index[k : k + 1]))["N_adv_forwards"] for k in range(8)]
+    assert together.tolist() == torch.cat(alone).tolist() and len(together.unique()) > 2
+
+
 def test_an_honest_model_is_not_asked_for_its_answers_alone() -> None:
     rows = evaluation(Brightness(), attacks_named(["estimated_gradient"], 2))(SHARD)
     assert rows["N_adv_forwards"].tolist() == [0] * 8

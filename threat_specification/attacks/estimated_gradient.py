@@ -35,19 +35,20 @@ def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResul
     left = replace(task, robust=useless)
     if not bool(useless.any()):
         return AttackResult.none(task.allowed.origin)
-    memory, step = left.best_so_far(), 0
+    memory, step, spent = left.best_so_far(), 0, torch.zeros_like(task.labels)
     memory.ask(start := begin(left, "corner", draw + DRAWS))
 
     def gradient_at(delta: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal step
+        nonlocal step, spent
         memory.ask(delta)
+        spent = spent + 2 * pairs * memory.active  # the estimate, of those that are still under attack
         first, step = draw + DRAWS + 1 + pairs * step, step + 1
         return _estimate(left, delta, range(first, first + pairs)), memory.active
 
     size = FIRST_STEP * task.allowed.reach
     memory.ask(descend(gradient_at, task.allowed, start, task.steps, size, MOMENTUM, cosine))
     found = memory.result
-    return replace(found, forwards=found.forwards + 2 * pairs * step * useless)
+    return replace(found, forwards=found.forwards + spent)
 
 
 def _estimate(task: Task, delta: Tensor, draws: range) -> Tensor:
