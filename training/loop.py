@@ -17,6 +17,7 @@ from training.batch import Batch, Movement, Source, Transform, pieces, unmoved
 from training.network import plain
 from training.objectives import Parts, Scores
 from training.schedule import Schedule
+from training.synchronised import has_batch_norm
 from training.weight_perturbation import as_they_are
 
 
@@ -148,11 +149,12 @@ class Trainer:
     def _use_smaller_parts(self, size: int) -> None:
         """Double the number of parts after a batch of `size` images did not fit into memory.
 
-        Raises RunError if a part is a single image already. Also with several processes: the others may be waiting in a
-        collective operation of the same batch, so that it cannot be repeated.
+        Raises RunError if a part is a single image already, and for networks with batch normalisation, which would
+        learn from the statistics of other parts than --accumulation and the run's hash say. Also with several
+        processes: the others may be waiting in a collective operation of the same batch, so that it cannot be repeated.
         """
         advice = f"out of memory; use --accumulation={2 * self.accumulation} or a smaller --batch_size"
-        if self.world_size > 1 or self.accumulation >= size:
+        if self.world_size > 1 or self.accumulation >= size or has_batch_norm(self.model):
             raise RunError(advice)
         self.accumulation *= 2
         torch.cuda.empty_cache()

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.loader import ShuffledBatches
 from datasets.registry import dataset_info
@@ -56,6 +55,7 @@ from training.optimizers import OPTIMIZERS
 from training.random_states import seed_everything
 from training.schedule import Schedule
 from training.starts import LastPerturbations
+from training.synchronised import has_batch_norm, synchronise
 from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
@@ -95,6 +95,8 @@ class Train(Runner):
         if self.desc.training.certified_train and self.desc.training.certified_train_scaling:
             keep_interval_widths(self.network)
         self._check_network()
+        if environment.world_size > 1:
+            synchronise(self.network, environment.device)
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
         self.evaluated = self.network if self.average is None else self.average.module
         self.certify, self.worst = self._certified()
@@ -165,8 +167,13 @@ class Train(Runner):
                 f"--shard_anchors: expected an example in every part of a batch, got {size} examples for {parts} parts "
                 "(processes times --accumulation); use a smaller --accumulation"
             )
-        if size >= 2 * parts or not any(isinstance(module, _BatchNorm) for module in self.network.modules()):
+        if size >= 2 * parts or not has_batch_norm(self.network):
             return
+        if size < parts and self.environment.world_size > 1:
+            raise UsageError(
+                f"batch normalisation over all processes needs an example in every part of a batch, got {size} for "
+                f"{parts} parts (processes times --accumulation); use a larger --batch_size"
+            )
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 copy.deepcopy(self.network).train()(images)

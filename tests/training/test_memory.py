@@ -46,6 +46,13 @@ def test_out_of_memory_with_one_image_or_among_processes_is_an_error() -> None:
         trainer(1, model=SmallDevice(smooth(), room=1), world_size=2).run()
 
 
+def test_out_of_memory_batch_normalisation_keeps_the_parts_that_the_hash_knows() -> None:
+    """In parts of another size it would learn from other statistics, under the hash of whole batches."""
+    network = nn.Sequential(nn.BatchNorm2d(1), smooth())
+    with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
+        trainer(1, model=SmallDevice(network, room=1)).run()
+
+
 def test_other_errors_end_training_and_those_of_libraries_for_lack_of_memory_do_not() -> None:
     small = SmallDevice(smooth(), room=1)
     small.error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
