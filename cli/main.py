@@ -192,7 +192,7 @@ def first_look(arguments: list[str]) -> dict[str, Any]:
     """The defaults implied by the data set and model, or by the run that --train_dir names."""
     from models.sources import written_name
     from runners.commands import named_defaults
-    from runners.train.desc import stored_model
+    from runners.train.desc import data_of, stored_model
 
     # No --help here: the full parser, which uses these defaults, shows the help.
     parser = make_parser(PROGRAM, PROGRAM, [DatasetHparams, ModelHparams], {}, add_help=False)
@@ -200,8 +200,9 @@ def first_look(arguments: list[str]) -> dict[str, Any]:
         parser.add_argument(flag, default="")
     values = vars(parser.parse_known_args(arguments)[0])
     if values["train_dir"]:
-        hashed = stored_model(values["train_dir"], values["root_dir"]).content["hashed"]
-        return named_defaults({**hashed["dataset"], **hashed["model"]})
+        stored = stored_model(values["train_dir"], values["root_dir"])
+        hashed = stored.content["hashed"]
+        return named_defaults({**hashed["dataset"], **hashed["model"]}) | data_of(stored)
     return named_defaults({**values, "model_name": written_name(values["model_name"], values["model_source"])})
 
 

@@ -15,7 +15,15 @@ from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, SUITE_NAMES, c
 from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
-from runners.train.desc import ADDED, PretrainedDesc, TrainDesc, flags_of_training, stored_model, trained_alike
+from runners.train.desc import (
+    ADDED,
+    PretrainedDesc,
+    TrainDesc,
+    flags_of_training,
+    stored_model,
+    trained_alike,
+    with_stored_model,
+)
 
 MEASURED = 2  # version of what is measured: 2 has the tangent form, and coverage
 HEADLINE = 0.95  # the coverage of the headline
@@ -190,6 +198,8 @@ class EvaluateThreatDesc(Desc):
     @classmethod
     def from_flags(cls, values: dict[str, Any]) -> EvaluateThreatDesc:
         """Build the description; it builds on runs of models only if a flag needs them."""
+        if values.get("train_dir"):
+            _, values = with_stored_model(values)
         perturbation, dataset = PerturbationHparams.of(values), DatasetHparams.of(values)
         check_dataset(dataset)
         seen = [name.removeprefix("model:") for name in names_in(perturbation.perceptual) if name.startswith("model:")]

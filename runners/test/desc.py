@@ -21,7 +21,7 @@ from runners.test.audit_table import audit_table
 from runners.test.bracket import CERTIFIED, certified_table
 from runners.test.corruption_desc import baseline_of, check_baseline, corruption_summary, resolved
 from runners.trackers import TrackingHparams
-from runners.train.desc import PretrainedDesc, TrainDesc, flags_of_training, stored_model
+from runners.train.desc import PretrainedDesc, TrainDesc, flags_of_training, with_stored_model
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
 
@@ -125,12 +125,9 @@ class TestDesc(Desc):
             made = cls._with_own_inputs(super().from_flags(values), values)
             is_pretrained = values.get("model_type") == "pretrained"
             return dataclasses.replace(made, train=PretrainedDesc.from_flags(values)) if is_pretrained else made
-        stored = stored_model(train_dir, values.get("root_dir", ""))
-        dataset_name = values.get("dataset_name") or stored.dataset_name
-        if dataset_name != stored.dataset_name:
-            raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {dataset_name}")
-        protocol.check_flags({**values, "dataset_name": dataset_name})
-        values = {**values, "dataset_name": dataset_name, **stored.content["hashed"]["model"]}
+        stored, values = with_stored_model(values)
+        protocol.check_flags(values)
+        values = {**values, **stored.content["hashed"]["model"]}
         made = super().from_flags(values)
         return dataclasses.replace(cls._with_own_inputs(made, values), train=stored)
 

@@ -24,6 +24,8 @@ from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
 from training.optimizers import OPTIMIZERS
 
+# Flags of the data that say how its images are read, or made.
+OF_IMAGES = ("image_size", "synthetic_shape", "synthetic_classes", "synthetic_train", "synthetic_test")
 # The switches that add something to plain training.
 ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train", "certified_train")
 
@@ -216,6 +218,28 @@ def flags_of_training(train: Any, anchors: ThreatDesc | None) -> dict[str, Any]:
 def stored_model(train_dir: str, root_dir: str) -> StoredRun:
     """The train run in a directory, given directly or relative to the root."""
     return StoredRun.read(Path(train_dir).expanduser(), resolve_root(root_dir), "train")
+
+
+def data_of(stored: StoredRun) -> dict[str, Any]:
+    """The flags that say what images a stored model takes: the data set, and how its images are read or made."""
+    hashed, seed = stored.content["hashed"].get("dataset", {}), ["data_seed"] * (stored.dataset_name == "synthetic")
+    of_images = {name: hashed[name] for name in (*OF_IMAGES, *seed) if name in hashed}
+    return {"dataset_name": stored.dataset_name} | of_images
+
+
+def with_stored_model(values: dict[str, Any]) -> tuple[StoredRun, dict[str, Any]]:
+    """The train run that --train_dir names, and the flags with its data where they say nothing of that.
+
+    Raises UsageError for flags of other data, whose images or classes would be others than the model learnt.
+    """
+    stored = stored_model(values["train_dir"], values.get("root_dir", ""))
+    theirs = data_of(stored)
+    if (given := values.get("dataset_name") or stored.dataset_name) != stored.dataset_name:
+        raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {given}")
+    for name, value in theirs.items():
+        if (given := values.get(name) or value) != value:
+            raise UsageError(f"--train_dir: that model was trained with --{name}={value}, not {given}; leave it out")
+    return stored, {**values, **theirs}
 
 
 def trained_alike(values: dict[str, Any], model_name: str) -> TrainDesc:

@@ -201,6 +201,30 @@ def test_a_model_is_evaluated_on_what_its_training_held_out(root: Path, capsys: 
     assert expected in capsys.readouterr().err
 
 
+def test_a_model_by_its_directory_sees_images_as_it_learnt_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the defaults for what its training had set, accuracy was that of other images, without a word."""
+    drawn = ["--dataset_name=synthetic", "--synthetic_shape=1x8x8", "--synthetic_train=64", "--data_seed=3"]
+    model = ["--model_name=lenet_8", "--training_steps=3ep", "--batch_size=8", f"--root_dir={root}", "--quiet"]
+
+    def called(*words: str) -> str:
+        assert main([*words]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.splitlines()[-1]
+
+    trained = called("train", *drawn, *model)
+    by_flags = called("test", *drawn, *model, "--standard_eval")
+    by_directory = ["--standard_eval", f"--train_dir={trained}", f"--root_dir={root}", "--quiet"]
+    assert called("test", *by_directory) == called("test", *by_directory, "--data_seed=3") == by_flags
+    digits = run(root)
+    for words, told in (
+        (["test", *by_directory, "--data_seed=4"], "was trained with --data_seed=3, not 4; leave it out"),
+        (["test", *by_directory, "--synthetic_shape=1x4x4"], "was trained with --synthetic_shape=1x8x8, not 1x4x4"),
+        (["evaluate_threat", *drawn, "--adversarials", f"--train_dir={digits}"], "on digits, not on synthetic"),
+    ):
+        capsys.readouterr()
+        assert main([*words, f"--root_dir={root}"]) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_held_out_images_are_those_of_the_same_training_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a part of the data set other images are held out: of all, some would have been trained on."""
     words = ["--validation_fraction=0.3", "--training_steps=1ep", "--subsample_fraction=0.5", "--data_seed=1"]
