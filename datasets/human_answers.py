@@ -31,7 +31,8 @@ class Agreement:
     """The answers of most annotators, [n] (-1: no class, a tie, or no answer), and who was asked.
 
     excluded   annotator -> why his answers do not count
-    agreement  mean share of the annotators of a pair who give its most frequent answer; None without answers
+    agreement  mean share of the annotators of a pair who give its most frequent answer, over pairs with two or more
+               that are no trial of attention; None without such pairs
     """
 
     people: numpy.ndarray
@@ -65,7 +66,8 @@ def agreement_of(pairs: HumanPairs, paths: Sequence[str], num_classes: int) -> A
         if not votes:
             continue
         total = sum(pair in answers for answers in kept.values())
-        shares.append(votes[0][1] / total)
+        if total > 1 and pairs.catch[pair] == NOBODY:  # one answer agrees with itself; of a catch trial it is known
+            shares.append(votes[0][1] / total)
         if len(votes) == 1 or votes[0][1] > votes[1][1]:
             people[pair] = votes[0][0]
     return Agreement(people, list(kept), excluded, float(numpy.mean(shares)) if shares else None)

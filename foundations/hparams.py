@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from foundations.errors import UsageError
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, steps, steps_list
+from foundations.input_hparams import ThreatHparams as ThreatHparams  # its name from outside
 
 ADVERSARY = "adv_train|N_adv_train"
 

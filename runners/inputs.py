@@ -5,7 +5,7 @@ The error for a missing input gives the command that makes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from foundations.images import ImageSpec
     from foundations.input_hparams import DatasetHparams, ModelHparams
     from models.normalize import Classifier
+    from threat_specification.base import Measure
     from threat_specification.projected_displacement.anchors import AnchorSet
     from threat_specification.projected_displacement.selection_space import SelectionSpace
     from threat_specification.projected_displacement.threat import ProjectedDisplacement
@@ -111,6 +112,18 @@ def read_threat(desc: ThreatDesc, environment: Environment, apart: bool = False,
     if form.get("weighted"):
         form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1, apart=apart)
+
+
+def check_masks(threats: Iterable[Measure], images: Sized, which: str) -> None:
+    """Raise UsageError for a file of masks with another number of rows than the images that a run takes masks of."""
+    from threat_specification.projected_displacement.masks import FileMasks
+
+    for source in (getattr(threat, "mask_source", None) for threat in threats):
+        if isinstance(source, FileMasks) and len(source.masks) != len(images):
+            raise UsageError(
+                f"{source.path}: expected a mask for each of the {len(images):,} {which} images, got "
+                f"{len(source.masks):,}; masks go by row, so that training and test images have files of their own"
+            )
 
 
 def read_thresholds(

@@ -54,6 +54,24 @@ def threshold_at_coverage(threats: Any, coverage: float = 0.95) -> float:
     return threshold_at(values, coverage)
 
 
+def resampled_thresholds(safe: Array, coverages: Sequence[float], counts: Array) -> Array:
+    """`threshold_at` each of L coverages in R resamples of the images, [R, L].
+
+    safe     [n, P] threats of the safe changes of n images; NaN where there is no such change
+    counts   [R, n] how often each image is in each resample
+    """
+    known = ~numpy.isnan(safe)
+    values, image = safe[known].astype(numpy.float64), known.nonzero()[0]
+    order = values.argsort()
+    values, image = values[order], image[order]
+    found = numpy.empty((len(counts), len(coverages)))
+    for row, of in enumerate(counts):
+        so_far = of[image].cumsum()
+        needed = [max(1, numpy.ceil(round(coverage * so_far[-1], 9))) for coverage in coverages]
+        found[row] = values[numpy.searchsorted(so_far, needed)]
+    return found
+
+
 def held(values: Array, threshold: float) -> float:
     """The share of changes whose threat is at most the threshold; NaN entries are no changes."""
     known = values[~numpy.isnan(values)]

@@ -81,3 +81,18 @@ def test_a_note_says_what_to_write_instead(tmp_path: Path, capsys: pytest.Captur
     words = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=0it", f"--root_dir={tmp_path}"]
     assert main([*words, "--lr_per=0"]) == 0
     assert "note: --lr_per is deprecated and gone in version 9.0; nothing takes its place" in capsys.readouterr().err
+
+
+def test_what_other_programs_import_from_a_checkout() -> None:
+    """Names below the packages of this checkout, and arguments by position, that were promised to others."""
+    import torch
+
+    from foundations.hparams import AugmentationHparams, ThreatHparams, TrainingHparams
+    from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
+
+    anchors = AnchorSet(torch.rand(4, 1, 4, 4), torch.tensor([0, 0, 1, 1]))
+    threat = ProjectedDisplacement(ThreatHparams(num_chunks=2), weighted=False, segmented=False, anchors=anchors)
+    both = Intersection([(threat.prepare(num_devices=1), 0.1), (Linf(), 32 / 255), (L2(), 1.0)])
+    x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    assert float(both.evaluate(x, y, both.project(x, y, torch.rand(2, 1, 4, 4), threshold=1.0)).max()) <= 1 + 1e-5
+    assert AugmentationHparams() and TrainingHparams()

@@ -15,7 +15,7 @@ import torch
 from datasets.base import Examples
 from datasets.sampling import stratified_subset
 from foundations.results import csv_table, wilson_interval
-from testing.coverage import curve, held_per_image, threshold_at
+from testing.coverage import curve, held_per_image, resampled_thresholds, threshold_at
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
 
@@ -50,19 +50,29 @@ class Coverage:
         """Threats of the changes of one group."""
         return self.threats[name][:, [column for column, of in enumerate(self.groups) if of == group]]
 
-    def describe(self, perturbations: Sequence[Perturbation], test: Arrays, bootstrap: Bootstrap) -> dict[str, Any]:
-        """The field `coverage` of result.json: threat -> coverage -> threshold, and what it holds of test images."""
+    def describe(
+        self, perturbations: Sequence[Perturbation], test: Arrays, bootstrap: Bootstrap, seed: int
+    ) -> dict[str, Any]:
+        """The field `coverage` of result.json: threat -> coverage -> threshold, and what it holds of test images.
+
+        Intervals of what is held are over draws of both: training images, which make the threshold, and test images.
+        """
+        of_training = Bootstrap.over(
+            len(self.index), len(bootstrap.counts), seed + 1
+        ).counts  # not those of test images
         # Changes from files are of test images alone: thresholds know nothing of them.
         known = [(c, p.group) for c, p in enumerate(perturbations) if p.suite != "files"]
         columns = {group: [c for c, of in known if of == group] for group in ("safe", "unsafe")}
 
-        def on_test(name: str, threshold: float) -> dict[str, Any]:
-            shares = {group: held_per_image(test[name][:, of], threshold) for group, of in columns.items()}
-            means = {group: float(share.mean()) for group, share in shares.items()}
-            resampled = bootstrap.counts @ shares["unsafe"] / bootstrap.counts.sum(1)
-            interval = bootstrap.interval(means["unsafe"], resampled)
-            low, high = interval.low, interval.high
-            if means["unsafe"] in (0, 1):  # no resample differs
+        def on_test(name: str, threshold: float, others: numpy.ndarray) -> dict[str, Any]:
+            values = {group: test[name][:, of] for group, of in columns.items()}
+            means = {group: float(held_per_image(of, threshold).mean()) for group, of in values.items()}
+            resampled = [
+                held_per_image(values["unsafe"], other) @ counts / counts.sum()
+                for other, counts in zip(others, bootstrap.counts, strict=True)
+            ]
+            low, high = numpy.quantile(resampled, [0.025, 0.975]).tolist()
+            if low == high in (0, 1):  # no resample differs
                 low, high = wilson_interval(means["unsafe"], len(test[name]))
             return {
                 "safe_held": round(means["safe"], 6),
@@ -73,10 +83,11 @@ class Coverage:
 
         found: dict[str, Any] = {}
         for name in self.threats:
-            found[name] = {}
-            for level in NAMED:
-                threshold = threshold_at(self.values(name, "safe"), level)
-                found[name][f"{level:g}"] = {"threshold": float(f"{threshold:.6g}"), **on_test(name, threshold)}
+            found[name], safe = {}, self.values(name, "safe")
+            for level, others in zip(NAMED, resampled_thresholds(safe, NAMED, of_training).T, strict=True):
+                threshold = threshold_at(safe, level)
+                held = on_test(name, threshold, others)
+                found[name][f"{level:g}"] = {"threshold": float(f"{threshold:.6g}"), **held}
         return {"num_training_images": len(next(iter(self.threats.values()))), "threats": found}
 
     def csv(self) -> str:

@@ -16,7 +16,7 @@ from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
 from runners.train.desc import (
-    ADDED,
+    PLAIN,
     PretrainedDesc,
     TrainDesc,
     flags_of_training,
@@ -216,9 +216,7 @@ class EvaluateThreatDesc(Desc):
             anchors=ThreatDesc.from_flags(values),
             train=models[0] if models else None,
             more=tuple(models[1:]),
-            judge=trained_alike(values | dict.fromkeys(ADDED, False), perturbation.judge_name)
-            if perturbation.morphs
-            else None,
+            judge=trained_alike(values | PLAIN, perturbation.judge_name) if perturbation.morphs else None,
             features=trained_alike(values, seen[0]) if seen else None,
         )
 

@@ -41,7 +41,7 @@ from runners.evaluate_threat.human_desc import STUDY
 from runners.evaluate_threat.measurement import Measurement
 from runners.evaluate_threat.statistics import Separations, separation_csv, table, table_csv
 from runners.evaluate_threat.study import study_pairs
-from runners.inputs import read_data, read_model, read_threat, selection_space
+from runners.inputs import check_masks, read_data, read_model, read_threat, selection_space
 from runners.plots import write_figure
 from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
@@ -94,6 +94,7 @@ class EvaluateThreat(Runner):
         self.models = {f" of {run.model.model_name}" if desc.more else "": self._model(run) for run in desc.models}
         self.threat = read_threat(desc.anchors, environment)
         self.measures = self._measures()
+        check_masks(self.measures.values(), self.data.test, "test")
         self.people = People.read(desc, self.data, self.measures)
         self.index, self.excluded = self._sample()
         self.find = perturbations.Partners(self.data.test, self.seed)
@@ -238,7 +239,7 @@ class EvaluateThreat(Runner):
             "num_examples": len(self.index),
             "excluded": self.excluded,
             "threats": list(threats),
-            "coverage": covered.describe(self.perturbations, threats, bootstrap) if covered else None,
+            "coverage": covered.describe(self.perturbations, threats, bootstrap, self.seed) if covered else None,
             **separations.describe(),
             "rising": separations.rising(),
             "responsible": responsible(

@@ -187,8 +187,8 @@ def coverage_table(measurements: list[FinishedRun], tests: list[FinishedRun]) ->
     title = f"At equal coverage: sets that hold {HEADLINE:.0%} of the safe changes"
     table = Table(title, ["threat", "anchors", "threshold", "unsafe held", *(f"accuracy of {name}" for name in models)])
     table.note = (
-        "Thresholds are found on training images; what sets hold is of test images, with 95 % bootstrap intervals. "
-        f"Accuracies are of tests with --N_coverage={HEADLINE:g}, in the set and the pixel box."
+        "Thresholds are found on training images; what sets hold is of test images, with 95 % bootstrap intervals over "
+        f"both. Accuracies are of tests with --N_coverage={HEADLINE:g}, in the set and the pixel box."
     )
     for run in covered:
         for threat, levels in run.result["coverage"]["threats"].items():

@@ -338,7 +338,8 @@ def describe_set(metrics: dict[str, Any]) -> str:
     if "norm" not in metrics:
         return "-"
     radius = "" if metrics["radius"] is None else f", Linf <= {metrics['radius']:.4g}"
-    return f"{metrics['norm']} <= {metrics['threshold']:.4g}{radius}"
+    form = f" ({metrics['form']})" if metrics.get("form") else ""
+    return f"{metrics['norm']}{form} <= {metrics['threshold']:.4g}{radius}"
 
 
 NOT_ADAPTIVE = "attack, then project: not adaptive, an upper bound; --N_adv_eval attacks inside the set"
@@ -376,7 +377,7 @@ def _then_project_row(result: dict[str, Any], name: str, found: dict[str, Any]) 
     return {
         "set": f"{form} <= {threshold:.4g}",
         "accuracy": f"{found['accuracy']:.4f}",
-        "inside the set": f"{inside['accuracy']:.4f}" if same_set else "-",
+        "inside it and the ball": f"{inside['accuracy']:.4f}" if same_set else "-",
         "too high by": f"{found['accuracy'] - inside['accuracy']:+.4f}" if same_set else "-",
         "mean threat before": f"{found['threat_before']:.3f}",
         "after": f"{found['threat_after']:.3f}",

@@ -42,9 +42,10 @@ def ball_metrics(evaluation: AttackEvaluation, arrays: Arrays) -> dict[str, Any]
     }
 
 
-def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str) -> dict[str, Any]:
+def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_name: str, form: str) -> dict[str, Any]:
     """Metrics of a nonisotropic set: attacks, the grid of cells, references, and the curve over sets of one shape.
 
+    anchors_name, form   of the threat: its anchors, and what is not as usual in its form
     The curve has the sizes that were searched: in others nothing would be found, and all would seem robust.
     """
     headline, cells = evaluation.headline, evaluation.cells
@@ -58,6 +59,7 @@ def nonisotropic_metrics(evaluation: AttackEvaluation, arrays: Arrays, anchors_n
         "name": f"{anchors_name}@{format_value(headline.threshold)},Linf{format_value(headline.radius)}",
         "threshold": headline.threshold,
         "norm": evaluation.threat.name,
+        **({"form": form} if form else {}),
         "radius": headline.radius,
         "attacks": robust_after(of["broken_by"], list(evaluation.attacks)),
         "curve": [_row(cell, robust[cell]) for cell in bounded],

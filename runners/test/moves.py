@@ -66,6 +66,7 @@ def metrics(mixed: MovesEvaluation, arrays: Arrays, alone: dict[str, Any], chang
         "name": f"{alone['name']},moves{len(changes)}",
         "threshold": threshold,
         "norm": mixed.threat.name,
+        **({"form": alone["form"]} if "form" in alone else {}),
         "radius": radius,
         "attacks": robust_after(of["broken_by"], [*mixed.attacks, NOISE_ALONE]),
         "single": dict(zip(changes, of["single"].mean(0).tolist(), strict=True)),

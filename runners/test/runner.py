@@ -23,7 +23,7 @@ from runners.base import Runner
 from runners.checks import names_in
 from runners.claims import digest_of
 from runners.coverage import Form
-from runners.inputs import read_data, read_model, read_threat, read_thresholds
+from runners.inputs import check_masks, read_data, read_model, read_threat, read_thresholds
 from runners.plots import write_figure
 from runners.report.charts import gauge_curves, radius_curves
 from runners.test import audit, certified, corruptions, exact, moves, protocol, then_project, threats
@@ -109,6 +109,7 @@ class Test(Runner):
             distributed(self.model, environment.device)
         rows = self._chosen_rows(available)
         measured = [threat for threat in (self.threat, self.other_threat, *self.projected_onto.values()) if threat]
+        check_masks(measured, self.images, "test" if testing.split == "test" else "training")
         self.index = rows[~threats.without_direction(measured, self.images, rows, self.data.info.shape)]
         self.num_excluded = len(rows) - len(self.index)
         if self.num_excluded:
@@ -336,7 +337,10 @@ class Test(Runner):
             return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
         desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
         return common | nonisotropic_metrics(
-            evaluation, arrays, threats.anchors_name(evaluation.threat, desc, self.testing)
+            evaluation,
+            arrays,
+            threats.anchors_name(evaluation.threat, desc, self.testing),
+            threats.unusual(self.testing),
         )
 
     def _after_projection(self, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from runners.inputs import read_threat
 from runners.test import then_project
 from runners.test.desc import forms_of
 from threat_specification import ProjectedDisplacement
+from threat_specification.registry import tangents_named
+
+DEFAULTS = TestingHparams()
 
 
 def of_flags(
@@ -32,11 +35,15 @@ def of_flags(
 def projected_onto(
     testing: TestingHparams, anchors: ThreatDesc, environment: Environment
 ) -> dict[str, ProjectedDisplacement]:
-    """The threats of --then_project by name."""
+    """The threats of --then_project by name, each in the form in which attacks inside the set have it, if they do."""
     names = forms_of(testing.then_project) if testing.adv_eval else []
-    masks = {"pd_s": _masks(testing)}
+    more: dict[str, dict[str, Any]] = {"pd_s": _masks(testing)}
+    if testing.N_adv_eval and testing.segmented:
+        more["pd_s"] |= {"background": testing.background}
+    if testing.N_adv_eval and testing.tangents:
+        more["pd_t"] = {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}
     return {
-        name: read_threat(anchors, environment, **then_project.FORMS[name], **masks.get(name, {})) for name in names
+        name: read_threat(anchors, environment, **{**then_project.FORMS[name], **more.get(name, {})}) for name in names
     }
 
 
@@ -62,4 +69,20 @@ def anchors_name(threat: ProjectedDisplacement, desc: ThreatDesc, testing: Testi
     parts = [f"k{desc.threat.per_label}", desc.threat.selection, f"r{desc.replicate}", threat.anchors.digest]
     if threat.segmented:
         parts += [testing.mask_source.partition(":")[0], threat.background]
+    if told := unusual(testing):
+        parts.append(told)
     return f"{threat.name}[{','.join(parts)}]"
+
+
+def unusual(testing: TestingHparams) -> str:
+    """What in the form of the threat is not as by default, in words; two sets of other forms have one name."""
+    told = []
+    if testing.tangents and testing.tangents != tangents_named("tangents", "all"):
+        told.append(testing.tangents.replace(",", "+"))
+    if testing.tangents and testing.tangent_weight != DEFAULTS.tangent_weight:
+        told.append(f"lambda {testing.tangent_weight:g}")
+    if testing.segmented and testing.segmented_norm != DEFAULTS.segmented_norm:
+        told.append(f"{testing.segmented_norm} norm")
+    if testing.segmented and testing.background != DEFAULTS.background:
+        told.append(f"background {testing.background}")
+    return ", ".join(told)

@@ -28,6 +28,8 @@ from training.optimizers import OPTIMIZERS
 OF_IMAGES = ("image_size", "synthetic_shape", "synthetic_classes", "synthetic_train", "synthetic_test")
 # The switches that add something to plain training.
 ADDED = ("N_aug", "mixup", "adv_train", "N_adv_train", "certified_train")
+# Flag -> value, for a training to which nothing is added, but what is usual for the data set.
+PLAIN = dict.fromkeys((*ADDED, "augmix", "cutmix"), False) | {"cutout": 0}
 
 
 @dataclass(frozen=True)

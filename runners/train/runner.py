@@ -27,7 +27,7 @@ from models.initialize import keep_interval_widths
 from models.normalize import Classifier
 from runners.base import Runner
 from runners.coverage import Form
-from runners.inputs import read_data, read_initial_model, read_threat, read_thresholds, watched
+from runners.inputs import check_masks, read_data, read_initial_model, read_threat, read_thresholds, watched
 from runners.plots import Column, write_strip
 from runners.trackers import Trackers
 from runners.train.checkpoints import BestWeights, Resume
@@ -86,6 +86,7 @@ class Train(Runner):
         )
         self.test = self.data.test.to(environment.device)
         self.threat = self._threat_of_adversary()
+        check_masks([self.threat] if self.threat else [], self.data.train, "training")
         self.adversaries = adversaries_from(
             self._with_thresholds(), self.batches.split, self.data.info, self.threat, self._seed("objective")
         )

@@ -142,7 +142,7 @@ def test_most_people_decide_and_ties_decide_nothing(study: HumanPairs, tmp_path:
     paths = [answers(tmp_path, study, f"p{number}", RIGHT | each) for number, each in enumerate(given)]
     found = agreement_of(study, paths, 3)
     assert found.people.tolist() == [1, -1, -1, -1, 2, 0] and not found.excluded
-    assert found.agreement == pytest.approx((2 / 3 + 1 / 2 + 2 / 3 + 1 + 1) / 5)
+    assert found.agreement == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3)  # of trials of attention everybody knows it
 
 
 def test_who_fails_trials_of_attention_does_not_count(study: HumanPairs, tmp_path: Path) -> None:

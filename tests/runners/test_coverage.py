@@ -50,6 +50,25 @@ def test_thresholds_hold_their_share_of_training_images_and_nearly_of_test_image
     assert (measured / "coverage.png").stat().st_size > 5000
 
 
+def test_intervals_know_that_the_threshold_was_found_on_images_too(measured: Path) -> None:
+    """Over test images alone they were a third as wide for PD, since another draw of training images moves it."""
+    result, values = json.loads((measured / "result.json").read_text()), safe_values(measured)
+    unsafe = [c for c, row in enumerate(result["table"]) if row["group"] == "unsafe"]
+    generator = numpy.random.default_rng(5)
+    with numpy.load(measured / "examples.npz", allow_pickle=False) as file:
+        rows = dict(file)
+    for name in ("PD", "L2"):
+        test, drawn = rows[name][:, unsafe], []
+        for _ in range(300):
+            training = values[name][generator.integers(0, 250, 250)].ravel()
+            threshold = numpy.quantile(training[~numpy.isnan(training)], 0.95, method="higher")
+            drawn.append((test[generator.integers(0, len(test), len(test))] <= threshold).mean())
+        told = result["coverage"]["threats"][name]["0.95"]
+        low, high = numpy.quantile(drawn, [0.025, 0.975])
+        assert (told["low"], told["high"]) == pytest.approx((low, high), abs=0.02)
+        assert name != "PD" or high - low > 0.05
+
+
 def test_its_images_are_no_anchors(digits_root: Command, measured: Path) -> None:
     anchors = AnchorSet.load(digits_root.where("compute_threat", "--dataset_name=digits") / "anchors.safetensors")
     assert anchors.indices is not None

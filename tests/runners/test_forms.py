@@ -143,6 +143,11 @@ def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Pat
     attacked = [*ATTACKED, *few]
     everything = [*attacked, "--segmented", f"--mask_source=file:{file}"]
     assert digits_root.result(*everything)["N_adv"]["norm"] == "PD-S"
+    save_file(
+        {"masks": torch.ones(1437, 1, 8, 8, dtype=torch.uint8)}, str(of_training := tmp_path / "train.safetensors")
+    )
+    refused = digits_root(*attacked, "--segmented", f"--mask_source=file:{of_training}")
+    assert refused.returncode == 2 and "for each of the 360 test images, got 1,437" in refused.stderr
     plain = found_threats(digits_root.ok(*attacked))
     # A mask of everything masks nothing, whichever norm.
     assert numpy.allclose(found_threats(digits_root.where(*everything)), plain, rtol=1e-6)

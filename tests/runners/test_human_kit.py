@@ -216,7 +216,7 @@ def test_the_answers_judge_the_threats(kit: Path, pairs: HumanPairs, digits_root
     human = json.loads((digits_root.where(*MEASURED, f"--human={folder}") / "result.json").read_text())["human"]
     assert human["num_pairs"] == 200 and human["changed"] == 100 and human["left_out"]["trials of attention"] == 20
     assert human["study"]["annotators"] == 3 and list(human["study"]["excluded"]) == ["dan (seed 1)"]
-    assert human["study"]["agreement"] == pytest.approx((120 + 100 * 2 / 3) / 220, abs=1e-6)
+    assert human["study"]["agreement"] == pytest.approx((100 + 100 * 2 / 3) / 200, abs=1e-6)
     assert human["auroc"]["PD"]["auroc"] > 0.8
     assert {name: part["auroc"] for name, part in human["by_group"].items()} == {"safe": {}, "unsafe": {}, "dose": {}}
     assert "3 annotators, by majority" in done.stdout and "dan (seed 1) does not count: failed" in done.stdout

@@ -18,9 +18,11 @@ from torch.nn.functional import interpolate
 
 from cli.main import main
 from datasets.registry import dataset_info, load_dataset
+from foundations.testing_hparams import TestingHparams
 from models.registry import build_model
 from runners.multi.desc import MultiTestDesc
-from runners.test.desc import EVALUATIONS
+from runners.test import threats
+from runners.test.desc import EVALUATIONS, describe_set
 from runners.test.runner import same_radius
 from runners.test.then_project import PUBLISHED
 from tests.conftest import TINY, Command
@@ -204,3 +206,27 @@ def test_perceptual_distance_before_and_after(digits_root: Command, monkeypatch:
     assert "mean DreamSim:dino_vitb16 before" in told and f"{distances['after']:.3f}" in told
     done = digits_root(*ATTACKED, "--then_project=pd", "--then_project_distances=ssim")
     assert done.returncode == 2 and "--then_project_distances: expected lpips, dreamsim" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "form"),
+    [
+        ("pd_s", {"segmented": True, "background": "free", "segmented_norm": "masked"}, "masked norm, background free"),
+        ("pd_t", {"tangents": "brightness,blur", "tangent_weight": 10.0}, "brightness+blur, lambda 10"),
+        ("pd_t", {"tangents": "brightness,contrast,affine,blur"}, ""),
+    ],
+)
+def test_the_set_is_the_one_that_attacks_inside_work_in(
+    name: str, flags: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another form by the same name stood beside it, and made the difference by which the bound is too high."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(threats, "read_threat", lambda anchors, environment, **words: made.append(words))
+    testing = TestingHparams(adv_eval=True, N_adv_eval=True, then_project=name, **flags)
+    threats.projected_onto(testing, None, None)  # type: ignore[arg-type]
+    threats.of_flags(testing, None, None, weighted=False)  # type: ignore[arg-type]
+    projected, inside = made
+    assert projected.items() <= inside.items() and projected.keys() >= flags.keys()
+    assert threats.unusual(testing) == form
+    told = describe_set({"norm": name.upper().replace("_", "-"), "form": form, "threshold": 0.1, "radius": None})
+    assert told == f"{name.upper().replace('_', '-')}{form and f' ({form})'} <= 0.1"

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from foundations.errors import UsageError
-from testing.coverage import curve, held, held_per_image, threshold_at, threshold_at_coverage
+from testing.coverage import (
+    curve,
+    held,
+    held_per_image,
+    resampled_thresholds,
+    threshold_at,
+    threshold_at_coverage,
+)
 
 
 def test_the_smallest_threshold_that_holds_the_share() -> None:
@@ -26,6 +33,17 @@ def test_95_of_100_are_95() -> None:
     """0.95 * 100 is 95.00000000000001 in float64 for some sizes: no value more than needed."""
     for count in (20, 40, 100, 1000, 2000):
         assert threshold_at(numpy.arange(1, count + 1), 0.95) == round(0.95 * count)
+
+
+def test_thresholds_of_resamples_are_those_of_the_images_drawn() -> None:
+    generator = numpy.random.default_rng(1)
+    values = generator.exponential(size=(9, 4)).round(1)  # with ties
+    values[2, 1] = values[5] = numpy.nan
+    counts = generator.multinomial(9, numpy.full(9, 1 / 9), size=30).astype(numpy.float64)
+    found = resampled_thresholds(values, (0.0, 0.5, 0.95, 1.0), counts)
+    for of, row in zip(counts, found, strict=True):
+        drawn = numpy.repeat(values, of.astype(int), axis=0)
+        assert row.tolist() == [threshold_at(drawn, level) for level in (0.0, 0.5, 0.95, 1.0)]
 
 
 def test_shares_do_not_count_what_is_not_there() -> None:
