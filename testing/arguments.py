@@ -60,3 +60,9 @@ def checked_images(images: Any) -> Tensor:
     """Images as a float32 tensor; raises UsageError for what is no array of numbers."""
     images = as_tensor("images", images).detach().float()
     return images.clone() if images.is_inference() else images  # attacks need gradients for them
+
+
+def refuse_autocast(what: str, images: Tensor) -> None:
+    """Raise UsageError inside torch.autocast: proofs are of networks in float32."""
+    if torch.is_autocast_enabled(images.device.type):
+        raise UsageError(f"{what}: expected a network in float32, got torch.autocast; call them outside of it")

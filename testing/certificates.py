@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from foundations.errors import RunError
 from foundations.modes import evaluation_mode
 from foundations.plain_networks import PlainNetwork
-from testing.arguments import Given
+from testing.arguments import Given, refuse_autocast
 from testing.evaluations import AttackEvaluation, refuse_no_answers
-from testing.exact import TOLERANCE
+from testing.exact import NOISES, TOLERANCE
 from testing.half_spaces import Box, HalfSpaces, ascend, half_spaces_of, reached
 from testing.linear_bounds import Lines, bounds_of_layers, margin_lines
 from testing.shards import Shard
@@ -36,7 +36,6 @@ from threat_specification.base import BoundThreat, Threat
 
 CLOCK = "certified_seconds"  # differs from run to run
 ROUNDING = 1e-3  # of the logits: more than float32 rounds of a network that answers anything
-NOISES = 10  # a margin must be this many times what float32 was seen to round
 LINES_BYTES = 1 << 28  # of the slopes of all margins of the images that are certified together
 PIECE_BYTES = 1 << 27  # of the slopes of the margins that a dual ascent works on together
 
@@ -71,6 +70,7 @@ def certified_robustness(
     Raises UsageError that names a layer or threat of another kind, and RunError if the model gives no finite answer.
     """
     given = Given.checked(model, images, labels, threat, threshold, radius)
+    refuse_autocast("certificates", given.images)
     with evaluation_mode(given.model):
         attacked = AttackEvaluation(given.model, threat, given.cell, {}, steps=1, seed=0)
         index = torch.arange(len(given.labels), device=given.labels.device)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foundations.errors import UsageError, check_number
 from foundations.modes import evaluation_mode
-from testing.arguments import Given
+from testing.arguments import Given, refuse_autocast
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
 from testing.exact_cones import ConeBounds, has_cones
@@ -37,10 +37,11 @@ from threat_specification.attacks.search import Cell, Search
 from threat_specification.base import BoundThreat, Threat
 from threat_specification.intersection import BoundIntersection
 from threat_specification.norms import BoundLinf
-from threat_specification.projected_displacement.directions import UnsafeDirections
+from threat_specification.projected_displacement.bound import BoundProjectedDisplacement
 
 SECONDS = 60.0  # for one image
 TOLERANCE = 1e-5  # a margin counts as below 0 only from here, times 1 + |margin of the clean image|
+NOISES = 10  # and from this many times what float32 was seen to round
 FEW = 16  # with at most this many open units, the program is quicker than better bounds of them
 SHARE = 1 / 3  # of the time left, for these bounds at most
 QUICK = ("momentum_ce", "momentum_targeted")  # attacks that come first in Python
@@ -64,7 +65,7 @@ class ExactAnswers:
     robust   proven: no image of the set is misclassified
     broken   an image of the set, or the image itself, is misclassified
     margin   largest other logit minus that of the label: at `point` if broken, else an upper bound for all points
-    by       what decided: "clean", "attack", "bounds" or "program"; "" if undecided, when the time was over
+    by       what decided: "clean", "attack", "bounds" or "program"; "" if undecided
     point    [n,C,H,W] the misclassified image if broken, else the image itself
     """
 
@@ -107,6 +108,7 @@ def exact_robustness(
     check_number("seconds", seconds, infinite=True)
     check_number("programs", programs, whole=True)
     given = Given.checked(model, images, labels, threat, threshold, radius)
+    refuse_autocast("exact answers", given.images)
     with evaluation_mode(given.model):
         chosen = attacks_named(list(attacks), given.num_classes) if attacks else {}
         attacked = AttackEvaluation(given.model, threat, given.cell, chosen, steps=40, seed=0)
@@ -174,7 +176,7 @@ class ExactEvaluation:
         values = {
             "exact_robust": answer.robust,
             "exact_broken": answer.broken,
-            "exact_margin": numpy.float32(answer.margin),
+            "exact_margin": numpy.float32(answer.margin if answer.broken else rounded_up(answer.margin)),
             "exact_by": answer.by,
             "exact_seconds": numpy.float32(time.monotonic() - begun),
         }
@@ -226,6 +228,7 @@ class Case:
             if not self.optimum:
                 return Answer(False, True, known.margin, BY_ATTACK)
         region = region_of(self.search.bound, self.search.headline).binding()
+        self.tolerance = max(self.tolerance, NOISES * self._noise(region))
         margins = self._margins()
         bounds = UnitBounds.of(self.network, region)
         most = self._largest(bounds, margins)
@@ -236,6 +239,16 @@ class Case:
         if not self._is_open(most):
             return Answer(True, False, float(most.max()), BY_BOUNDS)
         return self._by_program(Program(bounds), margins, most, max(known.margin, self.clean), known.broken)
+
+    def _noise(self, region: Region) -> float:
+        """How far the model's answers are from those of the network, at the image and two corners of its box."""
+        image = self.part.images
+        corners = (torch.from_numpy(side).to(image).view_as(image) for side in (region.lower, region.upper))
+        points = torch.cat([image, *corners])
+        with torch.no_grad():
+            told = self.attacked.model(points).double().cpu().numpy()
+        read = numpy.stack([self.network(point) for point in points.flatten(1).double().cpu().numpy()])
+        return float(numpy.nan_to_num(abs(told - read), nan=numpy.inf).max())
 
     def _largest(self, bounds: UnitBounds, margins: Value) -> numpy.ndarray:
         """Upper bounds of all margins, with a linear program for each that decides anything."""
@@ -321,7 +334,7 @@ def region_of(bound: BoundThreat, cell: Cell) -> Region:
     rows, limits = [torch.zeros(0, x[0].numel(), dtype=torch.float64, device=x.device)], list[float]()
     for member, level in _members(bound) if math.isfinite(cell.threshold) else []:
         limit = outer(cell.threshold) * level
-        if isinstance(member, BoundLinf):
+        if type(member) is BoundLinf:
             lower, upper = lower.clamp_min(-limit), upper.clamp_max(limit)
         else:
             rows.append(half_spaces(member))
@@ -329,6 +342,12 @@ def region_of(bound: BoundThreat, cell: Cell) -> Region:
     flat, through = x.flatten().cpu().numpy(), torch.cat(rows).cpu().numpy()
     low, high = (flat + side.flatten().double().cpu().numpy() for side in (lower, upper))
     return Region(low.clip(0, 1), high.clip(0, 1), through, numpy.array(limits) + through @ flat)
+
+
+def rounded_up(value: float) -> numpy.float32:
+    """The smallest float32 that is not below a value."""
+    nearest = numpy.float32(value)
+    return nearest if nearest >= value else numpy.nextafter(nearest, numpy.float32(numpy.inf))
 
 
 def outer(limit: float) -> float:
@@ -339,7 +358,7 @@ def outer(limit: float) -> float:
 
 def half_spaces(bound: BoundThreat) -> Tensor:
     """The directions v of one image [M, D] float64, so that its threat is the largest <v, d>, at least 0."""
-    if not isinstance(bound, UnsafeDirections):
+    if type(bound) is not BoundProjectedDisplacement:  # a class derived from it may measure otherwise
         raise UsageError(
             f"exact answers: expected a threat of half-spaces (PD in any form, Linf or an intersection of these), got "
             f"{type(bound).__name__.removeprefix('Bound')}"

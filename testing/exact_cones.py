@@ -19,7 +19,7 @@ from testing.exact_program import Program
 
 GAP = 0.01  # relative gap of a unit's bound at which its search ends
 NODES = 200  # parts of that search, at most
-SLACK = 1e-5  # relative and absolute widening of these bounds: HiGHS meets constraints of ordinary scale to 1e-6
+SLACK = 1e-5  # widening of these bounds, as a part of the unit's largest value: HiGHS meets scaled constraints to 1e-6
 PART = 0.5  # largest share of the pixels that a cone may see
 
 
@@ -56,16 +56,17 @@ class Cone:
 
     def tightened(self, program: Program, low: float, high: float, end: float) -> tuple[float, float]:
         """Bounds of the value, none worse than those given. If it cannot be positive, they are `low` and 0."""
-        most = self._largest(program, self.value, end)
+        slack = SLACK * max(-low, high)
+        most = self._largest(program, self.value, slack, end)
         if most <= 0:
             return low, 0.0
-        least = -self._largest(program, negative(self.value), end)
+        least = -self._largest(program, negative(self.value), slack, end)
         return max(low, least), min(high, most)
 
-    def _largest(self, program: Program, value: Value, end: float) -> float:
-        """An upper bound of a value; 0 if it is nowhere above -SLACK."""
-        found = program.largest(value, -SLACK, max(end - time.monotonic(), 0.01), GAP, NODES).bound
-        return 0.0 if found <= -SLACK else found + SLACK * (1 + abs(found))
+    def _largest(self, program: Program, value: Value, slack: float, end: float) -> float:
+        """An upper bound of a value; 0 if it is nowhere above -slack."""
+        found = program.largest(value, -slack, max(end - time.monotonic(), 0.01), GAP, NODES).bound
+        return 0.0 if found <= -slack else found + slack
 
 
 def has_cones(network: Network) -> bool:

@@ -210,7 +210,7 @@ class Network:
             return self._max_pool(value, layer)
         estimates = isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_mean is None
         if type(layer) in AFFINE_LAYERS and not estimates:
-            return affine(value, layer)
+            return self._affine(value, layer, f"layer {name}, {type(layer).__name__}")
         raise unknown(f"layer {name}, {type(layer).__name__}")
 
     def _call(self, node: fx.Node, arguments: tuple, options: dict[str, Any]) -> Value:
@@ -229,8 +229,16 @@ class Network:
                 return value
             is_method = node.op == "call_method" and function in AFFINE_METHODS
             if is_method or (function in AFFINE_FUNCTIONS and not (function in QUOTIENTS and values != [0])):
-                return affine(value, _with_one(function, arguments, values[0], options))
+                one = _with_one(function, arguments, values[0], options)
+                return self._affine(value, one, f"{node.name}, {getattr(function, '__name__', function)}")
         raise unknown(f"{node.name}, {getattr(function, '__name__', function)}")
+
+    def _affine(self, value: Value, function: Callable[[Tensor], Tensor], what: str) -> Value:
+        """`affine`; raises UsageError where torch cannot do it to a batch, as with nn.Flatten(0)."""
+        try:
+            return affine(value, function)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise unknown(f"{what}: {str(error).splitlines()[0]}") from error
 
     def relu(self, value: Value) -> Value:
         """max(value, 0), a new block."""

@@ -9,6 +9,9 @@ and a maximum y over candidates s_k, with binaries that add up to 1 and U_k the 
 
     y >= s_k,   y <= s_k + (U_k - l_k)(1 - z_k).
 
+HiGHS has absolute tolerances, and takes what is smaller for 0. So every variable is divided by its largest value, and
+every row by that of its unit: a layer times c and the next one divided by c, the same network, is the same program.
+
 Few half-spaces matter for a margin. The program has those that its relaxation meets, and gets others where its point
 is beyond them: what holds without them holds with them, and it takes half as long.
 """
@@ -36,7 +39,7 @@ ALL = 2**31 - 1  # nodes of a search that time alone ends: HiGHS's own default
 NEAR = 32  # half-spaces added together (any point will do): those that a point is closest to, or farthest beyond
 BEYOND = 1e-6  # how far a point may be beyond a half-space: HiGHS's own tolerance
 TINY = 1e-9  # HiGHS takes entries of a matrix up to this size as 0
-LARGEST = 1e7  # with larger weights or bounds its absolute tolerances mean nothing: it proves what is false
+LARGEST = 1e7  # with larger entries its absolute tolerances mean nothing: it proves what is false
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,18 @@ class Program:
     bounds: UnitBounds
     low: list[numpy.ndarray] = field(init=False)  # bounds of the variables, by group
     high: list[numpy.ndarray] = field(init=False)
+    _units: list[numpy.ndarray] = field(init=False)  # the largest values of the variables, by group
     _groups: list[dict[int, Any]] = field(default_factory=list)  # rows: group of variables -> matrix
     _least: list[numpy.ndarray] = field(default_factory=list)
     _most: list[numpy.ndarray] = field(default_factory=list)
+    _rows: list[numpy.ndarray] = field(default_factory=list)  # what rows are divided by
     _binaries: list[int] = field(default_factory=list)  # groups that are binary
 
     def __post_init__(self) -> None:
         network = self.bounds.network
         self.low = [low for low, _ in self.bounds.after]
         self.high = [high for _, high in self.bounds.after]
+        self._units = [_size(low, high) for low, high in self.bounds.after]
         for number, block in enumerate(network.blocks[1:], start=1):
             assert block.before is not None
             if block.groups is None:
@@ -82,10 +88,12 @@ class Program:
         return sum(len(self.low[group]) for group in self._binaries)
 
     def is_in_scale(self, margin: Value) -> bool:
-        """False if a weight or a bound is so large, or NaN, that the solver's answers cannot be trusted."""
-        matrices = [matrix.data for row in (*self._groups, margin.parts) for matrix in row.values()]
-        numbers = [*matrices, *self.low, *self.high, *self.bounds.intervals(margin), self.bounds.region.rows]
-        return all(abs(each).max(initial=0) <= LARGEST for each in numbers)
+        """False if an entry is so large, or a number is none, that the solver's answers cannot be trusted."""
+        numbers = [*self.low, *self.high, *self.bounds.intervals(margin)]
+        entries = [self._scaled(self._groups, self._rows).data, self.bounds.region.rows]
+        entries.append(self._scaled([margin.parts], [_size(*self.bounds.intervals(margin))]).data)
+        sound = all(numpy.isfinite(each).all() for each in (*numbers, *entries))
+        return sound and all(abs(each).max(initial=0) <= LARGEST for each in entries)
 
     def largest(self, margin: Value, at_least: float, seconds: float, gap: float = ANY, nodes: int = ALL) -> Solved:
         """The largest margin in the region, if it is at least `at_least`; then the bound is at most that if it is not.
@@ -115,7 +123,7 @@ class Program:
                 bound = min(bound, -float(solved.mip_dual_bound))
             if solved.x is None:
                 return Solved(None, -numpy.inf, bound)
-            point = solved.x[: len(self.low[0])]
+            point = solved.x[: len(self.low[0])]  # pixels, whose largest value is 1
             beyond = numpy.setdiff1d(self._farthest(solved.x, BEYOND), chosen)
             if not len(beyond):
                 return Solved(point, -float(solved.fun), bound)
@@ -136,7 +144,7 @@ class Program:
         """HiGHS's answer with the half-spaces `chosen`; relaxed: binaries may have any value from 0 to 1."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
-        region, group = self.bounds.region, len(self.low)
+        region, group, unit = self.bounds.region, len(self.low), _size(*self.bounds.intervals(margin))
         matrices = {block: -part for block, part in margin.parts.items()} | {group: sparse.identity(1, format="csr")}
         rows = [*self._groups, matrices, {0: sparse.csr_matrix(region.rows[chosen])}]
         lows = numpy.concatenate([*self._least, margin.constant, numpy.full(len(chosen), -numpy.inf)])
@@ -144,39 +152,54 @@ class Program:
         whole = numpy.concatenate([numpy.full(len(part), place in self._binaries) for place, part in self._sizes()])
         cost = numpy.zeros(len(whole) + 1)
         cost[-1] = -1
-        low, high = numpy.append(numpy.concatenate(self.low), least), numpy.append(numpy.concatenate(self.high), most)
-        matrix, room = _without_tiny(self._stacked(rows, group + 1), numpy.maximum(abs(low), abs(high)))
+        units, divided = numpy.concatenate([*self._units, unit]), [*self._rows, unit, numpy.ones(len(chosen))]
+        low = numpy.append(numpy.concatenate(self.low), least) / units
+        high = numpy.append(numpy.concatenate(self.high), most) / units
+        scaled = self._scaled(rows, divided, unit)
+        matrix, room = _without_tiny(scaled, numpy.maximum(abs(low), abs(high)))
+        by = numpy.concatenate(divided)
         with _quiet():
-            return milp(
+            solved = milp(
                 cost,
-                constraints=LinearConstraint(matrix, lows - room, highs + room),
+                constraints=LinearConstraint(matrix, lows / by - room, highs / by + room),
                 bounds=Bounds(low, high),
                 integrality=None if relaxed else numpy.append(whole, 0),
                 options=options,
             )
+        return _in_units(solved, units)
 
     def _sizes(self) -> list[tuple[int, numpy.ndarray]]:
         return list(enumerate(self.low))
 
-    def _stacked(self, rows: list[dict[int, Any]], count: int) -> Any:
-        """All rows as one sparse matrix; groups without an entry are filled with zeros."""
-        sizes = [len(part) for part in self.low] + [1]
-        full = []
+    def _scaled(self, rows: list[dict[int, Any]], divided: list[numpy.ndarray], *more: numpy.ndarray) -> Any:
+        """All rows as one sparse matrix over variables in units of their largest values, each row divided.
+
+        more   units of groups after those of the program
+        """
+        units, full = [*self._units, *more], []
         for row in rows:
             height = next(iter(row.values())).shape[0]
-            full.append([row.get(group, sparse.csr_matrix((height, sizes[group]))) for group in range(count)])
-        return sparse.bmat(full, format="csc")
+            full.append([row.get(group, sparse.csr_matrix((height, len(unit)))) for group, unit in enumerate(units)])
+        if not full:
+            return sparse.csc_matrix((0, sum(map(len, units))))
+        # A variable that is 0 everywhere has no entries: beside a small unit they would be large.
+        used = [(low != 0) | (high != 0) for low, high in zip(self.low, self.high, strict=True)]
+        kept = numpy.concatenate([*used, *(numpy.ones(len(unit)) for unit in more)]) * numpy.concatenate(units)
+        across = sparse.diags(1 / numpy.concatenate(divided)) @ sparse.bmat(full, format="csc")
+        return sparse.csc_matrix(across @ sparse.diags(kept))
 
-    def _add(self, matrices: dict[int, Any], least: Any, most: Any) -> None:
+    def _add(self, matrices: dict[int, Any], least: Any, most: Any, size: Any = 1.0) -> None:
+        """Add rows; `size`: the largest value of what each is about."""
         height = next(iter(matrices.values())).shape[0]
         self._groups.append(matrices)
-        for bounds, given in ((self._least, least), (self._most, most)):
+        for bounds, given in ((self._least, least), (self._most, most), (self._rows, size)):
             bounds.append(numpy.broadcast_to(numpy.asarray(given, dtype=float), height))
 
     def _binary(self, size: int) -> int:
         """A new group of binaries; returns its number."""
         self.low.append(numpy.zeros(size))
         self.high.append(numpy.ones(size))
+        self._units.append(numpy.ones(size))
         self._binaries.append(len(self.low) - 1)
         return self._binaries[-1]
 
@@ -185,23 +208,24 @@ class Program:
         on = numpy.flatnonzero(low >= 0)
         if len(on):
             some = value.rows(on)
-            self._add(_with(some, -1, {number: eye[on]}), some.constant, some.constant)
+            self._add(_with(some, -1, {number: eye[on]}), some.constant, some.constant, _size(low, high)[on])
         unstable = numpy.flatnonzero((low < 0) & (high > 0))
         if not len(unstable):
             return
         some, own = value.rows(unstable), {number: eye[unstable]}
         least, most = low[unstable], high[unstable]
-        binary = self._binary(len(unstable))
-        self._add(_with(some, -1, own), some.constant, numpy.inf)
-        self._add(_with(some, -1, own | {binary: sparse.diags(-least)}), -numpy.inf, some.constant - least)
-        self._add(own | {binary: sparse.diags(-most)}, -numpy.inf, 0)
+        size, binary = _size(least, most), self._binary(len(unstable))
+        self._add(_with(some, -1, own), some.constant, numpy.inf, size)
+        self._add(_with(some, -1, own | {binary: sparse.diags(-least)}), -numpy.inf, some.constant - least, size)
+        self._add(own | {binary: sparse.diags(-most)}, -numpy.inf, 0, most)
 
     def _maximum(
         self, number: int, value: Value, groups: numpy.ndarray, low: numpy.ndarray, high: numpy.ndarray
     ) -> None:
         block = self.bounds.network.blocks[number]
         lows, highs = window(groups, low), window(groups, high)
-        least = after(block, low, high)[0]
+        least, most = after(block, low, high)
+        size = _size(least, most)
         # A candidate that is nowhere above what another one is at least cannot be needed; one always stays.
         needed = (highs > least[:, None]) & (groups >= 0)
         needed[numpy.arange(len(groups)), lows.argmax(1)] = True
@@ -210,7 +234,8 @@ class Program:
         alone = needed.sum(1)[unit] == 1
         some = value.rows(groups[unit, place])
         # The one candidate is the maximum; of several, none is above it.
-        self._add(_with(some, -1, {number: eye[unit]}), some.constant, numpy.where(alone, some.constant, numpy.inf))
+        top = numpy.where(alone, some.constant, numpy.inf)
+        self._add(_with(some, -1, {number: eye[unit]}), some.constant, top, size[unit])
         unit, place = unit[~alone], place[~alone]
         if not len(unit):
             return
@@ -220,13 +245,28 @@ class Program:
         room = numpy.maximum(others.max(1) - lows[unit, place], 0)
         binary = self._binary(len(unit))
         rows = _with(some, -1, {number: eye[unit], binary: sparse.diags(room)})
-        self._add(rows, -numpy.inf, some.constant + room)
+        self._add(rows, -numpy.inf, some.constant + room, size[unit])
         chosen = numpy.unique(unit)
         counted = sparse.csr_matrix((numpy.ones(len(unit)), (numpy.searchsorted(chosen, unit), range(len(unit)))))
         self._add({binary: counted}, 1, 1)
 
 
 INFEASIBLE = 2  # status of milp
+
+
+def _size(low: numpy.ndarray, high: numpy.ndarray) -> numpy.ndarray:
+    """The largest absolute value within bounds; 1 where that is 0."""
+    largest = numpy.maximum(abs(low), abs(high))
+    return numpy.where(largest > 0, largest, 1.0)
+
+
+def _in_units(solved: Any, units: numpy.ndarray) -> Any:
+    """A result of milp in the units of the network; the margin comes last."""
+    if solved.x is not None:
+        solved.x, solved.fun = solved.x * units, solved.fun * units[-1]
+    if solved.mip_dual_bound is not None:
+        solved.mip_dual_bound *= units[-1]
+    return solved
 
 
 @contextlib.contextmanager

@@ -51,7 +51,8 @@ class Smoothed(nn.Module):
 def _transfer(task: Task, draw: int) -> AttackResult:
     """A transfer attack: gradient descent on the smoothed copy; success is determined by the model itself."""
     generator = torch.Generator().manual_seed(draw)
-    half = torch.randn(SMOOTH_PASSES // 2, *task.examples.shape[1:], generator=generator).to(task.examples.device)
+    shape = (SMOOTH_PASSES // 2, *task.examples.shape[1:])
+    half = torch.randn(shape, generator=generator, dtype=torch.float32).to(task.examples.device)
     noise = SMOOTH_NOISE * float(task.allowed.pixel_reach.amax()) * half
     found = momentum_pgd(replace(task, model=Smoothed(task.model, torch.cat([noise, -noise]))), draw)
     memory = task.best_so_far()

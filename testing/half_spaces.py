@@ -101,7 +101,7 @@ class Box:
         wide = outer(cell.radius)
         lower, upper = bound.bounds((-x).clamp_min(-wide), (1 - x).clamp_max(wide))
         for member, level in _members(bound, cell):
-            if isinstance(member, BoundLinf):
+            if type(member) is BoundLinf:
                 limit = outer(cell.threshold) * level
                 lower, upper = lower.clamp_min(-limit), upper.clamp_max(limit)
         sides = torch.maximum(lower.double(), -x), torch.minimum(upper.double(), 1 - x)
@@ -112,9 +112,9 @@ def half_spaces_of(bound: BoundThreat, cell: Cell) -> list[HalfSpaces]:
     """Those of all members that are no box; raises UsageError for a threat that half-spaces do not describe."""
     found = []
     for member, level in _members(bound, cell):
-        if isinstance(member, BoundProjectedDisplacement):
+        if type(member) is BoundProjectedDisplacement:
             found.append(HalfSpaces(member, outer(cell.threshold) * level))
-        elif not isinstance(member, BoundLinf):
+        elif type(member) is not BoundLinf:
             raise UsageError(
                 "certificates: expected a threat of half-spaces (PD in any form, Linf or an intersection of these), "
                 f"got {type(member).__name__.removeprefix('Bound')}"

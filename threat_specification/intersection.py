@@ -28,6 +28,14 @@ class BoundIntersection(BoundThreat):
     def evaluate(self, delta: Tensor) -> Tensor:
         return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)
 
+    def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The given bounds or the pixel box, within those of every member, as a frozen background has them."""
+        lower, upper = super().bounds(lower, upper)
+        for member, _ in self.members:
+            low, high = member.bounds(lower, upper)
+            lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+        return lower, upper
+
     def inscribed_radius(self) -> Tensor | None:
         """The smallest of the members' radii, scaled by their levels; None if one is not known."""
         radii = [(member.inscribed_radius(), level) for member, level in self.members]
@@ -47,7 +55,7 @@ class BoundIntersection(BoundThreat):
         lower, upper = self.bounds(lower, upper)
         others = []
         for member, level in self.members:
-            if isinstance(member, BoundLinf):
+            if type(member) is BoundLinf:
                 lower, upper = member.tighten(lower, upper, threshold * level)
             else:
                 others.append((member, threshold * level))

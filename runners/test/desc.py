@@ -176,8 +176,9 @@ class TestDesc(Desc):
             check_baseline(self.baseline, self.dataset, self.testing)
         if testing.exact_eval and self.anchors.threat.shard_anchors:
             raise UsageError("--exact_eval: expected all anchors on each process; leave out --shard_anchors")
-        if testing.certify and testing.N_adv_eval and self.precision.tf32:
-            raise UsageError("--certify: expected a network in float32, which certificates describe; leave out --tf32")
+        for flag in ("certify", "exact_eval"):
+            if getattr(testing, flag) and testing.N_adv_eval and self.precision.tf32:
+                raise UsageError(f"--{flag}: expected a network in float32, which proofs describe; leave out --tf32")
         forms_of(testing.then_project)  # raises UsageError for an unknown one
         check_distances("then_project_distances", testing.then_project_distances)
         if testing.split == "validation":

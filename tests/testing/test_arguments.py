@@ -18,6 +18,7 @@ from testing.exact import exact_robustness
 from testing.robust_accuracy import robust_accuracy
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.measuring import evaluate_threat_of
+from threat_specification.norms import BoundLinf
 from threat_specification.safe_moves.changes import safe_changes
 from training.any_loop import TrainingAdversary
 
@@ -287,3 +288,46 @@ def test_measures_name_what_they_cannot_take(call: Callable[[], Any], told: str)
     with pytest.raises(UsageError) as error:
         call()
     assert told in str(error.value)
+
+
+class Quarter(BoundLinf):
+    def evaluate(self, delta: Tensor) -> Tensor:
+        return super().evaluate(delta) / 4
+
+
+class QuarterLinf(Linf):
+    """A user's threat that measures otherwise than the one that it derives from."""
+
+    def bind(self, examples: Tensor, labels: Tensor) -> BoundLinf:
+        return Quarter(examples)
+
+
+@pytest.mark.parametrize("prove", [exact_robustness, certified_robustness])
+@pytest.mark.parametrize("threat", [QuarterLinf(), Intersection([(QuarterLinf(), 1.0)])])
+def test_proofs_are_of_no_class_that_measures_otherwise(prove: Any, threat: Linf) -> None:
+    """They took it for the ball of Linf: images were proven robust that attacks broke."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(UsageError, match="expected a threat of half-spaces"):
+        prove(net, X, Y, threat, 0.1)
+
+
+def test_a_set_of_a_class_of_ones_own_is_that_of_its_measure() -> None:
+    """Beside another bound it was taken for the ball of Linf, which is a quarter of it."""
+    both = Intersection([(QuarterLinf(), 0.05), (L2(), 10.0)]).bind(X, Y)
+    assert float(both.evaluate(both.project(torch.ones_like(X), 1.0)).max()) <= 1 + 1e-5
+
+
+def test_proofs_are_of_float32() -> None:
+    """Under fp16 half of what was proven robust was misclassified."""
+    for prove, told in ((exact_robustness, "exact answers"), (certified_robustness, "certificates")):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(UsageError, match=f"{told}: .* got torch.autocast"):
+            prove(NET, X, Y, Linf(), 0.01)
+
+
+def test_a_default_of_float64_changes_nothing() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = robust_accuracy(NET, X, Y, Linf(), 0.03, steps=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == robust_accuracy(NET, X, Y, Linf(), 0.03, steps=3)

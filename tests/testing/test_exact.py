@@ -273,3 +273,41 @@ def test_what_the_program_would_pass_over_is_refused() -> None:
     torch.manual_seed(0)
     with pytest.raises(UsageError, match="not those of the layers that were read"):
         Network.read(InPlace(), (1, 2, 2))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_margins_that_float32_does_not_see_are_no_proof(offset: float) -> None:
+    """Beside large logits a margin of 6e-5 is rounded away, so that the label loses a tie."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(False)
+    net[1].bias += offset
+    images = torch.rand(20, 1, 8, 8) * 0.6 + 0.2
+    labels = net(images).argmax(1)
+    slope = (net[1].weight[1] - net[1].weight[0]).double()
+    lead = (images.flatten(1).double() @ slope + net[1].bias[1].double() - net[1].bias[0].double()).abs()
+    radii = (lead - 6e-5) / slope.abs().sum()
+    proven = 0
+    for image, label, radius in zip(images, labels, radii.tolist(), strict=True):
+        if not 0 < radius < 0.2:
+            continue
+        found = exact_robustness(net, image[None], label[None], Linf(), radius, attacks=())
+        towards = (1 - 2 * int(label)) * slope.sign() * radius * (1 - 2e-5)
+        wrong = net((image.flatten() + towards).float().view(1, 1, 8, 8)).argmax() != label
+        assert not (bool(found.robust) and bool(wrong))
+        proven += int(found.robust)
+    assert proven > 0 or offset > 0
+
+
+def test_a_frozen_background_stays_in_an_intersection() -> None:
+    """The box of an intersection let it change: images were called broken whose object is as it was."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = AnchorSet(torch.rand(6, 1, 4, 4, generator=generator), torch.arange(6) % 3)
+    frozen = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source="center")
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).requires_grad_(False)
+    images = torch.rand(12, 1, 4, 4, generator=generator)
+    labels = net(images).argmax(1)
+    by_radius = exact_robustness(net, images, labels, frozen, 0.3, radius=0.05, attacks=())
+    both = exact_robustness(net, images, labels, Intersection([(frozen, 0.3), (Linf(), 0.05)]), 1.0, attacks=())
+    assert 0 < int(by_radius.broken.sum()) < 12
+    assert torch.equal(both.robust, by_radius.robust) and torch.equal(both.broken, by_radius.broken)

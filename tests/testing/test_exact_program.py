@@ -165,14 +165,16 @@ def test_rows_have_room_for_what_is_left_out_of_them(sign: int) -> None:
 def test_room_is_given_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or what a row demands at least would be a proof where it is not met."""
     program, asked = Program(UnitBounds.of(Network.read(made("perceptron"), SHAPE), box())), []
+    nothing = SimpleNamespace(status=2, x=None, mip_dual_bound=None)
     margin, counted = Value({0: sparse.csr_matrix((1, 36))}, numpy.zeros(1), (1,)), exact_program._without_tiny
     monkeypatch.setattr(exact_program, "_without_tiny", lambda *given: (counted(*given)[0], 0.125))
-    monkeypatch.setattr("scipy.optimize.milp", lambda *given, **named: asked.append(named) or SimpleNamespace(status=2))
+    monkeypatch.setattr("scipy.optimize.milp", lambda *given, **named: asked.append(named) or nothing)
     program.largest(margin, -math.inf, 1)
     given = asked[0]["constraints"]
     least = numpy.concatenate([*program._least, numpy.zeros(1)])
     most = numpy.concatenate([*program._most, numpy.zeros(1)])
-    assert numpy.array_equal(given.lb, least - 0.125) and numpy.array_equal(given.ub, most + 0.125)
+    by = numpy.concatenate([*program._rows, numpy.ones(1)])
+    assert numpy.array_equal(given.lb, least / by - 0.125) and numpy.array_equal(given.ub, most / by + 0.125)
 
 
 def test_a_relaxation_without_an_answer_in_time_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,10 +217,10 @@ def test_bounds_over_half_spaces_are_those_of_the_program_at_every_scale() -> No
         assert best - 1e-9 <= bound / scale <= best + 1e-4
 
 
-def test_weights_out_of_scale_prove_nothing() -> None:
+def test_how_a_network_divides_its_numbers_over_layers_makes_no_difference() -> None:
     """The same function with one layer times a factor and the next divided by it: the solver called it robust."""
     answers = {}
-    for factor in (1.0, 1e10):
+    for factor in (1.0, 1e-10, 1e-5, 1e5, 1e10):
         torch.manual_seed(0)
         images = torch.rand(1, *SHAPE)
         net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
@@ -229,19 +231,37 @@ def test_weights_out_of_scale_prove_nothing() -> None:
         logits = net(images)[0].sort(descending=True)
         net[5].bias[logits.indices[0]] -= (logits.values[0] - logits.values[1]) * 0.8
         answers[factor] = exact_robustness(net, images, logits.indices[:1], Linf(), 0.1, attacks=())
-    assert bool(answers[1.0].broken) and answers[1.0].by == ["program"]
-    assert not bool(answers[1e10].robust) and answers[1e10].by == [""]
+    for found in answers.values():
+        assert bool(found.broken) and found.by == ["program"]
+
+
+def test_nothing_is_proven_of_small_layers_that_is_false_of_large_ones() -> None:
+    """A hidden layer of 1e-5 and a steep one after it: what HiGHS takes for 0 were whole units."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(24, *SHAPE, generator=generator)
+
+    def network(factor: float) -> nn.Module:
+        torch.manual_seed(3)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 3))
+        for weight in net.requires_grad_(False).parameters():
+            weight.mul_(2)
+        for weight, scale in ((net[1].weight, factor), (net[1].bias, factor), (net[3].weight, 1 / factor)):
+            weight.mul_(scale)
+        return net
+
+    labels = network(1.0)(images).argmax(1)
+    found = [exact_robustness(network(c), images, labels, Linf(), 0.06, attacks=(), seconds=20) for c in (1.0, 1e-5)]
+    assert 3 < int(found[0].broken.sum()) < 21
+    assert torch.equal(found[0].robust, found[1].robust) and torch.equal(found[0].broken, found[1].broken)
 
 
 def test_every_number_of_a_program_has_to_be_in_scale() -> None:
     network = Network.read(made("perceptron"), SHAPE)
-    for place in ("weights", "logits", "half-spaces", "a bound that is NaN", ""):
+    for place in ("weights", "half-spaces", "a bound that is NaN", ""):
         region = Region(numpy.zeros(36), numpy.ones(36), numpy.ones((1, 36)), numpy.full(1, 9.0))
         program, margin = Program(UnitBounds.of(network, region)), network.logits.rows([0])
         if place == "weights":
             program._groups[0] = {block: part * 1e10 for block, part in program._groups[0].items()}
-        if place == "logits":
-            margin = Value({block: part * 1e10 for block, part in margin.parts.items()}, margin.constant, margin.shape)
         if place == "half-spaces":
             region.rows[0, 7] = 1e10
         if place == "a bound that is NaN":

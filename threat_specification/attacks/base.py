@@ -147,7 +147,7 @@ class AttackSet:
     def _box_beside_members(self) -> tuple[Tensor, Tensor]:
         """The bounds without a radius that is also a member of the threat; fixed pixels are still fixed."""
         members = getattr(self.bound, "members", ())
-        if not any(isinstance(member, BoundLinf) for member, _ in members):
+        if not any(type(member) is BoundLinf for member, _ in members):
             return self.lower, self.upper
         examples = self.bound.examples
         return torch.where(self.lower < 0, -examples, 0), torch.where(self.upper > 0, 1 - examples, 0)

@@ -18,7 +18,7 @@ def _radius_beside_bounds(bound: BoundThreat) -> Tensor | None:
     """The inscribed radius of all members except l-inf balls, which are already part of the bounds."""
     if not isinstance(bound, BoundIntersection):
         return bound.inscribed_radius()
-    others = [(member, level) for member, level in bound.members if not isinstance(member, BoundLinf)]
+    others = [(member, level) for member, level in bound.members if type(member) is not BoundLinf]
     return BoundIntersection(bound.examples, others or bound.members).inscribed_radius()
 
 

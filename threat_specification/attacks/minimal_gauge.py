@@ -85,7 +85,7 @@ def _alternate(task: Task, loss: str, targets: Tensor) -> AttackResult:
     """Make one run: alternate steps and changes of the set, then shorten the result."""
     allowed, robust, steps, memory = task.allowed, task.robust, task.steps, task.best_so_far()
     size = allowed.reach
-    level = torch.full(robust.shape, LARGEST, device=size.device)
+    level = torch.full(robust.shape, LARGEST, dtype=size.dtype, device=size.device)
     smallest, found = torch.full_like(level, torch.inf), allowed.origin
     margin_found = torch.zeros_like(level)
     delta = found
