@@ -177,8 +177,9 @@ def test_steps_are_as_long_as_the_set_is_large() -> None:
         (Linf(), 0.1, None, 0.1),
         (L2(), 0.4, None, 0.1),
         (L2(), 0.4, 0.05, 0.05),
-        (Intersection([(L2(), 0.4)]), 1.0, 0.2, 0.2),
-        (Intersection([(Linf(), 0.1)]), 1.0, None, 8 / 255),
+        (Intersection([(L2(), 0.4)]), 1.0, 0.2, 0.1),
+        (Intersection([(L2(), 0.4)]), 1.0, 0.05, 0.05),
+        (Intersection([(Linf(), 0.1)]), 1.0, None, 0.1),
     ):
         near, far = (
             TrainingAdversary(threat, threshold, radius, steps=1, reach=reach)(model, images, labels)

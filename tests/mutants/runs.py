@@ -27,8 +27,8 @@ MUTANTS = [
     Mutant(
         "an evaluation takes the tangent form with the usual weight",
         "runners/test/threats.py",
-        '"tangents": testing.tangents, "tangent_weight": testing.tangent_weight',
-        '"tangents": testing.tangents',
+        'form |= {"tangents": testing.tangents, "tangent_weight": testing.tangent_weight}',
+        'form |= {"tangents": testing.tangents}',
         "tests/runners/test_forms.py -k flags_of_a_form",
     ),
     Mutant(
@@ -153,8 +153,8 @@ MUTANTS = [
     Mutant(
         "flags outside the hash tell models apart",
         "runners/report/labels.py",
-        'if field.metadata["hashed"])} -',
-        "if field.metadata)} -",
+        'for field in fields if field.metadata["hashed"])}',
+        "for field in fields)}",
         "tests/runners/test_labels.py",
     ),
     Mutant(

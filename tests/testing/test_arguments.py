@@ -233,7 +233,7 @@ def test_an_adversary_of_training_fills_a_ball_however_it_is_written() -> None:
     ways = (Linf(), 0.2), (Intersection([(Linf(), 0.4)]), 0.5), (Intersection([(Linf(), 0.2), (L2(), 50.0)]), 1.0)
     found = [TrainingAdversary(threat, level)(NET, X, Y) for threat, level in ways]
     assert [float((points - X).abs().max()) for points in found] == pytest.approx([0.2] * 3)
-    plain, *others = (float(nn.functional.cross_entropy(NET(points), Y)) for points in found)
+    plain, *others = (nn.functional.cross_entropy(NET(points), Y).item() for points in found)
     assert others == pytest.approx([plain] * 2, rel=0.02)
 
 
@@ -306,9 +306,8 @@ class QuarterLinf(Linf):
 @pytest.mark.parametrize("threat", [QuarterLinf(), Intersection([(QuarterLinf(), 1.0)])])
 def test_proofs_are_of_no_class_that_measures_otherwise(prove: Any, threat: Linf) -> None:
     """They took it for the ball of Linf: images were proven robust that attacks broke."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(UsageError, match="expected a threat of half-spaces"):
-        prove(net, X, Y, threat, 0.1)
+        prove(NET, X, Y, threat, 0.1)
 
 
 def test_a_set_of_a_class_of_ones_own_is_that_of_its_measure() -> None:
