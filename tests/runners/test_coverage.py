@@ -65,7 +65,7 @@ def test_intervals_know_that_the_threshold_was_found_on_images_too() -> None:
         threshold = numpy.sort(generator.choice(safe, 100))[79]  # the smallest that holds 80 of 100
         drawn.append((generator.choice(unsafe, 1000) <= threshold).mean())
     assert (found["low"], found["high"]) == pytest.approx(numpy.quantile(drawn, [0.025, 0.975]), abs=0.03)
-    assert found["high"] - found["low"] > 0.12  # 0.05 over test images alone
+    assert found["high"] - found["low"] > 0.07  # 0.05 over test images alone
 
 
 def test_its_images_are_no_anchors(digits_root: Command, measured: Path) -> None:
