@@ -27,7 +27,7 @@ from foundations.modes import evaluation_mode
 from foundations.plain_networks import PlainNetwork
 from testing.arguments import Given, refuse_autocast
 from testing.evaluations import AttackEvaluation, refuse_no_answers
-from testing.exact import NOISES, TOLERANCE
+from testing.exact import NOISES, TOLERANCE, rounded_up
 from testing.half_spaces import Box, HalfSpaces, ascend, half_spaces_of, reached
 from testing.linear_bounds import Lines, bounds_of_layers, margin_lines
 from testing.shards import Shard
@@ -129,8 +129,8 @@ class CertificateEvaluation:
         return {
             "certified_robust": in_set > case.needed,
             "certified_box": in_box > case.needed,
-            "certified_margin": _above(-in_set),
-            "certified_box_margin": _above(-in_box),
+            "certified_margin": rounded_up(-in_set),
+            "certified_box_margin": rounded_up(-in_box),
             CLOCK: torch.full_like(in_set, seconds, dtype=torch.float32),
         }
 
@@ -240,9 +240,3 @@ class Case:
         """The smallest value of each image, [B]; infinite without any."""
         values = values.nan_to_num(-math.inf, math.inf, -math.inf)  # of layers whose bounds overflow
         return torch.full_like(self.clean, math.inf).scatter_reduce(0, lines.which, values, "amin")
-
-
-def _above(values: Tensor) -> Tensor:
-    """float32, rounded up."""
-    rounded = values.float()
-    return torch.where(rounded.double() < values, torch.nextafter(rounded, torch.full_like(rounded, math.inf)), rounded)

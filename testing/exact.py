@@ -176,7 +176,7 @@ class ExactEvaluation:
         values = {
             "exact_robust": answer.robust,
             "exact_broken": answer.broken,
-            "exact_margin": numpy.float32(answer.margin if answer.broken else rounded_up(answer.margin)),
+            "exact_margin": numpy.float32(rounded_up(torch.tensor(answer.margin, dtype=torch.float64)).item()),
             "exact_by": answer.by,
             "exact_seconds": numpy.float32(time.monotonic() - begun),
         }
@@ -241,7 +241,7 @@ class Case:
         return self._by_program(Program(bounds), margins, most, max(known.margin, self.clean), known.broken)
 
     def _noise(self, region: Region) -> float:
-        """How far the model's answers are from those of the network, at the image and two corners of its box."""
+        """The largest difference of the model's logits from the network's, at the image and two corners of its box."""
         image = self.part.images
         corners = (torch.from_numpy(side).to(image).view_as(image) for side in (region.lower, region.upper))
         points = torch.cat([image, *corners])
@@ -344,10 +344,10 @@ def region_of(bound: BoundThreat, cell: Cell) -> Region:
     return Region(low.clip(0, 1), high.clip(0, 1), through, numpy.array(limits) + through @ flat)
 
 
-def rounded_up(value: float) -> numpy.float32:
-    """The smallest float32 that is not below a value."""
-    nearest = numpy.float32(value)
-    return nearest if nearest >= value else numpy.nextafter(nearest, numpy.float32(numpy.inf))
+def rounded_up(values: Tensor) -> Tensor:
+    """The smallest float32 that are not below values in float64."""
+    rounded = values.float()
+    return torch.where(rounded.double() < values, torch.nextafter(rounded, torch.full_like(rounded, math.inf)), rounded)
 
 
 def outer(limit: float) -> float:

@@ -14,7 +14,7 @@ from foundations.step import Step
 from threat_specification.answers import LogitsOf
 from threat_specification.base import Threat, check_images, check_seed, check_set
 from threat_specification.intersection import Intersection
-from threat_specification.norms import Norm, default_radius
+from threat_specification.norms import Linf, Norm, default_radius
 from training.adversaries import INNER_LOSSES, PGD, SCHEDULES
 from training.batch import Batch
 from training.starts import RandomStarts
@@ -95,7 +95,7 @@ class TrainingAdversary:
         look_up(INNER_LOSSES, loss, "loss")
         look_up(SCHEDULES, schedule, "schedule")
         if radius is None:
-            radius = threat.radius(threshold) if isinstance(threat, Norm) else default_radius(threat)
+            radius = threshold if type(threat) is Linf else default_radius(threat)
         starts = RandomStarts(look_up(FRESH, start, "start"))
         self.pgd = PGD(
             "adv", threat, threshold, radius, radius, steps, seed, loss, reach, schedule, momentum, starts=starts

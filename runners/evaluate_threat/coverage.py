@@ -57,9 +57,8 @@ class Coverage:
 
         Intervals of what is held are over draws of both: training images, which make the threshold, and test images.
         """
-        of_training = Bootstrap.over(
-            len(self.index), len(bootstrap.counts), seed + 1
-        ).counts  # not those of test images
+        # Another seed: with as many images of both, the draws would be the same ones.
+        of_training = Bootstrap.over(len(self.index), len(bootstrap.counts), seed + 1).counts
         # Changes from files are of test images alone: thresholds know nothing of them.
         known = [(c, p.group) for c, p in enumerate(perturbations) if p.suite != "files"]
         columns = {group: [c for c, of in known if of == group] for group in ("safe", "unsafe")}

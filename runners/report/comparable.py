@@ -44,7 +44,7 @@ def comparable(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
 
 
 def way(name: str, run: FinishedRun) -> str:
-    """All that two runs must share so that their accuracies in an evaluation compare, but for the number of images."""
+    """The manner of an evaluation, as text: two runs that share it compare, whatever their numbers of images."""
     hashed, metrics = run.hparams.get("hashed", {}), run.result[name]
     testing = hashed.get("testing", {})
     same = {

@@ -98,7 +98,7 @@ def _check_images(theirs: dict[str, Any], dataset: DatasetHparams, split: str) -
 
 
 def images_of(hashed: dict[str, Any], split: str) -> dict[str, Any]:
-    """Those hashed flags of the data that say which images a test on a split measures."""
+    """The hashed flags of the data that decide the images of a test on a split."""
     all_count = split != "test" or hashed.get("dataset_name") == "synthetic"
     return {name: value for name, value in hashed.items() if all_count or name not in OF_TRAINING_IMAGES}
 

@@ -75,7 +75,7 @@ def anchors_name(threat: ProjectedDisplacement, desc: ThreatDesc, testing: Testi
 
 
 def unusual(testing: TestingHparams) -> str:
-    """What in the form of the threat is not as by default, in words; two sets of other forms have one name."""
+    """The options of the threat's form that are not as by default, in words: its name does not tell them."""
     told = []
     if testing.tangents and testing.tangents != tangents_named("tangents", "all"):
         told.append(testing.tangents.replace(",", "+"))

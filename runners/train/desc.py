@@ -239,7 +239,7 @@ def with_stored_model(values: dict[str, Any]) -> tuple[StoredRun, dict[str, Any]
     if (given := values.get("dataset_name") or stored.dataset_name) != stored.dataset_name:
         raise UsageError(f"--train_dir: that model was trained on {stored.dataset_name}, not on {given}")
     for name, value in theirs.items():
-        if (given := values.get(name) or value) != value:
+        if (given := values.get(name, value)) != value and (given or name != "dataset_name"):
             raise UsageError(f"--train_dir: that model was trained with --{name}={value}, not {given}; leave it out")
     return stored, {**values, **theirs}
 

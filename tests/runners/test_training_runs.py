@@ -217,6 +217,7 @@ def test_a_model_by_its_directory_sees_images_as_it_learnt_them(root: Path, caps
     digits = run(root)
     for words, told in (
         (["test", *by_directory, "--data_seed=4"], "was trained with --data_seed=3, not 4; leave it out"),
+        (["test", *by_directory, "--data_seed=0"], "was trained with --data_seed=3, not 0; leave it out"),
         (["test", *by_directory, "--synthetic_shape=1x4x4"], "was trained with --synthetic_shape=1x8x8, not 1x4x4"),
         (["evaluate_threat", *drawn, "--adversarials", f"--train_dir={digits}"], "on digits, not on synthetic"),
     ):

@@ -294,6 +294,9 @@ class Quarter(BoundLinf):
     def evaluate(self, delta: Tensor) -> Tensor:
         return super().evaluate(delta) / 4
 
+    def project(self, delta: Tensor, threshold: float, *bounds: Any) -> Tensor:
+        return super().project(delta, 4 * threshold, *bounds)
+
 
 class QuarterLinf(Linf):
     """A user's threat that measures otherwise than the one that it derives from."""
@@ -312,6 +315,8 @@ def test_proofs_are_of_no_class_that_measures_otherwise(prove: Any, threat: Linf
 
 def test_a_set_of_a_class_of_ones_own_is_that_of_its_measure() -> None:
     """Beside another bound it was taken for the ball of Linf, which is a quarter of it."""
+    far = TrainingAdversary(QuarterLinf(), 0.05, steps=20, reach=20.0)(NET, X, Y)
+    assert 0.06 < float((far - X).abs().max()) <= 0.05 * 4 + 1e-6
     both = Intersection([(QuarterLinf(), 0.05), (L2(), 10.0)]).bind(X, Y)
     assert float(both.evaluate(both.project(torch.ones_like(X), 1.0)).max()) <= 1 + 1e-5
 

@@ -126,7 +126,7 @@ def test_where_gradients_lead_nowhere_answers_alone_are_followed(model: nn.Modul
 
 
 def test_passes_of_an_image_do_not_depend_on_its_neighbours() -> None:
-    """Those of the estimate were counted as long as any image of the shard was under attack."""
+    """The estimate's were counted as long as any image of the shard was under attack."""
     labels, index = torch.zeros(8, dtype=torch.long), torch.arange(8)
     evaluation = AttackEvaluation(Negated(), Linf(), Cell(0.2, 0.2), attacks_named(["estimated_gradient"], 2), 10, 0)
     images = torch.linspace(0.45, 0.68, 8).view(-1, 1, 1, 1).expand(-1, *IMAGES.shape[1:]).clone()  # the border: 0.7
