@@ -156,8 +156,10 @@ class ExactEvaluation:
     pictures: Sequence[str] = ("exact_image",)
 
     def __call__(self, shard: Shard) -> dict[str, Tensor]:
+        # A threat that no program describes is refused before attacks take their time, whatever they would break.
+        region_of(self.attacked.bind(_image(shard, 0)), self.attacked.headline)
         known = self._attack(shard) if self.known is None else self.known
-        rows = [self._one(shard, slice(row, row + 1), known) for row in range(len(shard.labels))]
+        rows = [self._one(_image(shard, row), known) for row in range(len(shard.labels))]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _attack(self, shard: Shard) -> dict[int, Known]:
@@ -168,9 +170,8 @@ class ExactEvaluation:
         index, losses = shard.index.tolist(), search.loss.tolist()
         return {n: Known(broken[k], losses[k], images[k : k + 1]) for k, n in enumerate(index)}
 
-    def _one(self, shard: Shard, row: slice, every: Mapping[int, Known]) -> dict[str, Tensor]:
+    def _one(self, part: Shard, every: Mapping[int, Known]) -> dict[str, Tensor]:
         begun = time.monotonic()
-        part = Shard(shard.number, shard.images[row], shard.labels[row], shard.index[row])
         case = Case(self.attacked, part, self.network, begun + self.seconds, self.optimum, self.programs)
         answer = case.decide(every.get(int(part.index), Known(False, -math.inf)))
         values = {
@@ -180,8 +181,14 @@ class ExactEvaluation:
             "exact_by": answer.by,
             "exact_seconds": numpy.float32(time.monotonic() - begun),
         }
-        made = {name: torch.tensor([value], device=shard.images.device) for name, value in values.items()}
+        made = {name: torch.tensor([value], device=part.images.device) for name, value in values.items()}
         return made | {"exact_image": case.best}
+
+
+def _image(shard: Shard, row: int) -> Shard:
+    """One image of a shard."""
+    rows = slice(row, row + 1)
+    return Shard(shard.number, shard.images[rows], shard.labels[rows], shard.index[rows])
 
 
 @dataclass(frozen=True)
