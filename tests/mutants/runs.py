@@ -164,4 +164,18 @@ MUTANTS = [
         "(model, batch",
         "tests/testing/test_arguments.py -k knows_the_classes",
     ),
+    Mutant(
+        "gradients of batch statistics stay with their process",
+        "training/synchronised.py",
+        "total = gradient.contiguous().clone()\n        torch.distributed.all_reduce(total)",
+        "total = gradient.contiguous().clone()",
+        "tests/training/test_synchronised.py",
+    ),
+    Mutant(
+        "models are ranked whatever the flags of their evaluation",
+        "runners/report/comparable.py",
+        '"how": {flag: testing.get(flag) for flag in HOW[name]},',
+        "",
+        "tests/runners/test_answer.py",
+    ),
 ]

@@ -216,4 +216,18 @@ MUTANTS = [
         "inside = lawful",
         ON_CLAIMS,
     ),
+    Mutant(
+        "margins that float32 does not see are proofs",
+        "testing/exact.py",
+        "self.tolerance = max(self.tolerance, NOISES * self._noise(region))",
+        "pass",
+        "tests/testing/test_exact.py -k float32_does_not_see",
+    ),
+    Mutant(
+        "variables of a program keep their own scale",
+        "testing/exact_program.py",
+        "self._units = [_size(low, high) for low, high in self.bounds.after]",
+        "self._units = [numpy.ones_like(low) for low, _ in self.bounds.after]",
+        "tests/testing/test_exact_program.py -k layers",
+    ),
 ]

@@ -22,7 +22,7 @@ from foundations.testing_hparams import TestingHparams
 from models.registry import build_model
 from runners.multi.desc import MultiTestDesc
 from runners.test import threats
-from runners.test.desc import EVALUATIONS, describe_set
+from runners.test.desc import EVALUATIONS, TestDesc, describe_set
 from runners.test.runner import same_radius
 from runners.test.then_project import PUBLISHED
 from tests.conftest import TINY, Command
@@ -230,3 +230,23 @@ def test_the_set_is_the_one_that_attacks_inside_work_in(
     assert threats.unusual(testing) == form
     told = describe_set({"norm": name.upper().replace("_", "-"), "form": form, "threshold": 0.1, "radius": None})
     assert told == f"{name.upper().replace('_', '-')}{form and f' ({form})'} <= 0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "mended"),
+    [
+        ({"standard_eval": True, "corruption_eval": True, "corruption_suites": "C:3,torchvision:1"}, []),
+        ({"N_adv_eval": True, "segmented": True, "adv_eval": True, "then_project": "pd_s"}, []),
+        ({"N_adv_eval": True, "exact_eval": True}, ["proofs of small layers and large logits"]),
+        ({"N_adv_eval": True, "segmented": True, "background": "free"}, ["a free background in sets of every size"]),
+        ({"corruption_eval": True, "corruption_suites": "torchvision:3"}, ["corruptions without the severity"]),
+        (
+            {"N_adv_eval": True, "adv_eval": True, "then_project": "pd_t", "tangents": "blur"},
+            ["the form that then_project has"],
+        ),
+    ],
+)
+def test_figures_that_were_wrong_are_not_found_again(flags: dict[str, Any], mended: list[str]) -> None:
+    """Their runs have other hashes; those of all others stay."""
+    hashed = TestDesc.from_flags({"dataset_name": "digits", "model_name": "lenet", **flags}).hashed()
+    assert hashed.get("mended", []) == mended
