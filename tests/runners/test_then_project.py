@@ -248,5 +248,5 @@ def test_the_set_is_the_one_that_attacks_inside_work_in(
 )
 def test_figures_that_were_wrong_are_not_found_again(flags: dict[str, Any], mended: list[str]) -> None:
     """Their runs have other hashes; those of all others stay."""
-    hashed = TestDesc.from_flags({"dataset_name": "digits", "model_name": "lenet", **flags}).hashed()
+    hashed = TestDesc.from_flags({"dataset_name": "digits", "model_name": "lenet_64", **flags}).hashed()
     assert hashed.get("mended", []) == mended
