@@ -13,7 +13,8 @@ from models.robustbench_registry import selection
 from runners.checks import names_in
 from runners.completion import plan
 from runners.multi.sweep import write_sweep
-from runners.test.desc import TestDesc, then_project_table
+from runners.test.desc import TestDesc
+from runners.test.summary import then_project_table
 from runners.train.desc import TrainDesc
 
 TOGGLE = "toggle_"

@@ -11,7 +11,7 @@ import numpy
 from foundations.files import write_text
 from foundations.results import csv_table, markdown_table, wilson_interval
 from runners.plots import PALETTE, write_figure
-from runners.test.desc import EVALUATIONS, then_project_table
+from runners.test.summary import EVALUATIONS, then_project_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

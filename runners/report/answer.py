@@ -8,7 +8,7 @@ from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
 from runners.report.comparable import comparable, measured_in
 from runners.report.tables import by_accuracy
-from runners.test.desc import AUDIT, EVALUATIONS, describe_set
+from runners.test.summary import AUDIT, EVALUATIONS, describe_set
 
 Runs = dict[str, list[FinishedRun]]
 

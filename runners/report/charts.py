@@ -12,7 +12,7 @@ from foundations.results import wilson_interval
 from runners.plots import PALETTE
 from runners.report.collect import FinishedRun, read_metrics
 from runners.test.bracket import CERTIFIED
-from runners.test.desc import EVALUATIONS, describe_set
+from runners.test.summary import EVALUATIONS, describe_set
 
 WIDEST = 64  # characters of a line beside a chart
 

@@ -6,7 +6,7 @@ import json
 
 from runners.report.collect import FinishedRun
 from runners.test.corruption_desc import WHAT, images_of
-from runners.test.desc import MOVES, OTHER_ANCHORS, describe_set
+from runners.test.summary import MOVES, OTHER_ANCHORS, describe_set
 
 # The evaluations that sentences rank models by, hardest first.
 RANKED = (MOVES, "N_adv", "adv", "corruption", "standard")

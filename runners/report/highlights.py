@@ -6,7 +6,7 @@ from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
 from runners.report.comparable import comparable, measured_in
-from runners.test.desc import EVALUATIONS, describe_set
+from runners.test.summary import EVALUATIONS, describe_set
 
 
 def found_in(runs: dict[str, dict[str, list[FinishedRun]]]) -> list[str]:

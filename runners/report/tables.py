@@ -12,7 +12,7 @@ from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
 from runners.test.audit_table import audit_rows, audit_sentence
 from runners.test.bracket import CERTIFIED, bracket, remark
-from runners.test.desc import AUDIT, EVALUATIONS, EXACT, MOVES, describe_set, grid_table
+from runners.test.summary import AUDIT, EVALUATIONS, EXACT, MOVES, describe_set, grid_table
 
 
 @dataclass

@@ -11,8 +11,8 @@ import numpy
 import torch
 
 from runners.plots import Column, amplified, write_strip
-from runners.test.desc import MOVES
 from runners.test.metrics import robust_after
+from runners.test.summary import MOVES
 from testing.evaluations import AttackEvaluation
 from testing.moves import MovesEvaluation, with_moves
 from threat_specification.attacks.search import Cell

@@ -19,7 +19,7 @@ from foundations.testing_hparams import TestingHparams
 from runners.checks import names_in
 from runners.plots import Column, amplified, write_strip
 from runners.test import moves
-from runners.test.desc import MOVES, OTHER_ANCHORS
+from runners.test.summary import MOVES, OTHER_ANCHORS
 from testing.shards import ShardStore
 from threat_specification.attacks.base import NO_CLASS, predicted
 

@@ -14,31 +14,22 @@ from datasets.base import Dataset, Examples
 from datasets.sampling import held_out, stratified_subset
 from foundations.desc import StoredRun, derive_seed
 from foundations.errors import UsageError
-from foundations.files import write_text
 from foundations.modes import evaluation_mode
 from foundations.testing_hparams import TestingHparams
-from models.robustbench_registry import PUBLISHED_POWER
-from models.sources import zoo_entry
+from models.normalize import Classifier
 from runners.base import Runner
 from runners.checks import names_in
 from runners.claims import digest_of
 from runners.coverage import Form
-from runners.inputs import check_masks, read_data, read_model, read_threat, read_thresholds
-from runners.plots import write_figure
-from runners.report.charts import gauge_curves, radius_curves
-from runners.test import audit, certified, corruptions, exact, moves, protocol, then_project, threats
-from runners.test.bracket import CERTIFIED
-from runners.test.corruption_chart import corruption_chart
-from runners.test.desc import AUDIT, EXACT, MOVES, OTHER_ANCHORS
-from runners.test.metrics import accuracies, ball_metrics, clean_metrics, gauge_csv, grid_csv, nonisotropic_metrics
+from runners.inputs import check_masks, read_data, read_model, read_thresholds
+from runners.test import corruptions, protocol, published, threats
+from runners.test.evaluations import ENTRIES, PROOFS, WITH_WARNINGS
+from runners.test.metrics import accuracies
 from runners.test.pictures import Pictures
-from runners.test.under_attack import in_ball, inside
+from runners.test.summary import MOVES
 from runners.trackers import Trackers
 from runners.train.desc import PretrainedDesc, TrainDesc
-from testing.certificates import CertificateEvaluation
-from testing.corruptions import CorruptionEvaluation
-from testing.evaluations import CleanEvaluation, refuse_no_answers
-from testing.exact_network import Network
+from testing.evaluations import refuse_no_answers
 from testing.gradient_masking import masking_warnings
 from testing.lockstep import InLockstep
 from testing.shards import Shard, ShardStore, evaluate_in_shards
@@ -46,15 +37,9 @@ from threat_specification import ProjectedDisplacement
 from threat_specification.attacks.base import NO_CLASS
 from threat_specification.attacks.search import WRONG_WITHOUT
 from threat_specification.perceptual import from_package
-from threat_specification.safe_moves.changes import parse
 from training.network import distributed
 
 PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
-
-
-def same_radius(given: float, published: float) -> bool:
-    """True if a radius is the published one, also if people wrote it with a few digits (0.0627 for 16/255)."""
-    return math.isclose(given, published, rel_tol=1e-3)
 
 
 def _test_images(data: Dataset, train: TrainDesc | PretrainedDesc | StoredRun) -> tuple[Examples, torch.Tensor]:
@@ -86,11 +71,31 @@ class Test(Runner):
 
     __test__ = False  # not a test case, although pytest would collect a class of this name
 
+    data: Dataset
+    testing: TestingHparams  # with the thresholds that a coverage stands for
+    model: Classifier
+    threat: ProjectedDisplacement | None
+    other_threat: ProjectedDisplacement | None
+    evaluations: dict[str, Any]
+
     def prepare(self) -> None:
-        environment = self.environment
-        self.trackers = Trackers(self.desc.tracking.names, self.desc, self.directory, environment)
-        self.testing = testing = self._with_thresholds()
+        self.trackers = Trackers(self.desc.tracking.names, self.desc, self.directory, self.environment)
+        self.testing = self._with_thresholds()
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "test")
+        self._read_threats()
+        self.data = read_data(self.desc, self.environment)
+        self.images, available = IMAGES[self.testing.split](self.data, self.desc.train)
+        self._read_model(available[:1])
+        self.index = self._index(available)
+        if self.testing.protocol:
+            self._check_protocol()
+        baseline = self.desc.baseline
+        self.baseline = corruptions.read_baseline(baseline, self.environment) if baseline else None
+        self._build_evaluations()
+        self.store = ShardStore(self.directory / "shards", math.inf if self.testing.save_adversarials else 1)
+
+    def _read_threats(self) -> None:
+        testing, environment = self.testing, self.environment
         anchors, others = self.desc.anchors, self.desc.train_anchors
         attacked = testing.N_adv_eval
         self.threat = threats.of_flags(testing, anchors, environment, testing.weighted) if attacked else None
@@ -99,32 +104,37 @@ class Test(Runner):
         self.projected_onto = threats.projected_onto(testing, anchors, environment)
         named = names_in(testing.then_project_distances) if self.projected_onto else []
         self.distances = [from_package(name, environment.device) for name in named]
-        self.data = read_data(self.desc, environment)
-        self.images, available = IMAGES[self.testing.split](self.data, self.desc.train)
+
+    def _read_model(self, first: torch.Tensor) -> None:
+        """Read the model, and ask it about the image of one row."""
+        environment = self.environment
         self.model = read_model(self.desc.train, self.desc.model, environment, self.data.info)
-        self.model.check(self.images.pixels(available[:1]).to(environment.device), self.data.info.num_classes)
+        self.model.check(self.images.pixels(first).to(environment.device), self.data.info.num_classes)
         if environment.world_size > 1 and any(weight.requires_grad for weight in self.model.parameters()):
             # Constructing the wrapper copies weights and buffers of the first process to all others. Attacks use the
             # model itself: no gradient is reduced, and the results stay the bits of one process.
             distributed(self.model, environment.device)
+
+    def _index(self, available: torch.Tensor) -> torch.Tensor:
+        """The rows to evaluate [n], of those available: without images for which a threat is not defined."""
         rows = self._chosen_rows(available)
         measured = [threat for threat in (self.threat, self.other_threat, *self.projected_onto.values()) if threat]
-        check_masks(measured, self.images, "test" if testing.split == "test" else "training")
-        self.index = rows[~threats.without_direction(measured, self.images, rows, self.data.info.shape)]
-        self.num_excluded = len(rows) - len(self.index)
+        check_masks(measured, self.images, "test" if self.testing.split == "test" else "training")
+        index = rows[~threats.without_direction(measured, self.images, rows, self.data.info.shape)]
+        self.num_excluded = len(rows) - len(index)
         if self.num_excluded:
-            environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
-        if testing.protocol:
-            self._check_protocol()
-        self.baseline = corruptions.read_baseline(self.desc.baseline, environment) if self.desc.baseline else None
-        self.evaluations = self._evaluations()
-        # Read at once: a layer that it cannot describe is told before the attacks begin.
-        asked = testing.N_adv_eval and testing.exact_eval
-        self.network = Network.read(self.model, self.data.info.shape) if asked else None
-        asked = testing.N_adv_eval and testing.certify
-        self.certifier = CertificateEvaluation.of(self.evaluations["N_adv"], self.model) if asked else None
-        pictures_of = math.inf if testing.save_adversarials else 1
-        self.store = ShardStore(self.directory / "shards", pictures_of)
+            self.environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
+        return index
+
+    def _build_evaluations(self) -> None:
+        self.evaluations = {}
+        for name, entry in ENTRIES.items():
+            built = entry.build(self)
+            if built is not None:
+                self.evaluations[name] = built
+        # Read at once: a layer that they cannot describe is told before the attacks begin.
+        prepared = {name: proof.prepare(self) for name, proof in PROOFS.items()}
+        self.prepared = {name: read for name, read in prepared.items() if read is not None}
 
     def _check_protocol(self) -> None:
         """Raise RunError if the anchors or the images are not those of the protocol."""
@@ -151,6 +161,28 @@ class Test(Runner):
         return replace(testing, **found)
 
     def run(self) -> dict[str, Any]:
+        arrays = self._arrays()
+        common = {"num_examples": len(self.index), "excluded": self.num_excluded}
+        result: dict[str, Any] = {name: common | ENTRIES[name].metrics(self, arrays) for name in self.evaluations}
+        result |= {name: common | PROOFS[name].metrics(self, arrays) for name in self.prepared}
+        for name in self.prepared:
+            del arrays[PROOFS[name].clock]
+        published.add_leaderboard(self, result)
+        if self.testing.protocol:
+            result["protocol"] = self.testing.protocol
+        result["saved_adversarials"] = self.testing.save_adversarials
+        for name in WITH_WARNINGS:
+            if name in result:
+                # On every process, since anchors may be sharded over the processes.
+                result[name]["warnings"] = self._suspicions(name, arrays)
+        if self.environment.is_primary:
+            self._write(arrays, result)
+        self.trackers.start(0, [])
+        self.trackers.finish(accuracies(result))
+        return result
+
+    def _arrays(self) -> dict[str, numpy.ndarray]:
+        """One row for each example: of all evaluations in one pass, then of the proofs."""
         split = self.images.to(self.environment.device)
         with evaluation_mode(self.model):
             arrays = evaluate_in_shards(
@@ -161,77 +193,23 @@ class Test(Runner):
                 list(self.evaluations.values()),
                 self.environment,
                 self.store,
-                in_lockstep=self._is_lockstep(),
+                in_lockstep=self.is_lockstep,
             )
-        if MOVES in self.evaluations:
-            moves.add_noise_alone(arrays, self.evaluations["N_adv"], self.evaluations[MOVES])
-        for lost in self._without_answer(arrays):
-            refuse_no_answers(torch.from_numpy(lost), self.index)
-        if self.network is not None:
-            arrays |= self._exact(self.network, arrays, split)
-        if self.certifier is not None:
-            arrays |= self._certified(self.certifier, arrays, split)
-        result: dict[str, Any] = {name: self._metrics(name, arrays) for name in self.evaluations}
-        if self.network is not None:
-            result[EXACT] = {"num_examples": len(self.index), "excluded": self.num_excluded}
-            result[EXACT] |= exact.metrics(self.evaluations["N_adv"], arrays)
-            del arrays[exact.CLOCK]
-        if self.certifier is not None:
-            result[CERTIFIED] = {"num_examples": len(self.index), "excluded": self.num_excluded}
-            result[CERTIFIED] |= certified.metrics(self.evaluations["N_adv"], arrays, self.desc.has_certified_training)
-            del arrays[certified.CLOCK]
-        self._add_published(result)
-        if self.testing.protocol:
-            result["protocol"] = self.testing.protocol
-        result["saved_adversarials"] = self.testing.save_adversarials
-        for name in ("adv", "N_adv", MOVES):
-            if name in result:
-                # On every process, since anchors may be sharded over the processes.
-                result[name]["warnings"] = self._suspicions(name, arrays)
-        if self.environment.is_primary:
-            labels = self.images.labels[self.index].numpy()
-            self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
-            Pictures(
-                self.directory,
-                self.environment,
-                self.testing,
-                self.data.info,
-                self.model,
-                self.images,
-                self.index,
-                self.store,
-            ).write(list(self.evaluations))
-            if "corruption" in result:
-                self._write_corruptions(result)
-            if AUDIT in result:
-                found, best = self.evaluations[AUDIT], result[AUDIT]["best"]
-                write_figure(self.directory / "audit.png", lambda: audit.audit_chart(found, arrays, best))
-            if "N_adv" in result:
-                write_text(self.directory / "grid.csv", grid_csv(result["N_adv"]))
-                write_text(self.directory / "gauge_curve.csv", gauge_csv(result["N_adv"]))
-                write_figure(self.directory / "curves.png", lambda: gauge_curves([(self.desc.name, result)]))
-                if self.testing.N_radii:
-                    write_figure(self.directory / "radius_curves.png", lambda: radius_curves(result["N_adv"]))
-        self.trackers.start(0, [])
-        self.trackers.finish(accuracies(result))
-        return result
+            for name in self.evaluations:
+                ENTRIES[name].settle(self, arrays)
+            for lost in self._without_answer(arrays):
+                refuse_no_answers(torch.from_numpy(lost), self.index)
+            for name, prepared in self.prepared.items():
+                arrays |= PROOFS[name].arrays(self, prepared, arrays, split)
+        return arrays
 
-    def _exact(self, network: Network, arrays: dict[str, numpy.ndarray], split: Examples) -> dict[str, numpy.ndarray]:
-        attacked = exact.ExactEvaluation(self.evaluations["N_adv"], network, self.testing.exact_seconds)
-        with evaluation_mode(self.model):
-            return exact.evaluate(attacked, arrays, split, self.index, self.environment, self.directory)
-
-    def _certified(
-        self, certifier: CertificateEvaluation, arrays: dict[str, numpy.ndarray], split: Examples
-    ) -> dict[str, numpy.ndarray]:
-        """The certificates; raises RunError for one of an example that is broken in the same set."""
-        size, lockstep = self.testing.shard_size, self._is_lockstep()
-        with evaluation_mode(self.model):
-            found = certified.evaluate(
-                certifier, split, self.index, size, self.environment, self.directory, in_lockstep=lockstep
-            )
-        certified.refuse_contradictions(arrays | found, self.evaluations, self.index.numpy())
-        return found
+    def _write(self, arrays: dict[str, numpy.ndarray], result: dict[str, Any]) -> None:
+        labels = self.images.labels[self.index].numpy()
+        self.directory.write_examples({"index": self.index.numpy(), "label": labels, **arrays})
+        inputs = (self.data.info, self.model, self.images, self.index, self.store)
+        Pictures(self.directory, self.environment, self.testing, *inputs).write(list(self.evaluations))
+        for name in self.evaluations:
+            ENTRIES[name].write(self, arrays, result)
 
     @staticmethod
     def _without_answer(arrays: dict[str, numpy.ndarray]) -> Iterator[numpy.ndarray]:
@@ -242,24 +220,9 @@ class Test(Runner):
             if f"{name}_no_answer" in arrays:
                 yield arrays[f"{name}_no_answer"] & (arrays[f"{name}_broken_by"] == WRONG_WITHOUT)
 
-    def _add_published(self, result: dict[str, Any]) -> None:
-        """Add the accuracies that RobustBench published, if it measured the model of the zoo in the same way."""
-        entry = zoo_entry(self.desc.model, self.desc.dataset_name)
-        if entry is None or not isinstance(self.desc.train, PretrainedDesc):
-            return
-        if entry.preprocessing not in (None, "Res256Crop224"):
-            self.environment.log(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
-        if "standard" in result:
-            result["standard"]["published"] = entry.clean
-        if "corruption" in result:
-            result["corruption"] |= corruptions.published(entry, result["corruption"]["by_corruption"])
-        testing = self.testing
-        power = PUBLISHED_POWER.get((entry.dataset_name, testing.adv_test_attack_norm))
-        same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
-        if "adv" in result and same and power is not None and same_radius(result["adv"]["threshold"], power):
-            result["adv"]["published"] = entry.robust
-
-    def _is_lockstep(self) -> bool:
+    @property
+    def is_lockstep(self) -> bool:
+        """True if all processes evaluate the same examples together, since they share out the anchors."""
         measured = self.threat is not None or bool(self.projected_onto)
         return measured and self.desc.anchors.threat.shard_anchors
 
@@ -273,89 +236,10 @@ class Test(Runner):
         return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
 
     @property
-    def _attacked(self) -> Any:
+    def attacked_model(self) -> Any:
         """The model that attacks ask: the same answers on all processes where these share out the anchors."""
-        together = self._is_lockstep() and self.environment.world_size > 1
+        together = self.is_lockstep and self.environment.world_size > 1
         return InLockstep(self.model) if together else self.model
-
-    def _evaluations(self) -> dict[str, Any]:
-        """The evaluations that were asked for, by their names in result.json."""
-        testing, classes = self.testing, self.data.info.num_classes
-        evaluations: dict[str, Any] = {}
-        if testing.standard_eval:
-            evaluations["standard"] = CleanEvaluation(self.model)
-        if testing.corruption_eval:
-            evaluations["corruption"] = CorruptionEvaluation(
-                self.model, corruptions.chosen(testing, self.data, self.seed)
-            )
-        if testing.adv_eval:
-            after = then_project.measures(
-                self._attacked,
-                self.projected_onto,
-                testing.ball_power,
-                testing.then_project_method,
-                self.distances,
-            )
-            evaluations["adv"] = in_ball(testing, self._attacked, classes, self.seed, after)
-        if self.threat is not None:
-            measures = self._measures(self.threat)
-            evaluations["N_adv"] = inside(testing, self._attacked, self.threat, classes, self.seed, measures)
-        if self.other_threat is not None:
-            evaluations[OTHER_ANCHORS] = replace(
-                evaluations["N_adv"], threat=self.other_threat, measures={}, prefix=OTHER_ANCHORS, keep_all=False
-            )
-        if self.threat is not None and self.testing.safe_moves:
-            changes = parse(self.testing.safe_moves)
-            evaluations[MOVES] = moves.evaluation(evaluations["N_adv"], changes)
-        if self.threat is not None and testing.audit:
-            evaluations[AUDIT] = audit.evaluation(evaluations["N_adv"], testing.audit_attacks, classes)
-        return evaluations
-
-    def _measures(self, threat: ProjectedDisplacement) -> dict[str, Any]:
-        """PD itself, as a column beside another form of it."""
-        if threat.name == "PD":
-            return {}
-        plain = read_threat(self.desc.anchors, self.environment)
-        return {"PD": lambda shard, perturbed: plain.evaluate(shard.images, shard.labels, perturbed)}
-
-    def _metrics(self, name: str, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
-        """The fields of result.json for one evaluation."""
-        evaluation = self.evaluations[name]
-        common: dict[str, Any] = {"num_examples": len(self.index), "excluded": self.num_excluded}
-        if name == "standard":
-            return common | clean_metrics(arrays)
-        if name == "corruption":
-            return common | corruptions.metrics(evaluation.corruptions, arrays, self.index.numpy(), self.baseline)
-        if name == AUDIT:
-            return common | audit.metrics(evaluation, arrays)
-        if self.testing.N_coverage and name != OTHER_ANCHORS:  # nobody measured the coverage of those
-            common["coverage"] = self.testing.N_coverage
-        if name == MOVES:
-            alone = self._metrics("N_adv", arrays)
-            return common | moves.metrics(evaluation, arrays, alone, names_in(self.testing.safe_moves))
-        if name == "adv":
-            return common | ball_metrics(evaluation, arrays) | self._after_projection(arrays)
-        desc = self.desc.anchors if name == "N_adv" else self.desc.train_anchors
-        return common | nonisotropic_metrics(
-            evaluation,
-            arrays,
-            threats.anchors_name(evaluation.threat, desc, self.testing),
-            threats.unusual(self.testing),
-        )
-
-    def _after_projection(self, arrays: dict[str, numpy.ndarray]) -> dict[str, Any]:
-        """The accuracies of --then_project, beside the published ones of the same model and radius."""
-        if not self.projected_onto:
-            return {}
-        power = self.testing.ball_power
-        found: dict[str, Any] = then_project.metrics(
-            arrays, list(self.projected_onto), power, [measure.name for measure in self.distances]
-        )
-        if isinstance(self.desc.train, PretrainedDesc) and same_radius(power, then_project.PUBLISHED_POWER):
-            published = then_project.PUBLISHED.get(self.desc.model_name, {})
-            found = {name: {**of, "published": published.get(name)} for name, of in found.items()}
-            return {"then_project": found, "published_then_project": published.get("Linf")}
-        return {"then_project": found}
 
     def _suspicions(self, name: str, arrays: dict[str, numpy.ndarray]) -> list[str]:
         """Sentences on why a figure under attack may be too high."""
@@ -369,9 +253,3 @@ class Test(Runner):
         for message in told:
             self.environment.log(f"warning: {message}")
         return told
-
-    def _write_corruptions(self, result: dict[str, Any]) -> None:
-        """Write corruptions.csv and .png: accuracy by corruption and severity."""
-        found, clean = result["corruption"], result.get("standard", {}).get("accuracy")
-        write_text(self.directory / "corruptions.csv", corruptions.corruptions_csv(found, self.baseline))
-        write_figure(self.directory / "corruptions.png", lambda: corruption_chart(found, clean, self.baseline))

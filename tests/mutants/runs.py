@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "safe moves: nobody asks what noise alone broke",
         "runners/test/runner.py",
-        'moves.add_noise_alone(arrays, self.evaluations["N_adv"], self.evaluations[MOVES])',
-        "pass",
+        "                ENTRIES[name].settle(self, arrays)\n",
+        "                pass\n",
         "tests/runners/test_safe_moves.py",
     ),
     Mutant(

@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from runners.evaluate_threat.coverage import Coverage
-from runners.test.desc import binding
+from runners.test.summary import binding
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
 from tests.conftest import TINY, Command

@@ -22,8 +22,9 @@ from foundations.testing_hparams import TestingHparams
 from models.registry import build_model
 from runners.multi.desc import MultiTestDesc
 from runners.test import threats
-from runners.test.desc import EVALUATIONS, TestDesc, describe_set
-from runners.test.runner import same_radius
+from runners.test.desc import TestDesc
+from runners.test.published import same_radius
+from runners.test.summary import EVALUATIONS, describe_set
 from runners.test.then_project import PUBLISHED
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
