@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,16 +27,15 @@ from models.normalize import Classifier
 from runners.base import Runner
 from runners.coverage import Form
 from runners.inputs import check_masks, read_data, read_initial_model, read_threat, read_thresholds, watched
-from runners.plots import Column, write_strip
 from runners.trackers import Trackers
 from runners.train.checkpoints import BestWeights, Resume
+from runners.train.checks import check_flags, check_parts, lateness
 from runners.train.history import History
 from runners.train.objectives import RobustValidation, adversaries_from, changes_from, moves_from, objective_from
+from runners.train.pictures import write_augmentation
 from testing.evaluations import CleanEvaluation
 from testing.shards import Evaluation, Session, evaluate_in_shards
 from threat_specification import Linf, Threat
-from training.augmentation import NonisotropicAugmentation
-from training.batch import Batch
 from training.certified import IntervalLoss, read, worst_logits
 from training.checkpoints import weights_of
 from training.loop import Progress, Trainer, every_epoch
@@ -55,12 +53,11 @@ from training.optimizers import OPTIMIZERS
 from training.random_states import seed_everything
 from training.schedule import Schedule
 from training.starts import LastPerturbations
-from training.synchronised import has_batch_norm, synchronise
+from training.synchronised import synchronise
 from training.weight_perturbation import AdversarialWeights, as_they_are
 
 TEST_SHARD = 500  # images scored together during training
 SETTLING = 2  # images with which DistributedDataParallel groups its gradients: as few as batch normalisation takes
-SHOWN = 6  # images in augmentation.png
 
 
 class Train(Runner):
@@ -72,7 +69,7 @@ class Train(Runner):
 
     def prepare(self) -> None:
         training, environment = self.desc.training, self.environment
-        self._refuse_what_cannot_be_done()
+        check_flags(training, environment)
         self.data = read_data(self.desc, environment)
         self.train_rows, self.validation_rows = self._split()
         self.batches = ShuffledBatches(
@@ -93,9 +90,12 @@ class Train(Runner):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed("weights"))
             self.network: Classifier = read_initial_model(self.desc, environment, self.data.info)
-        if self.desc.training.certified_train and self.desc.training.certified_train_scaling:
+        if training.certified_train and training.certified_train_scaling:
             keep_interval_widths(self.network)
-        self._check_network()
+        image = self._first_images(1)
+        self.network.check(image, self.data.info.num_classes)
+        size, divides = self.batches.batch_size, self._divides_anchors
+        check_parts(self.network, image, size, training.accumulation, environment, divides_anchors=divides)
         if environment.world_size > 1:
             synchronise(self.network, environment.device)
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
@@ -113,8 +113,11 @@ class Train(Runner):
         self.resume.networks |= {f"last_{name}": perturbations for name, perturbations in self.last.items()}
         seed_everything(self._seed("global"))
         self.resume.restore()
-        self._tell_if_adversaries_come_too_late()
-        self._show_augmentation()
+        if late := lateness(self.desc.training, trainer.schedule.total, len(self.batches)):
+            self.environment.log(late)
+        primary = self.environment.is_primary
+        if primary or self._divides_anchors:
+            write_augmentation(self.directory / "augmentation.png", trainer, self.data.info, is_primary=primary)
         history.start(trainer.iteration, trainer.schedule.total, trainer.iteration % len(self.batches))
         with history.trackers.ended_by_errors():
             with self.environment.stop.deferred():
@@ -128,75 +131,9 @@ class Train(Runner):
         names = [*self.desc.tracking.names, *(["tensorboard"] if self.desc.training.tensorboard else [])]
         return Trackers(list(dict.fromkeys(names)), self.desc, self.directory, self.environment)
 
-    def _show_augmentation(self) -> None:
-        """Write augmentation.png: images of the first batch as training sees them, and what N_aug makes of them.
-
-        Whether these still show their class must be judged by eye.
-        """
-        trainer, augment = self.trainer, self.trainer.objective.additions
-        takes_part = self.environment.is_primary or self._divides_anchors
-        if not isinstance(augment, NonisotropicAugmentation) or not takes_part:
-            return
-        source = next(iter(self.batches.epoch(0)))
-        batch = Batch(source, slice(0, SHOWN), trainer.move, trainer.change)
-        names = [self.data.info.title(int(label)) for label in batch.labels]
-        parts = augment.parts(batch, 0)
-        if not self.environment.is_primary:
-            return
-        titles = ("as trained on", "another image,\nprojected", "noise,\nprojected")
-        pictures = [batch.images, *(part.images for part in parts)]
-        columns = [Column(title, images.cpu(), names) for title, images in zip(titles, pictures, strict=True)]
-        write_strip(self.directory / "augmentation.png", columns)
-
-    def _tell_if_adversaries_come_too_late(self) -> None:
-        training = self.desc.training
-        whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
-        epochs = math.ceil(self.trainer.schedule.total / len(self.batches))
-        if training.has_adversary and whole > epochs > 0:
-            self.environment.log(
-                f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
-                "lower --adv_train_start_epoch or --adv_train_growth_epochs"
-            )
-
-    def _check_network(self) -> None:
-        """Raise an error if the network does not take the images, or not the smallest part of a batch."""
-        images = self._first_images(1)
-        self.network.check(images, self.data.info.num_classes)
-        size, parts = self.batches.batch_size, self.environment.world_size * self.desc.training.accumulation
-        if size < parts and self._divides_anchors:
-            raise UsageError(
-                f"--shard_anchors: expected an example in every part of a batch, got {size} examples for {parts} parts "
-                "(processes times --accumulation); use a smaller --accumulation"
-            )
-        if size >= 2 * parts or not has_batch_norm(self.network):
-            return
-        if size < parts and self.environment.world_size > 1:
-            raise UsageError(
-                f"batch normalisation over all processes needs an example in every part of a batch, got {size} for "
-                f"{parts} parts (processes times --accumulation); use a larger --batch_size"
-            )
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                copy.deepcopy(self.network).train()(images)
-        except ValueError as error:
-            raise UsageError(
-                f"batch normalisation needs two examples in every part of a batch; --batch_size={size} makes one in "
-                f"{parts} parts (processes times --accumulation)"
-            ) from error
-
     def _first_images(self, count: int) -> torch.Tensor:
         rows = torch.arange(count).to(self.data.train.labels.device)
         return self.data.train.pixels(rows).to(self.environment.device)
-
-    def _refuse_what_cannot_be_done(self) -> None:
-        training, environment = self.desc.training, self.environment
-        if training.batch_size < environment.world_size:
-            raise UsageError(
-                f"--batch_size: expected at least one example for each of {environment.world_size} processes, "
-                f"got {training.batch_size}"
-            )
-        if training.precision == "fp16" and environment.device.type != "cuda":
-            raise UsageError("--precision=fp16: expected a GPU; use --precision=bf16 here")
 
     @property
     def _divides_anchors(self) -> bool:

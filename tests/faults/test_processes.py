@@ -130,15 +130,15 @@ def test_a_process_that_fails_leaves_nobody_waiting(
 # The weights of rank 1 are others, as with a file that one node cannot see in its newest form.
 DIFFERS = """
 import sys, torch
-import runners.test.runner as runner
-read = runner.read_model
+import runners.test.inputs as inputs
+read = inputs.read_model
 def other(desc, model, environment, spec):
     classifier = read(desc, model, environment, spec)
     if environment.rank == 1:
         for values in classifier.state_dict().values():
             values.add_(1)
     return classifier
-runner.read_model = other
+inputs.read_model = other
 from cli.main import main
 sys.exit(main(sys.argv[1:]))
 """

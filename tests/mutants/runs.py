@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant(
         "safe moves: nobody asks what noise alone broke",
         "runners/test/runner.py",
-        "                ENTRIES[name].settle(self, arrays)\n",
+        "                ENTRIES[name].settle(inputs, arrays)\n",
         "                pass\n",
         "tests/runners/test_safe_moves.py",
     ),
@@ -82,7 +82,7 @@ MUTANTS = [
     ),
     Mutant(
         "a protocol compares no digests",
-        "runners/test/runner.py",
+        "runners/test/inputs.py",
         "            self._check_protocol()\n",
         "            pass\n",
         "tests/runners/test_protocol.py -k other_anchors",

@@ -1,0 +1,75 @@
+"""What the train runner refuses or warns of before it trains."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+
+from foundations.environment import Environment
+from foundations.errors import UsageError
+from foundations.hparams import TrainingHparams
+from models.normalize import Classifier
+from training.synchronised import has_batch_norm
+
+
+def check_flags(training: TrainingHparams, environment: Environment) -> None:
+    """Raise UsageError for flags that these processes or this device cannot follow."""
+    if training.batch_size < environment.world_size:
+        raise UsageError(
+            f"--batch_size: expected at least one example for each of {environment.world_size} processes, "
+            f"got {training.batch_size}"
+        )
+    if training.precision == "fp16" and environment.device.type != "cuda":
+        raise UsageError("--precision=fp16: expected a GPU; use --precision=bf16 here")
+
+
+def check_parts(
+    network: Classifier,
+    image: torch.Tensor,
+    size: int,
+    accumulation: int,
+    environment: Environment,
+    *,
+    divides_anchors: bool,
+) -> None:
+    """Raise UsageError if a batch is too small for its parts, which processes and accumulation make.
+
+    image            [1, C, H, W], one of those of training
+    size             examples of a batch
+    divides_anchors  whether anchors are divided over several processes, which then work on every part together
+    """
+    parts = environment.world_size * accumulation
+    if size < parts and divides_anchors:
+        raise UsageError(
+            f"--shard_anchors: expected an example in every part of a batch, got {size} examples for {parts} parts "
+            "(processes times --accumulation); use a smaller --accumulation"
+        )
+    if size >= 2 * parts or not has_batch_norm(network):
+        return
+    if size < parts and environment.world_size > 1:
+        raise UsageError(
+            f"batch normalisation over all processes needs an example in every part of a batch, got {size} for "
+            f"{parts} parts (processes times --accumulation); use a larger --batch_size"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            copy.deepcopy(network).train()(image)
+    except ValueError as error:
+        raise UsageError(
+            f"batch normalisation needs two examples in every part of a batch; --batch_size={size} makes one in "
+            f"{parts} parts (processes times --accumulation)"
+        ) from error
+
+
+def lateness(training: TrainingHparams, iterations: int, of_an_epoch: int) -> str:
+    """A warning that adversaries do not reach their full size before training ends; "" if they do."""
+    whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
+    epochs = math.ceil(iterations / of_an_epoch)
+    if not training.has_adversary or not whole > epochs > 0:
+        return ""
+    return (
+        f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
+        "lower --adv_train_start_epoch or --adv_train_growth_epochs"
+    )
