@@ -152,10 +152,18 @@ def load_tinyimagenet(dataset: DatasetHparams, info: DatasetInfo, data_dir: Path
     _check_ids(dataset, info, folder / "train")
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
-        test = _split(dataset, info, folder / "val")
+        test = _in_order_of_names(_split(dataset, info, folder / "val"))
     else:
         test = _annotated(dataset, info, annotations)
     return _dataset(dataset, info, _split(dataset, info, folder / "train"), test)
+
+
+def _in_order_of_names(split: FolderSplit) -> FolderSplit:
+    """The order of the archive's list (val_0.JPEG to val_9999.JPEG), so that row numbers mean the same images."""
+    names = [Path(path).name for path in split.paths]
+    order = sorted(range(len(names)), key=lambda row: (len(names[row]), names[row]))
+    paths = [split.paths[row] for row in order]
+    return dataclasses.replace(split, paths=paths, labels=split.labels[torch.tensor(order, dtype=torch.int64)])
 
 
 def _annotated(dataset: DatasetHparams, info: DatasetInfo, annotations: Path) -> FolderSplit:

@@ -50,7 +50,7 @@ def obtain(wanted: Wanted, bar: Bar) -> str:
     """
     path = wanted.path
     if path.is_file():
-        if problem := what_is_wrong(path) or _differs(path):
+        if problem := what_is_wrong(path) or differs(path):
             path.unlink()
             raise RunError(f"{problem}; {path} was removed, run the same command again")
         record(path)
@@ -127,7 +127,7 @@ def record(path: Path) -> None:
 
 def verify(path: Path) -> str | None:
     """The problem with a file that should exist and have a recorded checksum; None if there is no problem."""
-    return what_is_wrong(path) or _differs(path) or (None if _recorded(path.parent).get(path.name) else "no checksum")
+    return what_is_wrong(path) or differs(path) or (None if _recorded(path.parent).get(path.name) else "no checksum")
 
 
 @contextlib.contextmanager
@@ -158,7 +158,8 @@ def _recorded(folder: Path) -> dict[str, str]:
     return read_json(file) if file.is_file() else {}
 
 
-def _differs(path: Path) -> str | None:
+def differs(path: Path) -> str | None:
+    """The problem if a file has not the content that was recorded when it was fetched; None without a record."""
     expected = _recorded(path.parent).get(path.name)
     if expected is None or (found := content_digest(str(path))[:12]) == expected:
         return None

@@ -82,6 +82,24 @@ def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
     return Classifier(Normalize(tuple(network.default_cfg["mean"]), tuple(network.default_cfg["std"])), network)
 
 
+def preparation(name: str) -> tuple[int, int, str]:
+    """The images that a library's weights were measured on: shorter side, side of the centre crop, interpolation.
+
+    name   with the library's prefix, such as timm:resnet50
+    """
+    library, _, model = name.partition(":")
+    if library == "torchvision":
+        import torchvision
+
+        made = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+        return made.resize_size[0], made.crop_size[0], made.interpolation.value
+    import timm
+
+    found = timm.get_pretrained_cfg(model)
+    side = found.input_size[-1]
+    return int(side / found.crop_pct), side, found.interpolation
+
+
 def timm_classes(name: str) -> int:
     """The number of classes of timm's weights of this name; 0 for weights without a last layer."""
     import timm

@@ -18,6 +18,7 @@ from foundations.images import ImageSpec
 from foundations.program import COMMAND
 from foundations.third_party import names_for_robustbench
 from models.checkpoints import what_is_wrong
+from models.downloading import differs
 from models.normalize import Classifier, Normalize
 from models.robustbench_registry import ZooModel
 
@@ -72,6 +73,9 @@ def load_zoo_model(model: ZooModel, spec: ImageSpec, models_dir: Path) -> Classi
             f"download_pretrained --dataset_name={model.dataset_name} --threat_model={model.threat_model} "
             f"--names={model.name}"
         )
+    for path in model.paths(models_dir) if model.files else ():
+        if changed := differs(path):
+            raise RunError(f"RobustBench's {model.name}: {path}: {changed}; remove the file and fetch it again")
     library = zoo_library()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

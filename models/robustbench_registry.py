@@ -106,6 +106,12 @@ def zoo_model(dataset_name: str, threat_model: str, name: str) -> ZooModel:
     )
 
 
+def namesakes(model: ZooModel) -> list[str]:
+    """The threat models of the same data set whose models of this name have other weights."""
+    others = {threat: zoo(model.dataset_name, threat).get(model.name) for threat in THREAT_MODELS}
+    return [threat for threat, other in others.items() if other is not None and other.files != model.files]
+
+
 def selection(dataset_name: str, threat_model: str) -> list[str]:
     """The default selection: the LEADING models by published robust accuracy, then the SMALL ones."""
     known = zoo(dataset_name, threat_model)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from datasets.registry import DATASETS, dataset_info
 from foundations.errors import UsageError, nearest
 from foundations.input_hparams import DatasetHparams, ModelHparams
 from models.registry import check_fit
 from models.sources import resolved, zoo_entry
-from threat_specification.perturbations.registry import SUITES
+from threat_specification.perturbations.registry import SUITES, versions
 
 SUITE_NAMES = tuple(SUITES)
 
@@ -29,6 +31,12 @@ def check_distances(flag: str, value: str) -> None:
         if name not in PACKAGE_DISTANCES:
             hint = nearest(name, list(PACKAGE_DISTANCES))
             raise UsageError(f"--{flag}: expected {EXPECTED_DISTANCES}, comma-separated{hint}, got {name}")
+
+
+def versions_of(suites: list[str]) -> dict[str, Any]:
+    """What a run's hash says of corruptions (suites, or names) whose images have changed since their first version."""
+    changed = versions(name.partition(":")[0] for name in suites)
+    return {"corruption_versions": changed} if changed else {}
 
 
 def file_to_write(flag: str, value: str) -> Path:
@@ -51,6 +59,11 @@ def check_dataset(dataset: DatasetHparams) -> None:
     if not dataset.dataset_name:
         raise UsageError("--dataset_name is required, for example --dataset_name=mnist_5k")
     dataset_info(dataset)
+
+
+def truly_labelled(dataset: DatasetHparams) -> DatasetHparams:
+    """The data set without random labels: those are of training, and a threat is about what images show."""
+    return dataclasses.replace(dataset, random_labels_fraction=0.0)
 
 
 def resolved_model(model: ModelHparams, dataset: DatasetHparams) -> ModelHparams:

@@ -60,7 +60,7 @@ def mean_accuracy(accuracies: Accuracies) -> float:
 def corruption_errors(accuracies: Accuracies, baseline: Accuracies) -> dict[str, float]:
     """CE of each corruption: the sum of errors over severities, over that of a baseline that makes some.
 
-    mCE is their mean (Hendrycks and Dietterich 2019).
+    mCE is the mean over the 15 corruptions of Hendrycks and Dietterich (2019).
     """
     return {name: _errors(levels) / _errors(baseline[name]) for name, levels in accuracies.items()}
 

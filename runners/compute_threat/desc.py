@@ -9,7 +9,7 @@ from typing import Any
 
 from foundations.desc import Desc, digest
 from foundations.input_hparams import DatasetHparams, ThreatHparams
-from runners.checks import check_dataset
+from runners.checks import check_dataset, truly_labelled
 
 NOT_YET_THEN = ("class_weights_form", "class_weights_calibrate", "selection_space")
 
@@ -28,6 +28,7 @@ class ThreatDesc(Desc):
 
     def __post_init__(self) -> None:
         check_dataset(self.dataset)
+        object.__setattr__(self, "dataset", truly_labelled(self.dataset))
 
     @property
     def name(self) -> str:

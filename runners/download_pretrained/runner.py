@@ -8,7 +8,7 @@ from typing import Any
 
 from foundations.errors import RunError, UsageError
 from models.downloading import Wanted, from_drive, from_folder, from_url, obtain, only_one, verify
-from models.robustbench_registry import ZooModel, selection, zoo, zoo_model
+from models.robustbench_registry import ZooModel, namesakes, selection, zoo, zoo_model
 from runners.base import Runner
 from runners.checks import names_in
 
@@ -67,13 +67,17 @@ class DownloadPretrained(Runner):
                 f"By hand: open {page} in a browser and save it as {path}, or name its folder with --source_dir=DIR"
             )
             if download.source_dir:
-                fetch = from_folder(Path(download.source_dir).expanduser(), [relative, path.name])
+                fetch = from_folder(Path(download.source_dir).expanduser(), self._names(relative, model, path.name))
             elif download.mirror:
                 fetch = from_url(f"{download.mirror.rstrip('/')}/{relative}")
             else:
                 fetch = from_drive(identifier)
             files.append(Wanted(path, fetch, by_hand))
         return files
+
+    def _names(self, relative: str, model: ZooModel, name: str) -> list[str]:
+        """Where a file may lie below --source_dir: with its name alone only where that says which weights they are."""
+        return [relative] if namesakes(model) else [relative, name]
 
     def _state(self, model: ZooModel) -> str:
         if not model.files:

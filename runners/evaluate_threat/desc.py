@@ -11,7 +11,15 @@ from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path, whole_severities
 from foundations.input_hparams import DatasetHparams, PrecisionHparams
 from foundations.results import markdown_table
-from runners.checks import EXPECTED_DISTANCES, PACKAGE_DISTANCES, SUITE_NAMES, check_dataset, names_in
+from runners.checks import (
+    EXPECTED_DISTANCES,
+    PACKAGE_DISTANCES,
+    SUITE_NAMES,
+    check_dataset,
+    names_in,
+    truly_labelled,
+    versions_of,
+)
 from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.human_desc import HumanHparams, human_summary
 from runners.test.desc import ModelByDirectory
@@ -243,7 +251,8 @@ class EvaluateThreatDesc(Desc):
     def hashed(self) -> dict[str, Any]:
         """A version of the measurement enters too, so that results that lack something are not taken for new ones."""
         more = [{"hash": run.hash, "replicate": run.replicate} for run in self.more]
-        return super().hashed() | {"measured": MEASURED} | ({"more": more} if more else {})
+        found = super().hashed() | {"measured": MEASURED} | ({"more": more} if more else {})
+        return found | versions_of(names_in(self.perturbation.suites))
 
     def flags(self) -> dict[str, Any]:
         names = ",".join(run.model.model_name for run in self.models) if self.more else ""
@@ -252,6 +261,7 @@ class EvaluateThreatDesc(Desc):
 
     def __post_init__(self) -> None:
         check_human_set(self.human.human, self.dataset_name)
+        object.__setattr__(self, "dataset", truly_labelled(self.dataset))
         if self.judge is not None and (self.judge.hash, self.judge.replicate) == (
             self.train.hash,
             self.train.replicate,

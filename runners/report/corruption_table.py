@@ -23,7 +23,8 @@ def by_category(tested: list[FinishedRun]) -> Table:
     table = Table("Accuracy under corruptions", header)
     table.note = (
         "Means over corruptions of means over severities; models compare where their corruptions are the same. "
-        "mCE: errors in units of those of the baseline."
+        "mCE: errors in units of those of the baseline, over the 15 corruptions of Hendrycks and Dietterich (2019) "
+        "where all are there, else over all."
     )
     for run in tested:
         found = run.result["corruption"]

@@ -110,7 +110,7 @@ def corruption_summary(result: dict[str, Any]) -> str:
         return ""
     kinds = ", ".join(f"{kind} {accuracy:.4f}" for kind, accuracy in found["by_category"].items())
     told = [markdown_table(*corruption_table(found)), f"by category: {kinds}"]
-    return "\n".join([*told, *filter(None, (_compared(found), _published(found), _no_answer(found)))])
+    return "\n".join([*told, *filter(None, (_papers(found), _compared(found), _published(found), _no_answer(found)))])
 
 
 def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -119,7 +119,7 @@ def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     levels = sorted({level for of in accuracies.values() for level in of})
     means = {name: fmean(of.values()) for name, of in accuracies.items()} | {"mean": found["accuracy"]}
     columns = {level: fmean(of[level] for of in accuracies.values() if level in of) for level in levels}
-    errors = {**found["CE"], "mean": found["mCE"]} if "CE" in found else {}
+    errors = {**found["CE"], "mean": fmean(found["CE"].values())} if "CE" in found else {}
 
     def row(name: str, of: dict[str, float]) -> list[str]:
         shown = (f"{of[level]:.3f}" if level in of else "-" for level in levels)
@@ -134,7 +134,17 @@ def _compared(found: dict[str, Any]) -> str:
         return ""
     of = found["baseline"]
     where = "" if of["same_images"] else f", on other images ({of['num_examples']})"
-    return f"mCE {found['mCE']:.4f}: errors in units of those of {of['name']} (accuracy {of['accuracy']:.4f}{where})"
+    over, every = found["mCE_over"], len(found["CE"])
+    which = f"the paper's {over} of {every}" if over < every else f"all {every}"
+    return (
+        f"mCE {found['mCE']:.4f} over {which} corruptions: errors in units of those of {of['name']} (accuracy "
+        f"{of['accuracy']:.4f}{where})"
+    )
+
+
+def _papers(found: dict[str, Any]) -> str:
+    ours = found.get("accuracy_of_paper")
+    return "" if ours is None else f"the 15 corruptions of Hendrycks and Dietterich (2019) alone: {ours:.4f}"
 
 
 def _published(found: dict[str, Any]) -> str:

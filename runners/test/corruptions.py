@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,13 +56,17 @@ def metrics(
 ) -> dict[str, Any]:
     """The fields of result.json: accuracy by corruption and by category, their mean, and mCE against a baseline.
 
+    mCE, and a second mean, are over the 15 corruptions of the paper where all are there; mCE else over all.
+
     index   [n] rows of the images in the data set
     """
     found = by_corruption(corruptions, arrays["corruption_correct"])
+    papers, _ = of_the_paper(found)
     fields = {
         "accuracy": mean_accuracy(found),
         "by_corruption": found,
         "by_category": by_category(found),
+        **({"accuracy_of_paper": mean_accuracy({name: found[name] for name in papers})} if papers else {}),
         "no_answer": int(arrays["corruption_no_answer"].sum()),
     }
     if baseline is None:
@@ -69,7 +74,22 @@ def metrics(
     errors = corruption_errors(found, baseline["by_corruption"])
     same = numpy.array_equal(index, baseline["index"])
     told = {name: baseline[name] for name in ("name", "accuracy", "num_examples")} | {"same_images": same}
-    return fields | {"mCE": fmean(errors.values()), "CE": errors, "baseline": told}
+    counted = papers or list(errors)
+    mean = fmean(errors[name] for name in counted)
+    return fields | {"mCE": mean, "mCE_over": len(counted), "CE": errors, "baseline": told}
+
+
+def of_the_paper(accuracies: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The names of the 15 corruptions of Hendrycks and Dietterich (2019), and in words whose they are.
+
+    Those of files come first, which published figures are of. ([], "") unless all 15 are there. The four others of the
+    suite C, and of its files, are that paper's validation set.
+    """
+    for suffix, source in ((FROM_FILE, "for those of files"), ("", "for the same ones made here, not those of files")):
+        names = [f"{name}{suffix}" for name in PUBLISHED_CORRUPTIONS]
+        if all(name in accuracies for name in names):
+            return names, source
+    return [], ""
 
 
 def by_category(accuracies: Accuracies) -> dict[str, float]:
@@ -95,10 +115,10 @@ def published(entry: ZooModel, accuracies: Accuracies) -> dict[str, Any]:
         "published_for": f"the mean over the {len(PUBLISHED_CORRUPTIONS)} corruptions of {files}, severities 1 to 5",
         "accuracy_of_published": None,
     }
-    for suffix, source in ((FROM_FILE, "for those of files"), ("", "for the same ones made here, not those of files")):
-        same = {name: accuracies.get(f"{name}{suffix}", {}) for name in PUBLISHED_CORRUPTIONS}
-        if all(len(levels) == 5 for levels in same.values()):
-            return fields | {"accuracy_of_published": mean_accuracy(same), "published_source": source}
+    names, source = of_the_paper(accuracies)
+    same = {name: accuracies[name] for name in names}
+    if same and all(len(levels) == 5 for levels in same.values()):
+        return fields | {"accuracy_of_published": mean_accuracy(same), "published_source": source}
     return fields
 
 

@@ -12,7 +12,7 @@ from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, setting
 from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
 from foundations.testing_hparams import TestingHparams
-from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights
+from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights, versions_of
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
 from runners.test import protocol, summary
@@ -95,7 +95,10 @@ class TestDesc(Desc):
     def hashed(self) -> dict[str, Any]:
         attacked = self.testing.adv_eval or self.testing.N_adv_eval
         mended = [name for name, concerns in MENDED.items() if concerns(self.testing)]
-        return super().hashed() | ({"ensemble": ENSEMBLE} if attacked else {}) | ({"mended": mended} if mended else {})
+        made = list(suites_at(self.testing)) if self.testing.corruption_eval else []
+        made += names_in(self.testing.safe_moves) if self.testing.N_adv_eval else []
+        versions = ({"ensemble": ENSEMBLE} if attacked else {}) | ({"mended": mended} if mended else {})
+        return super().hashed() | versions | versions_of(made)
 
     def flags(self) -> dict[str, Any]:
         return super().flags() | flags_of_training(self.train, self.needed_runs().get("anchors"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from models.libraries import preparation
+from models.registry import LIBRARIES
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.test import corruptions, then_project
@@ -22,8 +24,6 @@ def add_leaderboard(inputs: Inputs, result: dict[str, Any]) -> None:
     entry = zoo_entry(inputs.desc.model, inputs.desc.dataset_name)
     if entry is None or not isinstance(inputs.desc.train, PretrainedDesc):
         return
-    if entry.preprocessing not in (None, "Res256Crop224"):
-        inputs.environment.log(f"note: RobustBench measured {entry.name} on images prepared by {entry.preprocessing}")
     if "standard" in result:
         result["standard"]["published"] = entry.clean
     if "corruption" in result:
@@ -33,6 +33,34 @@ def add_leaderboard(inputs: Inputs, result: dict[str, Any]) -> None:
     same = testing.adv_test_attack_norm == entry.threat_model and testing.adv_test_attack_type == "auto"
     if "adv" in result and same and power is not None and same_radius(result["adv"]["threshold"], power):
         result["adv"]["published"] = entry.robust
+
+
+def other_preparation(inputs: Inputs) -> str:
+    """What published accuracies of these weights were measured on, where that is not as here; "" where it is.
+
+    Of ImageNet alone: elsewhere images are taken as they are. Without a name of its own RobustBench takes the one that
+    timm keeps with the model.
+    """
+    model, info = inputs.desc.model, inputs.data.info
+    if inputs.desc.dataset_name != "imagenet" or not isinstance(inputs.desc.train, PretrainedDesc):
+        return ""
+    side, shorter = info.shape[-1], round(info.shape[-1] * info.resized)
+    here = f"resized to {shorter}, cropped to {side} (bilinear)"
+    if (entry := zoo_entry(model, inputs.desc.dataset_name)) is not None:
+        if entry.preprocessing == "Res256Crop224" and (shorter, side) == (256, 224):
+            return ""
+        theirs = entry.preprocessing or "the preparation that timm keeps with the model"
+        return f"RobustBench measured {entry.name} on images prepared by {theirs}; here they are {here}"
+    library = model.model_name.partition(":")[0]
+    if library not in LIBRARIES:
+        return ""
+    theirs_resized, theirs_side, interpolation = preparation(model.model_name)
+    if (theirs_resized, theirs_side, interpolation) == (shorter, side, "bilinear"):
+        return ""
+    return (
+        f"{library} measured these weights on images resized to {theirs_resized}, cropped to {theirs_side} "
+        f"({interpolation}); here they are {here}"
+    )
 
 
 def with_table_3(inputs: Inputs, found: dict[str, Any]) -> dict[str, Any]:

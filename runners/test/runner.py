@@ -56,6 +56,9 @@ class Test(Runner):
         for name in self.prepared:
             del arrays[PROOFS[name].clock]
         published.add_leaderboard(inputs, result)
+        if told := published.other_preparation(inputs):
+            self.environment.log(f"note: {told}")
+            result["prepared_otherwise"] = told
         if inputs.testing.protocol:
             result["protocol"] = inputs.testing.protocol
         result["saved_adversarials"] = inputs.testing.save_adversarials

@@ -31,6 +31,7 @@ def of_result(result: dict[str, Any]) -> str:
     doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]
     parts = [
         _evaluations_table({name: result[name] for name in EVALUATIONS if name in result}),
+        result.get("prepared_otherwise", ""),
         corruption_summary(result),
         markdown_table(*grid_table(result["N_adv"])) if len(result.get("N_adv", {}).get("curve", ())) > 1 else "",
         binding(result.get("N_adv", {})),

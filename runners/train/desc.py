@@ -15,7 +15,7 @@ from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
 from models.sources import label
-from runners.checks import check_dataset, check_mask_rows, needs_weights, resolved_model
+from runners.checks import check_dataset, check_mask_rows, names_in, needs_weights, resolved_model, versions_of
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form, coverage_run
 from runners.trackers import TrackingHparams
@@ -149,6 +149,10 @@ class TrainDesc(Desc):
                     "--augmix: it moves what images show, and the masks of --N_train_segmented stay; leave one out"
                 )
             check_mask_rows("N_train_mask_source", self.training.N_train_mask_source, self.dataset)
+
+    def hashed(self) -> dict[str, Any]:
+        moves = self.training.N_train_safe_moves if self.training.N_adv_train else ""
+        return super().hashed() | versions_of(names_in(moves))
 
     @property
     def variant(self) -> str:

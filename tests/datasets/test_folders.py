@@ -161,6 +161,15 @@ def test_workers_end_with_their_reader(tmp_path: Path) -> None:
             pass
 
 
+def _sort_into_folders(annotations: Path, folder: Path) -> None:
+    """The layout val/<WordNet id>/* that people make of the archive's."""
+    shutil.copytree(annotations.parents[1], folder, ignore=shutil.ignore_patterns("val"))
+    for line in annotations.read_text().splitlines():
+        name, label, *_ = line.split("\t")
+        (folder / "val" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(annotations.parent / "images" / name, folder / "val" / label / name)
+
+
 def test_tinyimagenet_reads_its_annotations(tmp_path: Path) -> None:
     written.write_tinyimagenet(tmp_path / "tiny-imagenet-200")
     data = load_dataset(own("tinyimagenet"), tmp_path)
@@ -168,6 +177,10 @@ def test_tinyimagenet_reads_its_annotations(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert data.train.labels.bincount().tolist() == [4, 4, 4]
     annotations = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    _sort_into_folders(annotations, tmp_path / "sorted" / "tiny-imagenet-200")
+    again = load_dataset(own("tinyimagenet"), tmp_path / "sorted").test
+    assert again.labels.tolist() == data.test.labels.tolist()  # row numbers mean the same images in both layouts
+    assert torch.equal(again.read(slice(None)), data.test.read(slice(None)))
     annotations.write_text(annotations.read_text().replace("n01440764", "n99999999"))
     with pytest.raises(RunError, match=r"val_annotations.txt: line 1: expected a name and a known WordNet id"):
         load_dataset(own("tinyimagenet"), tmp_path)

@@ -18,16 +18,21 @@ from torch.nn.functional import interpolate
 
 from cli.main import main
 from datasets.registry import dataset_info, load_dataset
+from foundations.desc import Desc
 from foundations.testing_hparams import TestingHparams
 from models.registry import build_model
+from runners.compute_threat.desc import ThreatDesc
+from runners.evaluate_threat.desc import EvaluateThreatDesc
 from runners.multi.desc import MultiTestDesc
 from runners.test import threats
 from runners.test.desc import TestDesc
 from runners.test.published import same_radius
 from runners.test.summary import EVALUATIONS, describe_set
 from runners.test.then_project import PUBLISHED
+from runners.train.desc import TrainDesc
 from tests.conftest import TINY, Command
 from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.perturbations.registry import SUITES, versions
 
 POWER = 0.1
 ATTACKED = ["test", *TINY, "--per_label=10", "--num_examples=24", "--shard_size=8", "--adv_eval"]
@@ -251,3 +256,31 @@ def test_figures_that_were_wrong_are_not_found_again(flags: dict[str, Any], mend
     """Their runs have other hashes; those of all others stay."""
     hashed = TestDesc.from_flags({"dataset_name": "digits", "model_name": "lenet_64", **flags}).hashed()
     assert hashed.get("mended", []) == mended
+
+
+def test_corruptions_that_changed_are_another_run() -> None:
+    named = {"dataset_name": "digits", "model_name": "lenet_64"}
+    asked: list[tuple[type[Desc], dict[str, Any], set[str]]] = [
+        (TestDesc, {"corruption_eval": True, "corruption_suites": "C-bar"}, set()),
+        (TestDesc, {"corruption_eval": True, "corruption_suites": "C:3"}, set(SUITES["C"])),
+        (TestDesc, {"N_adv_eval": True, "safe_moves": "quick:3"}, set()),
+        (TestDesc, {"N_adv_eval": True, "safe_moves": "quick:3,snow:1"}, {"snow"}),
+        (TrainDesc, {"N_adv_train": True, "N_train_safe_moves": "pixelate"}, {"pixelate"}),
+        (EvaluateThreatDesc, {"suites": "torchvision"}, set()),
+        (EvaluateThreatDesc, {"suites": "C,torchvision"}, set(SUITES["C"])),
+    ]
+    for desc, flags, names in asked:
+        found = desc.from_flags({**named, **flags}).hashed().get("corruption_versions", {})
+        assert found == versions(names) and bool(found) == bool(names)
+
+
+def test_random_labels_are_those_of_training_not_of_the_threat() -> None:
+    """Farthest points of a class are mislabelled ones first: half of the anchors would show another class."""
+    noisy = {"dataset_name": "digits", "model_name": "lenet_64", "random_labels_fraction": 0.2, "N_adv_train": True}
+    plain = {name: value for name, value in noisy.items() if name != "random_labels_fraction"}
+    assert TrainDesc.from_flags(noisy).hash != TrainDesc.from_flags(plain).hash
+    noisy_run, plain_run = (TestDesc.from_flags(flags | {"N_adv_eval": True}) for flags in (noisy, plain))
+    assert noisy_run.anchors.hash == plain_run.anchors.hash
+    assert noisy_run.train.anchors.hash == plain_run.train.anchors.hash
+    for desc in (ThreatDesc, EvaluateThreatDesc):
+        assert desc.from_flags(noisy).hash == desc.from_flags(plain).hash

@@ -40,10 +40,11 @@ def zoom_blur(x: Tensor, draws: Draws, largest: float, step: float) -> Tensor:
 
 
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
-    """Blur, swap every pixel inside the border with one at most `reach` away, and blur again.
+    """Blur, copy to every pixel inside the border one at most `reach` away, and blur again.
 
-    Swaps go from the last pixel to the first. Each depends on the earlier ones, so the pixels are processed one by one,
-    but for all images of the batch together.
+    The paper speaks of swaps; the code that made CIFAR-10-C and ImageNet-C copies, and so does this. From the last
+    pixel to the first: each depends on the earlier ones, so they are processed one by one, but for all images of the
+    batch together.
     """
     batch, channels, height, width = x.shape
     place = numpy.tile(numpy.arange(height * width), (batch, 1)).T.copy()
@@ -52,11 +53,8 @@ def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -
         down, right = ((draws.integers(2 * reach, height, width) - reach).cpu().numpy() for _ in range(2))
         for row in range(height - reach, reach, -1):
             for column in range(width - reach, reach, -1):
-                here = row * width + column
                 there = (row + down[:, row, column]) * width + column + right[:, row, column]
-                kept = place[here].copy()
-                place[here] = place[there, images]
-                place[there, images] = kept
+                place[row * width + column] = place[there, images]
     source = torch.from_numpy(place.T.copy()).to(x.device).unsqueeze(1).expand(-1, channels, -1)
     shuffled = filters.gaussian_blur(x, sigma).flatten(2).gather(2, source).view_as(x)
     return filters.gaussian_blur(shuffled, sigma)

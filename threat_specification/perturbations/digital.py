@@ -6,7 +6,6 @@ import io
 
 import numpy
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -43,10 +42,10 @@ def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
 
 
 def pixelate(x: Tensor, draws: Draws, factor: float) -> Tensor:
-    """Reduce the resolution by area averaging, then enlarge again to the same size."""
+    """Reduce the resolution with Pillow's filter BOX, then enlarge again to the same size, as CIFAR-10-C does."""
     height, width = x.shape[2:]
-    small = F.interpolate(x, size=(max(1, int(height * factor)), max(1, int(width * factor))), mode="area")
-    return F.interpolate(small, size=(height, width), mode="nearest-exact")
+    small = filters.box_resize(x, max(1, int(height * factor)), max(1, int(width * factor)))
+    return filters.box_resize(small, height, width)
 
 
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
@@ -85,6 +84,6 @@ def elastic_transform(x: Tensor, draws: Draws, strength: float, smoothness: floa
     x = filters.sample(x, there[..., 1], there[..., 0], "reflection")
     offsets = draws.uniform(2, height, width, low=-1.0)
     if smoothness > 0:
-        offsets = filters.gaussian_blur(offsets, smoothness * side, truncate=3.0)
+        offsets = filters.reflected_blur(offsets, smoothness * side, truncate=3.0)
     offsets = strength * side * offsets
     return filters.sample(x, rows + offsets[:, 1], columns + offsets[:, 0], "reflection")

@@ -56,11 +56,57 @@ def sample(x: Tensor, rows: Tensor, columns: Tensor, padding: str = "border") ->
 
 
 def zoom(x: Tensor, factor: float) -> Tensor:
-    """The image enlarged around its centre and cut to the same size."""
-    rows, columns = pixel_grid(x)
-    height, width = x.shape[-2:]
-    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
-    return sample(x, middle_row + (rows - middle_row) / factor, middle_column + (columns - middle_column) / factor)
+    """The image enlarged around its centre and cut to the same size, as CIFAR-10-C and ImageNet-C do it.
+
+    They cut out whole pixels, enlarge these so that corners stay corners, and trim to the same size; where the sides
+    do not come out even, the centre moves by up to a pixel.
+    """
+    rows, columns = (_zoomed(side, factor).to(x) for side in x.shape[-2:])
+    height, width = len(rows), len(columns)
+    return sample(x, rows.view(1, -1, 1).expand(1, height, width), columns.view(1, 1, -1).expand(1, height, width))
+
+
+def _zoomed(side: int, factor: float) -> Tensor:
+    """Where the pixels [side] of an enlarged line come from, as real positions in the line."""
+    kept = math.ceil(side / factor)
+    enlarged = round(kept * factor)
+    first, trimmed = (side - kept) // 2, (enlarged - side) // 2
+    step = (kept - 1) / max(enlarged - 1, 1)
+    return first + step * (trimmed + torch.arange(side, dtype=torch.float64))
+
+
+def box_resize(x: Tensor, height: int, width: int) -> Tensor:
+    """Images [B,C,H,W] resized with Pillow's filter BOX, but without rounding to 8 bits between.
+
+    A pixel is the mean of those whose centres lie in its own area: where sides shrink by less than a half, of one or
+    two; where they grow, the nearest.
+    """
+    down, across = _box(x.shape[-2], height).to(x), _box(x.shape[-1], width).to(x)
+    return down @ x @ across.T
+
+
+def _box(before: int, after: int) -> Tensor:
+    """The weights [after, before] of box_resize along one side."""
+    scale = before / after
+    centres = scale * (torch.arange(after, dtype=torch.float64) + 0.5)
+    away = (torch.arange(before, dtype=torch.float64) + 0.5 - centres.view(-1, 1)) / max(scale, 1.0)
+    weights = ((away > -0.5) & (away <= 0.5)).double()
+    return weights / weights.sum(1, keepdim=True)
+
+
+def reflected_blur(x: Tensor, sigma: float, truncate: float) -> Tensor:
+    """Separable Gaussian blur [..., H, W] whose borders reflect (d c b a | a b c d | d c b a), as often as needed."""
+    down, across = (_reflected(side, sigma, truncate).to(x) for side in x.shape[-2:])
+    return down @ x @ across.T
+
+
+def _reflected(side: int, sigma: float, truncate: float) -> Tensor:
+    """The weights [side, side] of reflected_blur along one side."""
+    radius = int(truncate * sigma + 0.5)
+    weights = gaussian_kernel(sigma, radius, torch.float64) if radius else torch.ones(1, dtype=torch.float64)
+    places = (torch.arange(side).view(-1, 1) + torch.arange(-radius, radius + 1)) % (2 * side)
+    places = torch.where(places < side, places, 2 * side - 1 - places)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, weights.expand(side, -1).contiguous())
 
 
 def motion_blur(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:

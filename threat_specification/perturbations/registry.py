@@ -13,7 +13,7 @@ CATEGORIES divides them by kind, as Table 2 of arXiv 2501.18098 does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,16 @@ Parameters = tuple[tuple[Any, ...], ...]
 
 @dataclass(frozen=True)
 class Safe:
-    """A corruption: `function` is "file:name" in this folder, called as (x, draws, *parameters of a severity)."""
+    """A corruption: `function` is "file:name" in this folder, called as (x, draws, *parameters of a severity).
+
+    version   raised when its images change, so that no figure of other images is found again (`versions`)
+    """
 
     suite: str
     function: str
     small: Parameters
     large: Parameters = ()
+    version: int = 1
 
     def parameters(self, shape: tuple[int, ...]) -> Parameters:
         """Parameters for images [..., H, W]: one tuple for each severity."""
@@ -68,8 +72,8 @@ def _elastic(*fractions: tuple[float, float, float]) -> Parameters:
     return tuple(tuple(244 / 224 * fraction for fraction in row) for row in fractions)
 
 
-def _c(function: str, small: Parameters, large: Parameters) -> Safe:
-    return Safe("C", function, small, large)
+def _c(function: str, small: Parameters, large: Parameters, version: int = 1) -> Safe:
+    return Safe("C", function, small, large, version)
 
 
 def _c_bar(name: str, large: Parameters, small: Parameters = ()) -> Safe:
@@ -97,6 +101,7 @@ SAFE: dict[str, Safe] = {
         "blur:glass_blur",
         ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
         ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+        version=2,
     ),
     "motion_blur": _c(
         "blur:motion_blur",
@@ -107,6 +112,7 @@ SAFE: dict[str, Safe] = {
         "blur:zoom_blur",
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+        version=2,
     ),
     "snow": _c(
         "weather:snow",
@@ -124,6 +130,7 @@ SAFE: dict[str, Safe] = {
             (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
             (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
+        version=2,
     ),
     "frost": _c(
         "weather:frost",
@@ -141,8 +148,11 @@ SAFE: dict[str, Safe] = {
         "digital:elastic_transform",
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
         _elastic((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+        version=2,
     ),
-    "pixelate": _c("digital:pixelate", _graded(0.95, 0.9, 0.85, 0.75, 0.65), _graded(0.6, 0.5, 0.4, 0.3, 0.25)),
+    "pixelate": _c(
+        "digital:pixelate", _graded(0.95, 0.9, 0.85, 0.75, 0.65), _graded(0.6, 0.5, 0.4, 0.3, 0.25), version=2
+    ),
     "jpeg_compression": _c("digital:jpeg_compression", _graded(80, 65, 58, 50, 40), _graded(25, 18, 15, 10, 7)),
     "speckle_noise": _c(
         "noise:speckle_noise", _graded(0.06, 0.1, 0.12, 0.16, 0.2), _graded(0.15, 0.2, 0.35, 0.45, 0.6)
@@ -234,3 +244,12 @@ SUITES: dict[str, list[str]] = {
     suite: [name for name, entry in SAFE.items() if entry.suite == suite]
     for suite in ("C", "C-bar", "torchvision", "quick")
 }
+
+
+def versions(names: Iterable[str]) -> dict[str, int]:
+    """Corruption -> its version, of suites and corruptions by name; those of the first version are left out.
+
+    For hashes of runs.
+    """
+    every = sorted({name for given in names for name in SUITES.get(given, [given])})
+    return {name: SAFE[name].version for name in every if SAFE[name].version > 1}

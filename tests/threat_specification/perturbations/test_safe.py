@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import colorsys
 import io
+import math
 
 import numpy
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 from scipy.stats import poisson
 from torch import Tensor
 
 from threat_specification.perturbations import blur, digital, filters, noise
 from threat_specification.perturbations.draws import Draws
-from threat_specification.perturbations.registry import SAFE, SUITES
+from threat_specification.perturbations.registry import SAFE, SUITES, versions
 
 
 def images(count: int, channels: int, side: int) -> Tensor:
@@ -51,6 +52,12 @@ def test_parameters_for_large_images(name: str) -> None:
     assert len(entry.large) in (0, len(entry.small)) and len(entry.small) in (1, 5)
     x = images(1, 3, 96)
     assert entry(x, draws(1, name), entry.severities[-1]).isfinite().all()
+
+
+def test_versions_tell_changed_corruptions_apart() -> None:
+    assert versions(["quick", "C-bar", "fog"]) == {}
+    assert versions(["pixelate", "quick"]) == {"pixelate": 2}
+    assert versions(["C"]).keys() == {"pixelate", "elastic_transform", "zoom_blur", "snow", "glass_blur"}
 
 
 def test_suites_hold_their_numbers_of_corruptions() -> None:
@@ -97,14 +104,63 @@ def test_a_point_of_light_shows_the_kernels() -> None:
     assert float(streak.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_glass_blur_only_moves_pixels_when_it_does_not_blur() -> None:
-    x = images(3, 2, 12)
-    y = blur.glass_blur(x, draws(3), 0.05, 1, 2)
-    assert torch.equal(x.flatten(2).sort(2).values, y.flatten(2).sort(2).values)
+def test_glass_blur_copies_pixels_when_it_does_not_blur() -> None:
+    """As the loop of the code that made CIFAR-10-C, on images of channels: views, so that a swap becomes a copy."""
+    x, reach = images(3, 2, 12), 1
+    y = blur.glass_blur(x, draws(3), 0.05, reach, 2)
+    expected, drawn = x.numpy().transpose(0, 2, 3, 1).copy(), draws(3)
+    for _ in range(2):
+        down, right = ((drawn.integers(2 * reach, 12, 14) - reach).numpy() for _ in range(2))
+        for image, lower, further in zip(expected, down, right, strict=True):
+            for h in range(12 - reach, reach, -1):
+                for w in range(14 - reach, reach, -1):
+                    h2, w2 = h + lower[h, w], w + further[h, w]
+                    image[h, w], image[h2, w2] = image[h2, w2], image[h, w]
+    assert numpy.array_equal(y.numpy().transpose(0, 2, 3, 1), expected)
     assert not torch.equal(x, y)
-    # Channels of a pixel move together.
-    pairs = [{tuple(pixel) for pixel in image.flatten(1).T.tolist()} for image in (x[0], y[0])]
-    assert pairs[0] == pairs[1]
+
+
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (48, 64), (47, 33)])
+def test_pixelate_is_pillows(size: tuple[int, int]) -> None:
+    x = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    image = Image.fromarray(x[0, 0].numpy())
+    for (factor,) in (*SAFE["pixelate"].small, *SAFE["pixelate"].large):
+        small = image.resize((int(size[1] * factor), int(size[0] * factor)), Image.Resampling.BOX)
+        expected = numpy.asarray(small.resize(size[::-1], Image.Resampling.BOX))
+        assert numpy.allclose(digital.pixelate(x, draws(1), factor)[0, 0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.5, 6.0, 22.0])
+def test_a_blur_whose_borders_reflect_is_scipys(sigma: float) -> None:
+    x = torch.rand(1, 1, 28, 31, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = gaussian_filter(x[0, 0].numpy(), sigma, mode="reflect", truncate=3)
+    assert numpy.allclose(filters.reflected_blur(x, sigma, 3.0)[0, 0].numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [28, 32, 224])
+def test_zoom_is_that_of_the_published_code(side: int) -> None:
+    """Whole pixels cut out, enlarged by scipy, and trimmed."""
+    x = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0))
+    for factor in (1.0, 1.01, 1.06, 1.11, 1.25, 1.3, 1.75, 2.25, 4.5):
+        kept = math.ceil(side / factor)
+        first = (side - kept) // 2
+        large = zoom(x[0, 0, first : first + kept, first : first + kept].double().numpy(), factor, order=1)
+        trimmed = (len(large) - side) // 2
+        expected = large[trimmed : trimmed + side, trimmed : trimmed + side]
+        assert numpy.allclose(filters.zoom(x, factor)[0, 0].numpy(), expected, atol=1e-4)
+
+
+def test_elastic_changes_large_images_by_the_published_lengths() -> None:
+    """Root mean square of a coordinate's displacement, in pixels, as the authors' code draws it.
+
+    With replicated borders the first was 37 times as long. A slope shows how far each pixel was moved.
+    """
+    rows = (torch.arange(224.0) / 223).view(1, 1, -1, 1).expand(16, 1, 224, 224)
+    for severity, published in ((1, 1.07), (2, 4.65), (3, 0.83), (4, 1.16), (5, 1.99)):
+        strength, smoothness, _ = SAFE["elastic_transform"].large[severity - 1]
+        moved = digital.elastic_transform(rows, draws(16), strength, smoothness, 0.0)
+        inner = (moved - rows)[..., 30:-30, 30:-30] * 223
+        assert float(inner.square().mean().sqrt()) == pytest.approx(published, rel=0.35)
 
 
 def test_colours_are_those_of_colorsys() -> None:
