@@ -12,7 +12,7 @@ from foundations.errors import UsageError
 from foundations.modes import evaluation_mode
 from threat_specification.answers import as_tensor, checked_labels, checked_model
 from threat_specification.attacks.search import Cell
-from threat_specification.base import Threat, check_images, check_set
+from threat_specification.base import Threat, check_images, check_rows, check_set
 from threat_specification.norms import default_radius
 
 
@@ -51,6 +51,7 @@ class Given:
             model, num_classes = checked_model(model, images[:1])
         labels = checked_labels(labels, images, num_classes)
         check_images(images, labels)
+        check_rows(threat, len(images))
         if radius is None:
             radius = default_radius(threat)
         return cls(model, num_classes, images, labels, Cell(threshold, radius))

@@ -74,6 +74,7 @@ class Attack:
             raise UsageError(f"safe_moves: expected their names in a text, such as 'quick:3', got {self.safe_moves!r}")
         if isinstance(self.attacks, str):
             raise UsageError(f"attacks: expected a list of names and functions, got '{self.attacks}' alone")
+        object.__setattr__(self, "attacks", tuple(self.attacks))  # an iterator would be empty in the second call
 
     def __call__(self, model: nn.Module, images: ArrayLike, labels: ArrayLike) -> Tensor:
         """[n,C,H,W] float32 in [0, 1], beside the images: for each the adversarial example found, else the perturbed

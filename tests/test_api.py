@@ -226,3 +226,27 @@ def test_threats_of_a_change_in_parts_and_by_a_function() -> None:
     assert all(by_function[name].equal(values) for name, values in found.items())
     with pytest.raises(UsageError, match="change: expected images"):
         nonisotropic.evaluate_threat_of(images[:2], images, labels, L2())
+
+
+def test_changes_in_place_are_measured_against_the_images_before() -> None:
+    images, labels = torch.full((3, 1, 4, 4), 0.5), torch.tensor([0, 1, 0])
+    found = nonisotropic.evaluate_threat_of(lambda shown: shown.mul_(0.8), images, labels, Linf())
+    assert found["Linf"].tolist() == pytest.approx([0.1] * 3) and bool((images == 0.5).all())
+
+
+def test_bytes_are_refused_where_white_is_one() -> None:
+    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    for bytes_ in ((images * 255).byte(), images.long()):
+        with pytest.raises(UsageError, match=r"perturbed_examples: expected floats.*divide bytes by 255"):
+            Linf().evaluate(images, labels, bytes_)
+        with pytest.raises(UsageError, match="expected floats"):
+            nonisotropic.evaluate_threat_of(bytes_, images, labels, nonisotropic.Linf())
+
+
+def test_anchors_are_their_own() -> None:
+    """Whoever changes images in place later, as normalisation does, changes no threat that was made of them."""
+    images = torch.rand(4, 1, 4, 4)
+    anchors = nonisotropic.AnchorSet(images, torch.arange(4) % 2)
+    before = images.clone()
+    images.mul_(0.5)
+    assert torch.equal(anchors.images, before)

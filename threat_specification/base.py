@@ -19,6 +19,7 @@ from foundations.errors import UsageError, check_number, kind_of
 
 CONTEXT = ("masks", "indices")  # arguments that some threats take for each example besides its label
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # types of labels
+BESIDE_ROUNDS, BESIDE_HALVINGS = 10, 12  # of `BoundThreat.project_beside`
 ROUNDING_SHRINKS = (1e-6, 1e-5, 1e-4)  # relative shrinks of delta, tried in this order
 
 
@@ -88,13 +89,43 @@ class BoundThreat(ABC):
         factor = torch.where(threat > threshold, threshold / threat.clamp_min(1e-38) * (1 - 5e-7), 1.0)
         return clipped * factor.view(-1, *[1] * (delta.dim() - 1))
 
-    def project_beside(self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def project_beside(
+        self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """A point near delta with threat <= threshold in a box that need not contain 0, and [B] bool: if one was found.
 
-        This one only clips to the box; threats with an exact projection find the nearest point.
+        centre   [B,C,H,W] a point of the box; where its threat is at most the threshold, a point is found
+
+        Threats with an exact projection find the nearest point. This one takes turns between set and box (the
+        algorithm of Dykstra), and shrinks towards the centre what is outside after that.
         """
-        clipped = torch.minimum(torch.maximum(delta, lower), upper)
-        return clipped, self.evaluate(clipped) <= threshold
+        point = torch.minimum(torch.maximum(delta, lower), upper)
+        if bool((self.evaluate(point) <= threshold).all()):
+            return point, torch.ones(len(point), dtype=torch.bool, device=point.device)
+        around = lower.clamp_max(0), upper.clamp_min(0)
+        of_set, of_box = torch.zeros_like(point), delta - point
+        for _ in range(BESIDE_ROUNDS):
+            shifted = point + of_set
+            inside = self.project(shifted, threshold, *around)
+            of_set, shifted = shifted - inside, inside + of_box
+            point = torch.minimum(torch.maximum(shifted, lower), upper)
+            of_box = shifted - point
+        return self._towards(centre, point, threshold)
+
+    def _towards(self, centre: Tensor, point: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """The point, or the one nearest to it on its line to the centre with threat <= threshold; and if there is one.
+
+        The threat is convex, so that the shares of the way that are inside are an interval from the centre on.
+        """
+        holds = self.evaluate(point) <= threshold
+        found = holds | (self.evaluate(centre) <= threshold)
+        low, high = holds.to(point.dtype), torch.ones_like(point[:, 0, 0, 0])
+        for _ in range(BESIDE_HALVINGS):
+            middle = (low + high) / 2
+            inside = self.evaluate(centre + middle.view(-1, 1, 1, 1) * (point - centre)) <= threshold
+            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+        line = centre + low.view(-1, 1, 1, 1) * (point - centre)
+        return torch.where(holds.view(-1, 1, 1, 1), point, line), found
 
 
 class Threat(Measure):
@@ -103,6 +134,11 @@ class Threat(Measure):
     name: str = "threat"
     segmented: bool = False  # whether `bind` takes the arguments in CONTEXT
     bounded: bool = False  # whether its sets are bounded by themselves, as balls are, and need no radius beside them
+
+    @property
+    def rows(self) -> int | None:
+        """Images of the data set whose row numbers `bind` needs, as masks of a file do; None: it needs none."""
+        return None
 
     def prepare(self, num_devices: int = 1) -> Self:
         """Load the data that the threat needs and place it on the devices; returns self."""
@@ -211,6 +247,11 @@ def check_images(examples: Tensor, labels: Tensor, perturbed_examples: Tensor | 
         raise UsageError("examples: expected values in [0, 1], got some outside or NaN; scale pixels to [0, 1]")
     if perturbed_examples is None:
         return
+    if not perturbed_examples.is_floating_point():
+        raise UsageError(
+            f"perturbed_examples: expected floats, in which 1 is white, got {perturbed_examples.dtype}; "
+            "divide bytes by 255"
+        )
     if perturbed_examples.shape != examples.shape:
         raise UsageError(
             f"perturbed_examples: expected shape {list(examples.shape)}, got {list(perturbed_examples.shape)}"
@@ -232,6 +273,15 @@ def check_set(threat: Threat, threshold: float, radius: float | None) -> None:
     check_threshold(threshold)
     if radius is not None:
         check_number("radius", radius, infinite=True)
+
+
+def check_rows(threat: Threat, count: int) -> None:
+    """Raise UsageError if a threat needs row numbers of a data set and these images are not all of it, in its order."""
+    if threat.rows is not None and threat.rows != count:
+        raise UsageError(
+            f"images: expected all {threat.rows} that the threat's file has masks of, in their order, got {count}; "
+            "write a file of the masks of these images, or take a mask source that looks at images"
+        )
 
 
 def check_seed(seed: int) -> None:

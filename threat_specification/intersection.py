@@ -36,6 +36,19 @@ class BoundIntersection(BoundThreat):
             lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
         return lower, upper
 
+    @property
+    def counted(self) -> Tensor | None:
+        """The pixels that any member counts; None if one counts all."""
+        counts = [member.counted for member, _ in self.members]
+        known = [pixels for pixels in counts if pixels is not None]
+        return torch.stack(known).amax(0) if len(known) == len(counts) else None
+
+    @property
+    def scaled(self) -> Tensor:
+        """How many points of each example the members' exact projections could not solve, [B]."""
+        none = torch.zeros(len(self.examples), dtype=torch.int64, device=self.examples.device)
+        return sum((getattr(member, "scaled", none) for member, _ in self.members), none)
+
     def inscribed_radius(self) -> Tensor | None:
         """The smallest of the members' radii, scaled by their levels; None if one is not known."""
         radii = [(member.inscribed_radius(), level) for member, level in self.members]
@@ -52,21 +65,39 @@ class BoundIntersection(BoundThreat):
         """
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
-        lower, upper = self.bounds(lower, upper)
-        others = []
-        for member, level in self.members:
-            if type(member) is BoundLinf:
-                lower, upper = member.tighten(lower, upper, threshold * level)
-            else:
-                others.append((member, threshold * level))
+        lower, upper, others = self._split(threshold, *self.bounds(lower, upper))
         if not others:
             return torch.minimum(torch.maximum(delta, lower), upper)
         if len(others) == 1:
             point = others[0][0].project(delta, others[0][1], lower, upper)
         else:
             point = _dykstra(delta, others, lower, upper)
-        # A background that is free for one member, which does not measure it, is bounded by the others all the same.
-        return torch.minimum(torch.maximum(point, lower), upper)
+        # A background that is free for one member, which does not measure it, is bounded by others that do.
+        inside = torch.minimum(torch.maximum(point, lower), upper)
+        return inside if self.counted is None else torch.where(self.counted.view_as(point) > 0, inside, point)
+
+    def project_beside(
+        self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As that of the only member beside l-inf balls, which tighten the box; of several as that of every threat."""
+        low, high, others = self._split(threshold, lower, upper)
+        if len(others) != 1:
+            return super().project_beside(delta, threshold, lower, upper, centre)
+        member, level = others[0]
+        point, found = member.project_beside(delta, level, low, torch.maximum(low, high), centre)
+        return point, found & (low <= high).flatten(1).all(1)
+
+    def _split(
+        self, threshold: float, lower: Tensor, upper: Tensor
+    ) -> tuple[Tensor, Tensor, list[tuple[BoundThreat, float]]]:
+        """The bounds within those of the l-inf balls, which are boxes, and the other members with their thresholds."""
+        others = []
+        for member, level in self.members:
+            if type(member) is BoundLinf:
+                lower, upper = member.tighten(lower, upper, threshold * level)
+            else:
+                others.append((member, threshold * level))
+        return lower, upper, others
 
 
 def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
@@ -118,6 +149,10 @@ class Intersection(Threat):
         self.segmented = any(threat.segmented for threat, _ in members)
         self.bounded = any(threat.bounded for threat, _ in members)
         self.name = ",".join(f"{threat.name}@{level:g}" for threat, level in members)
+
+    @property
+    def rows(self) -> int | None:
+        return next((threat.rows for threat, _ in self.members if threat.rows is not None), None)
 
     def prepare(self, num_devices: int = 1) -> Self:
         for threat, _ in self.members:

@@ -44,7 +44,9 @@ def evaluate_threat_of(
     with torch.no_grad():
         for start in range(0, len(images), TOGETHER):
             rows = slice(start, start + TOGETHER)
-            changed = change[rows] if isinstance(change, Tensor) else change(images[rows])
+            # A copy: a function that works in place would change what it is compared with.
+            changed = change[rows] if isinstance(change, Tensor) else change(images[rows].clone())
+            check_images(images[rows], labels[rows], changed)
             for values, threat in zip(found.values(), several, strict=True):
                 values.append(threat.evaluate(images[rows], labels[rows], changed))
     return {name: torch.cat(values) if values else torch.zeros(0) for name, values in found.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foundations.errors import UsageError, check_number, look_up
 from foundations.step import Step
 from threat_specification.answers import LogitsOf
-from threat_specification.base import Threat, check_images, check_seed, check_set
+from threat_specification.base import Threat, check_images, check_rows, check_seed, check_set
 from threat_specification.intersection import Intersection
 from threat_specification.norms import Linf, Norm, default_radius
 from training.adversaries import INNER_LOSSES, PGD, SCHEDULES
@@ -114,6 +114,7 @@ class TrainingAdversary:
         check_images(images, labels)
         if not len(images):
             raise UsageError("images: expected at least one, got none")
+        check_rows(self.pgd.threat, len(images))
         pgd = self.pgd
         size = min(1.0, pgd.radius, usual_change(pgd.threat, pgd.threshold, images[:1].detach().float(), labels[:1]))
         number = next(self.calls)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from foundations.errors import UsageError
+from testing.attack import Attack
 from testing.robust_accuracy import RobustAccuracy, RobustnessWarning, robust_accuracy
 from tests.testing.test_gradient_masking import Brightness, Rounded
+from tests.threat_specification.safe_moves.problems import COUNT, Problem
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.base import BoundThreat, Threat, check_images
+from training.any_loop import TrainingAdversary
 
 # The border is at a mean of 0.7: these are 0.02, 0.04, ... 0.16 away from it.
 DISTANCES = torch.arange(1, 9) * 0.02
@@ -99,6 +105,51 @@ def test_under_mixtures_of_safe_changes() -> None:
             robust_accuracy(Brightness(), IMAGES, LABELS, attacks=["pgd"], safe_moves=wrong, **words)
     # A norm has no radius beside it by default: then noise may be any image.
     assert robust_accuracy(Brightness(), IMAGES, LABELS, Linf(), 1.0, attacks=["pgd"], safe_moves="darker:1") == 0
+
+
+def test_beside_safe_moves_no_threat_loses_its_noise() -> None:
+    """The set with moves holds that without: whatever breaks the model there must be found, for every threat."""
+    problem = Problem()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    labels = model(problem.x).argmax(1).detach()
+    pd = ProjectedDisplacement(anchors=problem.anchors)
+    lazy = ProjectedDisplacement(anchors=problem.anchors, projection="scale")
+    sets: list[tuple[Threat, float, float]] = [(L2(), 0.3, 1.0), (Linf(), 0.04, 1.0), (lazy, 0.1, 0.1), (pd, 0.1, 0.1)]
+    sets += [(Intersection([(pd, 1.0), (Linf(), 10.0)]), 0.1, 0.1)]
+    asked: dict[str, Any] = {"attacks": ["momentum_ce"], "steps": 10}
+    for threat, threshold, radius in sets:
+        alone, mixed = (
+            Attack(threat, threshold, radius, safe_moves=moves, **asked).search(model, problem.x, labels).found
+            for moves in ("", "quick:1")
+        )
+        broken = ~alone["N_adv_correct"]
+        assert 0 < int(broken.sum()) < COUNT
+        assert int((broken & mixed["N_adv_correct"]).sum()) <= int(broken.sum()) // 3, threat.name
+
+
+def test_attacks_from_an_iterator_serve_every_call() -> None:
+    attack = Attack(Linf(), 0.07, attacks=(name for name in ("apgd_ce",)), steps=10)
+    first, second = (attack(Brightness(), IMAGES, LABELS) for _ in range(2))
+    assert torch.equal(first, second) and float((second - IMAGES).abs().max()) > 0.01
+
+
+def test_masks_of_a_file_are_of_all_its_images(tmp_path: Path) -> None:
+    """Row numbers of a part of a data set are not known here: 0 to n - 1 would be masks of other images."""
+    images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 2
+    file = tmp_path / "masks.safetensors"
+    save_file({"masks": torch.ones(6, 1, 4, 4, dtype=torch.bool)}, file)
+    threat = ProjectedDisplacement(
+        anchors=AnchorSet(torch.rand(4, 1, 4, 4), torch.arange(4) % 2), segmented=True, mask_source=f"file:{file}"
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    for asked in (threat, Intersection([(threat, 1.0), (Linf(), 1.0)])):
+        attack = Attack(asked, 0.1, attacks=["apgd_ce"], steps=2)
+        assert attack(model, images, labels).shape == images.shape
+        with pytest.raises(UsageError, match=r"images: expected all 6 that the threat's file has masks of.*got 3"):
+            attack(model, images[3:], labels[3:])
+        with pytest.raises(UsageError, match=r"expected all 6"):
+            TrainingAdversary(asked, 0.1, steps=1)(model, images[:2], labels[:2])
 
 
 def test_attacks_that_know_no_mixtures_are_refused_beside_safe_moves() -> None:

@@ -78,3 +78,25 @@ def test_prepare_reaches_the_members():
     both = Intersection([(pd, 0.1), (Linf(), 0.1)])
     assert both.prepare(num_devices=3) is both
     assert len(pd.matrix.parts) == 3
+
+
+def test_a_background_that_no_member_counts_is_free():
+    """As without the intersection; another member that counts it bounds it."""
+    pd, x, y, d = problem()
+    free = ProjectedDisplacement(anchors=pd.anchors, segmented=True, mask_source="center", background="free")
+    lower, upper = (-x).clamp_min(-0.05), (1 - x).clamp_max(0.05)
+    alone, one = (threat.bind(x, y) for threat in (free, Intersection([(free, 1.0)])))
+    assert torch.equal(one.counted, alone.counted)
+    expected = alone.project(d, 0.1, lower, upper)
+    assert torch.equal(one.project(d, 0.1, lower, upper), expected) and float(expected.abs().max()) > 0.3
+    both = Intersection([(free, 1.0), (Linf(), 5.0)]).bind(x, y)
+    assert both.counted is None and float(both.project(d, 0.1, lower, upper).abs().max()) <= 0.05 + 1e-6
+
+
+def test_points_that_a_member_could_not_solve_are_counted():
+    pd, x, y, _ = problem()
+    bound = Intersection([(pd, 0.2), (Intersection([(pd, 1.0), (L2(), 1.0)]), 1.0)]).bind(x, y)
+    assert bound.scaled.tolist() == [0, 0, 0]
+    bound.members[0][0].scaled += torch.tensor([1, 0, 2])
+    bound.members[1][0].members[0][0].scaled += torch.tensor([0, 4, 1])
+    assert bound.scaled.tolist() == [1, 4, 3]

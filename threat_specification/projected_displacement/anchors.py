@@ -47,8 +47,9 @@ class AnchorSet:
             )
         if indices is not None and indices.shape != labels.shape:
             raise UsageError(f"anchors: expected {len(images)} indices, got shape {list(indices.shape)}")
-        self.images = images.contiguous()
-        self.labels = labels.long()
+        # A copy: who changes the images afterwards, in place, would change a part of what was made from them.
+        self.images = images.clone(memory_format=torch.contiguous_format)
+        self.labels = labels.long().clone()
         self.indices = None if indices is None else indices.long()
         self._digest_of_all: str | None = None  # digest of the whole set, if these anchors are a part of one
 

@@ -104,13 +104,15 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
             point[unsolved] = self.scale(delta, threshold, lower, upper)[unsolved]
         return point
 
-    def project_beside(self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def project_beside(
+        self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The nearest point to delta in {PD <= threshold} and a box that need not contain 0.
 
         Returns it, and [B] bool: False where the set is empty, or where Newton's method does not find the point.
         """
         if self.projection != "exact":
-            return super().project_beside(delta, threshold, lower, upper)
+            return super().project_beside(delta, threshold, lower, upper, centre)
         self.warm = WarmStart.empty(self) if self.warm is None else self.warm
         with full_precision(self.examples.device.type):
             point, unsolved = project_exact(self, delta, threshold, lower, upper, self.warm, can_be_empty=True)

@@ -52,7 +52,13 @@ from threat_specification.projected_displacement.class_weights import (
     load_class_weights,
 )
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, any_of, gather
-from threat_specification.projected_displacement.masks import BACKGROUNDS, MaskSource, check_masks, mask_source_from
+from threat_specification.projected_displacement.masks import (
+    BACKGROUNDS,
+    FileMasks,
+    MaskSource,
+    check_masks,
+    mask_source_from,
+)
 from threat_specification.projected_displacement.stored import directory_of
 from threat_specification.projected_displacement.tangents import Tangents
 
@@ -221,6 +227,10 @@ class ProjectedDisplacement(Threat):
                 FULL_NORMS[self.segmented_norm],
                 self.tangents,
             )
+
+    @property
+    def rows(self) -> int | None:
+        return len(self.mask_source.masks) if isinstance(self.mask_source, FileMasks) else None
 
     def _masks(self, examples: Tensor, masks: Tensor | None, indices: Tensor | None) -> Tensor | None:
         if not self.segmented:

@@ -43,8 +43,11 @@ class SafeMoves:
 
     def __init__(self, threat: BoundThreat, changed: Tensor) -> None:
         x = threat.examples
-        if getattr(threat, "mask", None) is not None and (kind := getattr(threat, "background", "")) != "radius":
-            raise UsageError(f"safe changes: expected background='radius', since noise has one radius, got {kind!r}")
+        for kind in _backgrounds(threat):
+            if kind != "radius":
+                raise UsageError(
+                    f"safe changes: expected background='radius', since noise has one radius, got {kind!r}"
+                )
         if changed.dim() != 5 or changed.shape[:1] + changed.shape[2:] != x.shape or not changed.shape[1]:
             raise UsageError(
                 f"safe changes: expected [{len(x)},K,{','.join(map(str, x.shape[1:]))}] with K above 0, "
@@ -85,6 +88,14 @@ class SafeMoves:
         """sum_k c_k s_k for weights [B,K], [B,C,H,W]."""
         with full_precision(weights.device.type):
             return torch.bmm(weights.unsqueeze(1), self.shifts).view_as(self.examples)
+
+
+def _backgrounds(threat: BoundThreat) -> Iterator[str]:
+    """How each threat with masks, a member of an intersection too, treats the background."""
+    for member, _ in getattr(threat, "members", ()):
+        yield from _backgrounds(member)
+    if getattr(threat, "mask", None) is not None:
+        yield getattr(threat, "background", "")
 
 
 class BoundMixtures(BoundThreat):
@@ -239,7 +250,8 @@ class BoundMixtures(BoundThreat):
         The threat is homogeneous: after division by the levels, all examples have the same threshold.
         """
         t, (lower, upper) = per_image(level), self._box(mixture, radius)
-        point, found = self.moves.threat.project_beside(target / t, self.threshold, lower / t, upper / t)
+        bounds = lower / t, upper / t
+        point, found = self.moves.threat.project_beside(target / t, self.threshold, *bounds, mixture / t)
         return torch.minimum(torch.maximum(point * t, lower), upper), found
 
 

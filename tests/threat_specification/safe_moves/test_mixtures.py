@@ -11,7 +11,7 @@ from torch import Tensor
 from foundations.errors import UsageError
 from tests.threat_specification.projected_displacement import kkt
 from tests.threat_specification.safe_moves.problems import COUNT, Problem
-from threat_specification import L2, ProjectedDisplacement
+from threat_specification import L2, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.base import AttackSet
 from threat_specification.attacks.pgd import cosine, descend
 from threat_specification.attacks.starts import STARTS
@@ -136,7 +136,7 @@ def test_an_empty_set_is_seen_and_a_thin_one_is_solved() -> None:
         smallest.append(linprog([*numpy.zeros(64), 1], left, numpy.zeros(len(rows)), bounds=box).fun)
     for i, threshold in enumerate(smallest):
         for factor, expected in ((0.98, False), (1.02, True)):
-            point, found = problem.bound.project_beside(mixture, factor * threshold, lower, upper)
+            point, found = problem.bound.project_beside(mixture, factor * threshold, lower, upper, mixture)
             assert bool(found[i]) == expected, (i, factor)
             if expected:
                 assert float((problem.rows(i) @ point[i].flatten().double().numpy()).max()) <= 1.0201 * threshold
@@ -175,6 +175,40 @@ def test_another_threat_and_the_scaled_projection_stay_inside() -> None:
         allowed = MixtureSet.of(SafeMoves(bound, problem.changed), threshold, RADIUS)
         for point in far_points(allowed):
             assert bool(allowed.holds(allowed.project(point)).all())
+
+
+def test_without_an_exact_projection_the_noise_is_next_to_the_nearest() -> None:
+    """In an l2 ball and the box of noise around a mixture: clip(target / (1 + l)) with one multiplier l >= 0."""
+    problem = Problem()
+    bound, weights = L2().bind(problem.x, problem.y), torch.full((COUNT, 5), 0.06)
+    mixture = problem.moves.mixture(weights)
+    threshold = 1.3 * float(mixture.flatten(1).norm(dim=1).max())
+    lower, upper = torch.maximum(mixture - RADIUS, -problem.x), torch.minimum(mixture + RADIUS, 1 - problem.x)
+    target = mixture + 3 * RADIUS * torch.randn(mixture.shape, generator=torch.Generator().manual_seed(0)).sign()
+    point, found = bound.project_beside(target, threshold, lower, upper, mixture)
+    assert bool(found.all() & (point >= lower).all() & (point <= upper).all())
+    assert bool((bound.evaluate(point) <= threshold).all())
+    binding = 0
+    for one in zip(point, target, lower, upper, strict=True):
+        p, goal, low, high = (each.flatten().double().numpy() for each in one)
+        at = lambda multiplier: numpy.clip(goal / (1 + multiplier), low, high)  # noqa: B023, E731
+        few, many = 0.0, 1e6
+        for _ in range(200):
+            middle = (few + many) / 2
+            few, many = (middle, many) if numpy.linalg.norm(at(middle)) > threshold else (few, middle)
+        best = numpy.linalg.norm(at(many) - goal)
+        assert numpy.linalg.norm(p - goal) <= 1.03 * best
+        binding += many > 1e-6
+    assert binding > COUNT // 2
+
+
+def test_masks_of_members_are_seen() -> None:
+    """A frozen background, which no mixture of changes of whole images leaves as it is."""
+    problem = Problem()
+    frozen = ProjectedDisplacement(anchors=problem.anchors, segmented=True, mask_source="center")
+    both = Intersection([(Intersection([(frozen, 0.3)]), 1.0), (Linf(), 0.5)])
+    with pytest.raises(UsageError, match=r"expected background='radius'.*got 'frozen'"):
+        SafeMoves(both.bind(problem.x, problem.y), problem.changed)
 
 
 def test_wrong_changes_are_refused() -> None:

@@ -78,7 +78,7 @@ def test_random_changes_of_pixels_have_the_size_of_a_safe_change() -> None:
 def test_points_that_the_solver_misses_are_inside_and_counted() -> None:
     problem = Problem()
     allowed = MixtureSet.of(problem.moves, 0.1, 0.05)
-    problem.bound.project_beside = lambda _, t, lower, upper: (upper, torch.zeros(COUNT, dtype=torch.bool))
+    problem.bound.project_beside = lambda _, t, lower, upper, centre: (upper, torch.zeros(COUNT, dtype=torch.bool))
     point = allowed.project(3 * allowed.upper)
     assert bool(allowed.holds(point).all())
     assert problem.bound.fallbacks > 0
