@@ -21,7 +21,7 @@ from cli.published_flags import ELSEWHERE, SUITES, TRANSLATIONS, translated
 from cli.runner_registry import RUNNERS, desc_class
 from cli.shared_args import ToggleHparams
 from foundations.errors import UsageError, nearest
-from foundations.hparam_fields import checked
+from foundations.hparam_fields import Hparams, checked
 from foundations.program import COMMAND
 from foundations.text_files import read_text
 from foundations.toml_files import parse_toml
@@ -94,6 +94,12 @@ def _add_file(made: Configuration, runner: str, path: str) -> None:
         mine = [entry for entry in entries if entry.table == table and entry.key in own]
         if table in below:
             mine = [entry for entry in mine if _flags_set(runner, entry) <= describing(table)]
+            made.notes += [
+                f"{path}: {runner} takes {entry.key} from [{table}], as that of the run it builds on; it is one of its "
+                f"own flags too: [{runner}] has the last word"
+                for entry in mine
+                if _flags_set(runner, entry) & own_flags(runner)
+            ]
         _refuse_doubles(runner, mine)
         written = [word for entry in mine for word in _words(runner, entry)]
         words, notes = translated(written, flags_of(runner).__contains__)
@@ -148,6 +154,13 @@ def describing(runner: str) -> set[str]:
     groups = [*described.hparams_classes(), *([ToggleHparams] if described.has_toggles else [])]
     names = {each.name for group in groups for each in dataclasses.fields(group) if each.metadata["hashed"]}
     return {"seed", *names, *described.replicate_flags()}
+
+
+def own_flags(runner: str) -> set[str]:
+    """The flags of a runner's own groups, which are not only those of the runs that it builds on."""
+    described = desc_class(runner)
+    groups = [part for part in described.parts().values() if issubclass(part, Hparams)]
+    return {"seed", *(each.name for group in groups for each in dataclasses.fields(group))}
 
 
 def _check_name(entry: Entry) -> None:

@@ -37,6 +37,9 @@ def builds_on(
     return dataclasses.field(kw_only=True, default=default, metadata={"needed": needed, "implied": implied})
 
 
+GIVEN_TO_SOME = ("class_weights", "random_labels_fraction")  # flags that one run has and another, below it, has not
+
+
 @dataclass(frozen=True, kw_only=True)
 class Desc:
     """Description of one run. Subclasses add fields of type `Hparams`, and of type `Desc` through `builds_on`.
@@ -157,9 +160,11 @@ class Desc:
                 flags |= dataclasses.asdict(part)
         for name, run in self.needed_runs().items():
             if self.__dataclass_fields__[name].metadata["implied"](self):
-                continue
-            # Some of the runs that this one builds on may use class weights and others not: keep those that are given.
-            flags |= {flag: value for flag, value in run.flags().items() if flag != "class_weights" or value}
+                # Its own flags follow from others; those of the anchors that it uses are of this run only where it
+                # builds on them itself.
+                run = run.anchors
+            # Some of these runs may use class weights, or random labels, and others not: keep those that are given.
+            flags |= {flag: value for flag, value in run.flags().items() if value or flag not in GIVEN_TO_SOME}
         if self.seed:
             flags["seed"] = self.seed
         if self.replicate != 1:

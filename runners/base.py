@@ -67,6 +67,7 @@ class Runner(ABC):
             lock.release()
 
     def _run(self, started: float) -> dict[str, Any]:
+        resumed = bool(self.directory.devices())
         devices = self._devices() if self.environment.is_primary else []
         if self.environment.is_primary:
             self.directory.open({**self.stored(), "devices": devices})
@@ -83,6 +84,7 @@ class Runner(ABC):
             "dataset_name": self.desc.dataset_name,
             **result,
             "wall_seconds": round(time.monotonic() - started, 3),
+            **({"resumed": True} if resumed else {}),  # its seconds are those of the last command alone
             "environment": {**describe_environment(self.environment), "devices": devices},
         }
         if self.environment.is_primary:

@@ -21,6 +21,8 @@ def finished_result(desc: Desc, root: Path) -> dict[str, Any] | None:
     if desc.always_anew or not directory.is_complete:
         return None
     check_stored(desc, directory, root)
+    if any(finished_result(child, root) is None for child in getattr(desc, "children", ())):
+        return None  # removed, or asked for more, such as --save_adversarials
     result = directory.result()
     return result if desc.is_satisfied_by(result) and not failures(result) else None
 

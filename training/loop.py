@@ -66,7 +66,7 @@ class Progress:
 
 
 Callback = Callable[[Progress], None]
-Perturbation = Callable[[nn.Module, Parts, Any], AbstractContextManager[None]]
+Perturbation = Callable[[nn.Module, Parts, Any, float], AbstractContextManager[Scores | None]]
 
 
 @dataclass
@@ -163,10 +163,10 @@ class Trainer:
     def _add_gradient(self, batch: Batch, step: Step) -> None:
         inner = plain(self.model)  # passes of attacks and perturbations do not communicate
         parts = self.objective.make(inner, batch, step)
-        with self.perturbation(inner, self.objective, parts):
+        with self.perturbation(inner, self.objective, parts, batch.share) as unperturbed:
             scores = self.objective.score(self.model, parts)
             self.scaler.scale(scores.loss * (batch.share * self.world_size)).backward()
-        self.totals.add(scores, batch.share)
+        self.totals.add(unperturbed or scores, batch.share)
 
     def _update(self) -> None:
         if self.clip_grad:

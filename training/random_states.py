@@ -17,11 +17,11 @@ import torch
 from foundations.environment import Environment
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch with the same seed on every process."""
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed the generators of Python and NumPy, and that of torch by process: dropout draws other masks in each part."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
+    torch.manual_seed((seed + rank) % 2**63)
 
 
 @contextmanager

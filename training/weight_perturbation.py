@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foundations.modes import buffers_kept
 from training.objectives import Part, Scores
@@ -21,7 +21,7 @@ class Objective(Protocol):
 
 
 @contextmanager
-def as_they_are(model: nn.Module, objective: Objective, parts: Sequence[Part]) -> Iterator[None]:
+def as_they_are(model: nn.Module, objective: Objective, parts: Sequence[Part], share: float = 1.0) -> Iterator[None]:
     """A block without any perturbation of the weights."""
     yield
 
@@ -31,29 +31,41 @@ class AdversarialWeights:
     """A perturbation for the duration of a block: weights w become w + gamma ||w|| g / ||g||.
 
     It is applied to every weight tensor w of two or more dimensions; g is the gradient of the batch's loss with respect
-    to w. After the block the weights are bit-identical to those before. Each process uses its own part of the batch,
-    without communication. Buffers do not change, and the perturbation itself leaves no gradient on the weights. Weights
-    that the network does not use stay as they are. For batches without an adversary nothing is perturbed.
+    to w, summed over the parts of all processes, weighted by their shares of the batch, so that all stand at the same
+    weights. After the block the weights are bit-identical to those before. Buffers do not change, and the perturbation
+    itself leaves no gradient on the weights. Weights that the network does not use stay as they are. For batches
+    without an adversary nothing is perturbed. The block is given the scores at the weights as they are, or None.
     """
 
     gamma: float
 
     @contextmanager
-    def __call__(self, model: nn.Module, objective: Objective, parts: Sequence[Part]) -> Iterator[None]:
+    def __call__(
+        self, model: nn.Module, objective: Objective, parts: Sequence[Part], share: float = 1.0
+    ) -> Iterator[Scores | None]:
         weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dim() > 1]
         if not any(part.name in ("adv", "N_adv") for part in parts):
-            yield
+            yield None
             return
         with buffers_kept(model):
-            found = torch.autograd.grad(objective.score(model, parts).loss, weights, allow_unused=True)
+            scores = objective.score(model, parts)
+            found = torch.autograd.grad(scores.loss, weights, allow_unused=True)
         used = [(weight, gradient) for weight, gradient in zip(weights, found, strict=True) if gradient is not None]
         kept = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
             for weight, gradient in used:
-                weight.add_(gradient * (self.gamma * weight.norm() / gradient.norm().clamp_min(1e-20)))
+                whole = _summed(gradient * share)
+                weight.add_(whole * (self.gamma * weight.norm() / whole.norm().clamp_min(1e-20)))
         try:
-            yield
+            yield scores
         finally:
             with torch.no_grad():
                 for weight, before in zip(weights, kept, strict=True):
                     weight.copy_(before)
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum over all processes, where there are several; a collective operation."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+    return values

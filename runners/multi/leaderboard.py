@@ -11,7 +11,7 @@ import numpy
 from foundations.files import write_text
 from foundations.results import csv_table, markdown_table, wilson_interval
 from runners.plots import PALETTE, write_figure
-from runners.test.summary import EVALUATIONS, then_project_table
+from runners.test.summary import EVALUATIONS, hardest_last, then_project_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,8 @@ def write_leaderboard(folder: Path, root: Path, children: list[Child]) -> dict[s
     if not names:
         return {}
     # The hardest evaluation decides the order.
-    done.sort(key=lambda child: -child["result"].get(names[-1], {}).get("accuracy", -1))
+    hardest = hardest_last([child["result"] for child in done])[-1]
+    done.sort(key=lambda child: -child["result"].get(hardest, {}).get("accuracy", -1))
     header = ["model", *(f"{name}_{what}" for name in names for what in ("accuracy", "low", "high"))]
     rows = [[child["name"], *_cells(child["result"], names)] for child in done]
     tests = paired_tests(root, done, names)

@@ -6,7 +6,7 @@ from typing import Any
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, measured_in
+from runners.report.comparable import comparable, leading_measurement, measured_in
 from runners.report.tables import by_accuracy
 from runners.test.summary import AUDIT, EVALUATIONS, describe_set
 
@@ -67,7 +67,8 @@ def _threat(measurements: list[FinishedRun]) -> list[str]:
     """The changes for which PD tells unsafe from safe, and those for which it does not."""
     if not measurements:
         return []
-    result = measurements[0].result
+    leading, which = leading_measurement(measurements)
+    result = leading.result
     threat = next(iter(result["separation"]))
     by = {
         name: of[threat]["auroc"] for name, of in result.get("separation_by_perturbation", {}).items() if threat in of
@@ -76,8 +77,8 @@ def _threat(measurements: list[FinishedRun]) -> list[str]:
     well = sum(value >= TELLS for value in by.values())
     auroc = result["separation"][threat]["auroc"]
     text = (
-        f"{threat} tells unsafe changes from safe ones with AUROC {auroc:.3f}: well (at least {TELLS:g}) for {well} of "
-        f"{len(by)} perturbations"
+        f"{threat} tells unsafe changes from safe ones with AUROC {auroc:.3f}{which}: well (at least {TELLS:g}) for "
+        f"{well} of {len(by)} perturbations"
     )
     if weak:
         text += f", hardly for {_listed([f'{name} ({by[name]:.2f})' for name in weak])}"

@@ -48,9 +48,12 @@ def accuracy_bars(tests: list[FinishedRun]) -> Figure:
 
 
 def _names(tests: list[FinishedRun]) -> list[str]:
-    """The label of each test, in lines; tests of one model are told apart by their sets and numbers of images."""
+    """The label of each test, in lines; where their sets differ, or two have one label, with its sets and images."""
     labels = [run.label for run in tests]
-    return [_lines(run) + (f"\n{_measured(run)}" if labels.count(run.label) > 1 else "") for run in tests]
+    differ = any(
+        len({describe_set(run.result[name]) for run in tests if name in run.result}) > 1 for name in EVALUATIONS
+    )
+    return [_lines(run) + (f"\n{_measured(run)}" if differ or labels.count(run.label) > 1 else "") for run in tests]
 
 
 def _measured(run: FinishedRun) -> str:

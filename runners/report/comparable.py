@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 from runners.report.collect import FinishedRun
 from runners.test.corruption_desc import WHAT, images_of
@@ -43,6 +45,12 @@ def comparable(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
     return sorted(most.values(), key=lambda run: -run.result[name]["accuracy"])
 
 
+def measured_alike(tests: list[FinishedRun], names: Sequence[str]) -> list[FinishedRun]:
+    """The tests that compare under each of the evaluations `names` that they have."""
+    of = {name: comparable(name, tests) for name in names if any(name in run.result for run in tests)}
+    return [run for run in tests if all(run in found for name, found in of.items() if name in run.result)]
+
+
 def way(name: str, run: FinishedRun) -> str:
     """The manner of an evaluation, as text: two runs that share it compare, whatever their numbers of images."""
     hashed, metrics = run.hparams.get("hashed", {}), run.result[name]
@@ -57,3 +65,18 @@ def way(name: str, run: FinishedRun) -> str:
         "version": hashed.get("ensemble") if "norm" in metrics else None,
     }
     return json.dumps(same, sort_keys=True)
+
+
+def leading_measurement(measurements: list[FinishedRun]) -> tuple[FinishedRun, str]:
+    """The measurement of threats that sentences speak of, and in brackets which it is, if there are several.
+
+    That with most anchors of a class, and of these the one of most images.
+    """
+
+    def size(run: FinishedRun) -> tuple[int, int]:
+        per_label = re.search(r"\d+", run.hparams.get("name", ""))  # greedy_subsets_50
+        return int(per_label[0]) if per_label else 0, run.result["num_examples"]
+
+    leading = max(measurements, key=size)
+    several = len(measurements) > 1
+    return leading, f" ({leading.label}, {leading.result['num_examples']:,} images)" if several else ""

@@ -11,6 +11,7 @@ from runners.plots import write_figure
 from runners.report import tables
 from runners.report.charts import accuracy_bars, brackets, gauge_curves, training_curves
 from runners.report.collect import FinishedRun
+from runners.report.comparable import measured_alike
 from runners.report.corruption_table import corruption_tables
 from runners.report.human_table import human_table
 from runners.report.page import Picture, Section
@@ -99,9 +100,10 @@ class Contents:
             results = [(run.label, run.result) for run in attacked[:MOST_CURVES]]
             caption = f"Security curves: accuracy inside growing nonisotropic sets{_of(attacked, MOST_CURVES)}"
             parts += self._chart("gauge_curves", caption, gauge_curves, results)
-        models = [{"name": run.label, "result": run.result} for run in tests]
+        models = [{"name": run.label, "result": run.result} for run in measured_alike(tests, ("adv", "N_adv"))]
         if can_be_compared(models):
             caption = "Accuracies against one another: clean, under isotropic, under nonisotropic attack"
+            caption += "" if len(models) == len(tests) else f"; of {len(tests)} tests those measured in the same way"
             parts += self._chart("scatter", caption, scatter, models)
         parts += [grid for run in attacked[:MOST_PICTURES] if (grid := tables.grid_table_of(run))]
         for run in attacked[:MOST_PICTURES]:

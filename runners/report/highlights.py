@@ -5,7 +5,7 @@ from __future__ import annotations
 from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, measured_in
+from runners.report.comparable import comparable, leading_measurement, measured_in
 from runners.test.summary import EVALUATIONS, describe_set
 
 
@@ -20,13 +20,15 @@ def found_in(runs: dict[str, dict[str, list[FinishedRun]]]) -> list[str]:
 def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
     if not runs["evaluate_threat"]:
         return []
-    result = runs["evaluate_threat"][0].result
+    leading, which = leading_measurement(runs["evaluate_threat"])
+    result = leading.result
     lines = []
     if result.get("coverage"):
         levels = result["coverage"]["threats"].items()
         held = ", ".join(f"{threat} {found[f'{HEADLINE:g}']['unsafe_held']:.3f}" for threat, found in levels)
-        lines.append(f"sets that hold {HEADLINE:.0%} of the safe changes hold this share of the unsafe ones: {held}")
-    lines.append(f"unsafe changes are told from safe ones with AUROC {_aurocs(result['separation'])}")
+        told = f"sets that hold {HEADLINE:.0%} of the safe changes hold this share of the unsafe ones"
+        lines.append(f"{told}{which}: {held}")
+    lines.append(f"unsafe changes are told from safe ones with AUROC {_aurocs(result['separation'])}{which}")
     if within := _aurocs(result.get("human", {}).get("within_groups", {}).get("auroc", {})):
         lines.append(
             f"changes in which people see another class are told from others of their group with AUROC {within}"

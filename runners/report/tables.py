@@ -12,7 +12,7 @@ from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
 from runners.test.audit_table import audit_rows, audit_sentence
 from runners.test.bracket import CERTIFIED, bracket, remark
-from runners.test.summary import AUDIT, EVALUATIONS, EXACT, MOVES, describe_set, grid_table
+from runners.test.summary import AUDIT, EVALUATIONS, EXACT, MOVES, describe_set, grid_table, hardest_last
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Table:
 
 def by_accuracy(tests: list[FinishedRun]) -> list[FinishedRun]:
     """The tests ordered by accuracy, best first; the hardest evaluation decides, then the next hardest."""
-    names = [name for name in EVALUATIONS if any(name in run.result for run in tests)]
+    names = hardest_last([run.result for run in tests])
 
     def key(run: FinishedRun) -> list[float]:
         return [-run.result.get(name, {}).get("accuracy", -1) for name in reversed(names)]
@@ -135,7 +135,7 @@ def training_table(trainings: list[FinishedRun]) -> Table:
     for run in trainings:
         final = run.result["final"]
         loss = "-" if final.get("train_loss") is None else f"{final['train_loss']:.4f}"
-        seconds = f"{run.result['wall_seconds']:.1f}"
+        seconds = f"{'over ' if run.result.get('resumed') else ''}{run.result['wall_seconds']:.1f}"
         table.add([run.label, str(run.result["steps"]), loss, f"{final['test_accuracy']:.4f}", seconds], run)
     return table
 

@@ -26,6 +26,16 @@ EVALUATIONS = {
 }
 
 
+def hardest_last(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The evaluations that decide an order of models, the hardest last.
+
+    Those that a model may have for reasons of its own decide only if all have them: only one trained under other
+    anchors has a figure under these.
+    """
+    optional = {name for name in (OTHER_ANCHORS, MOVES) if not all(name in result for result in results)}
+    return [name for name in EVALUATIONS if name not in optional and any(name in result for result in results)]
+
+
 def of_result(result: dict[str, Any]) -> str:
     """A table with one row for each evaluation, tables of their own, and reasons why figures may be too high."""
     doubts = [(EVALUATIONS[name], m) for name in EVALUATIONS for m in result.get(name, {}).get("warnings") or ()]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
 
+from datasets.loader import ShuffledBatches
 from foundations.environment import Environment
 from foundations.errors import UsageError
 from foundations.hparams import TrainingHparams
 from models.normalize import Classifier
+from training.schedule import Schedule
 from training.synchronised import has_batch_norm
 
 
@@ -63,13 +66,26 @@ def check_parts(
         ) from error
 
 
-def lateness(training: TrainingHparams, iterations: int, of_an_epoch: int) -> str:
-    """A warning that adversaries do not reach their full size before training ends; "" if they do."""
+def notices(training: TrainingHparams, schedule: Schedule, batches: ShuffledBatches) -> Iterator[str]:
+    """Sentences on what was asked for and does not come about in so short a training, or with so few images."""
     whole = training.adv_train_start_epoch + training.adv_train_growth_epochs + 1
-    epochs = math.ceil(iterations / of_an_epoch)
-    if not training.has_adversary or not whole > epochs > 0:
-        return ""
-    return (
-        f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
-        "lower --adv_train_start_epoch or --adv_train_growth_epochs"
-    )
+    epochs = math.ceil(schedule.total / len(batches))
+    if training.has_adversary and whole > epochs > 0:
+        yield (
+            f"warning: adversaries reach their full size in epoch {whole}, training ends in epoch {epochs}; "
+            "lower --adv_train_start_epoch or --adv_train_growth_epochs"
+        )
+    if schedule.warmup >= schedule.total > 0:
+        yield (
+            f"warning: the learning rate still rises when training ends, at step {schedule.total} of a warm-up of "
+            f"{schedule.warmup}; lower --warmup_steps"
+        )
+    late = [step for step in schedule.milestones if step >= schedule.total > 0]
+    if late and schedule.shape == "milestones":
+        yield f"warning: training ends at step {schedule.total}, before {len(late)} of its --milestone_steps"
+    if batches.batch_size < training.batch_size:
+        scaled = f"; the learning rate {training.peak_lr:g} is scaled for the former" if training.lr_per else ""
+        yield (
+            f"note: --batch_size={training.batch_size}, but batches have all {batches.batch_size} training "
+            f"images{scaled}"
+        )

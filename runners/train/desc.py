@@ -45,6 +45,14 @@ class TrainArgs(Hparams):
     )
 
 
+def _check_mixing(training: TrainingHparams, augmentation: AugmentationHparams) -> None:
+    """Raise UsageError for mixing of the clean part of a loss that has none."""
+    alone = training.has_adversary and training.adv_loss == "ce" and not training.adv_clean_weight
+    mixed = [name for name in ("mixup", "cutmix") if getattr(augmentation, name)]
+    if alone and mixed and not training.adv_train_start_epoch:
+        raise UsageError(f"--{mixed[0]}: it mixes clean images, which --adv_clean_weight=0 leaves out of the loss")
+
+
 def _trains_under_threat(desc: TrainDesc) -> bool:
     return desc.augmentation.N_aug or (desc.training.N_adv_train and not desc.training.without_threat)
 
@@ -138,6 +146,7 @@ class TrainDesc(Desc):
                 f"--model_type={self.model.model_type}; leave it out"
             )
         _check_without_threat(training)
+        _check_mixing(training, self.augmentation)
         _check_sides(self.augmentation, self.dataset)
         training = dataclasses.replace(
             training, N_train_tangents=named, N_train_safe_moves=moves, N_train_safe_moves_count=0
@@ -152,7 +161,9 @@ class TrainDesc(Desc):
 
     def hashed(self) -> dict[str, Any]:
         moves = self.training.N_train_safe_moves if self.training.N_adv_train else ""
-        return super().hashed() | versions_of(names_in(moves))
+        # 2: the perturbation is that of the whole batch, and what is told of training is of unperturbed weights.
+        awp = {"awp_version": 2} if self.training.has_adversary and self.training.awp else {}
+        return super().hashed() | versions_of(names_in(moves)) | awp
 
     @property
     def variant(self) -> str:

@@ -29,7 +29,7 @@ from runners.coverage import Form
 from runners.inputs import check_masks, read_data, read_initial_model, read_threat, read_thresholds, watched
 from runners.trackers import Trackers
 from runners.train.checkpoints import BestWeights, Resume
-from runners.train.checks import check_flags, check_parts, lateness
+from runners.train.checks import check_flags, check_parts, notices
 from runners.train.history import History
 from runners.train.objectives import RobustValidation, adversaries_from, changes_from, moves_from, objective_from
 from runners.train.pictures import write_augmentation
@@ -111,10 +111,10 @@ class Train(Runner):
         self.resume.networks = {"model": self.network} | ({"average": self.average} if self.average else {})
         self.last = {each.name: each.starts for each in self.adversaries if isinstance(each.starts, LastPerturbations)}
         self.resume.networks |= {f"last_{name}": perturbations for name, perturbations in self.last.items()}
-        seed_everything(self._seed("global"))
+        seed_everything(self._seed("global"), self.environment.rank)
         self.resume.restore()
-        if late := lateness(self.desc.training, trainer.schedule.total, len(self.batches)):
-            self.environment.log(late)
+        for told in notices(self.desc.training, trainer.schedule, self.batches):
+            self.environment.log(told)
         primary = self.environment.is_primary
         if primary or self._divides_anchors:
             write_augmentation(self.directory / "augmentation.png", trainer, self.data.info, is_primary=primary)

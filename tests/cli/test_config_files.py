@@ -95,6 +95,15 @@ def test_a_table_speaks_for_its_run_not_for_how_others_are_run(
     assert test == where(capsys, "test", *named, "--standard_eval", "--train_replicate=2")
 
 
+def test_flags_of_the_run_itself_from_another_table_are_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain training uses no anchors, but the images are those of the table of anchors: not in silence."""
+    file.write_text("[compute_threat]\nsubsample_fraction = 0.1\nper_label = 5\n")
+    words = ["train", "--dataset_name=digits", "--model_name=conv", f"--config={file}"]
+    assert main([*words, "--training_steps=0it", f"--root_dir={file.parent}/root"]) == 0
+    told = capsys.readouterr().err
+    assert "train takes subsample_fraction from [compute_threat]" in told and "per_label" not in told
+
+
 def test_aliases_published_names_and_flags_given_alone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = ["--dataset_name=mnist_5k", "--model_name=lenet"]
     file.write_text(

@@ -20,7 +20,7 @@ from tests.fork_server import PROGRAM, PROJECT, fork_server
 soak = pytest.mark.skipif(not os.environ.get("NONISOTROPIC_SOAK"), reason="make soak")
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nnodes=1", "--standalone")
-CLOCKS = ("wall_seconds", "environment")
+CLOCKS = ("wall_seconds", "resumed", "environment")
 UNEQUAL = ("timing.jsonl", "result.json", "hparams.json")  # clocks; compared without them, or by their own tests
 
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from runners.report import charts
 from runners.report.answer import answer
 from runners.report.collect import FinishedRun
+from runners.report.comparable import leading_measurement, measured_alike
 from runners.report.highlights import found_in
 from runners.report.labels import tell_apart
+from runners.report.tables import by_accuracy
+from runners.test.summary import OTHER_ANCHORS, hardest_last
 
 
 def run(name: str, accuracy: float, count: int, attacks: tuple[str, ...] = ("apgd_ce", "pgd")) -> FinishedRun:
@@ -98,3 +102,34 @@ def test_the_line_of_the_terminal_counts_models_that_were_measured_there_once() 
     for more, told in (([], "accuracy of one: "), ([run("two", 0.3, 500)], "the most robust of 2 models, one: ")):
         lines = found_in({"set": {"test": [*tests, *more], "evaluate_threat": []}})
         assert told in lines[0]
+
+
+def test_an_order_of_models_is_by_what_all_have() -> None:
+    """The figure under the anchors of training is there only for a model that was trained under others."""
+    results = [{"N_adv": {}, OTHER_ANCHORS: {}}, {"N_adv": {}}, {"standard": {}}]
+    assert hardest_last(results) == ["standard", "N_adv"]
+    assert hardest_last(results[:1]) == ["N_adv", OTHER_ANCHORS]
+    weak = tested("weak", {"N_adv": {"accuracy": 0.1}, OTHER_ANCHORS: {"accuracy": 0.1}})
+    strong = tested("strong", {"N_adv": {"accuracy": 0.7}})
+    assert by_accuracy([weak, strong]) == [strong, weak]
+
+
+def tested(name: str, result: dict[str, Any]) -> FinishedRun:
+    return FinishedRun(Path(name), name, {"name": name, "replicate": 1, "hashed": {}}, result)
+
+
+def test_bars_and_points_under_different_sets_are_told_apart() -> None:
+    """Accuracy at l-inf 0.02 beside that at 0.2 says nothing of the models."""
+    runs = []
+    for name, power in (("a", 0.02), ("b", 0.2), ("c", 0.2)):
+        found = {"norm": "Linf", "threshold": power, "radius": None, "accuracy": 0.5, "num_examples": 100}
+        runs.append(tested(name, {"adv": found}))
+    assert charts._names(runs) == ["a\nLinf <= 0.02\n100 images", *(f"{n}\nLinf <= 0.2\n100 images" for n in "bc")]
+    assert charts._names(runs[1:]) == ["b", "c"]
+    assert measured_alike(runs, ("adv", "N_adv")) == runs[1:]
+
+
+def test_of_several_measurements_the_one_of_most_anchors_speaks() -> None:
+    few, usual = (tested(f"greedy_subsets_{count}", {"num_examples": 40}) for count in (5, 50))
+    assert leading_measurement([few, usual]) == (usual, " (greedy_subsets_50, 40 images)")
+    assert leading_measurement([few]) == (few, "")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 
+from foundations.desc import Desc
 from runners.evaluate_threat.coverage import Coverage
+from runners.test.desc import TestDesc
 from runners.test.summary import binding
+from runners.train.desc import TrainDesc
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
 from tests.conftest import TINY, Command
@@ -153,3 +157,16 @@ def test_words_do_not_say_more_than_the_images(inside: float, alone: float, exam
     metrics = {"accuracy": inside, "radius": 0.3, "norm": "PD", "num_examples": examples, "references": [reference]}
     assert verdict in binding(metrics)
     assert binding(metrics | {"references": []}) == ""
+
+
+@pytest.mark.parametrize("desc", [TrainDesc, TestDesc])
+def test_flags_of_anchors_under_a_threshold_by_coverage_are_kept(desc: type[Desc]) -> None:
+    """Where a ball alone takes its threshold by coverage: stored commands and lists named another run."""
+    values: dict[str, Any] = {"dataset_name": "digits", "model_name": "lenet_64", "per_label": 5, "threat_replicate": 2}
+    asked = (
+        {"adv_train": True, "N_train_coverage": 0.95} if desc is TrainDesc else {"adv_eval": True, "N_coverage": 0.95}
+    )
+    made = desc.from_flags(values | asked)
+    assert "anchors" not in made.needed_runs()
+    again = desc.from_flags(made.flags())
+    assert (again.hash, again.flags()) == (made.hash, made.flags())

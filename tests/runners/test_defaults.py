@@ -10,12 +10,15 @@ import pytest
 from cli.main import runner_parser
 from datasets.info import DatasetInfo
 from datasets.registry import DATASETS
+from foundations.errors import UsageError
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from runners.evaluate_threat.desc import EvaluateThreatDesc
 from runners.multi.desc import MultiTrainDesc
 from runners.test.desc import TestDesc
+from runners.train.checks import notices
 from runners.train.defaults import FINE_TUNING, RECIPES, kind_of, named_defaults, recipe
 from runners.train.desc import TrainDesc
+from training.schedule import Schedule
 
 
 def images(channels: int, side: int) -> DatasetInfo:
@@ -119,3 +122,27 @@ def test_a_judge_is_trained_by_its_own_recipe_and_the_flags_given(given: dict[st
     alone = {**named("mnist_5k", "conv"), "dataset_name": "mnist_5k", "model_name": "conv"}
     assert made.judge.hash == TrainDesc.from_flags(alone | {k: v for k, v in given.items() if k == "lr"}).hash
     assert made.train.training.momentum == 0.0 and made.judge.training.momentum == 0.9
+
+
+def test_what_does_not_come_about_is_told() -> None:
+    def told(size: int = 100, total: int = 10, warmup: int = 0, milestones: tuple[int, ...] = (), **flags: Any) -> str:
+        training = TrainingHparams(batch_size=100, **flags)
+        batches = type("Batches", (), {"batch_size": size, "__len__": lambda self: 5})()
+        schedule = Schedule(total, warmup, milestones, 0.1, "milestones" if milestones else "constant")
+        return " ".join(notices(training, schedule, batches))  # type: ignore[arg-type]
+
+    assert told() == told(warmup=9) == told(milestones=(9,)) == ""
+    assert "still rises when training ends, at step 10 of a warm-up of 10" in told(warmup=10)
+    assert "before 1 of its --milestone_steps" in told(milestones=(5, 10))
+    assert "batches have all 64 training images; the learning rate 0.5 is" in told(size=64, lr=0.5, lr_per=100)
+    assert "adversaries reach their full size in epoch 3" in told(adv_train=True, adv_train_start_epoch=2)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_mixing_of_a_clean_part_that_there_is_not_is_refused(mixing: str) -> None:
+    """Two cells of a sweep would have the same weights, and a study would read that mixing does nothing."""
+    flags = {"dataset_name": "digits", "model_name": "conv", "adv_train": True, "adv_clean_weight": 0.0, mixing: True}
+    with pytest.raises(UsageError, match=f"--{mixing}: it mixes clean images, which --adv_clean_weight=0 leaves out"):
+        TrainDesc.from_flags(flags)
+    for more in ({"adv_loss": "trades"}, {"adv_train_start_epoch": 1}, {"adv_clean_weight": 0.5}, {"adv_train": False}):
+        TrainDesc.from_flags(flags | more)

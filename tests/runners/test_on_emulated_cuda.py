@@ -39,6 +39,7 @@ COMMANDS = {
 UNLIKE = {
     "environment",
     "wall_seconds",
+    "resumed",
     "seconds",
     "checksum",
 }  # fields of result.json that differ between any two runs

@@ -62,9 +62,13 @@ def test_training_repeats_bit_for_bit_and_replicates_differ(digits_root: Command
     assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
 
 
-def test_two_processes_train_the_same_model(command: Command) -> None:
-    """Half of every global batch each, gradients averaged: the weights of one process to rounding."""
-    words = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=20it", "--batch_size=33"]
+@pytest.mark.parametrize("more", [[], ["--adv_train", "--adv_train_attack_iter=1", "--awp", "--awp_gamma=0.05"]])
+def test_two_processes_train_the_same_model(more: list[str], command: Command) -> None:
+    """Half of every global batch each, gradients averaged: the weights of one process to rounding.
+
+    So are those of a perturbation of the weights, which is one of the whole batch.
+    """
+    words = ["train", "--dataset_name=digits", "--model_name=conv", "--training_steps=20it", "--batch_size=33", *more]
     one = load_file(command.ok(*words) / "model.safetensors")
     shutil.rmtree(command.root / "runs")
     two = load_file(command.ok(*words, processes=2) / "model.safetensors")
@@ -272,3 +276,20 @@ def test_report_is_one_page_over_everything(tested: Path, digits_root: Command) 
     assert page.count("data:image/png;base64,") >= 4
     assert "http" not in page  # self-contained
     assert "PD &lt;= 0.1" in page  # escaped
+
+
+def test_a_run_that_goes_on_says_that_its_seconds_are_not_all(command: Command) -> None:
+    words = ("compute_threat", "--dataset_name=digits", "--per_label=3")
+    where = command.ok(*words)
+    assert "resumed" not in json.loads((where / "result.json").read_text())
+    (where / "result.json").unlink()
+    (where / "classes").mkdir()  # of what was done before
+    assert json.loads((command.ok(*words) / "result.json").read_text())["resumed"] is True
+
+
+def test_a_sweep_whose_run_was_removed_makes_it_again(digits_root: Command) -> None:
+    words = ["multi_test", *TINY, "--standard_eval", "--num_examples=12"]
+    child = digits_root.root / digits_root.result(*words)["children"][0]["directory"]
+    shutil.rmtree(child)
+    digits_root.ok(*words)
+    assert (child / "result.json").is_file()

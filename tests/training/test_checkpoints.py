@@ -116,3 +116,12 @@ def test_weights_are_a_copy() -> None:
     with torch.no_grad():
         model[1].weight.add_(1)
     assert all(kept[name].equal(before[name]) for name in before)
+
+
+def test_dropout_draws_other_masks_in_each_process() -> None:
+    """Their parts of a batch would share them; Python's and NumPy's numbers are the same everywhere."""
+    drawn = []
+    for rank in (0, 1, 0):
+        seed_everything(7, rank)
+        drawn.append((torch.rand(3).tolist(), random.random(), numpy.random.rand()))  # noqa: NPY002
+    assert drawn[0] == drawn[2] and drawn[0][1:] == drawn[1][1:] and drawn[0][0] != drawn[1][0]

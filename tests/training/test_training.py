@@ -166,6 +166,21 @@ def test_weight_perturbation_is_the_published_one_and_leaves_nothing_behind() ->
     assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
 
 
+def test_what_is_told_of_a_step_is_of_the_weights_as_they_are() -> None:
+    """The loss at perturbed weights would stand beside that of trainings without them."""
+    model, objective = net(), Parts(adversaries=[LINF])
+    parts = objective.make(model, Batch(Whole()), Step(0, 0))
+    plain = objective.score(net(), parts)
+    with AdversarialWeights(0.1)(model, objective, parts) as told:
+        assert told is not None and float(told.loss.detach()) == pytest.approx(float(plain.loss.detach()))
+        assert float(told.loss.detach()) < float(objective.score(model, parts).loss.detach())
+    made = trainer(1, model=net(), objective=objective, perturbation=AdversarialWeights(0.1))
+    made.run()
+    plainly = trainer(1, model=net(), objective=objective)
+    plainly.run()
+    assert float(made.totals.sums["loss"]) == pytest.approx(float(plainly.totals.sums["loss"]), rel=1e-5)
+
+
 def test_weights_are_left_alone_without_an_adversary() -> None:
     model = net()
     parts = standard.make(model, Batch(Whole()), Step(0, 0))
