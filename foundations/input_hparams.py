@@ -55,7 +55,9 @@ class DatasetHparams(Hparams):
         1.0, "Use this share of the training images of every class, in (0, 1].", check=in_range(0, 1, above=True)
     )
     random_labels_fraction: float = setting(
-        0.0, "Give this share of the training images a label drawn at random.", check=in_range(0, 1)
+        0.0,
+        "Give this share of the training images a label drawn at random; anchors keep the true ones.",
+        check=in_range(0, 1),
     )
     data_seed: int = setting(
         0,

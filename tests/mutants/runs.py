@@ -178,4 +178,25 @@ MUTANTS = [
         "",
         "tests/runners/test_answer.py",
     ),
+    Mutant(
+        "mCE counts the validation set of its paper",
+        "runners/test/corruptions.py",
+        "    counted = papers or list(errors)",
+        "    counted = list(errors)",
+        "tests/runners/test_corruption_runs.py -k mce",
+    ),
+    Mutant(
+        "a run of changed corruptions is found again",
+        "runners/test/desc.py",
+        "return super().hashed() | versions | versions_of(made)",
+        "return super().hashed() | versions",
+        "tests/runners/test_then_project.py -k corruptions_that_changed",
+    ),
+    Mutant(
+        "a sweep does not look at its runs",
+        "runners/completion.py",
+        'for child in getattr(desc, "children", ())):\n        return None',
+        'for child in getattr(desc, "children", ())):\n        pass',
+        "tests/runners/test_runs.py -k whose_run_was_removed",
+    ),
 ]

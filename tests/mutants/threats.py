@@ -205,8 +205,8 @@ MUTANTS = [
     Mutant(
         "safe moves: noise of a free background counts",
         MIXTURES,
-        '(kind := getattr(threat, "background", "")) != "radius"',
-        '(kind := getattr(threat, "background", "")) == "frozen"',
+        '            if kind != "radius":',
+        '            if kind == "frozen":',
         f"{ON_MIXTURES} -k refused",
     ),
     Mutant(

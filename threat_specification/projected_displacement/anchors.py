@@ -20,7 +20,7 @@ class AnchorSet:
 
     images   [N,C,H,W] uint8, or float in [0, 1]; 8-bit images stay uint8 (exact, a quarter of the memory)
     labels   [N] int64, at least 0
-    indices  [N] int64, positions in the training set they come from; optional
+    indices  [N] int64, rows among the training images they come from (those left by --subsample_fraction); optional
 
     Raises UsageError for other shapes and types, and for pixels outside [0, 1].
 
