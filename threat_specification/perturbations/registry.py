@@ -6,8 +6,8 @@ C-bar        the noises of ImageNet-C-bar (Mintun et al. 2021), with the levels 
              has the noise, and else those of ImageNet-C-bar
 torchvision  common augmentations of torchvision v2; their strengths were chosen for this project
 quick        nine changes that are cheap enough for every batch of training (quick.py); like C, they have parameters for
-             small and for large images, chosen to be about as long in mean l2 as those of the same kind in C (coarse_pixels longer on small
-             images)
+             small and for large images, chosen to be about as long in mean l2 as those of the same kind in C
+             (coarse_pixels longer on small images)
 
 CATEGORIES divides them by kind, as Table 2 of arXiv 2501.18098 does.
 """
