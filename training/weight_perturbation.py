@@ -53,8 +53,8 @@ class AdversarialWeights:
         used = [(weight, gradient) for weight, gradient in zip(weights, found, strict=True) if gradient is not None]
         kept = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
-            for weight, gradient in used:
-                whole = _summed(gradient * share)
+            gradients = _summed([gradient * share for _, gradient in used])
+            for (weight, _), whole in zip(used, gradients, strict=True):
                 weight.add_(whole * (self.gamma * weight.norm() / whole.norm().clamp_min(1e-20)))
         try:
             yield scores
@@ -64,8 +64,11 @@ class AdversarialWeights:
                     weight.copy_(before)
 
 
-def _summed(values: Tensor) -> Tensor:
-    """The sum over all processes, where there are several; a collective operation."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-    return values
+def _summed(values: list[Tensor]) -> list[Tensor]:
+    """Their sums over all processes, where there are several: one collective operation."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    together = torch.cat([each.flatten() for each in values])
+    torch.distributed.all_reduce(together)
+    parts = together.split([each.numel() for each in values])
+    return [part.view_as(each) for part, each in zip(parts, values, strict=True)]
