@@ -62,13 +62,13 @@ def agreement_of(pairs: HumanPairs, paths: Sequence[str], num_classes: int) -> A
     kept = {name: answers for name, answers in annotators.items() if name not in excluded}
     people, shares = numpy.full(len(pairs), NOBODY), []
     for pair in range(len(pairs)):
-        votes = Counter(answers[pair] for answers in kept.values() if pair in answers).most_common(2)
+        votes = Counter(answers[pair] for answers in kept.values() if pair in answers).most_common(1)
         if not votes:
             continue
         total = sum(pair in answers for answers in kept.values())
         if total > 1 and pairs.catch[pair] == NOBODY:  # one answer agrees with itself; of a catch trial it is known
             shares.append(votes[0][1] / total)
-        if len(votes) == 1 or votes[0][1] > votes[1][1]:
+        if 2 * votes[0][1] > total:
             people[pair] = votes[0][0]
     return Agreement(people, list(kept), excluded, float(numpy.mean(shares)) if shares else None)
 

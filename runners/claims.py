@@ -90,12 +90,19 @@ def check_images(claim: Claim, file: Path, data: Dataset) -> None:
     if int(rows[-1]) >= len(examples):
         raise disagrees(file, f"image {int(rows[-1])}", f"{len(examples)} images")
     other = (examples.labels[rows] != torch.from_numpy(arrays["label"])).nonzero()
+    digest = digest_of(examples, rows)
     if len(other):
         row = int(other[0])
         here = int(examples.labels[rows[row]])
-        raise disagrees(file, f"image {int(rows[row])} has label {int(arrays['label'][row])}", f"label {here}")
-    if (digest := digest_of(examples, rows)) != told["sha256"]:
+        error = disagrees(file, f"image {int(rows[row])} has label {int(arrays['label'][row])}", f"label {here}")
+        # The digest is of the labels too: they are not those of the images and labels that it says it is about.
+        raise Refuted(str(error)) if digest == told["sha256"] else error
+    if digest != told["sha256"]:
         raise disagrees(file, f"images of SHA-256 {told['sha256'][:12]}", digest[:12])
+
+
+class Refuted(RunError):
+    """A claim contradicts itself, whatever data set is here: it is false."""
 
 
 def disagrees(file: Path, told: str, here: str) -> RunError:

@@ -37,7 +37,8 @@ def clustered_auroc(
         return None
     with numpy.errstate(invalid="ignore"):  # a resample without a yes or without a no has no AUROC
         aurocs = won / compared
-    return bootstrap.interval(float(aurocs[0]), aurocs[1:])
+    fewest = min(len(numpy.unique(images[answers == answer])) for answer in (True, False))
+    return bootstrap.interval(float(aurocs[0]), aurocs[1:], fewest)
 
 
 def _won(values: Array, answers: Array, counts: Array) -> tuple[Array, Array]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy
 
+from foundations.results import wilson_interval
+
 Array = numpy.ndarray
 
 MATCHED = 0.1  # relative difference of l2 norms up to which two perturbations of an image are a pair
@@ -46,12 +48,17 @@ class Bootstrap:
         counts = generator.multinomial(images, numpy.full(images, 1 / images), size=resamples)
         return cls(counts.astype(numpy.float64))
 
-    def interval(self, estimate: float, resampled: Array) -> Interval:
+    def interval(self, estimate: float, resampled: Array, images: int | None = None) -> Interval:
         """The 2.5th and 97.5th percentiles of the resampled estimates, on the logit scale.
 
         Resamples are first-order approximations, which may leave [0, 1]: they are taken as changes of the logit, to the
-        same order. An estimate of 0 or 1 has no such scale, and itself as its interval.
+        same order. An estimate of 0 or 1 has no such scale, and no resample differs from it: its interval is that of a
+        share of so many images (Wilson 1927).
+
+        images   that the estimate is of (default: all)
         """
+        if estimate in (0, 1):
+            return Interval(estimate, *wilson_interval(estimate, self.counts.shape[1] if images is None else images))
         usable = resampled[~numpy.isnan(resampled)]
         if not len(usable) or not 0 < estimate < 1:
             return Interval(estimate, estimate, estimate)
@@ -136,7 +143,7 @@ def matched_pairs(
         with numpy.errstate(invalid="ignore"):
             resampled = bootstrap.counts @ won / (bootstrap.counts @ per_image)
         estimate = float(won.sum() / per_image.sum()) if per_image.any() else float("nan")
-        found[name] = bootstrap.interval(estimate, resampled)
+        found[name] = bootstrap.interval(estimate, resampled, int((per_image > 0).sum()))
     return found, int(per_image.sum())
 
 

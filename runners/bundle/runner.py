@@ -8,7 +8,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from foundations.errors import RunError
+from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
 from foundations.modes import evaluation_mode
 from runners.base import Runner
@@ -34,8 +34,17 @@ class BundleRun(Runner):
         runs = [require_complete(test, self.environment).path, *(run.path for run in self.desc.more)]
         self.layers = [layer for path in runs for layer in layers_of(path)]
         self.index, self.labels = self.layers[0].index, self.layers[0].labels
+        anchored = [layer for layer in self.layers if layer.hashed.get("anchors")]
         for layer in self.layers:
             layer.check_same(self.layers[0])
+            if anchored:
+                layer.check_same(anchored[0])
+        told = {"hash": test.anchors.hash, "replicate": test.anchors.replicate}
+        if anchored and anchored[0].hashed["anchors"] != told:
+            raise UsageError(
+                f"--more_runs: expected runs with the anchors that the flags name ({told['hash']}, replicate "
+                f"{told['replicate']}), got others: {anchored[0].path}"
+            )
         self.data = read_data(test, self.environment)
         self.examples = images_of(self.data, test.testing.split)
         self.model = read_model(test.train, test.model, self.environment, self.data.info)

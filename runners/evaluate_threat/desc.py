@@ -147,6 +147,9 @@ class PerturbationHparams(Hparams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # A suite named twice would count twice in every mean.
+        object.__setattr__(self, "suites", ",".join(dict.fromkeys(names_in(self.suites))))
+        object.__setattr__(self, "severities", tuple(dict.fromkeys(self.severities)))
         if not names_in(self.suites) and not self.corruption_files:
             raise UsageError("--suites: expected at least one, or --corruption_files, got neither")
 

@@ -72,16 +72,17 @@ def _sample(
 ) -> list[tuple[int, int]]:
     """Rows and columns of a number of changes: the columns in turn, in an order drawn anew each time round."""
     values = next(iter(measurement.threats.values()))
-    found: list[tuple[int, int]] = []
+    found: dict[tuple[int, int], None] = {}  # in their order; nobody is asked about a pair twice
     while len(found) < number:
         before = len(found)
         for column in generator.permutation(columns).tolist()[: number - len(found)]:
-            there = (row for row in islice(images, TRIES) if not numpy.isnan(values[row, column]))
+            tried = islice(images, TRIES)
+            there = (row for row in tried if not numpy.isnan(values[row, column]) and (row, column) not in found)
             if (row := next(there, None)) is not None:
-                found.append((row, column))
+                found[row, column] = None
         if len(found) == before:
             break
-    return found
+    return list(found)
 
 
 def _add(parts: Columns, measurement: Measurement, shard: Shard, column: int | None, catch: Tensor | None) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, leading_measurement, measured_in
+from runners.report.comparable import comparable, leading_measurement, measured_in, paired_p
 from runners.report.tables import by_accuracy
 from runners.test.summary import AUDIT, EVALUATIONS, describe_set
 
 Runs = dict[str, list[FinishedRun]]
 
 TELLS, GUESSES = 0.9, 0.75  # AUROC above which a threat tells well, and below which it hardly does
-CHANCE = 0.6
+CHANCE = 0.5  # AUROC of a threat that says nothing
+SIGNIFICANT = 0.05
 NAMED = 3  # perturbations and models named in a sentence
 
 
@@ -54,9 +55,15 @@ def _standing(name: str, tests: list[FinishedRun]) -> str:
     kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
     if not others:
         return f"{where}, {leader.label} {kept}; no other model was measured there."
-    near = [run.label for run in others if _interval(run, name)[1] >= low]
+    near = [run.label for run in others if not _differ(leader, run, name)]
     close = f"; {_listed(near)} cannot be told from it by so few images" if near else ""
     return f"{where}, {leader.label} stands best of {len(others) + 1}: it {kept}{close}."
+
+
+def _differ(leader: FinishedRun, run: FinishedRun, name: str) -> bool:
+    """True if the first is right more often: by a paired test on their common images, else by their intervals."""
+    p = paired_p(leader, run, f"{name}_correct")
+    return _interval(run, name)[1] < _interval(leader, name)[0] if p is None else p < SIGNIFICANT
 
 
 def _interval(run: FinishedRun, name: str) -> tuple[float, float]:
@@ -84,8 +91,10 @@ def _threat(measurements: list[FinishedRun]) -> list[str]:
         text += f", hardly for {_listed([f'{name} ({by[name]:.2f})' for name in weak])}"
     people = result.get("human", {}).get("within_groups", {}).get("auroc", {}).get(threat)
     if people:
-        verb = "does not agree" if people["auroc"] < CHANCE else "agrees"
-        text += f"; among changes of equal size it {verb} with what people see ({people['auroc']:.2f})"
+        low, high = people["low"], people["high"]
+        verb = "agrees" if low > CHANCE else "disagrees" if high < CHANCE else "cannot be told to agree"
+        text += f"; within groups of changes it {verb} with what people see "
+        text += f"({people['auroc']:.2f}, {low:.2f} to {high:.2f})"
     return [f"{text}."]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets.base import Dataset
@@ -11,11 +11,11 @@ from foundations.environment import Environment
 from foundations.errors import RunError, UsageError
 from foundations.files import write_json, write_text
 from runners.checks import names_in
-from runners.claims import check_images, dataset_of
+from runners.claims import Refuted, check_images, dataset_of
 from runners.inputs import read_data
 from runners.report.desc import CLAIMS, ReportDesc
 from runners.report.site_card import model_card
-from runners.report.site_entries import Entry, entries_of, groups_of, leaderboard
+from runners.report.site_entries import Entry, Record, entries_of, groups_of, leaderboard
 from runners.report.site_pages import entry_html, index_html
 from runners.report.site_pictures import Shown, shown_of
 
@@ -49,15 +49,26 @@ class Site:
         return {"claims": len(self.entries), "tables": len(groups_of(self.entries)), "verified": verified}
 
     def write(self) -> None:
-        folder, groups = Path(self.desc.site.site), groups_of(self.entries)
+        folder, entries = Path(self.desc.site.site), []
         data: dict[str, Dataset] = {}
         for entry in self.entries:
-            shown = self._shown(entry, data)
+            shown, entry = self._looked_at(entry, data)
+            entries.append(entry)
             note = NOT_HERE if shown is None else "" if shown else NO_POINTS
             write_text(folder / f"{entry.stem}.html", entry_html(entry, shown or [], note))
             write_text(folder / f"{entry.stem}.md", model_card(entry, self.desc.site.site_url))
+        groups = groups_of(entries)
         write_json(folder / "leaderboard.json", leaderboard(groups))
         write_text(folder / "index.html", index_html(groups))
+
+    def _looked_at(self, entry: Entry, read: dict[str, Dataset]) -> tuple[list[Shown] | None, Entry]:
+        """The pictures of a claim, and the claim, refuted if it contradicts itself on images that are here."""
+        try:
+            return self._shown(entry, read), entry
+        except Refuted as error:
+            self.environment.log(f"note: {error}")
+            here = Record("this page", (), "the data set that was here", (str(error),))
+            return None, entry if entry.is_refuted else replace(entry, record=here)
 
     def _shown(self, entry: Entry, read: dict[str, Dataset]) -> list[Shown] | None:
         """The pictures of a claim; None if its images are not here. `read` keeps the data sets."""
@@ -70,6 +81,8 @@ class Site:
             data = read[name]
             check_images(entry.claim, entry.file, data)
             return shown_of(entry.claim, data)
+        except Refuted:
+            raise
         except (RunError, UsageError, ImportError) as error:
             self.environment.log(f"note: no pictures of {entry.file.name}: {error}")
             return None

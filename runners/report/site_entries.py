@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from foundations.errors import RunError
 from foundations.files import read_json
 from foundations.results import is_intact
@@ -101,6 +103,17 @@ class Entry:
         """Of all runs together, on whatever machines they ran."""
         return float(sum(run["seconds"] for run in self.claim.facts["runs"]))
 
+    @property
+    def chosen(self) -> list[str]:
+        """What the file itself chose about its sets, in words: class weights, and anchors that it brings."""
+        weights, anchors = self.claim.arrays.get("class_weights"), self.claim.facts["anchors"]
+        told = []
+        if weights is not None:
+            others = weights[~numpy.eye(len(weights), dtype=bool)]
+            told.append(f"class weights of the file, {others.min():.3g} to {others.max():.3g}")
+        brought = anchors is not None and anchors["by"] != "index"
+        return [*told, *(["anchors are images that the file brings, not the data set"] if brought else [])]
+
     def row(self) -> dict[str, Any]:
         """Everything that the leaderboard tells of it."""
         facts, record = self.claim.facts, self.record
@@ -181,7 +194,13 @@ class Group:
                 models.setdefault(entry.claim.facts["model"]["sha256"], []).append(entry)
         ranked = sorted(models.values(), key=lambda claims: (-claims[0].mean, -claims[0].clean, claims[0].digest))
         order = [entry for claims in ranked for entry in claims]
-        places = [number if entry is claims[0] else None for number, claims in enumerate(ranked, 1) for entry in claims]
+        figures = [(claims[0].mean, claims[0].clean) for claims in ranked]
+        # Equal figures have one rank: their order, by digest, says nothing.
+        places = [
+            figures.index(figure) + 1 if entry is claims[0] else None
+            for figure, claims in zip(figures, ranked, strict=True)
+            for entry in claims
+        ]
         refuted = sorted((entry for entry in entries if entry.is_refuted), key=lambda entry: entry.digest)
         return cls([*order, *refuted], [*places, *(None for _ in refuted)])
 
@@ -195,7 +214,8 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}: {self.data['examples']:,} images, {len(self.sets)} set{'s' if self.sets[1:] else ''}"
+        told = [f"{self.data['examples']:,} images", f"{len(self.sets)} set{'s' if self.sets[1:] else ''}"]
+        return f"{self.dataset}: {', '.join([*told, *self.entries[0].chosen])}"
 
     @property
     def sets(self) -> list[str]:
@@ -209,6 +229,7 @@ class Group:
             "images": self.data["examples"],
             "images_sha256": self.data["sha256"],
             "anchors_sha256": facts["anchors"] and facts["anchors"]["sha256"],
+            "chosen_by_the_file": self.entries[0].chosen,
             "sets": [{"name": name, **each} for name, each in zip(self.sets, sets_of(facts), strict=True)],
             "rows": [{"rank": rank, **entry.row()} for rank, entry in zip(self.ranks, self.entries, strict=True)],
         }
@@ -219,7 +240,7 @@ def groups_of(entries: Sequence[Entry]) -> list[Group]:
     found: dict[bytes, list[Entry]] = {}
     for entry in entries:
         facts, weights = entry.claim.facts, entry.claim.arrays.get("class_weights")
-        about = [facts["data"], facts["anchors"], sets_of(facts), weights is not None and weights.tolist()]
+        about = [facts["data"], facts["anchors"], sets_of(facts), weights is not None and weights.tobytes().hex()]
         found.setdefault(canonical_json(about), []).append(entry)
     groups = [Group.of(found[about]) for about in sorted(found)]
     return sorted(groups, key=lambda group: (group.dataset, -len(group.entries)))

@@ -167,6 +167,7 @@ def fact_rows(entry: Entry) -> list[tuple[str, str]]:
         ("images", f"{data['examples']:,} of {data['description'].get('dataset_name')}, {data['split']} split"),
         ("SHA-256 of the images", data["sha256"]),
         ("anchors", f"{anchors['count']:,}, SHA-256 {anchors['sha256']}" if anchors else "none"),
+        *((("chosen by the file", "; ".join(entry.chosen)),) if entry.chosen else ()),
         ("clean accuracy", f"at most {figure(entry.clean)}"),
         *((f"corruptions, told: {name}", figure(accuracy)) for name, accuracy in entry.corruptions.items()),
         ("cost, told", f"{_passes(entry)} passes for an image in nonisotropic sets, {entry.seconds:.0f} s"),

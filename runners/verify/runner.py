@@ -18,7 +18,17 @@ from foundations.results import describe_environment, sealed
 from models.normalize import Classifier
 from models.sources import FILE, HUB
 from runners.base import Runner
-from runners.claims import REFUTED, anchors_digest, check_images, dataset_of, disagrees, flags_of, images_of, judge_of
+from runners.claims import (
+    REFUTED,
+    Refuted,
+    anchors_digest,
+    check_images,
+    dataset_of,
+    disagrees,
+    flags_of,
+    images_of,
+    judge_of,
+)
 from runners.inputs import read_data, read_model
 from runners.train.desc import PretrainedDesc, stored_model
 from testing.claims.claim import Claim
@@ -38,7 +48,12 @@ class Verify(Runner):
         place = {"data_dir": self.desc.place.data_dir, "download": self.desc.place.download}
         self.dataset = dataset_of(self.claim, self.desc.file, **place)
         self.data = read_data(self.desc, self.environment, self.dataset)
-        check_images(self.claim, self.desc.file, self.data)
+        try:
+            check_images(self.claim, self.desc.file, self.data)
+        except Refuted as error:
+            if self.environment.is_primary:
+                self._keep_refutation([str(error)])
+            raise
         anchors = self._anchors()
         forms = [each["threat"] for each in facts["claims"]]
         if anchors is None and any(form["name"] == "PD" for form in forms):
@@ -73,6 +88,7 @@ class Verify(Runner):
         file = self.directory / REFUTED
         if failed:
             made = describe_environment(self.environment)
+            file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, sealed({"claim": self.claim.digest, "refuted": failed, "environment": made}))
             (self.directory / "result.json").unlink(missing_ok=True)
         else:

@@ -201,6 +201,10 @@ def _check_arrays(claim: Claim) -> None:
     _, rows = numpy.nonzero(witness > ITSELF)
     if (owner[witness[witness > ITSELF] - 1] != rows).any():
         raise Refused("a witness belongs to another example")
+    weights = arrays.get("class_weights", numpy.ones((1, 1)))
+    others = weights[~numpy.eye(len(weights), dtype=bool)]  # the diagonal has no effect
+    if not (numpy.isfinite(others).all() and (others > 0).all()):
+        raise Refused("its class weights are not finite numbers above 0")
     found_by = arrays["found_by"]
     if (found_by > 1).any() or ((witness != STANDING) != found_by.any(-1)).any():
         raise Refused("who found what does not fit the witnesses")

@@ -145,6 +145,14 @@ def test_most_people_decide_and_ties_decide_nothing(study: HumanPairs, tmp_path:
     assert found.agreement == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3)  # of trials of attention everybody knows it
 
 
+def test_fewer_than_half_are_no_majority(study: HumanPairs, tmp_path: Path) -> None:
+    """Two of five say what nobody else says: three of them see other things, and nothing is decided."""
+    given = [1, 1, 2, 0, -1]
+    paths = [answers(tmp_path, study, f"q{number}", RIGHT | {0: each}) for number, each in enumerate(given)]
+    assert agreement_of(study, paths, 3).people[0] == -1
+    assert agreement_of(study, paths[:3], 3).people[0] == 1
+
+
 def test_who_fails_trials_of_attention_does_not_count(study: HumanPairs, tmp_path: Path) -> None:
     paths = [answers(tmp_path, study, "ann", {**RIGHT, 0: 1})]
     paths += [answers(tmp_path, study, name, {4: 2, 5: 1, 0: 2}) for name in ("bob", "bea")]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from runners.report import charts
 from runners.report.answer import answer
 from runners.report.collect import FinishedRun
-from runners.report.comparable import leading_measurement, measured_alike
+from runners.report.comparable import leading_measurement, measured_alike, paired_p
 from runners.report.highlights import found_in
 from runners.report.labels import tell_apart
 from runners.report.tables import by_accuracy
@@ -109,12 +110,12 @@ def test_an_order_of_models_is_by_what_all_have() -> None:
     results = [{"N_adv": {}, OTHER_ANCHORS: {}}, {"N_adv": {}}, {"standard": {}}]
     assert hardest_last(results) == ["standard", "N_adv"]
     assert hardest_last(results[:1]) == ["N_adv", OTHER_ANCHORS]
-    weak = tested("weak", {"N_adv": {"accuracy": 0.1}, OTHER_ANCHORS: {"accuracy": 0.1}})
-    strong = tested("strong", {"N_adv": {"accuracy": 0.7}})
+    weak = finished("weak", {"N_adv": {"accuracy": 0.1}, OTHER_ANCHORS: {"accuracy": 0.1}})
+    strong = finished("strong", {"N_adv": {"accuracy": 0.7}})
     assert by_accuracy([weak, strong]) == [strong, weak]
 
 
-def tested(name: str, result: dict[str, Any]) -> FinishedRun:
+def finished(name: str, result: dict[str, Any]) -> FinishedRun:
     return FinishedRun(Path(name), name, {"name": name, "replicate": 1, "hashed": {}}, result)
 
 
@@ -123,13 +124,28 @@ def test_bars_and_points_under_different_sets_are_told_apart() -> None:
     runs = []
     for name, power in (("a", 0.02), ("b", 0.2), ("c", 0.2)):
         found = {"norm": "Linf", "threshold": power, "radius": None, "accuracy": 0.5, "num_examples": 100}
-        runs.append(tested(name, {"adv": found}))
+        runs.append(finished(name, {"adv": found}))
     assert charts._names(runs) == ["a\nLinf <= 0.02\n100 images", *(f"{n}\nLinf <= 0.2\n100 images" for n in "bc")]
     assert charts._names(runs[1:]) == ["b", "c"]
     assert measured_alike(runs, ("adv", "N_adv")) == runs[1:]
 
 
 def test_of_several_measurements_the_one_of_most_anchors_speaks() -> None:
-    few, usual = (tested(f"greedy_subsets_{count}", {"num_examples": 40}) for count in (5, 50))
+    few, usual = (finished(f"greedy_subsets_{count}", {"num_examples": 40}) for count in (5, 50))
     assert leading_measurement([few, usual]) == (usual, " (greedy_subsets_50, 40 images)")
     assert leading_measurement([few]) == (few, "")
+
+
+def test_models_are_told_apart_by_their_common_images(tmp_path: Path) -> None:
+    """400 images, of which one model errs on 20 more: their intervals overlap, and no luck does that."""
+    runs = []
+    for name, right in (("best", 320), ("other", 300), ("alike", 319)):
+        made = run(name, right / 400, 400)
+        (tmp_path / name).mkdir()
+        index = numpy.arange(400)[::-1] if name == "other" else numpy.arange(400)
+        numpy.savez(tmp_path / name / "examples.npz", index=index, N_adv_correct=index < right)
+        runs.append(FinishedRun(tmp_path / name, name, made.hparams, made.result))
+    told = first(*runs)
+    assert "best stands best of 3" in told and told.endswith("; alike cannot be told from it by so few images.")
+    assert paired_p(runs[0], runs[1], "N_adv_correct") == pytest.approx(2 * 0.5**20)
+    assert paired_p(runs[0], run("elsewhere", 0.5, 400), "N_adv_correct") is None

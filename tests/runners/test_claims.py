@@ -171,6 +171,19 @@ def test_two_labs_merge_in_any_order(digits_root: Command, elsewhere: Command, w
     assert done.returncode == 0 and len(re.findall(HOLDS, done.stdout)) == 2, done.stderr
 
 
+def test_runs_of_other_anchors_are_no_one_claim(digits_root: Command, tmp_path: Path) -> None:
+    """A ball has no anchors, so that a first run without them says nothing of those of the others."""
+    words = [*TINY, "--num_examples=6", "--adv_test_attack_type=pgd", "--adv_test_attack_power=0.1"]
+    inside = ["--N_adv_eval", "--attacks=pgd", "--N_attack_iter=1", "--per_label=2", "--save_adversarials"]
+    digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=2")
+    more = digits_root.ok("test", *words, *inside)
+    digits_root.ok("test", *words, "--adv_eval", "--per_label=10", "--save_adversarials")
+    bundled = ["bundle", *words, "--adv_eval", "--author=A", f"--output={tmp_path}/b.zip"]
+    done = digits_root(*bundled, "--per_label=10", f"--more_runs={more}")
+    assert done.returncode == 2 and "--more_runs: expected runs with the anchors that the flags name" in done.stderr
+    assert digits_root(*bundled, "--per_label=2", f"--more_runs={more}").returncode == 0
+
+
 def test_other_forms_and_grids(digits_root: Command, elsewhere: Command, weights: Path) -> None:
     """The tangent and the segmented form, and a grid: its points were found in each of its sets."""
     few = [word.replace("examples=20", "examples=10") for word in WORDS if word != "--adv_eval"]

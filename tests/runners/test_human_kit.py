@@ -9,7 +9,9 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -19,6 +21,7 @@ from PIL import Image
 from cli.main import main
 from datasets.human_pairs import HumanPairs, read_pairs
 from datasets.registry import load_dataset
+from runners.evaluate_threat.study import _sample
 from tests.browser import CHROMIUM, look_at
 from tests.conftest import PROJECT, Command
 
@@ -241,3 +244,13 @@ def test_mistakes(kit: Path, pairs: HumanPairs, digits_root: Command, tmp_path: 
         numpy.savez(folder / "pairs.npz", **(dict(file) | {"changed": 255 - file["changed"]}))
     done = root("report", "--dataset_name=digits", "--human_kit")
     assert done.returncode == 1 and "holds answers (ann.csv) to other pairs" in done.stderr
+
+
+def test_nobody_is_asked_about_a_pair_twice() -> None:
+    """Few images and few changes: all of their pairs, each once."""
+    values = numpy.zeros((4, 6))
+    values[0, 0] = numpy.nan
+    measurement: Any = SimpleNamespace(threats={"PD": values})
+    generator = numpy.random.default_rng(0)
+    found = _sample(measurement, [0, 1, 2], 50, cycle(range(4)), generator)
+    assert len(found) == len(set(found)) == 11 and (0, 0) not in found

@@ -26,7 +26,7 @@ from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.judging import described
 from tests.browser import CHROMIUM, look_at
 from tests.conftest import Command
-from tests.tampering import changes_undone, false_claim
+from tests.tampering import another_label, changes_undone, false_claim
 
 QUICK = ["--per_label=10", "--num_examples=10", "--N_attack_iter=8", "--attacks=pgd", "--N_adv_eval"]
 QUICK += ["--N_threshold=0.1", "--N_radius=51/255", "--N_thresholds=0.02"]
@@ -225,6 +225,25 @@ def test_a_refuted_claim_is_shown_as_refuted(home: Command, tmp_path: Path) -> N
     assert shown[-1][-2] == f"refuted: verified/{kept.parent.name}"
     (reason, *_) = json.loads(kept.read_text())["refuted"]
     assert escape(f"refuted: {reason}") in (tmp_path / "site" / last["page"]).read_text()
+
+
+def test_a_claim_of_other_labels_than_it_says_is_refuted(home: Command, tmp_path: Path) -> None:
+    """Every image would be wrong as it is: by its own digest they are the labels that are here, and it lies."""
+    (weights,) = (home.root / "runs/digits/train").glob("conv_*/replicate_1/model.safetensors")
+    false = tmp_path / "false.zip"
+    false.write_bytes(false_claim(another_label)((home.root / "claims/A.zip").read_bytes(), random.Random(0)))
+    for words in ([], ["verify", str(false), f"--train_dir={weights.parent}"]):  # by the page alone; by verify first
+        assert not words or main([*words, f"--root_dir={tmp_path}", "--quiet"]) == 1
+        assert bool(list((tmp_path / "verified").glob("false_*/refuted.json"))) == bool(words)
+        asked = [f"--site={tmp_path}/site", f"--claims={home.root}/claims/B.zip,{false}", f"--root_dir={tmp_path}"]
+        assert main(["report", *asked, "--quiet"]) == 0
+        (table,) = json.loads((tmp_path / "site/leaderboard.json").read_text())["tables"]
+        assert [(row["refuted_here"], row["rank"]) for row in table["rows"]] == [(False, 1), (True, None)]
+
+
+def test_equal_figures_have_one_rank() -> None:
+    group = Group.of([entry("a", 0.5, None), entry("b", 0.5, None), entry("c", 0.4, None)])
+    assert group.ranks == [1, 1, 3]
 
 
 def test_pictures_are_those_of_the_claim(home: Command, site: Path, told: dict[str, Any]) -> None:

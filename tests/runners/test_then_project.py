@@ -284,3 +284,11 @@ def test_random_labels_are_those_of_training_not_of_the_threat() -> None:
     assert noisy_run.train.anchors.hash == plain_run.train.anchors.hash
     for desc in (ThreatDesc, EvaluateThreatDesc):
         assert desc.from_flags(noisy).hash == desc.from_flags(plain).hash
+
+
+def test_a_suite_named_twice_counts_once() -> None:
+    once, twice = (
+        EvaluateThreatDesc.from_flags({"dataset_name": "digits", "suites": suites, "severities": severities})
+        for suites, severities in (("C,quick", (1.0, 3.0)), ("C,quick,C", (1.0, 3.0, 1.0)))
+    )
+    assert once.hash == twice.hash and twice.perturbation.suites == "C,quick"

@@ -31,7 +31,11 @@ def test_auroc_is_scikit_learns_averaged_over_columns() -> None:
 def test_perfect_and_no_separation() -> None:
     low, high = numpy.zeros(20), numpy.ones((20, 1))
     bootstrap = Bootstrap.over(20, 200, 0)
-    assert vars(Placements.of(low, high).interval(bootstrap)) == pytest.approx({"auroc": 1, "low": 1, "high": 1})
+    # No resample differs: the interval is that of 20 successes in 20, from n / (n + z^2) on (Wilson).
+    assert vars(Placements.of(low, high).interval(bootstrap)) == pytest.approx({"auroc": 1, "low": 0.838875, "high": 1})
+    assert vars(Placements.of(low + 2, high).interval(bootstrap)) == pytest.approx(
+        {"auroc": 0, "low": 0, "high": 0.161125}, abs=1e-6
+    )
     assert Placements.of(low, high * 0).auroc == 0.5
     assert Placements.of(low + 2, high).auroc == 0
 
