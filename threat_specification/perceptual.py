@@ -24,10 +24,19 @@ class FeatureDistance(Measure):
         if not linear:
             raise UsageError(f"--perceptual={name}: expected a model with a linear layer, got none")
         self.last = linear[-1]
+        self._clean: tuple[Tensor, int, Tensor] | None = None  # images asked last, their version, their features
 
     def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
         check_images(examples, labels, perturbed_examples)
-        return (self._features(examples) - self._features(perturbed_examples)).norm(dim=1)
+        return (self._of_clean(examples) - self._features(perturbed_examples)).norm(dim=1)
+
+    def _of_clean(self, examples: Tensor) -> Tensor:
+        """The features of images that many perturbations are measured from; kept until others come, or these change."""
+        if examples.is_inference():  # nobody counts their changes
+            return self._features(examples)
+        if self._clean is None or self._clean[0] is not examples or self._clean[1] != examples._version:
+            self._clean = examples, examples._version, self._features(examples)
+        return self._clean[2]
 
     def _features(self, images: Tensor) -> Tensor:
         seen: list[Tensor] = []

@@ -10,8 +10,10 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torchvision.utils import make_grid
 
 from foundations.signals import Interrupted
+from runners import plots
 from runners.plots import Column, _strip, write_contact_sheet, write_figure
 from tests.conftest import Command
 
@@ -115,3 +117,13 @@ def test_captions_of_neighbours_in_a_strip_do_not_touch() -> None:
         others = [*captions[:number], *captions[number + 1 :], *pictures]
         assert not any(one.overlaps(other) for other in others)
     assert all(box.width > 0.9 * figure.dpi for box in pictures)
+
+
+@pytest.mark.parametrize(("shape", "columns"), [((7, 1, 5, 4), 3), ((2, 3, 4, 4), 5), ((1, 1, 3, 3), 1)])
+def test_images_of_a_sheet_lie_as_torchvision_lays_them(shape: tuple[int, ...], columns: int) -> None:
+    images = torch.rand(shape)
+    expected = make_grid(images, nrow=columns, padding=plots.GAP, pad_value=1.0)
+    if len(images) == 1:  # torchvision leaves a single image without a border
+        assert torch.equal(plots._grid(images, columns)[:, plots.GAP : -plots.GAP, plots.GAP : -plots.GAP], expected)
+    else:
+        assert torch.equal(plots._grid(images, columns), expected)

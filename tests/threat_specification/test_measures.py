@@ -95,3 +95,19 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UsageError, match=f"pip install {name}"):
             make(torch.device("cpu"))
+
+
+def test_features_of_clean_images_are_kept_until_they_change() -> None:
+    asked: list[int] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    model.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
+    measure, labels = FeatureDistance(model, "model:flat"), torch.zeros(2, dtype=torch.long)
+    images, others = torch.rand(2, 1, 2, 2), torch.rand(3, 2, 1, 2, 2)
+    found = [measure.evaluate(images, labels, other) for other in others]
+    assert len(asked) == 4 and all(
+        torch.allclose(distances, (other - images).flatten(1).norm(dim=1), atol=1e-6)
+        for distances, other in zip(found, others, strict=True)
+    )
+    images.mul_(0.5)  # in place: another image under the same name
+    distances = measure.evaluate(images, labels, others[0])
+    assert torch.allclose(distances, (others[0] - images).flatten(1).norm(dim=1), atol=1e-6)

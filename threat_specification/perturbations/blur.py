@@ -42,19 +42,22 @@ def zoom_blur(x: Tensor, draws: Draws, largest: float, step: float) -> Tensor:
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: int, rounds: int) -> Tensor:
     """Blur, copy to every pixel inside the border one at most `reach` away, and blur again.
 
-    The paper speaks of swaps; the code that made CIFAR-10-C and ImageNet-C copies, and so does this. From the last
-    pixel to the first: each depends on the earlier ones, so they are processed one by one, but for all images of the
-    batch together.
+    The paper speaks of swaps; the code that made CIFAR-10-C and ImageNet-C copies, from the last pixel to the first,
+    and so does this. A pixel that copies from a later one takes what that one has taken; such chains are followed for
+    all pixels together, in steps that double.
     """
     batch, channels, height, width = x.shape
-    place = numpy.tile(numpy.arange(height * width), (batch, 1)).T.copy()
-    images = numpy.arange(batch)
+    here = torch.arange(height * width, device=x.device)
+    row, column = here // width, here % width
+    inner = (row > reach) & (row <= height - reach) & (column > reach) & (column <= width - reach)
+    place = here.expand(batch, -1)
     for _ in range(rounds):
-        down, right = ((draws.integers(2 * reach, height, width) - reach).cpu().numpy() for _ in range(2))
-        for row in range(height - reach, reach, -1):
-            for column in range(width - reach, reach, -1):
-                there = (row + down[:, row, column]) * width + column + right[:, row, column]
-                place[row * width + column] = place[there, images]
-    source = torch.from_numpy(place.T.copy()).to(x.device).unsqueeze(1).expand(-1, channels, -1)
+        down, right = (draws.integers(2 * reach, height, width).flatten(1) - reach for _ in range(2))
+        there = torch.where(inner, here + down * width + right, here)
+        last = torch.where((there > here) & inner[there], there, here.expand(batch, -1))
+        while not torch.equal(last, further := last.gather(1, last)):
+            last = further
+        place = place.gather(1, there.gather(1, last))
+    source = place.unsqueeze(1).expand(-1, channels, -1)
     shuffled = filters.gaussian_blur(x, sigma).flatten(2).gather(2, source).view_as(x)
     return filters.gaussian_blur(shuffled, sigma)

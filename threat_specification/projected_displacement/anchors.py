@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -75,14 +77,19 @@ class AnchorSet:
         """
         if images.dtype != self.images.dtype:
             raise UsageError(f"images: expected {self.images.dtype} as the anchors are, got {images.dtype}")
-        labels_of: dict[bytes, set[int]] = {}
-        for image, label in zip(self.images.cpu().numpy(), self.labels.tolist(), strict=True):
-            labels_of.setdefault(image.tobytes(), set()).add(label)
         found = [
-            bool(labels_of.get(image.tobytes(), set()) - {label})
+            bool(self._labels_of.get(_content(image), set()) - {label})
             for image, label in zip(images.cpu().numpy(), labels.tolist(), strict=True)
         ]
         return torch.tensor(found, dtype=torch.bool, device=labels.device)
+
+    @cached_property
+    def _labels_of(self) -> dict[bytes, set[int]]:
+        """The labels of each image by its digest, since copies of all images would take their memory again."""
+        labels_of: dict[bytes, set[int]] = {}
+        for image, label in zip(self.images.cpu().numpy(), self.labels.tolist(), strict=True):
+            labels_of.setdefault(_content(image), set()).add(label)
+        return labels_of
 
     @property
     def digest(self) -> str:
@@ -129,6 +136,10 @@ class AnchorSet:
         if anchors.digest != metadata["digest"]:
             raise RunError(f"{path} is damaged: its content does not match its checksum; run compute_threat again")
         return anchors
+
+
+def _content(image: numpy.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _part_of(count: int, number: int, parts: int) -> slice:
