@@ -23,6 +23,8 @@ from foundations.files import write_folder
 
 Weights = dict[str, Tensor]
 
+NAMES = "weights"  # entry of state.pt with the names of all sets of weights
+
 
 def weights_of(network: nn.Module) -> Weights:
     """A copy of the weights and buffers on the CPU."""
@@ -50,7 +52,7 @@ class Snapshots:
         Later ones are damaged, or the run would have gone on from there: they count for nothing.
         """
         buffer = io.BytesIO()
-        torch.save(snapshot.state, buffer)
+        torch.save({**snapshot.state, NAMES: sorted(snapshot.weights)}, buffer)
         files = {f"{name}.safetensors": save(weights) for name, weights in snapshot.weights.items()}
         write_folder(self._path(step), {**files, "state.pt": buffer.getvalue()})
         last = self._path(step)
@@ -75,9 +77,10 @@ class Snapshots:
 
 
 def _read(path: Path) -> Snapshot | None:
-    """Read a snapshot; None if it is damaged."""
+    """Read a snapshot; None if it is damaged, or has lost a file."""
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        return Snapshot({file.stem: load_file(file) for file in path.glob("*.safetensors")}, state)
+        names = state.pop(NAMES, None) or [file.stem for file in path.glob("*.safetensors")]  # of earlier versions
+        return Snapshot({name: load_file(path / f"{name}.safetensors") for name in names}, state)
     except Exception:  # torch, pickle and zip can raise any exception for a damaged file
         return None

@@ -125,3 +125,15 @@ def test_dropout_draws_other_masks_in_each_process() -> None:
         seed_everything(7, rank)
         drawn.append((torch.rand(3).tolist(), random.random(), numpy.random.rand()))  # noqa: NPY002
     assert drawn[0] == drawn[2] and drawn[0][1:] == drawn[1][1:] and drawn[0][0] != drawn[1][0]
+
+
+def test_a_checkpoint_that_has_lost_a_file_is_damaged(tmp_path: Path) -> None:
+    """As where somebody removed a directory while it was written."""
+    snapshots = Snapshots(tmp_path / "checkpoints", 3)
+    for step in (1, 2):
+        snapshots.write(step, snapshot(step))
+    newest = tmp_path / "checkpoints" / "step_000000002"
+    (newest / "model.safetensors").unlink()
+    found, damaged = snapshots.newest()
+    assert found is not None and found.state["iteration"] == 1 and damaged == [newest]
+    assert set(found.state) == {"iteration", "sum"}
