@@ -134,7 +134,7 @@ class Corrupted:
     def of(cls, data: Dataset, rows: torch.Tensor, seed: int) -> Corrupted:
         """Every corruption at every severity and every blend of rows of the test images of `data`."""
         made = corruptions.safe(DEFAULT_SUITES, SEVERITIES, seed)
-        made += [p for p in perturbations.unsafe(perturbations.Partners(data, seed), seed) if p.group == "unsafe"]
+        made += [p for p in perturbations.unsafe(perturbations.Partners(data.test, seed), seed) if p.group == "unsafe"]
         shard = Shard(0, data.test.pixels(rows), data.test.labels[rows], rows)
         changed = torch.stack([p.apply(shard)[0].flatten(1) for p in made], 1)
         unknown = numpy.full(changed.shape[:2], numpy.nan)

@@ -41,6 +41,7 @@ from testing.perturbed import PerturbationEvaluation
 from testing.separation import Bootstrap, Placements
 from testing.shards import Shard
 from threat_specification import L2
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.tangents import TangentMetric, Tangents
 from threat_specification.projected_displacement.threat import ProjectedDisplacement
 from threat_specification.registry import TANGENTS
@@ -65,9 +66,9 @@ class Borrowed(Tangents):
 
     images: Tensor | None = None
 
-    def metric(self, images: Tensor, mask: Tensor | None = None) -> TangentMetric:
+    def metric(self, images: Tensor, mask: Tensor | None = None, matrix: AnchorMatrix | None = None) -> TangentMetric:
         assert self.images is not None
-        return super().metric(self.images, mask)
+        return super().metric(self.images, mask, matrix)
 
 
 def without(names: tuple[str, ...]) -> tuple[str, ...]:
