@@ -34,7 +34,7 @@ def check_distances(flag: str, value: str) -> None:
 
 
 def versions_of(suites: list[str]) -> dict[str, Any]:
-    """What a run's hash says of corruptions (suites, or names) whose images have changed since their first version."""
+    """The entry of a run's hash for corruptions (suites, or names) whose images have changed since version 1."""
     changed = versions(name.partition(":")[0] for name in suites)
     return {"corruption_versions": changed} if changed else {}
 

@@ -45,7 +45,7 @@ class BoundIntersection(BoundThreat):
 
     @property
     def scaled(self) -> Tensor:
-        """How many points of each example the members' exact projections could not solve, [B]."""
+        """Number of points of each example that the members' exact projections could not solve, [B]."""
         none = torch.zeros(len(self.examples), dtype=torch.int64, device=self.examples.device)
         return sum((getattr(member, "scaled", none) for member, _ in self.members), none)
 
@@ -79,7 +79,7 @@ class BoundIntersection(BoundThreat):
     def project_beside(
         self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As that of the only member beside l-inf balls, which tighten the box; of several as that of every threat."""
+        """The point of the only member beside l-inf balls, which tighten the box; of several that of every threat."""
         low, high, others = self._split(threshold, lower, upper)
         if len(others) != 1:
             return super().project_beside(delta, threshold, lower, upper, centre)

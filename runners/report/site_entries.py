@@ -105,7 +105,7 @@ class Entry:
 
     @property
     def chosen(self) -> list[str]:
-        """What the file itself chose about its sets, in words: class weights, and anchors that it brings."""
+        """The file's own choices about its sets, in words: class weights, and anchors that it brings."""
         weights, anchors = self.claim.arrays.get("class_weights"), self.claim.facts["anchors"]
         told = []
         if weights is not None:

@@ -1,4 +1,4 @@
-"""What the evaluations of a test run are made from: data, model and threats, read before anything is written."""
+"""The inputs of a test run: data, model and threats, read before anything is written."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def add_leaderboard(inputs: Inputs, result: dict[str, Any]) -> None:
 
 
 def other_preparation(inputs: Inputs) -> str:
-    """What published accuracies of these weights were measured on, where that is not as here; "" where it is.
+    """A sentence on the images that published accuracies of these weights are of, if they are other ones; else "".
 
     Of ImageNet alone: elsewhere images are taken as they are. Without a name of its own RobustBench takes the one that
     timm keeps with the model.

@@ -1,4 +1,4 @@
-"""What the train runner refuses or warns of before it trains."""
+"""Refusals and warnings of the train runner before it trains."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class SafeMoves:
 
 
 def _backgrounds(threat: BoundThreat) -> Iterator[str]:
-    """How each threat with masks, a member of an intersection too, treats the background."""
+    """Background of each threat with masks, those of members of an intersection too."""
     for member, _ in getattr(threat, "members", ()):
         yield from _backgrounds(member)
     if getattr(threat, "mask", None) is not None:
