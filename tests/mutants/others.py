@@ -121,4 +121,18 @@ MUTANTS = [
         "        pass\n",
         "tests/test_public_surface.py -k once",
     ),
+    Mutant(
+        "each process perturbs the weights by its own part",
+        "training/weight_perturbation.py",
+        "    torch.distributed.all_reduce(together)\n",
+        "",
+        "tests/runners/test_runs.py -k two_processes_train",
+    ),
+    Mutant(
+        "a checkpoint that has lost a file is whole",
+        "training/checkpoints.py",
+        "state.pop(NAMES, None) or [",
+        "[",
+        "tests/training/test_checkpoints.py -k lost_a_file",
+    ),
 ]

@@ -199,4 +199,11 @@ MUTANTS = [
         'for child in getattr(desc, "children", ())):\n        pass',
         "tests/runners/test_runs.py -k whose_run_was_removed",
     ),
+    Mutant(
+        "a claim of other labels than it says is no lie",
+        "runners/claims.py",
+        'raise Refuted(str(error)) if digest == told["sha256"] else error',
+        "raise error",
+        "tests/runners/test_site.py -k other_labels",
+    ),
 ]

@@ -216,4 +216,18 @@ MUTANTS = [
         "(weights.sum(1) * 0 * sums).unsqueeze(1)",
         f"{ON_MIXTURES} -k together",
     ),
+    Mutant(
+        "safe moves: noise beyond a threat without an exact projection is dropped",
+        "threat_specification/base.py",
+        "        return self._towards(centre, point, threshold)",
+        "        return point, self.evaluate(point) <= threshold",
+        f"{ON_MIXTURES} -k next_to_the_nearest",
+    ),
+    Mutant(
+        "an intersection counts no points that could not be solved",
+        "threat_specification/intersection.py",
+        'sum((getattr(member, "scaled", none) for member, _ in self.members), none)',
+        "none",
+        "tests/threat_specification/test_intersection.py -k could_not_solve",
+    ),
 ]
