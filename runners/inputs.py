@@ -5,6 +5,7 @@ The error for a missing input gives the command that makes it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,8 +14,10 @@ from datasets.registry import load_dataset
 from foundations.desc import Desc, StoredRun
 from foundations.environment import Environment
 from foundations.errors import RunError, UsageError
+from foundations.hparams import TrainingHparams
 from foundations.plain_networks import harmless
 from foundations.run_directory import RunDirectory
+from foundations.testing_hparams import TestingHparams
 from runners.commands import command
 from runners.completion import check_stored
 from runners.compute_threat.desc import ThreatDesc
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from threat_specification.projected_displacement.threat import ProjectedDisplacement
 
 Network = TypeVar("Network", bound="Module")
+Thresholds = TypeVar("Thresholds", TestingHparams, TrainingHparams)
 
 
 def read_data(desc: Desc, environment: Environment, dataset: DatasetHparams | None = None) -> Dataset:
@@ -124,6 +128,21 @@ def check_masks(threats: Iterable[Measure], images: Sized, which: str) -> None:
                 f"{source.path}: expected a mask for each of the {len(images):,} {which} images, got "
                 f"{len(source.masks):,}; masks go by row, so that training and test images have files of their own"
             )
+
+
+def with_thresholds(
+    hparams: Thresholds, desc: Desc | None, environment: Environment, flag: str, names: dict[str, str]
+) -> Thresholds:
+    """Flags of training or of an evaluation, with the thresholds that a share of safe changes stands for, if it does.
+
+    desc    the evaluate_threat run whose changes count; None if no share was asked for
+    flag    that asks for the share
+    names   flag of a threshold -> name of its threat
+    """
+    if desc is None:
+        return hparams
+    found: dict[str, Any] = read_thresholds(desc, environment, (flag, getattr(hparams, flag)), names)
+    return dataclasses.replace(hparams, **found)
 
 
 def read_thresholds(

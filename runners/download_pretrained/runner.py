@@ -76,7 +76,7 @@ class DownloadPretrained(Runner):
         return files
 
     def _names(self, relative: str, model: ZooModel, name: str) -> list[str]:
-        """Where a file may lie below --source_dir: with its name alone only where that says which weights they are."""
+        """Places of a file below --source_dir: under its name alone only if that says which weights they are."""
         return [relative] if namesakes(model) else [relative, name]
 
     def _state(self, model: ZooModel) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy
 
 from foundations.files import write_text
 from foundations.results import csv_table, markdown_table, wilson_interval
+from runners.paired import paired
 from runners.plots import PALETTE, write_figure
 from runners.test.summary import EVALUATIONS, hardest_last, then_project_table
 
@@ -73,38 +75,14 @@ def _markdown(header: list[str], rows: list[list[str]], tests: list[dict[str, An
 
 
 def paired_tests(root: Path, children: list[Child], names: list[str]) -> list[dict[str, Any]]:
-    """McNemar's exact test for every pair of models, on the examples that both were evaluated on.
-
-    Of several answers for an example, under corruptions, one model has more right than the other: the sign test.
-    """
-    from scipy.stats import binomtest
-
+    """McNemar's exact test for every pair of models, on the examples that both were evaluated on."""
     arrays = [dict(numpy.load(root / child["directory"] / "examples.npz", allow_pickle=False)) for child in children]
     tests = []
     for name, (i, j) in itertools.product(names, itertools.combinations(range(len(children)), 2)):
-        column = f"{name}_correct"
-        if column not in arrays[i] or column not in arrays[j]:
-            continue
-        _, first, second = numpy.intersect1d(arrays[i]["index"], arrays[j]["index"], return_indices=True)
-        a, b = _right(arrays[i][column][first]), _right(arrays[j][column][second])
-        only_first, only_second = int((a > b).sum()), int((b > a).sum())
-        differ = only_first + only_second
-        tests.append(
-            {
-                "evaluation": name,
-                "first": children[i]["name"],
-                "second": children[j]["name"],
-                "only_first": only_first,
-                "only_second": only_second,
-                "p": float(binomtest(only_first, differ).pvalue) if differ else 1.0,
-            }
-        )
+        if found := paired(arrays[i], arrays[j], f"{name}_correct"):
+            named = {"evaluation": name, "first": children[i]["name"], "second": children[j]["name"]}
+            tests.append(named | dataclasses.asdict(found))
     return tests
-
-
-def _right(answers: numpy.ndarray) -> numpy.ndarray:
-    """[n] how many answers are right for each example, of one or of several: bool [n] or [n, answers]."""
-    return answers.reshape(len(answers), -1).sum(1)
 
 
 def rank_correlation(children: list[Child], pair: Pair) -> float | None:

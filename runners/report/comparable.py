@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy
 
+from runners.paired import paired
 from runners.report.collect import FinishedRun
 from runners.test.corruption_desc import WHAT, images_of
 from runners.test.summary import MOVES, OTHER_ANCHORS, describe_set
@@ -85,21 +86,10 @@ def leading_measurement(measurements: list[FinishedRun]) -> tuple[FinishedRun, s
 
 
 def paired_p(first: FinishedRun, second: FinishedRun, column: str) -> float | None:
-    """McNemar's exact p-value of two tests on the images that both have; None without such images or columns."""
+    """The p-value of the paired test of two runs; None without common examples or columns."""
     files = [run.path / "examples.npz" for run in (first, second)]
     if not all(file.is_file() for file in files):
         return None
-    rows = []
-    for file in files:
-        with numpy.load(file, allow_pickle=False) as arrays:
-            if column not in arrays or arrays[column].ndim != 1:
-                return None
-            rows.append((arrays["index"], arrays[column]))
-    _, mine, its = numpy.intersect1d(rows[0][0], rows[1][0], return_indices=True)
-    ours, theirs = rows[0][1][mine], rows[1][1][its]
-    only = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    if not len(mine):
-        return None
-    from scipy.stats import binomtest
-
-    return float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
+    with numpy.load(files[0], allow_pickle=False) as mine, numpy.load(files[1], allow_pickle=False) as its:
+        found = paired(mine, its, column)
+    return None if found is None else found.p

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from foundations.testing_hparams import TestingHparams
 from runners.checks import names_in
 from runners.claims import digest_of
 from runners.coverage import Form
-from runners.inputs import check_masks, read_data, read_model, read_thresholds
+from runners.inputs import check_masks, read_data, read_model, with_thresholds
 from runners.test import corruptions, protocol, threats
 from runners.test.desc import TestDesc
 from runners.train.desc import PretrainedDesc, TrainDesc
@@ -85,16 +84,10 @@ class Inputs:
         return InLockstep(self.model) if together else self.model
 
     def _with_thresholds(self) -> TestingHparams:
-        """The flags of the evaluation, with the thresholds that --N_coverage stands for."""
         testing = self.desc.testing
-        if self.desc.coverage is None:
-            return testing
         names = {"N_threshold": Form.of_test(testing).name} if testing.N_adv_eval else {}
         names |= {"adv_test_attack_power": testing.adv_test_attack_norm} if testing.adv_eval else {}
-        found: dict[str, Any] = read_thresholds(
-            self.desc.coverage, self.environment, ("N_coverage", testing.N_coverage), names
-        )
-        return replace(testing, **found)
+        return with_thresholds(testing, self.desc.coverage, self.environment, "N_coverage", names)
 
     def _read_threats(self) -> None:
         testing, environment = self.testing, self.environment

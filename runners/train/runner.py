@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from models.initialize import keep_interval_widths
 from models.normalize import Classifier
 from runners.base import Runner
 from runners.coverage import Form
-from runners.inputs import check_masks, read_data, read_initial_model, read_threat, read_thresholds, watched
+from runners.inputs import check_masks, read_data, read_initial_model, read_threat, watched, with_thresholds
 from runners.trackers import Trackers
 from runners.train.checkpoints import BestWeights, Resume
 from runners.train.checks import check_flags, check_parts, notices
@@ -150,15 +149,10 @@ class Train(Runner):
         return complement(rows, len(labels)), rows
 
     def _with_thresholds(self) -> TrainingHparams:
-        """The flags of training, with the thresholds that --N_train_coverage stands for."""
         training = self.desc.training
-        if self.desc.coverage is None:
-            return training
         names = {"N_adv_train_threshold": Form.of_training(training).name} if training.N_adv_train else {}
         names |= {"adv_train_attack_power": training.adv_train_attack_norm} if training.adv_train else {}
-        asked = ("N_train_coverage", training.N_train_coverage)
-        found = read_thresholds(self.desc.coverage, self.environment, asked, names)
-        return replace(training, **found)
+        return with_thresholds(training, self.desc.coverage, self.environment, "N_train_coverage", names)
 
     def _threat_of_adversary(self) -> Threat | None:
         """The form of PD that bounds the nonisotropic adversary, l-inf if none does; None without such an adversary."""

@@ -161,7 +161,7 @@ def test_words_do_not_say_more_than_the_images(inside: float, alone: float, exam
 
 @pytest.mark.parametrize("desc", [TrainDesc, TestDesc])
 def test_flags_of_anchors_under_a_threshold_by_coverage_are_kept(desc: type[Desc]) -> None:
-    """Where a ball alone takes its threshold by coverage: stored commands and lists named another run."""
+    """A ball alone takes its threshold by coverage: stored commands and lists named another run."""
     values: dict[str, Any] = {"dataset_name": "digits", "model_name": "lenet_64", "per_label": 5, "threat_replicate": 2}
     asked = (
         {"adv_train": True, "N_train_coverage": 0.95} if desc is TrainDesc else {"adv_eval": True, "N_coverage": 0.95}

@@ -67,7 +67,7 @@ def zoom(x: Tensor, factor: float) -> Tensor:
 
 
 def _zoomed(side: int, factor: float) -> Tensor:
-    """Where the pixels [side] of an enlarged line come from, as real positions in the line."""
+    """Positions in a line, as real numbers, that the pixels [side] of the enlarged line come from."""
     kept = math.ceil(side / factor)
     enlarged = round(kept * factor)
     first, trimmed = (side - kept) // 2, (enlarged - side) // 2
