@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -96,21 +97,27 @@ class BoundThreat(ABC):
 
         centre   [B,C,H,W] a point of the box; where its threat is at most the threshold, a point is found
 
-        Threats with an exact projection find the nearest point. This one takes turns between set and box (the
-        algorithm of Dykstra), and shrinks towards the centre what is outside after that.
+        Threats with an exact projection find the nearest point. This one takes turns between the sets of `projections`
+        and the box (the algorithm of Dykstra), and shrinks towards the centre what is outside after that.
         """
         point = torch.minimum(torch.maximum(delta, lower), upper)
         if bool((self.evaluate(point) <= threshold).all()):
             return point, torch.ones(len(point), dtype=torch.bool, device=point.device)
-        around = lower.clamp_max(0), upper.clamp_min(0)
-        of_set, of_box = torch.zeros_like(point), delta - point
+        projections = self.projections(threshold, lower.clamp_max(0), upper.clamp_min(0))
+        of_sets, of_box = [torch.zeros_like(point) for _ in projections], delta - point
         for _ in range(BESIDE_ROUNDS):
-            shifted = point + of_set
-            inside = self.project(shifted, threshold, *around)
-            of_set, shifted = shifted - inside, inside + of_box
+            for i, project in enumerate(projections):
+                shifted = point + of_sets[i]
+                point = project(shifted)
+                of_sets[i] = shifted - point
+            shifted = point + of_box
             point = torch.minimum(torch.maximum(shifted, lower), upper)
             of_box = shifted - point
         return self._towards(centre, point, threshold)
+
+    def projections(self, threshold: float, lower: Tensor, upper: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Projections onto convex sets whose intersection is {threat <= threshold} in these bounds around 0."""
+        return [lambda delta: self.project(delta, threshold, lower, upper)]
 
     def _towards(self, centre: Tensor, point: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """The point, or the one nearest to it on its line to the centre with threat <= threshold; and if there is one.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +12,37 @@ from torch import Tensor
 from typing_extensions import Self
 
 from foundations.errors import UsageError
+from threat_specification.ball import nearest_in_ball
 from threat_specification.base import BoundThreat, Threat, check_delta, check_threshold, refuse_non_finite
-from threat_specification.norms import BoundLinf
+from threat_specification.norms import BoundL2, BoundLinf
+from threat_specification.projected_displacement.dual_newton import ACCEPT
 
 DYKSTRA_ROUNDS = 100
 DYKSTRA_TOLERANCE = 1e-6  # in pixel values: stop after a round in which no projection moved a pixel by more
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sets of the members of an intersection, at one threshold.
+
+    lower, upper   the bounds, within those of the l-inf balls, which are boxes
+    others         the other members, each with its own threshold
+    ball           the smallest l2 ball beside others; alone, it is one of them
+    """
+
+    lower: Tensor
+    upper: Tensor
+    others: list[tuple[BoundThreat, float]]
+    ball: tuple[BoundThreat, float] | None = None
+
+    @property
+    def radius(self) -> float | None:
+        return self.ball and self.ball[1]
+
+    @property
+    def all(self) -> list[tuple[BoundThreat, float]]:
+        """The others, and the ball."""
+        return [*self.others, self.ball] if self.ball else self.others
 
 
 class BoundIntersection(BoundThreat):
@@ -60,18 +88,21 @@ class BoundIntersection(BoundThreat):
     ) -> Tensor:
         """Project onto {threat_i <= threshold * level_i for all i} and the bounds.
 
-        l-inf balls only tighten the bounds. The other members need one projection if there is one, and Dykstra's
-        algorithm if there are several.
+        l-inf balls only tighten the bounds. The nearest point in one other member, in l2 balls, or in both is found by
+        projections onto that member; several others take turns (Dykstra's algorithm).
         """
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
-        lower, upper, others = self._split(threshold, *self.bounds(lower, upper))
-        if not others:
+        parts = self._split(threshold, *self.bounds(lower, upper))
+        lower, upper = parts.lower, parts.upper
+        if not parts.others:
             return torch.minimum(torch.maximum(delta, lower), upper)
-        if len(others) == 1:
-            point = others[0][0].project(delta, others[0][1], lower, upper)
+        if len(parts.others) == 1:
+            (member, level), radius = parts.others[0], parts.radius
+            project = partial(member.project, threshold=level, lower=lower, upper=upper)
+            point = project(delta) if radius is None else nearest_in_ball(project, delta, radius)
         else:
-            point = _dykstra(delta, others, lower, upper)
+            point = _dykstra(delta, parts.all, lower, upper)
         # A background that is free for one member, which does not measure it, is bounded by others that do.
         inside = torch.minimum(torch.maximum(point, lower), upper)
         return inside if self.counted is None else torch.where(self.counted.view_as(point) > 0, inside, point)
@@ -79,25 +110,43 @@ class BoundIntersection(BoundThreat):
     def project_beside(
         self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The point of the only member beside l-inf balls, which tighten the box; of several that of every threat."""
-        low, high, others = self._split(threshold, lower, upper)
-        if len(others) != 1:
+        """As that of every threat; with at most one member beside balls it is made of projections onto that member."""
+        parts = self._split(threshold, lower, upper)
+        low, high, radius = parts.lower, torch.maximum(parts.lower, parts.upper), parts.radius
+        if len(parts.others) != 1:
             return super().project_beside(delta, threshold, lower, upper, centre)
-        member, level = others[0]
-        point, found = member.project_beside(delta, level, low, torch.maximum(low, high), centre)
-        return point, found & (low <= high).flatten(1).all(1)
+        member, level = parts.others[0]
+        point, found = member.project_beside(delta, level, low, high, centre)
+        if radius is not None:
+            beside = lambda target: member.project_beside(target, level, low, high, centre)[0]  # noqa: E731
+            point = nearest_in_ball(beside, delta, radius, beside(torch.zeros_like(delta)))
+            inside = self.evaluate(point) <= threshold * (1 + ACCEPT)
+            line, found = self._towards(centre, point, threshold)
+            point, found = torch.where(inside.view(-1, 1, 1, 1), point, line), inside | found
+        return point, found & (parts.lower <= parts.upper).flatten(1).all(1)
 
-    def _split(
-        self, threshold: float, lower: Tensor, upper: Tensor
-    ) -> tuple[Tensor, Tensor, list[tuple[BoundThreat, float]]]:
-        """The bounds within those of the l-inf balls, which are boxes, and the other members with their thresholds."""
-        others = []
+    def projections(self, threshold: float, lower: Tensor, upper: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """Those onto the sets of the members, one each, but that l-inf balls are bounds."""
+        parts = self._split(threshold, lower, upper)
+        return [
+            partial(member.project, threshold=level, lower=parts.lower, upper=parts.upper)
+            for member, level in parts.all
+        ]
+
+    def _split(self, threshold: float, lower: Tensor, upper: Tensor) -> Parts:
+        """The members' sets at a threshold, as balls and others."""
+        balls, others = [], []
         for member, level in self.members:
             if type(member) is BoundLinf:
                 lower, upper = member.tighten(lower, upper, threshold * level)
+            elif type(member) is BoundL2:
+                balls.append((member, threshold * level))
             else:
                 others.append((member, threshold * level))
-        return lower, upper, others
+        smallest = min(balls, key=lambda ball: ball[1], default=None)
+        if smallest and not others:
+            return Parts(lower, upper, [smallest])
+        return Parts(lower, upper, others, smallest)
 
 
 def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from threat_specification.ball import nearest_in_ball
 from threat_specification.base import BoundThreat, Threat, check_delta, check_images, refuse_non_finite
 
 RADIUS = 8 / 255  # default second bound, in l-inf, for a threat whose sets may be unbounded
@@ -95,6 +96,17 @@ class BoundL2(BoundNorm):
         )
         shrunk = torch.minimum(torch.maximum(delta * factor.to(delta.dtype).view(-1, 1, 1, 1), lower), upper)
         return torch.where(outside.view(-1, 1, 1, 1), shrunk, clipped)
+
+    def project_beside(
+        self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The nearest point of the ball in a box that need not contain 0, and [B] bool: if there is one."""
+
+        def into_box(point: Tensor) -> Tensor:
+            return torch.minimum(torch.maximum(point, lower), upper)
+
+        point = nearest_in_ball(into_box, delta, threshold, into_box(torch.zeros_like(delta)))
+        return self._towards(centre, point, threshold)
 
 
 def _largest_factor(delta: Tensor, lower: Tensor, upper: Tensor, threshold: float) -> Tensor:

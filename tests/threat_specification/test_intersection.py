@@ -2,10 +2,13 @@
 
 import math
 
+import numpy
 import pytest
 import torch
+from scipy.optimize import nnls
 
 from foundations.errors import UsageError
+from tests.threat_specification.attacks.linear import directions
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 
 SHAPE = (3, 6, 6)
@@ -45,6 +48,42 @@ def test_projection_onto_two_balls_is_onto_the_smaller():
     _, x, y, d = problem()
     both = Intersection([(L2(), 1.0), (L2(), 0.5)])
     torch.testing.assert_close(both.bind(x, y).project(d, 1.0), L2().bind(x, y).project(d, 0.5), rtol=1e-4, atol=1e-5)
+
+
+def normal_left_over(point, goal, directions, threshold, radius, lower, upper):
+    """Relative length of what goal - point has beside the cone of normals of the bounds that it reaches: 0 by the KKT
+    conditions if the point is the nearest to the goal with <p, v_j> <= t, ||p||_2 <= r, and in a box."""
+    p, goal, low, high = (each.flatten().double().numpy() for each in (point, goal, lower, upper))
+    walls = numpy.eye(len(p))
+    normals = [
+        directions[directions @ p > threshold * (1 - 1e-4)],
+        p[None] / numpy.linalg.norm(p) if numpy.linalg.norm(p) > radius * (1 - 1e-4) else p[:0, None] * p[None],
+        walls[p > high - 1e-6],
+        -walls[p < low + 1e-6],
+    ]
+    return nnls(numpy.concatenate(normals).T, goal - p)[1] / numpy.linalg.norm(goal - p)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(("level", "radius", "bound"), [(0.05, 0.6, 1.0), (0.2, 0.6, 0.1), (0.1, 0.4, 1.0)])
+def test_projection_into_threat_and_ball_is_the_nearest_point(beside, level, radius, bound):
+    """Of half-spaces, l2 ball, l-inf ball and pixels; also in a box around another point than 0."""
+    pd, x, y, d = problem()
+    both = Intersection([(pd, level), (L2(), radius), (Linf(), bound), (L2(), 2 * radius)]).bind(x, y)
+    rows = [directions(pd.anchors, x[i], int(y[i])) for i in range(len(x))]
+    lower, upper = (-x).clamp_min(-bound), (1 - x).clamp_max(bound)
+    if beside:
+        centre = 0.02 * torch.randn(d.shape, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
+        centre = both.project(centre, 0.5)
+        lower, upper = torch.maximum(centre - 0.04, lower), torch.minimum(centre + 0.04, upper)
+        point, found = both.project_beside(d, 1.0, lower, upper, centre)
+        assert bool(found.all())
+    else:
+        point = both.project(d, 1.0)
+    for i, directed in enumerate(rows):
+        assert normal_left_over(point[i], d[i], directed, level, radius, lower[i], upper[i]) < 1e-3
+        assert bool((point[i] >= lower[i]).all() & (point[i] <= upper[i]).all())
+    assert bool((both.evaluate(point) <= 1 + 2e-6).all())
 
 
 def test_empty_batch():
