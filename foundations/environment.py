@@ -111,18 +111,20 @@ class Environment:
         self.watchdog.finish(failed=False)
         distributed.destroy_process_group()
 
-    def is_asked_to_stop(self, step: int) -> bool:
-        """Check whether all processes must stop after this step; the answer is the same on all of them.
+    def any_of(self, *values: bool) -> list[bool]:
+        """For each value whether it is true on any process; the same on all of them.
 
-        For loops in which all processes synchronise in every step. The first process asked to stop publishes the
-        number of its next step before it starts that step, so no process can be past it.
+        The hosts wait for each other, not for their devices: work that has been queued there goes on. So a loop that
+        asks after each of its steps ends after the same step everywhere.
         """
         if self.world_size == 1:
-            return bool(self.stop.asked)
-        store = self.watchdog.store
-        if self.stop.asked:
-            store.compare_set("stop", "", str(step + 1))
-        return store.check(["stop"]) and int(store.get("stop")) <= step
+            return list(values)
+        import torch
+
+        flags = torch.tensor(values, dtype=torch.int64)
+        with self.watchdog.waiting():
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in flags.tolist()]
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -132,16 +134,16 @@ class Environment:
             with self.watchdog.waiting():
                 torch.distributed.barrier()
 
-    def broadcast(self, value: bool) -> bool:
-        """The primary's value on every process, so that all take the same branch."""
+    def broadcast(self, value: int) -> int:
+        """The primary's whole number, or truth value, on every process, so that all take the same branch."""
         if self.world_size == 1:
             return value
         import torch
 
-        flag = torch.tensor([int(value)], device=self.device)
+        number = torch.tensor([int(value)], dtype=torch.int64)  # not on the device, for which the host would wait
         with self.watchdog.waiting():
-            torch.distributed.broadcast(flag, src=0)
-        return bool(flag.item())
+            torch.distributed.broadcast(number, src=0)
+        return int(number)
 
     def all_reduce_sum(self, array: numpy.ndarray) -> numpy.ndarray:
         """Element-wise sum over the processes of arrays that are zero wherever another process has the value."""

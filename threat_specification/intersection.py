@@ -117,7 +117,7 @@ class BoundIntersection(BoundThreat):
             return super().project_beside(delta, threshold, lower, upper, centre)
         member, level = parts.others[0]
         point, found = member.project_beside(delta, level, low, high, centre)
-        if radius is not None:
+        if radius is not None and bool((point.flatten(1).norm(dim=1) > radius).any()):
             beside = lambda target: member.project_beside(target, level, low, high, centre)[0]  # noqa: E731
             point = nearest_in_ball(beside, delta, radius, beside(torch.zeros_like(delta)))
             inside = self.evaluate(point) <= threshold * (1 + ACCEPT)

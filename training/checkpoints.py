@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from foundations.errors import RunError
 from foundations.files import write_folder
 
 Weights = dict[str, Tensor]
@@ -66,6 +67,15 @@ class Snapshots:
         """The folders of all snapshots, newest first."""
         return sorted(self.folder.glob("step_*"), reverse=True)
 
+    def read(self, step: int) -> Snapshot:
+        """The snapshot of this step; raises RunError if it cannot be read."""
+        if (snapshot := _read(self._path(step))) is None:
+            raise RunError(
+                f"the checkpoint {self._path(step)}, from which the first process goes on, cannot be read by another; "
+                "do all see the same files? Repeat the command"
+            )
+        return snapshot
+
     def newest(self) -> tuple[Snapshot | None, list[Path]]:
         """The newest readable snapshot (None if there is none), and the folders of newer ones that are damaged."""
         damaged: list[Path] = []
@@ -77,10 +87,18 @@ class Snapshots:
 
 
 def _read(path: Path) -> Snapshot | None:
-    """Read a snapshot; None if it is damaged, or has lost a file."""
+    """Read a snapshot; None if it is damaged, or has lost a file. RunError if the machine cannot read it."""
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         names = state.pop(NAMES, None) or [file.stem for file in path.glob("*.safetensors")]  # of earlier versions
         return Snapshot({name: load_file(path / f"{name}.safetensors") for name in names}, state)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (OSError, MemoryError) as error:
+        # Another attempt may succeed. To go back to an older one in silence would be another training than that begun.
+        raise RunError(
+            f"cannot read the checkpoint {path}: {str(error) or 'out of memory'}; repeat the command, or remove this "
+            "folder to go on from an older one"
+        ) from error
     except Exception:  # torch, pickle and zip can raise any exception for a damaged file
         return None

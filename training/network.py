@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from foundations.modes import buffers_kept
+from training.synchronised import SYNCHRONISED
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -81,13 +82,22 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def broadcast_buffers(network: nn.Module) -> None:
-    """Copy the floating-point buffers of the first process to all others, such as batch normalisation statistics.
+def unequal_buffers(network: nn.Module, equal: tuple[type[nn.Module], ...] = ()) -> list[Tensor]:
+    """The floating-point buffers that may come to differ between processes.
+
+    equal   modules whose buffers are the same everywhere, beside batch normalisation over all processes
+    """
+    modules = [module for module in network.modules() if not isinstance(module, (*SYNCHRONISED, *equal))]
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    return [buffer for buffer in buffers if buffer.is_floating_point()]
+
+
+def broadcast_buffers(buffers: list[Tensor]) -> None:
+    """Copy the buffers of the first process to all others.
 
     Then all processes evaluate, attack and save the same network. A collective operation: one broadcast for all
-    buffers together.
+    buffers together, and none if there are none.
     """
-    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if not buffers:
         return
     joined = torch.cat([buffer.flatten() for buffer in buffers])

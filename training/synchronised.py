@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
+from foundations.errors import UsageError
+
 
 def has_batch_norm(network: nn.Module) -> bool:
     """True if the answers for an image depend, in training, on the other images of its part of a batch."""
@@ -17,14 +19,27 @@ def has_batch_norm(network: nn.Module) -> bool:
 def synchronise(network: nn.Module, device: torch.device) -> None:
     """Give the layers of a network batch normalisation over the parts of all processes; all names stay.
 
-    Each pass in training mode is then a collective operation. On a GPU these are torch's layers; it has none for CPUs.
+    Each pass in training mode is then a collective operation. On a GPU plain layers become torch's; it has none for
+    CPUs, and none that keep what timm's layers do after normalisation. Raises UsageError for any other layer: it would
+    take the statistics of a part.
     """
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place, but for a network that is one such layer
-        return
-    for module in network.modules():
+    for name, module in network.named_modules():
+        if not isinstance(module, _BatchNorm) or isinstance(module, SYNCHRONISED):
+            continue
+        # The same attributes, with another forward pass.
         if type(module) in (BatchNorm1d, BatchNorm2d, BatchNorm3d):
-            module.__class__ = WholeBatchNorm  # the same attributes, with another forward pass
+            if device.type == "cuda":
+                module.__class__ = nn.SyncBatchNorm
+                module.__dict__["process_group"] = None  # its only attribute of its own: all processes
+            else:
+                module.__class__ = WholeBatchNorm
+        elif type(module).__name__ == "BatchNormAct2d" and type(module).__module__.startswith("timm."):
+            module.__class__ = WholeBatchNormAct
+        else:
+            raise UsageError(
+                f"{name}: batch normalisation over several processes knows no {type(module).__name__}; train in one "
+                "process, or give the model torch's layers"
+            )
 
 
 class GlobalSum(torch.autograd.Function):
@@ -79,3 +94,16 @@ class WholeBatchNorm(_BatchNorm):
         with torch.no_grad():
             self.running_mean.mul_(1 - rate).add_(rate * mean)
             self.running_var.mul_(1 - rate).add_(rate * variance)
+
+
+class WholeBatchNormAct(WholeBatchNorm):
+    """As `WholeBatchNorm`, followed by the dropping and the activation that are parts of timm's BatchNormAct2d."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+SYNCHRONISED = (nn.SyncBatchNorm, WholeBatchNorm)  # layers with the same statistics in all processes

@@ -18,7 +18,7 @@ from training.checkpoints import Snapshot, Snapshots, Weights, weights_of
 from training.loop import Progress, Totals, Trainer
 from training.random_states import gather_states, restore_states
 
-CLOCK_EVERY = 10  # steps between checks of the clock, each of which needs a broadcast
+NO_CHECKPOINT = -1  # in place of the step of a checkpoint
 
 
 @dataclass
@@ -56,11 +56,9 @@ class Resume:
         self.snapshots = Snapshots(directory / "checkpoints", training.keep_checkpoints)
         self.saved = time.monotonic()
 
-    def is_due(self, progress: Progress) -> bool:
-        """Check whether --checkpoint_minutes have passed, by the clock of the primary."""
-        if not self.minutes or progress.step.iteration % CLOCK_EVERY:
-            return False
-        return self.environment.broadcast(time.monotonic() - self.saved > 60 * self.minutes)
+    def is_due(self) -> bool:
+        """Check whether --checkpoint_minutes have passed, by the clock of the primary; False on all others."""
+        return self.environment.is_primary and 0 < 60 * self.minutes < time.monotonic() - self.saved
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint. A collective operation."""
@@ -88,10 +86,8 @@ class Resume:
         self.snapshots.write(progress.step.iteration, Snapshot(weights, state))
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that can be read, if there is one."""
-        snapshot, damaged = self.snapshots.newest()
-        for path in damaged:
-            self.environment.log(f"left out: the checkpoint {path.name} cannot be read")
+        """Continue from the newest checkpoint that the primary can read, if there is one. A collective operation."""
+        snapshot = self._newest()
         if snapshot is None:
             return
         state, trainer = snapshot.state, self.trainer
@@ -105,6 +101,16 @@ class Resume:
         self.best.take(state["best"]["accuracy"], state["best"]["epoch"], snapshot.weights.get("best", {}))
         restore_states(state["random"], self.environment)
         self.environment.log(f"going on from step {trainer.iteration} of {trainer.schedule.total}")
+
+    def _newest(self) -> Snapshot | None:
+        """The checkpoint that the primary chooses; raises RunError where another process cannot read that one."""
+        snapshot, damaged = self.snapshots.newest() if self.environment.is_primary else (None, [])
+        for path in damaged:
+            self.environment.log(f"left out: the checkpoint {path.name} cannot be read")
+        step = self.environment.broadcast(snapshot.state["iteration"] if snapshot else NO_CHECKPOINT)
+        if step == NO_CHECKPOINT or snapshot:
+            return snapshot
+        return self.snapshots.read(step)
 
     def _stacked(self, totals: Totals) -> dict[str, Any]:
         """The sums of every process, [W, 2, n]."""

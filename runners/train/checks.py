@@ -34,19 +34,18 @@ def check_parts(
     size: int,
     accumulation: int,
     environment: Environment,
-    *,
-    divides_anchors: bool,
+    together: str = "",
 ) -> None:
     """Raise UsageError if a batch is too small for its parts, which processes and accumulation make.
 
-    image            [1, C, H, W], one of those of training
-    size             examples of a batch
-    divides_anchors  whether anchors are divided over several processes, which then work on every part together
+    image      [1, C, H, W], one of those of training
+    size       examples of a batch
+    together   a flag with which processes work on every part together, if there is one
     """
     parts = environment.world_size * accumulation
-    if size < parts and divides_anchors:
+    if size < parts and environment.world_size > 1 and together:
         raise UsageError(
-            f"--shard_anchors: expected an example in every part of a batch, got {size} examples for {parts} parts "
+            f"{together}: expected an example in every part of a batch, got {size} examples for {parts} parts "
             "(processes times --accumulation); use a smaller --accumulation"
         )
     if size >= 2 * parts or not has_batch_norm(network):

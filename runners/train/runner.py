@@ -22,7 +22,7 @@ from foundations.hparams import TrainingHparams
 from foundations.modes import evaluation_mode
 from foundations.step import iterations
 from models.initialize import keep_interval_widths
-from models.normalize import Classifier
+from models.normalize import Classifier, Normalize
 from runners.base import Runner
 from runners.coverage import Form
 from runners.inputs import check_masks, read_data, read_initial_model, read_threat, watched, with_thresholds
@@ -46,6 +46,7 @@ from training.network import (
     moving_average,
     settle_buckets,
     size_of,
+    unequal_buffers,
 )
 from training.objectives import Certify, uncertified
 from training.optimizers import OPTIMIZERS
@@ -94,7 +95,8 @@ class Train(Runner):
         image = self._first_images(1)
         self.network.check(image, self.data.info.num_classes)
         size, divides = self.batches.batch_size, self._divides_anchors
-        check_parts(self.network, image, size, training.accumulation, environment, divides_anchors=divides)
+        together = "--shard_anchors" if divides else "--awp" if training.awp else ""
+        check_parts(self.network, image, size, training.accumulation, environment, together)
         if environment.world_size > 1:
             synchronise(self.network, environment.device)
         self.average = moving_average(self.network, training.ema_decay) if training.ema_decay else None
@@ -239,7 +241,7 @@ class Train(Runner):
     def _after_step(self, progress: Progress) -> None:
         """Broadcast the buffers, update the moving average, and store where the adversaries ended."""
         if self.environment.world_size > 1:
-            broadcast_buffers(self.network)
+            broadcast_buffers(unequal_buffers(self.network, (Normalize,)))
         if self.average is not None:
             self.average.update_parameters(self.network)
         for perturbations in self.last.values():
@@ -290,9 +292,9 @@ class Train(Runner):
 
         Raises RunError instead if the loss or the weights are not finite. Ends the run afterwards if asked to end.
         """
-        asked = self.environment.is_asked_to_stop(progress.step.iteration)
+        asked, due = self.environment.any_of(bool(self.environment.stop.asked), self.resume.is_due())
         if not (progress.is_epoch_end or progress.is_end):
-            if not (asked or self.resume.is_due(progress)):
+            if not (asked or due):
                 return
             self._stop_unless_finite("loss", progress, self.history.epoch_means(progress.totals)["train_loss"])
         self._stop_unless_finite("size of the weights", progress, size_of(self.network))

@@ -168,6 +168,39 @@ def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path) -> None:
     assert differences(directory(straight, "train"), directory(root, "train")) == []
 
 
+# Rank 1 cannot read the newest checkpoint, once.
+UNREAD = """
+import os, sys
+import training.checkpoints as checkpoints
+read, seen = checkpoints._read, []
+def once(path):
+    if os.environ["RANK"] == "1" and not seen:
+        seen.append(path)
+        return None
+    return read(path)
+checkpoints._read = once
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_processes_go_on_from_one_checkpoint_or_not_at_all(tmp_path: Path) -> None:
+    """They went on from two, and the mean of two networks was a complete run."""
+    straight, root, program = tmp_path / "straight", tmp_path / "root", tmp_path / "unread.py"
+    program.write_text(UNREAD)
+    finish(straight, *TRAIN, processes=2)
+    shutil.copytree(straight, root)
+    (directory(root, "train") / "result.json").unlink()
+    newest = max((directory(root, "train") / "checkpoints").glob("step_*"))
+    shutil.rmtree(newest)
+    failed = run(root, *TRAIN, processes=2, program=program)
+    assert failed.returncode
+    assert "from which the first process goes on, cannot be read by another" in failed.stderr
+    assert not (directory(root, "train") / "result.json").exists()
+    finish(root, *TRAIN, processes=2)
+    assert differences(directory(straight, "train"), directory(root, "train")) == []
+
+
 DIVIDED = [
     *("train", "--dataset_name=digits", "--model_name=conv", "--per_label=10", "--training_steps=5it"),
     *("--batch_size=431", "--accumulation=2", "--validation_fraction=0.1", "--select=best", "--checkpoint_minutes=0"),

@@ -32,6 +32,7 @@ from tests.faults.processes import (
     directory,
     epochs,
     finish,
+    run,
     soak,
     start,
     wait_until,
@@ -124,6 +125,48 @@ def test_all_processes_stop_after_the_same_step(tmp_path: Path) -> None:
     last = steps(root)[-1]
     assert f"going on from step {last} of" in finish(root, *TRAIN, processes=3)
     assert differences(directory(straight, "train"), directory(root, "train")) == []
+
+
+# On GPUs the host does not wait for sums of gradients: here it runs up to 12 of them ahead, and rank 1 is slower.
+AHEAD = """
+import collections, os, signal, sys, time
+import torch
+from torch import distributed
+import runners.train.runner as runner
+from training.loop import Trainer
+rank, queue, wrap, step = int(os.environ["RANK"]), collections.deque(), runner.distributed, Trainer._step
+def ahead(state, bucket):
+    queue.append(distributed.all_reduce(bucket.buffer().clone(), async_op=True))
+    while len(queue) > 12:
+        queue.popleft().wait()
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+def wrapped(*arguments):
+    model = wrap(*arguments)
+    model.register_comm_hook(None, ahead)
+    return model
+def slower(self, source, epoch):
+    if rank == 1:
+        time.sleep(0.05)
+        if self.iteration == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, source, epoch)
+runner.distributed, Trainer._step = wrapped, slower
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_processes_whose_devices_are_behind_stop_after_the_same_step(tmp_path: Path) -> None:
+    """They came to stop after different steps, and waited for each other or failed without a checkpoint."""
+    program = tmp_path / "ahead.py"
+    program.write_text(AHEAD)
+    words = [*TRAIN, "--training_steps=60it"]
+    done = run(tmp_path, *words, processes=2, program=program)
+    assert done.returncode and "stopped by a signal" in done.stderr, done.stderr
+    assert steps(tmp_path)[-1] == 13
+    assert "going on from step 13 of 60" in finish(tmp_path, *words, processes=2)
 
 
 def test_workers_that_decode_images_are_not_ended_with_the_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from foundations.environment import Environment
+from foundations.errors import RunError
 from foundations.signals import Interrupted
 from tests.training.sources import net, state_of
 from training.checkpoints import Snapshot, Snapshots, weights_of
@@ -40,6 +41,19 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, name: str, ke
     found, damaged = snapshots.newest()
     assert found is not None and found.state["iteration"] == 1
     assert [path.name for path in damaged] == ["step_000000002"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError("not allowed"), MemoryError()])
+def test_what_the_machine_cannot_read_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A run went back to an older checkpoint in silence, in one process of several perhaps."""
+    Snapshots(tmp_path, keep=3).write(1, snapshot(1))
+    monkeypatch.setattr("torch.load", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(
+        RunError, match=r"cannot read the checkpoint .*step_000000001: .*; repeat the command, or remove"
+    ):
+        Snapshots(tmp_path, keep=3).newest()
 
 
 @pytest.mark.parametrize("keep", [1, 2])

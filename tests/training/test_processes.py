@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from models.normalize import Normalize
 from runners.train.runner import Train
 from tests.training.sources import IMAGES, net, state_of
 from tests.training.trainers import LINF, PD, Spare, smooth, trainer
@@ -19,8 +21,10 @@ from training.network import (
     distributed,
     has_idle_weights,
     plain,
+    unequal_buffers,
 )
 from training.objectives import Parts
+from training.synchronised import synchronise
 from training.weight_perturbation import AdversarialWeights
 
 
@@ -74,8 +78,20 @@ def test_a_step_communicates_once_whatever_its_adversaries(
 def test_statistics_are_those_of_the_first_process(alone_in_a_group: None) -> None:
     model = net()
     before = state_of(model)
-    broadcast_buffers(model)
+    broadcast_buffers(unequal_buffers(model))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_only_buffers_that_may_differ_are_sent() -> None:
+    """Not the mean and deviation of the images, nor statistics over all processes."""
+    model = nn.Sequential(
+        Normalize((0.5,), (0.2,)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.utils.spectral_norm(nn.Linear(4, 2))
+    )
+    names = {id(buffer): name for name, buffer in model.named_buffers()}
+    sent = lambda: [names[id(buffer)] for buffer in unequal_buffers(model, (Normalize,))]  # noqa: E731
+    assert sent() == ["2.running_mean", "2.running_var", "3.weight_u", "3.weight_v"]
+    synchronise(model, torch.device("cpu"))
+    assert sent() == ["3.weight_u", "3.weight_v"]
 
 
 def test_processes_train_a_network_that_does_not_use_all_weights(alone_in_a_group: None) -> None:

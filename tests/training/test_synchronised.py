@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import start_processes
 
+from foundations.errors import UsageError
 from training.synchronised import WholeBatchNorm, has_batch_norm, synchronise
 
 PARTS = (3, 2)  # images of each process: parts of one batch need not be equal
-SHAPES = {"1d": (5, 4), "2d": (5, 4, 3, 3)}
+SHAPES = {"1d": (5, 4), "2d": (5, 4, 3, 3), "timm": (5, 4, 3, 3)}
 
 
 def network(kind: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
+    if kind == "timm":  # normalisation and an activation in one layer
+        return nn.Sequential(BatchNormAct2d(4, act_layer=nn.SiLU, **options))
     layer = {"1d": nn.BatchNorm1d, "2d": nn.BatchNorm2d}[kind](4, **options)
     return nn.Sequential(layer, nn.Tanh())
 
@@ -44,7 +48,7 @@ def part_of_a_process(rank: int, folder: str, kind: str, options: dict[str, obje
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("2d", {}), ("1d", {"momentum": None}), ("2d", {"affine": False, "track_running_stats": False})],
+    [("2d", {}), ("timm", {}), ("1d", {"momentum": None}), ("2d", {"affine": False, "track_running_stats": False})],
     ids=str,
 )
 def test_two_processes_are_one(kind: str, options: dict[str, object], tmp_path: Path) -> None:
@@ -73,3 +77,25 @@ def test_only_layers_of_torch_itself_are_changed_and_evaluation_asks_nobody() ->
     images = torch.randn(5, 4, 3, 3)
     assert torch.equal(net.eval()(images), nn.Sequential(*net).eval()(images))  # without a group of processes
     assert has_batch_norm(net) and not has_batch_norm(net[1])
+
+
+def test_on_gpus_plain_layers_are_those_of_torch_and_others_keep_what_they_do() -> None:
+    """timm's do an activation too, which torch's conversion drops without a word."""
+    net = nn.Sequential(nn.BatchNorm2d(4), BatchNormAct2d(4, act_layer=nn.SiLU))
+    before = dict(net.state_dict(keep_vars=True))
+    images = batch("2d")[0]
+    expected = net.eval()(images)
+    synchronise(net, torch.device("cuda"))
+    assert type(net[0]) is nn.SyncBatchNorm and isinstance(net[1], WholeBatchNorm)
+    assert all(values is before[name] for name, values in net.state_dict(keep_vars=True).items())
+    assert torch.equal(net(images), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_layer_that_nobody_knows_is_refused(device: str) -> None:
+    class Sharpened(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    with pytest.raises(UsageError, match=r"1: batch normalisation over several processes knows no Sharpened; train in"):
+        synchronise(nn.Sequential(nn.BatchNorm2d(4), Sharpened(4)), torch.device(device))
