@@ -6,6 +6,8 @@ compared to TOLERANCE: code for devices may reach the same point another way.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -27,6 +29,7 @@ from threat_specification.attacks.registry import ATTACKS
 from threat_specification.attacks.search import Cell, attack_set
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.registry import SAFE
+from threat_specification.projected_displacement.masks import mask_source_from
 from threat_specification.ssim import SSIMDistance
 from training.adversaries import PGD, Growth
 from training.augmentation import (
@@ -354,3 +357,24 @@ def test_a_projection_waits_for_the_device_a_few_times_only() -> None:
         moved = bound.project(1.1 * delta, 0.01, lower, upper)
         assert counts.waited <= 6
         assert bool((moved != 1.1 * delta).flatten(1).any(1).all())
+
+
+def test_known_masks_are_found_by_one_copy_of_the_images() -> None:
+    """There was one for each image, in every step of a training in the segmented form."""
+    with emulated_cuda() as counts:
+        masks, x = mask_source_from("center"), to_cuda(IMAGES)
+        expected = masks(x)
+        counts.reset()
+        assert masks(x).equal(expected)
+        assert counts.waited <= 3
+
+
+def test_augmix_waits_for_the_device_a_few_times_beside_torchvision() -> None:
+    """The host groups images by their change; it sent the rows of each group by themselves."""
+    changes_end = inspect.getsourcelines(AugMix)[1]  # the lines before call torchvision
+    with emulated_cuda() as counts:
+        x, index = to_cuda(torch.rand(64, 3, 16, 16)), to_cuda(torch.arange(64))
+        counts.reset()
+        AugMix(seed=1)(x, index, 0)
+        ours = [re.match(r"training/augmix.py:(\d+) ", place) for place in counts.places.elements()]
+    assert 0 < sum(found is not None and int(found[1]) >= changes_end for found in ours) < 10, counts.places

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foundations.arithmetic import full_precision
 from threat_specification.base import Measure, check_images
 
 WINDOW, SIGMA = 11, 1.5
@@ -21,6 +22,11 @@ class SSIMDistance(Measure):
 
     def evaluate(self, examples: Tensor, labels: Tensor, perturbed_examples: Tensor) -> Tensor:
         check_images(examples, labels, perturbed_examples)
+        with full_precision(examples.device.type):  # variances are differences of means of squares
+            return self._distance(examples, perturbed_examples)
+
+    @staticmethod
+    def _distance(examples: Tensor, perturbed_examples: Tensor) -> Tensor:
         x, y = examples.float(), perturbed_examples.float()
         side = min(WINDOW, *x.shape[2:])
         down, across = (_windows(length, side - 1 + side % 2, x.device) for length in x.shape[2:])

@@ -89,10 +89,14 @@ def _chains(images: Tensor, depths: Tensor, kinds: Tensor) -> Tensor:
     """
     made = (images * 255).round().to(torch.uint8).repeat_interleave(CHAINS, 0)
     unused = torch.arange(DEPTH, device=depths.device) > depths.unsqueeze(2)
-    for chosen in kinds.masked_fill(unused, -1).flatten(0, 1).T.cpu():  # groups are known to the host: it waits once
-        for kind in chosen[chosen >= 0].unique().tolist():
-            rows = (chosen == kind).nonzero()[:, 0].to(made.device)
-            made[rows] = _applied(made[rows], kind)
+    # Images of one change are put next to each other by the host, which waits and sends twice, not for each change.
+    chosen = kinds.masked_fill(unused, -1).flatten(0, 1).T.cpu()
+    order = chosen.argsort(dim=1, stable=True)
+    for groups, rows in zip(chosen.gather(1, order), order.to(made.device), strict=True):
+        found, counts = groups.unique_consecutive(return_counts=True)
+        for kind, group in zip(found.tolist(), rows.split(counts.tolist()), strict=True):
+            if kind >= 0:
+                made[group] = _applied(made[group], kind)
     return as_floats(made).unflatten(0, (len(images), CHAINS))
 
 

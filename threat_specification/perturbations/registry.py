@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from foundations.arithmetic import full_precision
 from foundations.errors import UsageError
 from foundations.lazy import load_object
 
@@ -61,7 +62,8 @@ class Safe:
         if min(x.shape[-2:]) < 2:
             raise UsageError(f"safe changes: expected images from 2x2 pixels up, got {x.shape[-2]}x{x.shape[-1]}")
         change: Callable[..., Tensor] = load_object(f"{__package__}.{self.function}")
-        return change(x, draws, *self.parameters(tuple(x.shape))[severity - 1]).clamp(0, 1)
+        with full_precision(x.device.type, convolutions=True):
+            return change(x, draws, *self.parameters(tuple(x.shape))[severity - 1]).clamp(0, 1)
 
 
 def _graded(*levels: Any) -> Parameters:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from foundations.arithmetic import full_precision
 from foundations.pixels import as_floats
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.pace import pace_of
@@ -33,25 +33,6 @@ TILE_COLUMNS = 4096  # longer float32 sums lose digits
 GRAM_BYTES, GRAM_PRODUCTS = 1 << 28, 1 << 37  # limits: 8,192 anchors, and a few seconds of one processor
 GRAM_ROWS = 256  # anchors that are float32 at a time, where a pass over all of them is made once
 MIDDLE = 128  # uint8 - 128 is an int8
-
-
-@contextmanager
-def full_precision(device_type: str) -> Iterator[None]:
-    """Compute float32 products in float32, without TF32, bf16 or autocast; restores the settings afterwards."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
-    lowered = [(backend, backend.fp32_precision) for backend in backends if backend.fp32_precision in ("tf32", "bf16")]
-    # Contexts that change nothing are not entered: they would cost 3 % of the time of a small product.
-    autocast = torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
-    try:
-        for backend, _ in lowered:
-            backend.fp32_precision = "ieee"
-        with autocast:
-            yield
-    finally:
-        for backend, precision in lowered:
-            backend.fp32_precision = "none"  # what holds for all products, of which this one was mostly a case
-            if backend.fp32_precision != precision:
-                backend.fp32_precision = precision
 
 
 class TiledPart:

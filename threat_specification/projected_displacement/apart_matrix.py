@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from foundations.arithmetic import full_precision
 from foundations.errors import RunError
 from foundations.memory import is_out_of_memory
-from threat_specification.projected_displacement.anchor_matrix import full_precision
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.distributed_matrix import DistributedAnchorMatrix, gather
 

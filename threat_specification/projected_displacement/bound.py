@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from foundations.arithmetic import full_precision
 from foundations.errors import look_up
 from threat_specification.base import BoundThreat, check_delta, check_threshold, refuse_non_finite
-from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.dual_newton import ACCEPT
 from threat_specification.projected_displacement.masks import BACKGROUNDS

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from threat_specification.projected_displacement.anchor_matrix import full_precision
+from foundations.arithmetic import full_precision
 from threat_specification.projected_displacement.buffers import Buffers
 from threat_specification.projected_displacement.directions import UnsafeDirections
 from threat_specification.projected_displacement.projection import project_exact

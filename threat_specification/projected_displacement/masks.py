@@ -46,7 +46,7 @@ class CachedMasks:
         """Masks, bool [B,1,H,W] or [B,C,H,W]; indices are ignored."""
         import numpy as np
 
-        keys = [_content(image) for image in examples]
+        keys = [_content(image) for image in examples.detach().cpu()]  # one copy to the host
         missing = {key: i for i, key in enumerate(keys) if key not in self._known}
         if missing:
             asked = examples[list(missing.values())]
@@ -63,8 +63,9 @@ class CachedMasks:
 
 
 def _content(image: Tensor) -> bytes:
+    """A digest of an image on the CPU."""
     state = hashlib.blake2b(str((image.dtype, tuple(image.shape))).encode(), digest_size=16)
-    state.update(image.detach().cpu().contiguous().numpy().tobytes())
+    state.update(image.contiguous().numpy().tobytes())
     return state.digest()
 
 
@@ -154,17 +155,22 @@ def sam_masks(checkpoint: str) -> MaskSource:
         raise UsageError(f"mask source 'sam': expected a checkpoint file, as in sam:sam_vit_b_01ec64.pth, got {path!r}")
     if kind not in segment_anything.sam_model_registry:
         raise UsageError(f"mask source 'sam': cannot tell the model of {path}; use sam:vit_b@{path} (or vit_l, vit_h)")
-    predictor = segment_anything.SamPredictor(segment_anything.sam_model_registry[kind](checkpoint=path))
+    model = segment_anything.sam_model_registry[kind](checkpoint=path)
+    predictor = segment_anything.SamPredictor(model)
 
     def one(image: Tensor) -> Tensor:
         height, width = image.shape[1:]
         predictor.set_image((image.expand(3, -1, -1).permute(1, 2, 0) * 255).round().byte().cpu().numpy())
-        masks, scores, _ = predictor.predict(
+        found, scores, _ = predictor.predict(
             point_coords=np.array([[width / 2, height / 2]]), point_labels=np.array([1]), multimask_output=True
         )
-        return torch.from_numpy(np.asarray(masks[int(np.argmax(scores))], dtype=bool)).view(1, height, width)
+        return torch.from_numpy(np.asarray(found[int(np.argmax(scores))], dtype=bool)).view(1, height, width)
 
-    return lambda examples: torch.stack([one(image) for image in examples])
+    def masks(examples: Tensor) -> Tensor:
+        model.to(examples.device)  # the predictor follows its model
+        return torch.stack([one(image) for image in examples])
+
+    return masks
 
 
 MASK_SOURCES: dict[str, Callable[[str], MaskSource | FileMasks]] = {

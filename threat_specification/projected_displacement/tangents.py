@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from foundations.arithmetic import full_precision
 from foundations.errors import check_number, look_up
 from foundations.lazy import load_object
 from threat_specification.perturbations.filters import gaussian_kernel
-from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, full_precision
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix
 from threat_specification.projected_displacement.pace import pace_of
 from threat_specification.registry import TANGENTS
 

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from foundations.arithmetic import full_precision
 from foundations.errors import UsageError, look_up
 from foundations.input_hparams import ThreatHparams
 from threat_specification.base import (
@@ -42,7 +43,7 @@ from threat_specification.base import (
     check_images,
     difference,
 )
-from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from, full_precision
+from threat_specification.projected_displacement.anchor_matrix import AnchorMatrix, devices_from
 from threat_specification.projected_displacement.anchors import AnchorSet
 from threat_specification.projected_displacement.apart_matrix import ApartAnchorMatrix
 from threat_specification.projected_displacement.bound import FULL_NORMS, PROJECTIONS, BoundProjectedDisplacement

@@ -20,10 +20,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from foundations.arithmetic import full_precision
 from foundations.errors import UsageError
 from threat_specification.attacks.base import DIRECTIONS, AttackSet, at_most, normalised, per_image
 from threat_specification.base import BoundThreat
-from threat_specification.projected_displacement.anchor_matrix import full_precision
 from threat_specification.projected_displacement.bound import BoundProjectedDisplacement
 from threat_specification.projected_displacement.lifted import LiftedDirections
 from threat_specification.safe_moves.simplex import capped_simplex

@@ -237,16 +237,17 @@ class _Predictor:
 
 
 def test_sam_with_a_stand_in(monkeypatch, tmp_path):
-    made = []
+    made, placed = [], []
+    model = types.SimpleNamespace(to=placed.append)
     package = types.SimpleNamespace(
-        sam_model_registry={"vit_b": lambda checkpoint: made.append(checkpoint)}, SamPredictor=_Predictor
+        sam_model_registry={"vit_b": lambda checkpoint: made.append(checkpoint) or model}, SamPredictor=_Predictor
     )
     monkeypatch.setitem(sys.modules, "segment_anything", package)
     path = tmp_path / "sam_vit_b_01ec64.pth"
     path.write_bytes(b"")
     x = torch.rand(2, 3, *SHAPE[1:])
     mask = mask_source_from(f"sam:{path}")(x)
-    assert made == [str(path)]
+    assert made == [str(path)] and placed == [x.device]  # it stayed on the CPU, whatever the images were on
     assert torch.equal(mask[:, 0], (x[:, 0] * 255).round() > 127)
     other = tmp_path / "mine.pth"
     other.write_bytes(b"")
