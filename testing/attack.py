@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.foreign import Function, chosen_attacks, own
 from testing.moves import with_moves
-from testing.shards import Shard
+from testing.shards import Memory, Shard
 from threat_specification.attacks.base import NO_CLASS
 from threat_specification.base import Threat, check_seed, check_set
 from threat_specification.safe_moves.changes import parse
@@ -45,7 +46,7 @@ class Attack:
     attacks    names in threat_specification/attacks/registry.py (default: the ensemble for the number of classes), and
                functions f(model, images, labels, allowed) -> perturbed images
     steps      of each attack; seed: of its random numbers, so that the same call gives the same images
-    shard_size images attacked at once
+    shard_size images attacked at once, at most: fewer where a GPU's memory does not suffice
     safe_moves as of `robust_accuracy`
 
     >>> images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
@@ -98,7 +99,8 @@ class Attack:
         parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(shards)]
         with evaluation_mode(given.model):
             evaluation = self._evaluation(given)
-            rows = [evaluation(shard) for shard in parts]
+            memory = Memory(lambda message: warnings.warn(message, stacklevel=2), self.shard_size)
+            rows = [memory.run(evaluation, shard) for shard in parts]
         found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
         refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)
         return Attacked(evaluation, images, labels, index, found)

@@ -13,8 +13,10 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from foundations.memory import is_out_of_memory
 from testing import autoattack
 from testing.evaluations import AttackEvaluation
+from testing.lockstep import InLockstep
 from testing.shards import Shard, count_correct
 from threat_specification.attacks.apgd import apgd
 from threat_specification.attacks.base import Attack, AttackResult, AttackSet, Classifier, Task
@@ -165,6 +167,26 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
     return causes + [message for message, holds in messages.items() if holds]
 
 
+def _probe_what_fits(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> tuple[Probe | None, Shard]:
+    """Probe the first examples of a shard, as many as fit into a GPU's memory; returns them too.
+
+    The copy of the network with noise needs the memory of several passes.
+    """
+    if isinstance(evaluation.model, InLockstep):  # all processes take part: none may try again alone
+        return probe(evaluation, shard, robust), shard
+    size = len(robust)
+    while size:
+        part = Shard(shard.number, shard.images[:size], shard.labels[:size], shard.index[:size])
+        try:
+            return probe(evaluation, part, robust[:size]), part
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        size //= 2  # outside the `except` block, in which the traceback keeps the failed tensors in memory
+        torch.cuda.empty_cache()
+    return None, shard
+
+
 def masking_warnings(
     evaluation: AttackEvaluation,
     shard: Shard,
@@ -175,12 +197,16 @@ def masking_warnings(
 ) -> list[str]:
     """The reasons why the figure of an evaluation may be too high, one string each; empty if there are none.
 
-    shard                 a few of the examples
+    shard                 a few of the examples; fewer where memory does not suffice
     robust                [n] bool, those examples of the shard that are robust to the attacks
     broken_by, no_answer, scaled  of all examples, as in examples.npz
     """
-    told = warnings(probe(evaluation, shard, robust), broken_by, list(evaluation.attacks))
-    if evaluation.attacks.keys() <= set(autoattack.STANDARD):
+    found, shard = _probe_what_fits(evaluation, shard, robust)
+    if found is None:
+        told = ["out of memory with a single image: signs of misleading gradients were not looked for"]
+    else:
+        told = warnings(found, broken_by, list(evaluation.attacks))
+    if found and evaluation.attacks.keys() <= set(autoattack.STANDARD):
         told += autoattack.findings(evaluation.model, shard.images, shard.labels)
     if lost := int(no_answer.sum()):
         told.append(f"the model's answers hold NaN for {lost} of {len(no_answer)} examples: counted as wrong")

@@ -95,11 +95,12 @@ class Memory:
     Every example is still evaluated once, with the same random numbers. But sums over a smaller batch may differ in
     their last bits, and an attack from a library draws new random numbers for each part.
 
+    log           tells the user something
     size          number of examples in a part, at most
     in_lockstep   all processes take part in every pass; the others would not repeat one that failed here
     """
 
-    environment: Environment
+    log: Callable[[str], None]
     size: int
     in_lockstep: bool = False
 
@@ -123,7 +124,7 @@ class Memory:
             raise RunError("out of memory with a single image; use a device with more memory, or --device=cpu")
         self.size = -(-self.size // 2)
         torch.cuda.empty_cache()
-        self.environment.log(f"out of memory: going on with {self.size} images at a time")
+        self.log(f"out of memory: going on with {self.size} images at a time")
 
     def _parts(self, shard: Shard) -> list[Shard]:
         if len(shard.labels) <= self.size:
@@ -161,7 +162,7 @@ def evaluate_in_shards(
     first, stride = (0, 1) if in_lockstep else (environment.rank, environment.world_size)
     bar = environment.progress(range(first, -(-count // shard_size), stride), "evaluating", unit="shard", hide=not show)
     done = numpy.zeros(count, bool)
-    memory = Memory(environment, shard_size, in_lockstep)
+    memory = Memory(environment.log, shard_size, in_lockstep)
     for number in _inside(session, bar, environment):
         rows = slice(number * shard_size, min((number + 1) * shard_size, count))
         found = store.read(number, list(columns), pictures) if store else None

@@ -94,6 +94,19 @@ def test_an_honest_model_raises_no_doubt() -> None:
     assert look(Brightness()) == []
 
 
+@pytest.mark.parametrize(("room", "told"), [(3, "gradient has the wrong sign"), (0, "were not looked for")])
+def test_as_many_images_are_probed_as_memory_allows(room: int, told: str) -> None:
+    """After all shards, which were evaluated in parts, the probe ended the run with an error."""
+
+    class Small(Negated):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    assert any(told in message for message in look(Small()))
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

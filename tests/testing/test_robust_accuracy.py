@@ -128,6 +128,21 @@ def test_beside_safe_moves_no_threat_loses_its_noise() -> None:
         assert int((broken & mixed["N_adv_correct"]).sum()) <= int(broken.sum()) // 3, threat.name
 
 
+def test_out_of_memory_images_are_attacked_in_parts() -> None:
+    class Small(Brightness):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    words = IMAGES, LABELS, Linf(), 0.07
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = robust_accuracy(Small(), *words, shard_size=8)
+    assert "out of memory: going on with 2 images at a time" in [str(each.message) for each in told]
+    assert found == robust_accuracy(Brightness(), *words)
+
+
 def test_attacks_from_an_iterator_serve_every_call() -> None:
     attack = Attack(Linf(), 0.07, attacks=(name for name in ("apgd_ce",)), steps=10)
     first, second = (attack(Brightness(), IMAGES, LABELS) for _ in range(2))
