@@ -22,7 +22,11 @@ class SharedArgs(Hparams):
         shows="DEVICE",
     )
     num_workers: int = setting(
-        0, "Worker processes that decode image files (0: none).", check=in_range(0), hashed=False
+        -1,
+        "Worker processes that decode image files in training (0: none; -1: on a GPU as many as there are cores for, up to "
+        "8, and else none).",
+        check=in_range(-1),
+        hashed=False,
     )
     hang_minutes: float = setting(
         30.0,

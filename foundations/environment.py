@@ -173,17 +173,27 @@ def make_environment(
     world_size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
     local_rank = _whole_number("LOCAL_RANK", 0)
     local_world_size = min(world_size, _whole_number("LOCAL_WORLD_SIZE", local_rank + 1))
+    device_name = choose_device(device, local_rank, local_world_size)
     return Environment(
         root_dir=resolve_root(root_dir),
         data_dir=Path(data_dir).expanduser() if data_dir else None,
-        device_name=choose_device(device, local_rank, local_world_size),
+        device_name=device_name,
         rank=rank,
         local_rank=local_rank,
         world_size=world_size,
         quiet=quiet,
-        num_workers=num_workers,
+        num_workers=num_workers if num_workers >= 0 else usual_workers(device_name, local_world_size),
         watchdog=Watchdog(60 * hang_minutes),
     )
+
+
+MOST_WORKERS = 8
+
+
+def usual_workers(device_name: str, processes: int) -> int:
+    """Processes that decode images for each of the processes on this machine: a GPU waits where there are none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores // processes) if device_name.startswith("cuda") else 0
 
 
 _root_of_command: ContextVar[str] = ContextVar("root_of_command", default="")

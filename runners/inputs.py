@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from datasets.registry import load_dataset
 from foundations.desc import Desc, StoredRun
@@ -112,10 +113,24 @@ def read_threat(desc: ThreatDesc, environment: Environment, apart: bool = False,
     from threat_specification.projected_displacement.class_weights import load_class_weights
 
     part = (environment.rank, environment.world_size) if desc.threat.shard_anchors else (0, 1)
-    anchors = read_anchors(desc, environment, part).to(environment.device)
+    anchors = _on_device(desc, environment, part)
     if form.get("weighted"):
         form["class_weights"] = load_class_weights(require_complete(desc, environment) / "class_weights.safetensors")
     return ProjectedDisplacement(desc.threat, anchors=anchors, **form).prepare(over_ranks=part[1] > 1, apart=apart)
+
+
+_IN_USE: WeakValueDictionary[tuple[Any, ...], AnchorSet] = WeakValueDictionary()  # anchors on a device
+
+
+def _on_device(desc: ThreatDesc, environment: Environment, part: tuple[int, int]) -> AnchorSet:
+    """The anchors of a run on the device: one copy for all forms of the threat that are used at a time."""
+    path = require_complete(desc, environment) / "anchors.safetensors"
+    seen = path.stat() if path.is_file() else None
+    key = (path, seen and (seen.st_mtime_ns, seen.st_size), part, environment.device)
+    if (anchors := _IN_USE.get(key)) is None:
+        anchors = _IN_USE[key] = read_anchors(desc, environment, part).to(environment.device)
+        anchors.shared = WeakValueDictionary()
+    return anchors
 
 
 def check_masks(threats: Iterable[Measure], images: Sized, which: str) -> None:

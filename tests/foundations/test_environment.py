@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from foundations.environment import make_environment, resolve_root
+from foundations.environment import make_environment, resolve_root, usual_workers
 from foundations.errors import UsageError
 from foundations.program import CHECKOUT, FROM_WHEEL
 
@@ -38,3 +38,14 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE should be a whole number, got 'two'"):
         make_environment("", "", "cpu", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "expected"),
+    [("cuda:1", 64, 4, 8), ("cuda:0", 12, 4, 3), ("cuda:0", 2, 4, 0), ("cpu", 64, 1, 0)],
+)
+def test_a_gpu_has_processes_that_decode_images(
+    device: str, cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    assert usual_workers(device, processes) == expected

@@ -6,10 +6,13 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from foundations.errors import RunError, UsageError
 from foundations.files import write_bytes
@@ -32,37 +35,29 @@ class AnchorSet:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
-        for name, values in (("images", images), ("labels", labels)):
-            if not isinstance(values, Tensor):
-                raise UsageError(f"anchors: expected {name} in a tensor, got a {type(values).__name__}")
-        if images.device != labels.device:
-            raise UsageError(f"anchors: expected labels on {images.device}, where the images are, got {labels.device}")
-        if images.dim() != 4 or len(images) == 0:
-            raise UsageError(f"anchors: expected images [N,C,H,W] with N >= 1, got shape {list(images.shape)}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UsageError(f"anchors: expected uint8, or floats in [0, 1], got {images.dtype}")
-        if images.is_floating_point() and not bool((images >= 0).all() & (images <= 1).all()):
-            raise UsageError("anchors: expected floats in [0, 1], got some outside or NaN")
-        if labels.shape != images.shape[:1] or labels.dtype not in WHOLE or bool((labels < 0).any()):
-            raise UsageError(
-                f"anchors: expected {len(images)} labels >= 0, got {labels.dtype} of shape {list(labels.shape)}"
-            )
-        if indices is not None and indices.shape != labels.shape:
-            raise UsageError(f"anchors: expected {len(images)} indices, got shape {list(indices.shape)}")
+        _check(images, labels, indices)
         # A copy: who changes the images afterwards, in place, would change a part of what was made from them.
-        self.images = images.clone(memory_format=torch.contiguous_format)
-        self.labels = labels.long().clone()
+        self._keep(images.clone(memory_format=torch.contiguous_format), labels.long().clone(), indices)
+
+    def _keep(self, images: Tensor, labels: Tensor, indices: Tensor | None) -> Self:
+        """Take tensors that nobody else has."""
+        self.images, self.labels = images, labels.long()
         self.indices = None if indices is None else indices.long()
         self._digest_of_all: str | None = None  # digest of the whole set, if these anchors are a part of one
+        # Matrices by their kind, while a threat uses them, if threats over these anchors may share them: not if they
+        # are used in several threads.
+        self.shared: WeakValueDictionary[Any, Any] | None = None
+        return self
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> AnchorSet:
-        """The same anchors on a device."""
-        moved = AnchorSet.__new__(AnchorSet)
-        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
-        moved.indices, moved._digest_of_all = self.indices, self._digest_of_all
+        """The same anchors on a device; these themselves, if they are there."""
+        if self.images.device == torch.device(device):
+            return self
+        moved = AnchorSet.__new__(AnchorSet)._keep(self.images.to(device), self.labels.to(device), self.indices)
+        moved._digest_of_all = self._digest_of_all
         return moved
 
     def floats(self) -> Tensor:
@@ -97,8 +92,8 @@ class AnchorSet:
         if self._digest_of_all is not None:
             return self._digest_of_all
         state = hashlib.sha256(str((self.images.dtype, tuple(self.images.shape))).encode())
-        state.update(self.images.cpu().numpy().tobytes())
-        state.update(self.labels.cpu().numpy().tobytes())
+        for values in (self.images, self.labels):
+            state.update(values.cpu().reshape(-1).numpy().data)  # without a copy of its bytes
         return state.hexdigest()[:12]
 
     def save(self, path: Path | str) -> None:
@@ -130,12 +125,34 @@ class AnchorSet:
                 tensors = {name: file.get_slice(name)[chosen] for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"cannot read anchors from {path}: {error}") from error
-        anchors = cls(tensors["images"], tensors["labels"], tensors.get("indices"))
+        _check(tensors["images"], tensors["labels"], tensors.get("indices"))
+        anchors = cls.__new__(cls)._keep(tensors["images"], tensors["labels"], tensors.get("indices"))
         if part[1] > 1:
             anchors._digest_of_all = metadata["digest"]
         if anchors.digest != metadata["digest"]:
             raise RunError(f"{path} is damaged: its content does not match its checksum; run compute_threat again")
         return anchors
+
+
+def _check(images: Tensor, labels: Tensor, indices: Tensor | None) -> None:
+    """Raise UsageError for what is no set of anchors."""
+    for name, values in (("images", images), ("labels", labels)):
+        if not isinstance(values, Tensor):
+            raise UsageError(f"anchors: expected {name} in a tensor, got a {type(values).__name__}")
+    if images.device != labels.device:
+        raise UsageError(f"anchors: expected labels on {images.device}, where the images are, got {labels.device}")
+    if images.dim() != 4 or len(images) == 0:
+        raise UsageError(f"anchors: expected images [N,C,H,W] with N >= 1, got shape {list(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UsageError(f"anchors: expected uint8, or floats in [0, 1], got {images.dtype}")
+    if images.is_floating_point() and not bool((images >= 0).all() & (images <= 1).all()):
+        raise UsageError("anchors: expected floats in [0, 1], got some outside or NaN")
+    if labels.shape != images.shape[:1] or labels.dtype not in WHOLE or bool((labels < 0).any()):
+        raise UsageError(
+            f"anchors: expected {len(images)} labels >= 0, got {labels.dtype} of shape {list(labels.shape)}"
+        )
+    if indices is not None and indices.shape != labels.shape:
+        raise UsageError(f"anchors: expected {len(images)} indices, got shape {list(indices.shape)}")
 
 
 def _content(image: numpy.ndarray) -> bytes:

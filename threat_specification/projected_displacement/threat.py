@@ -180,8 +180,7 @@ class ProjectedDisplacement(Threat):
             self.anchors = self.source()
         home = torch.device(device) if device is not None else self.anchors.images.device
         distributed = ApartAnchorMatrix if apart else DistributedAnchorMatrix
-        matrix = distributed if over_ranks else AnchorMatrix
-        self.matrix = matrix(self.anchors.images, self.hparams.num_chunks, devices_from(home, num_devices))
+        self.matrix = self._matrix(distributed if over_ranks else AnchorMatrix, devices_from(home, num_devices))
         self.labels, self.indices = self.anchors.labels.to(home), self.anchors.indices
         if over_ranks:
             self.labels = gather(self.labels)
@@ -192,6 +191,16 @@ class ProjectedDisplacement(Threat):
         self._num_devices, self._is_prepared = num_devices, True
         self._over_ranks, self._apart = over_ranks, over_ranks and apart
         return self
+
+    def _matrix(self, kind: type[AnchorMatrix], devices: list[torch.device]) -> AnchorMatrix:
+        """The matrix of the anchors, which is that of another threat over them if they may share it."""
+        assert self.anchors is not None
+        shared, key = self.anchors.shared, (self.hparams.num_chunks, tuple(devices))
+        if shared is None or kind is not AnchorMatrix:  # others belong to a session
+            return kind(self.anchors.images, self.hparams.num_chunks, devices)
+        if (matrix := shared.get(key)) is None:
+            matrix = shared[key] = kind(self.anchors.images, self.hparams.num_chunks, devices)
+        return matrix
 
     def session(self) -> AbstractContextManager[None]:
         matrix = self.matrix if self._is_prepared else None
