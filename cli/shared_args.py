@@ -23,8 +23,8 @@ class SharedArgs(Hparams):
     )
     num_workers: int = setting(
         -1,
-        "Worker processes that decode image files in training (0: none; -1: on a GPU as many as there are cores for, up to "
-        "8, and else none).",
+        "Worker processes that decode image files in training (0: none; -1: on a GPU one for each core, up to 8, and "
+        "else none).",
         check=in_range(-1),
         hashed=False,
     )

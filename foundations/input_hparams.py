@@ -186,7 +186,7 @@ class ThreatHparams(Hparams):
     class_weights: str = setting(
         "",
         "Weights of the weighted form, kept with the anchors: a K x K matrix (.safetensors, .npy, "
-        ".csv), tree:FILE with lines `class: path/of/groups`, or wordnet:DATA_NOUN for ImageNet.",
+        ".csv), tree:FILE with lines `class: path/of/groups`, or wordnet:PATH of WordNet's data.noun for ImageNet.",
         path_in=whole_path,
     )
     class_weights_form: str = setting(

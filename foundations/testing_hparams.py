@@ -135,7 +135,7 @@ class TestingHparams(Hparams):
     N_coverage: float = setting(
         0.0,
         "Take the threshold, and the radius of --adv_eval's ball, from evaluate_threat: those that hold this share of "
-        "the safe changes, such as 0.95 (0: as given). So sets of different threats compare.",
+        "the safe changes, such as 0.95 (0: as given). So sets of different threats compare; a radius cuts them.",
         check=in_range(0, 1),
         when="N_adv_eval|adv_eval",
         hashed_if_set=True,

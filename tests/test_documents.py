@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.main import main
 from cli.runner_registry import RUNNERS
 from datasets.registry import DATASETS, load_dataset
-from foundations.errors import RunError
+from foundations.errors import RunError, UsageError
 from foundations.program import COMMAND
 from foundations.results import markdown_table
 from models.registry import ARCHITECTURES
@@ -83,6 +84,30 @@ def test_the_example_from_python_runs(capsys: pytest.CaptureFixture[str]) -> Non
     }
     exec(code, known)
     assert capsys.readouterr().out.startswith("1.0\n1.0 ")
+
+
+def test_the_example_of_a_threat_is_one_by_name_and_another_than_a_norm_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ended in an AttributeError where training asked for the size of its steps."""
+    import torch
+
+    from testing.robust_accuracy import robust_accuracy
+    from tests.testing.test_gradient_masking import Brightness
+    from threat_specification import registry
+
+    (code,) = [block for block in code_of("docs/extending.md") if "class Half" in block]
+    known: dict[str, Any] = {}
+    exec(code, known)
+    monkeypatch.setattr(registry, "load_object", lambda name: known["Half"])
+    threat = registry.norm("Linf")
+    assert type(threat) is known["Half"] and threat.usual_change(0.02, 64) == 0.04
+    x, y = torch.full((3, 1, 4, 4), 0.7 - 0.05), torch.zeros(3, dtype=torch.long)
+    found = [robust_accuracy(Brightness(), x, y, threat, level, attacks=["apgd_ce"]) for level in (0.02, 0.03)]
+    assert found == [1.0, 0.0]
+    monkeypatch.setattr(registry, "load_object", lambda name: type("Other", (), {}))
+    with pytest.raises(UsageError, match=r"expected a class derived from threat_specification.norms.Norm.*got Other"):
+        registry.norm("Linf")
 
 
 def test_the_example_by_the_name_of_a_data_set_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

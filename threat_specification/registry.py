@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundations.errors import check_choice
+from foundations.errors import UsageError, check_choice
 from foundations.lazy import load_object
 
 if TYPE_CHECKING:
@@ -46,5 +46,13 @@ def check_norm(flag: str, name: str) -> None:
 
 
 def norm(name: str) -> Norm:
-    """Make the threat of an entry of THREATS that needs no anchors."""
-    return load_object(THREATS[name])()
+    """Make the threat of an entry of THREATS that needs no anchors; UsageError if it is no `Norm`."""
+    from threat_specification.norms import Norm
+
+    threat = load_object(THREATS[name])()
+    if not isinstance(threat, Norm):
+        raise UsageError(
+            f"{name}: expected a class derived from threat_specification.norms.Norm, whose sets are balls, got "
+            f"{type(threat).__name__}; see docs/extending.md"
+        )
+    return threat
