@@ -206,4 +206,32 @@ MUTANTS = [
         "raise error",
         "tests/runners/test_site.py -k other_labels",
     ),
+    Mutant(
+        "each process stops when it is asked itself",
+        "foundations/environment.py",
+        "        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)",
+        "        pass",
+        "tests/faults/test_stopping.py -k behind",
+    ),
+    Mutant(
+        "each process goes on from what it can read itself",
+        "runners/train/checkpoints.py",
+        "        snapshot, damaged = self.snapshots.newest() if self.environment.is_primary else (None, [])",
+        "        snapshot, damaged = self.snapshots.newest()",
+        "tests/faults/test_processes.py -k one_checkpoint",
+    ),
+    Mutant(
+        "batch normalisation over processes drops an activation",
+        "training/synchronised.py",
+        "        return self.act(self.drop(super().forward(input)))",
+        "        return super().forward(input)",
+        "tests/training/test_synchronised.py",
+    ),
+    Mutant(
+        "the probe needs memory for all its images",
+        "testing/gradient_masking.py",
+        "            if not is_out_of_memory(error):\n                raise\n        size //= 2",
+        "            raise\n        size //= 2",
+        "tests/testing/test_gradient_masking.py -k memory",
+    ),
 ]

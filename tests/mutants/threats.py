@@ -230,4 +230,32 @@ MUTANTS = [
         "none",
         "tests/threat_specification/test_intersection.py -k could_not_solve",
     ),
+    Mutant(
+        "a point of an l2 ball and a threat may stop short",
+        "threat_specification/ball.py",
+        "(high - low > SHORT * high)",
+        "(high - low > 0.5 * high)",
+        "tests/threat_specification/test_intersection.py -k nearest_point",
+    ),
+    Mutant(
+        "SSIM in the caller's precision",
+        "threat_specification/ssim.py",
+        "        with full_precision(examples.device.type):",
+        "        if True:",
+        "tests/threat_specification/test_full_precision.py -k SSIM",
+    ),
+    Mutant(
+        "corruptions in the caller's precision",
+        "threat_specification/perturbations/registry.py",
+        "        with full_precision(x.device.type, convolutions=True):",
+        "        if True:",
+        "tests/threat_specification/test_full_precision.py -k blur",
+    ),
+    Mutant(
+        "each form of a run has anchors of its own",
+        "threat_specification/projected_displacement/threat.py",
+        "        if shared is None or kind is not AnchorMatrix:",
+        "        if True:",
+        "tests/runners/test_shared_anchors.py",
+    ),
 ]
