@@ -22,6 +22,9 @@ from threat_specification.attacks.base import AttackSet, Task, input_gradient
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.pgd import descend
 from threat_specification.attacks.starts import scaled_noise
+from threat_specification.intersection import BoundIntersection
+from threat_specification.projected_displacement.bound import BoundProjectedDisplacement
+from threat_specification.projected_displacement.warm_start import WarmStart
 
 BATCH, STEPS, RUNS = 64, 6, 5
 RADIUS = 8 / 255
@@ -29,6 +32,14 @@ TORCHATTACKS = Path(__file__).parents[1] / ".venv" / "torchattacks"  # apart: it
 COLOUR = DatasetInfo(
     summary="", loader="", shape=(3, 32, 32), classes=tuple("0123456789"), mean=(0.5,) * 3, std=(0.25,) * 3
 )
+
+
+def _warm_of(inside: AttackSet) -> WarmStart:
+    """The warm start of the projection onto the set's first threat, PD."""
+    assert isinstance(inside.bound, BoundIntersection)
+    bound = inside.bound.members[0][0]
+    assert isinstance(bound, BoundProjectedDisplacement) and bound.warm is not None
+    return bound.warm
 
 
 class NeverWrong(nn.Module):
@@ -113,7 +124,8 @@ def rows() -> list[tuple[str, float, str, str]]:
             return ascend_from(begin, Task(model, labels, inside, robust, 0, index, STEPS), "ce")
 
         under_pd()
-        binds = float((inside.bound.members[0][0].warm.multipliers > 0).any(1).float().mean())
+        warm = _warm_of(inside)
+        binds = float((warm.multipliers > 0).any(1).float().mean())
         name = f"APGD under PD {threshold}, N=500, radius 32/255 (binds for {binds:.0%}), against our own l-inf step"
         made.append((name, under_pd, {"": ours}, "1.4"))
     return [

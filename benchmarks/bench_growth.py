@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from foundations.environment import keep_memory
 from foundations.results import markdown_table
 from threat_specification import AnchorSet, ProjectedDisplacement
+from threat_specification.base import BoundThreat
 from threat_specification.projected_displacement.anchor_selection import select_class
 from threat_specification.projected_displacement.selection_space import RAW
 
@@ -63,7 +64,7 @@ def _threat(sizes: Sizes) -> tuple[ProjectedDisplacement, Tensor, Tensor]:
     return threat, _images(sizes.examples, sizes.pixels, 2), torch.arange(sizes.examples) % sizes.classes
 
 
-def _in_batches(sizes: Sizes, once: Callable[[object, Tensor], object]) -> Callable[[], None]:
+def _in_batches(sizes: Sizes, once: Callable[[BoundThreat, Tensor], object]) -> Callable[[], None]:
     threat, images, labels = _threat(sizes)
     noise = 0.1 * torch.randn(BATCH, 1, 1, PIXELS, generator=torch.Generator().manual_seed(3))
     delta = _larger(noise, sizes.pixels)

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -134,7 +135,7 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[float, str]], str, str]]:
         yield "N=500 radius 32/255, about 95 bind", lambda: ratio(bound, beyond, 0.05, *tight), "-", "-"
         for radius in (16, 32):
             name = f"N=500 warm inside sign steps, radius {radius}/255"
-            yield name, lambda radius=radius: inside_attack(bound, 0.05, radius / 255), "40x", "10x"
+            yield name, partial(inside_attack, bound, 0.05, radius / 255), "40x", "10x"
 
 
 def rows(*words: str) -> list[tuple[str, float, str, str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -49,7 +50,7 @@ def cost(name: str, model_name: str, info: DatasetInfo, data: tuple[Images, Imag
     ball = PGD("adv", Linf(), radius, radius, radius, STEPS, seed=1)
     adversaries = [ball]
     adversaries += [PGD("N_adv", threat, t, radius, radius, STEPS, 1, moves=make) for t in (math.inf, seldom, often)]
-    times = medians([lambda adversary=adversary: step(model, adversary, batch) for adversary in adversaries])
+    times = medians([partial(step, model, adversary, batch) for adversary in adversaries])
     titles = ("without the threat", f"PD <= {seldom:.2g}, above 95 % of the changes", f"PD <= {often:.2g}, above half")
     aims = ("-", "1.5", "-")
     rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from datasets.loader import ShuffledBatches
 from models.registry import build_model
 from threat_specification import AnchorSet, Linf, ProjectedDisplacement
 from training.adversaries import PGD
-from training.augmentation import Chain, RandomCrop, RandomFlip
+from training.augmentation import Movements, RandomCrop, RandomFlip
 from training.batch import Batch
 from training.loop import Trainer
 from training.network import MixedPrecision
@@ -92,7 +92,7 @@ def ratio(ours: Callable[[], object], other: Callable[[], object]) -> float:
 
 
 def our_epoch(data: Split) -> Callable[[], None]:
-    move = Chain([RandomCrop(4, 1), RandomFlip(2)])
+    move = Movements([RandomCrop(4, 1), RandomFlip(2)])
     batches = ShuffledBatches(data, 128, 0)
 
     def epoch() -> None:
@@ -121,10 +121,9 @@ def their_epoch(data: Split) -> Callable[[], None]:
 
     loader = torch.utils.data.DataLoader(Pictures(), 128, shuffle=True, drop_last=True)
 
-    def epoch() -> Iterator[None] | None:
+    def epoch() -> None:
         for _ in loader:
             pass
-        return None
 
     return epoch
 

@@ -29,7 +29,7 @@ def foolbox_pgd_inside(model: nn.Module, images: Tensor, labels: Tensor, allowed
     import foolbox
 
     class Inside(foolbox.attacks.LinfPGD):
-        def project(self, x, x0, epsilon):  # type: ignore[no-untyped-def]
+        def project(self, x, x0, epsilon):
             return eagerpy.astensor(images + allowed.project(x.raw - images))
 
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)

@@ -114,7 +114,8 @@ def neighbours(feature: Feature, world: World, k: int = 3) -> Size:
 
     def distances(z: Tensor, y: int) -> tuple[Tensor, Tensor]:
         apart = torch.cdist(feature(z), points)
-        return tuple(apart[:, rows].topk(k, largest=False).values.mean(1) for rows in (world.y == y, world.y != y))
+        own, other = (apart[:, rows].topk(k, largest=False).values.mean(1) for rows in (world.y == y, world.y != y))
+        return own, other
 
     return by_distances(distances)
 
@@ -140,7 +141,8 @@ def tangent_neighbours(world: World, k: int = 3) -> Size:
     def distances(z: Tensor, y: int) -> tuple[Tensor, Tensor]:
         reached = (z @ flat - offsets).view(len(z), len(points), -1).square().sum(2)
         apart = (torch.cdist(z, points).square() - reached).clamp_min(0).sqrt()
-        return tuple(apart[:, rows].topk(k, largest=False).values.mean(1) for rows in (world.y == y, world.y != y))
+        own, other = (apart[:, rows].topk(k, largest=False).values.mean(1) for rows in (world.y == y, world.y != y))
+        return own, other
 
     return by_distances(distances)
 

@@ -111,7 +111,9 @@ def fitted(x: Tensor, targets: Tensor) -> Tensor:
         for down in SHIFTS:
             for right in SHIFTS:
                 rows = [[angle.cos(), -angle.sin(), right / 14], [angle.sin(), angle.cos(), down / 14]]
-                grid = F.affine_grid(torch.tensor([rows]).expand(len(near), 2, 3), near.shape, align_corners=False)
+                grid = F.affine_grid(
+                    torch.tensor([rows]).expand(len(near), 2, 3), list(near.shape), align_corners=False
+                )
                 made.append(F.grid_sample(near, grid, align_corners=False).flatten(1))
     candidates = torch.cat(made)
     return candidates[(candidates - x).norm(dim=1).argmin()]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -139,8 +140,8 @@ def measured(case: Case, images: int, seconds: float) -> dict[str, numpy.ndarray
 
 def audit_of(found: dict[str, numpy.ndarray]) -> Audit:
     names = [str(name) for name in found["names"]]
-    shaped = [found[name].reshape(-1, len(names), 1) for name in (PASSES, BROKEN)]
-    return Audit(names, found[RIGHT], *shaped)
+    passes, broken = (found[name].reshape(-1, len(names), 1) for name in (PASSES, BROKEN))
+    return Audit(names, found[RIGHT], passes, broken)
 
 
 def main(words: list[str]) -> None:
@@ -152,7 +153,10 @@ def main(words: list[str]) -> None:
     for name in names:
         path = folder / f"{name}.npz"
         if not path.exists() and "table" not in flags:
-            numpy.savez(path, **measured(CASES[name], int(flags.get("images", 100)), float(flags.get("seconds", 60))))
+            arrays: dict[str, Any] = measured(
+                CASES[name], int(flags.get("images", 100)), float(flags.get("seconds", 60))
+            )
+            numpy.savez(path, **arrays)
         if path.exists():
             with numpy.load(path) as file:
                 found = dict(file)

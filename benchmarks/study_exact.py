@@ -34,8 +34,8 @@ NETS = {
     for training, flags in TRAININGS.items()
 }
 CELLS = "0.1/0.05,0.1/0.1,0.2/0.1,0.2/0.2"
-HEADS = ("net", "PD, radius", "images", "robust", "undecided", "not broken by attacks", "above", "missed")
-HEADS += ("by attack", "by bounds", "by program", "seconds an image")
+HEADS = ["net", "PD, radius", "images", "robust", "undecided", "not broken by attacks", "above", "missed"]
+HEADS += ["by attack", "by bounds", "by program", "seconds an image"]
 
 
 def command(net: str, cell: str, num_examples: str, seconds: str) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from foundations.results import markdown_table
 
 # The corruptions of C without noise, blur by a Gaussian or a lens, brightness, contrast, fog and pixels, which are like
 # changes of the suite quick.
-UNSEEN = ("glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "elastic_transform", "jpeg_compression", "spatter")
-UNSEEN += ("saturate",)
+UNSEEN: tuple[str, ...] = ("glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "elastic_transform")
+UNSEEN += ("jpeg_compression", "spatter", "saturate")
 ATTACKS = ("--attacks=momentum_ce,momentum_targeted,apgd_ce", "--N_attack_iter=20")
 IN_THE_SET = {  # of the figures of `test --safe_moves`
     "noise": "noise_alone",

@@ -40,6 +40,8 @@ def exactness(bench: Bench) -> None:
     count, anchors = bench.sized((64, 500), (8, 40))
     images, labels = bench.examples(count)
     threat = bench.threat(anchors)
+    chosen = threat.anchors
+    assert chosen is not None
     delta = 0.3 * (bench.photographs(count, seed=3).float() / 255 - 0.5 + 0.3 * bench.noise(*images.shape, seed=4))
     lower, upper = (-images).clamp_min(-RADIUS), (1 - images).clamp_max(RADIUS)
 
@@ -48,7 +50,7 @@ def exactness(bench: Bench) -> None:
         with setting:
             seconds, point = bench.once(lambda: bound.project(delta, THRESHOLD, lower, upper))
         bench.tell(f"{name}: scaled instead of projected", bound.fallbacks, f"of {count}", "0")
-        worst = float(_threats(threat.anchors, images, labels, point).max())
+        worst = float(_threats(chosen, images, labels, point).max())
         bench.tell(f"{name}: largest threat over threshold, in float64", worst / THRESHOLD, aim="1.00")
         distances = [
             (each - delta).double().flatten(1).norm(dim=1) for each in (point, point if plain is None else plain)
@@ -62,7 +64,7 @@ def exactness(bench: Bench) -> None:
     plain = judge("plain", nullcontext())
     judge("TF32 on", bench.tf32(), plain)
     judge("bf16 autocast", torch.autocast(bench.device.type, torch.bfloat16), plain)
-    alone = ProjectedDisplacement(anchors=threat.anchors.to("cpu")).bind(images.cpu(), labels.cpu())
+    alone = ProjectedDisplacement(anchors=chosen.to("cpu")).bind(images.cpu(), labels.cpu())
     point = alone.project(delta.cpu(), THRESHOLD, lower.cpu(), upper.cpu())
     bench.tell(
         "largest difference of a pixel from the CPU's point", float((point - plain.cpu()).abs().max()), aim="1e-5"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.bench import Bench
 from foundations.step import Step
-from threat_specification import L2, AnchorSet, Linf, ProjectedDisplacement
+from threat_specification import L2, AnchorSet, Linf
 from threat_specification.attacks.apgd import ascend_from
 from threat_specification.attacks.base import AttackSet, Task
 from threat_specification.base import Threat
+from threat_specification.projected_displacement.bound import BoundProjectedDisplacement
 from training.adversaries import PGD
 from training.batch import Batch
 from training.network import MixedPrecision
@@ -81,9 +83,9 @@ def projection(bench: Bench) -> None:
         ours = sorted(taken[1:])[len(taken[1:]) // 2]
         bench.tell(f"{case}: a projection", 1e3 * ours, "ms")
         bench.tell(f"{case}: waits of the host in one", waits)
-        if isinstance(each, ProjectedDisplacement):
+        if isinstance(bound, BoundProjectedDisplacement):
             (scaling,) = bench.seconds_of(
-                lambda: bound.project(moved, threshold, allowed.lower, allowed.upper, "scale")
+                partial(bound.project, moved, threshold, allowed.lower, allowed.upper, "scale")
             )
             bench.tell(f"{case}: times that of scaling", ours / scaling)
             bench.tell(
