@@ -118,11 +118,14 @@ def test_mistakes_under_torchrun_are_told_once(command: Command) -> None:
     assert done.stderr.count("--batch_size: expected at least one example for each of 2 processes, got 1") == 1
 
 
-def test_processes_that_share_anchors_need_an_example_in_every_part(digits_root: Command) -> None:
+@pytest.mark.parametrize("flags", [("--N_adv_train", "--shard_anchors"), ("--adv_train", "--awp")])
+def test_processes_that_work_on_a_part_together_need_an_example_in_it(
+    flags: tuple[str, str], digits_root: Command
+) -> None:
     """One without any would not ask, and the others would wait for it."""
-    train = ["train", *TINY, "--per_label=10", "--N_adv_train", "--shard_anchors", "--batch_size=5"]
-    done = digits_root(*train, "--accumulation=3", torchrun=2)
-    assert done.stderr.count("expected an example in every part of a batch, got 5 examples for 6 parts") == 1
+    done = digits_root("train", *TINY, "--per_label=10", *flags, "--batch_size=5", "--accumulation=3", processes=2)
+    assert done.returncode == 2
+    assert f"{flags[1]}: expected an example in every part of a batch, got 5 examples for 6 parts" in done.stderr
 
 
 def test_batch_normalisation_of_one_example_is_told_before_the_first_step(command: Command) -> None:
