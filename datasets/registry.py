@@ -141,6 +141,7 @@ DATASETS: dict[str, DatasetInfo] = {
         num_test=26032,
         folders=("svhn", "SVHN"),
         files=("train_32x32.mat", "test_32x32.mat"),
+        defaults={"random_flip": False},  # a digit in a mirror is another sign
     ),
     "cifar10": DatasetInfo(
         summary="photographs of 10 kinds of things (Krizhevsky 2009), 50,000 for training and 10,000 for testing",

@@ -102,7 +102,7 @@ class TrainingHparams(Hparams):
     )
     milestone_steps: str = setting(
         "",
-        "Where the learning rate drops, such as 80ep,120ep.",
+        "Where the learning rate drops, such as 80ep,120ep (none: it stays).",
         check=steps_list,
         when="lr_schedule=milestones",
         shows="LENGTH,LENGTH",
@@ -132,7 +132,8 @@ class TrainingHparams(Hparams):
     )
     ema_decay: float = setting(
         0.0,
-        "Decay of a moving average of the weights, such as 0.999; it is then what is evaluated and kept (0: none).",
+        "Decay of a moving average of the weights, such as 0.999; after n steps it is at most (1 + n) / (10 + n). The "
+        "average is then what is evaluated and kept (0: none).",
         check=in_range(0, 1),
     )
     precision: str = setting(
@@ -203,7 +204,11 @@ class TrainingHparams(Hparams):
         check=one_of("random", "corner", "last"),
         when=ADVERSARY,
     )
-    awp: bool = setting(False, "Adversarial weight perturbation (Wu et al. 2020); needs an adversary.", when=ADVERSARY)
+    awp: bool = setting(
+        False,
+        "Adversarial weight perturbation (Wu et al. 2020), of each part of a batch; needs an adversary.",
+        when=ADVERSARY,
+    )
     awp_gamma: float = setting(
         0.005, "Size of that perturbation, relative to each layer's weights.", check=in_range(0), when="awp"
     )

@@ -18,7 +18,7 @@ from foundations.environment import Environment
 from foundations.program import VERSION
 
 CHECKSUM = "checksum"
-PACKAGES = ("torch", "torchvision", "numpy", "robustbench", "pyautoattack", "scikit-learn", "mlxtend")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "robustbench", "pyautoattack", "scikit-learn", "mlxtend")
 
 
 def describe_environment(environment: Environment) -> dict[str, Any]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from foundations.errors import RunError, UsageError
 from foundations.images import ImageSpec
 from foundations.input_hparams import ModelHparams
 from models.checkpoints import divide, fit, normaliser, read_state_dict
-from models.libraries import IMAGENET_CLASSES, pretrained_timm, pretrained_torchvision, timm_classes
+from models.libraries import (
+    IMAGENET_CLASSES,
+    pretrained_timm,
+    pretrained_torchvision,
+    published_pixels,
+    timm_classes,
+)
 from models.normalize import Classifier, Normalize
-from models.registry import build_model, check_fit, parse
+from models.registry import build_model, check_fit, in_library, parse
 from models.robustbench import build_zoo_architecture, load_zoo_model
 from models.sources import zoo_entry
 
@@ -30,7 +39,7 @@ def initial_model(
         return load_zoo_model(entry, spec, models_dir)
     check_fit(model.model_name, spec)
     if model.path:
-        return _from_file(model, spec)
+        return _from_file(model, dataset_name, spec)
     family, parts = parse(model.model_name)
     known = timm_classes(str(parts[0])) if family == "timm" else IMAGENET_CLASSES
     if spec.num_classes != known and not new_head:
@@ -40,9 +49,9 @@ def initial_model(
         )
     if family == "timm":
         return pretrained_timm(spec, str(parts[0]))
-    if family == "imagenet_resnet" and len(parts) > 1:
+    if not (name := in_library(model.model_name)):
         raise UsageError(f"there are no pretrained weights for '{model.model_name}': torchvision's have width 64")
-    return pretrained_torchvision(spec, f"resnet{parts[0]}" if family == "imagenet_resnet" else str(parts[0]))
+    return pretrained_torchvision(spec, name.partition(":")[2])
 
 
 def architecture(model: ModelHparams, dataset_name: str, spec: ImageSpec) -> Classifier:
@@ -51,10 +60,29 @@ def architecture(model: ModelHparams, dataset_name: str, spec: ImageSpec) -> Cla
     return build_model(model.model_name, spec) if entry is None else build_zoo_architecture(entry, spec)
 
 
-def _from_file(model: ModelHparams, spec: ImageSpec) -> Classifier:
+def _check_pixels(model_name: str, dataset_name: str, mean: Tensor, std: Tensor) -> None:
+    """Raise UsageError if a library's weights for ImageNet expect other pixels than the data set's statistics make."""
+    name = in_library(model_name) if dataset_name == "imagenet" else ""
+    if not name:
+        return
+    expected = published_pixels(name)
+    if all(
+        (values.flatten() - torch.tensor(wanted)).abs().max() < 1e-3
+        for values, wanted in zip((mean, std), expected, strict=True)
+    ):
+        return
+    flags = (",".join(f"{value:g}" for value in values) for values in expected)
+    raise UsageError(
+        "--pixel_mean, --pixel_std: expected them with these weights, which name none; those of {} take {} and {}; for "
+        "ImageNet's, give 0.485,0.456,0.406 and 0.229,0.224,0.225".format(name, *flags)
+    )
+
+
+def _from_file(model: ModelHparams, dataset_name: str, spec: ImageSpec) -> Classifier:
     """Load a checkpoint: the network alone, or with a normalising layer in front, as this project stores it.
 
     Pixels are normalised by --pixel_mean and --pixel_std, else by that layer, else by the data set's statistics.
+    Raises UsageError where a library says that its weights need others.
     """
     path = Path(model.path).expanduser()
     tensors = read_state_dict(path)
@@ -63,7 +91,9 @@ def _from_file(model: ModelHparams, spec: ImageSpec) -> Classifier:
     stored = normaliser(others)
     fit(classifier.network, weights, path, model.model_name, beside=others)
     given = (model.pixel_mean, model.pixel_std) if model.pixel_mean else stored
-    if given is not None:
+    if given is None:
+        _check_pixels(model.model_name, dataset_name, classifier.normalize.mean, classifier.normalize.std)
+    else:
         mean, std = (tuple(map(float, values)) for values in given)
         if not (all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)):
             whose = "--pixel_mean, --pixel_std" if model.pixel_mean else f"{path}, its normaliser"

@@ -100,6 +100,22 @@ def preparation(name: str) -> tuple[int, int, str]:
     return int(side / found.crop_pct), side, found.interpolation
 
 
+def published_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the pixels that a library's weights expect; name as for `preparation`."""
+    library, _, model = name.partition(":")
+    if library == "torchvision":
+        import torchvision
+
+        if model in AUXILIARY:
+            return OF_AUXILIARY, OF_AUXILIARY
+        made = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+        return tuple(made.mean), tuple(made.std)
+    import timm
+
+    found = timm.get_pretrained_cfg(model)
+    return tuple(found.mean), tuple(found.std)
+
+
 def timm_classes(name: str) -> int:
     """The number of classes of timm's weights of this name; 0 for weights without a last layer."""
     import timm
@@ -155,9 +171,9 @@ def _replace_head(network: nn.Module, num_classes: int) -> None:
     path, head = [(path, module) for path, module in network.named_modules() if isinstance(module, kinds)][-1]
     replacement: nn.Module
     if isinstance(head, nn.Linear):
-        replacement = nn.Linear(head.in_features, num_classes)
+        replacement = nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
     else:
-        replacement = nn.Conv2d(head.in_channels, num_classes, kernel_size=1)
+        replacement = nn.Conv2d(head.in_channels, num_classes, kernel_size=1, bias=head.bias is not None)
     parent, _, attribute = path.rpartition(".")
     owner: Any = network.get_submodule(parent)
     if attribute.isdigit():

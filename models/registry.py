@@ -235,3 +235,12 @@ def parse(model_name: str, dataset_names: Iterable[str] = ()) -> tuple[str, list
         )
     known = [architecture.usage for architecture in ARCHITECTURES.values()]
     raise UsageError(f"unknown model '{model_name}'{nearest(model_name, known)}; known: {', '.join(known)}")
+
+
+def in_library(model_name: str) -> str:
+    """The name of a network in the library that has weights of it, such as torchvision:resnet50; else ""."""
+    family, parts = parse(model_name)
+    library = ARCHITECTURES[family].library
+    if family == "imagenet_resnet":
+        return f"{library}:resnet{parts[0]}" if len(parts) == 1 else ""
+    return f"{library}:{parts[0]}" if library else ""

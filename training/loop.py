@@ -149,12 +149,14 @@ class Trainer:
     def _use_smaller_parts(self, size: int) -> None:
         """Double the number of parts after a batch of `size` images did not fit into memory.
 
-        Raises RunError if a part is a single image already, and for networks with batch normalisation, which would
-        learn from the statistics of other parts than --accumulation and the run's hash say. Also with several
-        processes: the others may be waiting in a collective operation of the same batch, so that it cannot be repeated.
+        Raises RunError if a part is a single image already, and where training depends on the parts, which the run's
+        hash knows as --accumulation: batch normalisation takes the statistics of each, and adversarial weight
+        perturbation its gradient. Also with several processes: the others may be waiting in a collective operation of
+        the same batch, so that it cannot be repeated.
         """
         advice = f"out of memory; use --accumulation={2 * self.accumulation} or a smaller --batch_size"
-        if self.world_size > 1 or self.accumulation >= size or has_batch_norm(self.model):
+        depends = has_batch_norm(self.model) or self.perturbation is not as_they_are
+        if self.world_size > 1 or self.accumulation >= size or depends:
             raise RunError(advice)
         self.accumulation *= 2
         torch.cuda.empty_cache()

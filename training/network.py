@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from foundations.modes import buffers_kept
 from training.synchronised import SYNCHRONISED
@@ -78,8 +78,24 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and buffers, which starts with the values at the first update."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """An exponential moving average of weights and buffers, which starts with the values at the first update.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)): else a short training would leave the first weights.
+    Whole numbers, such as tables of positions, are taken over, since an average of them is rounded.
+    """
+
+    @torch.no_grad()
+    def average(averages: Any, values: Any, count: Any) -> None:
+        if not averages[0].is_floating_point():
+            for mean, value in zip(averages, values, strict=True):
+                mean.copy_(value)
+            return
+        share = 1 - ((1 + count) / (10 + count)).clamp_max(decay)  # on the device, which the host does not wait for
+        ways = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(ways, share)
+        torch._foreach_add_(averages, ways)
+
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def unequal_buffers(network: nn.Module, equal: tuple[type[nn.Module], ...] = ()) -> list[Tensor]:

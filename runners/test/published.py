@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from models.libraries import preparation
-from models.registry import LIBRARIES
+from models.registry import in_library
 from models.robustbench_registry import PUBLISHED_POWER
 from models.sources import zoo_entry
 from runners.test import corruptions, then_project
@@ -51,15 +51,15 @@ def other_preparation(inputs: Inputs) -> str:
             return ""
         theirs = entry.preprocessing or "the preparation that timm keeps with the model"
         return f"RobustBench measured {entry.name} on images prepared by {theirs}; here they are {here}"
-    library = model.model_name.partition(":")[0]
-    if library not in LIBRARIES:
+    name = "" if model.path else in_library(model.model_name)
+    if not name:
         return ""
-    theirs_resized, theirs_side, interpolation = preparation(model.model_name)
+    theirs_resized, theirs_side, interpolation = preparation(name)
     if (theirs_resized, theirs_side, interpolation) == (shorter, side, "bilinear"):
         return ""
     return (
-        f"{library} measured these weights on images resized to {theirs_resized}, cropped to {theirs_side} "
-        f"({interpolation}); here they are {here}"
+        f"{name.partition(':')[0]} measured these weights on images resized to {theirs_resized}, "
+        f"cropped to {theirs_side} ({interpolation}); here they are {here}"
     )
 
 

@@ -163,7 +163,9 @@ class TrainDesc(Desc):
         moves = self.training.N_train_safe_moves if self.training.N_adv_train else ""
         # 2: the perturbation is that of the whole batch, and what is told of training is of unperturbed weights.
         awp = {"awp_version": 2} if self.training.has_adversary and self.training.awp else {}
-        return super().hashed() | versions_of(names_in(moves)) | awp
+        # 2: its decay grows to the one given, and whole numbers are no averages.
+        average = {"ema_version": 2} if self.training.ema_decay else {}
+        return super().hashed() | versions_of(names_in(moves)) | awp | average
 
     @property
     def variant(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import pathlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import torchvision
 from torch import Tensor
 
 from datasets.registry import dataset_info
-from foundations.errors import RunError
-from foundations.input_hparams import ModelHparams
+from foundations.errors import RunError, UsageError
+from foundations.input_hparams import DatasetHparams, ModelHparams
 from models.building import initial_model
 from models.checkpoints import read_state_dict
-from models.libraries import pretrained_timm, pretrained_torchvision
+from models.libraries import _replace_head, pretrained_timm, pretrained_torchvision
 from models.normalize import Classifier
 from models.registry import build_model
 
@@ -101,6 +102,27 @@ def test_a_normaliser_in_front_and_an_attacker_beside(
     assert torch.allclose(read(tmp_path / "x.pt")(images), expected, atol=1e-5)
     told = read(tmp_path / "x.pt", pixel_mean=(0.1,), pixel_std=(0.2,))
     assert torch.allclose(told(images), network.network((images - 0.1) / 0.2), atol=1e-5)
+
+
+def test_weights_of_a_library_that_take_other_pixels_ask_for_them(tmp_path: Path) -> None:
+    """Vision transformers of timm expect pixels from -1 to 1; by ImageNet's statistics accuracy was lower, in silence."""
+    large = dataset_info(DatasetHparams.of({"dataset_name": "imagenet"}))
+    name = "timm:vit_tiny_patch16_224"
+    torch.save(build_model(name, large).network.state_dict(), tmp_path / "x.pt")
+    model = ModelHparams(model_name=name, model_source=f"file:{tmp_path / 'x.pt'}", model_type="pretrained")
+    with pytest.raises(UsageError, match=r"those of timm:vit_tiny_patch16_224 take 0\.5,0\.5,0\.5 and 0\.5,0\.5,0\.5"):
+        initial_model(model, "imagenet", large, tmp_path)
+    told = replace(model, pixel_mean=(0.5,), pixel_std=(0.5,))
+    assert initial_model(told, "imagenet", large, tmp_path).normalize.mean.flatten().tolist() == [0.5] * 3
+    initial_model(model, "cifar100", large, tmp_path)  # weights of its own
+
+
+def test_a_new_last_layer_has_a_bias_where_the_old_one_has() -> None:
+    """maxvit_t has none: its fine-tuned weights could not be read again."""
+    for bias in (False, True):
+        network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 1000, bias=bias))
+        _replace_head(network, 7)
+        assert network[1].out_features == 7 and (network[1].bias is not None) == bias
 
 
 def test_a_normaliser_beside_bare_names(tmp_path: Path, network: Classifier) -> None:

@@ -112,6 +112,7 @@ def test_folders_and_synthetic_images_are_of_the_kind_of_their_size() -> None:
     assert small["training_steps"] == "160ep" and small["random_crop"] == 4
     assert large["training_steps"] == "90ep" and large["lr_per"] == 256 and "random_crop" not in large
     assert "random_flip" in named("synthetic", "conv")
+    assert named("cifar10", "resnet_20")["random_flip"] and not named("svhn", "resnet_20")["random_flip"]
     assert "random_flip" not in named("synthetic", "conv", synthetic_shape="1x28x28")
 
 

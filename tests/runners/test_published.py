@@ -61,6 +61,8 @@ def test_weights_that_are_not_those_fetched_are_refused(tmp_path: Path) -> None:
             {"model_name": "torchvision:resnet50"},
             "resized to 232, cropped to 224 (bilinear); here they are resized to 256",
         ),
+        ({"model_name": "imagenet_resnet_50"}, "torchvision measured these weights on images resized to 232"),
+        ({"model_name": "convnext_tiny"}, "torchvision measured these weights on images resized to 236"),
         ({"model_name": "torchvision:alexnet"}, ""),
         ({"model_name": "Wong2020Fast"}, "prepared by Crop288; here they are resized to 256"),
         ({"model_name": "Debenedetti2022Light_XCiT-S12"}, "prepared by the preparation that timm keeps with the model"),

@@ -8,6 +8,7 @@ from torch import nn
 
 from foundations.errors import RunError
 from tests.training.trainers import smooth, trainer
+from training.weight_perturbation import AdversarialWeights
 
 
 class SmallDevice(nn.Module):
@@ -51,6 +52,13 @@ def test_out_of_memory_batch_normalisation_keeps_the_parts_that_the_hash_knows()
     network = nn.Sequential(nn.BatchNorm2d(1), smooth())
     with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
         trainer(1, model=SmallDevice(network, room=1)).run()
+
+
+def test_out_of_memory_weights_are_not_perturbed_by_other_parts_than_the_hash_says() -> None:
+    """Each part has a perturbation of its own: two of half a batch are another training."""
+    model = SmallDevice(smooth(), room=1)
+    with pytest.raises(RunError, match="out of memory; use --accumulation=2"):
+        trainer(1, model=model, perturbation=AdversarialWeights(0.01)).run()
 
 
 def test_other_errors_end_training_and_those_of_libraries_for_lack_of_memory_do_not() -> None:

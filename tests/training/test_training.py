@@ -219,18 +219,31 @@ def test_passes_run_in_16_bits_and_answer_in_32() -> None:
 
 
 def test_moving_average_is_the_recursion() -> None:
+    """With a decay that grows to the one given: after 10 steps of 0.999 the first weights are 1 in 10,000."""
     model = net()
-    average = moving_average(model, 0.9)
+    average = moving_average(model, 0.6)
     expected = None
-    for step in range(4):
+    for step in range(12):
         with torch.no_grad():
             model[1].weight.add_(step + 1)
             model[2].running_mean.add_(1)
         average.update_parameters(model)
-        current = torch.cat([model[1].weight.flatten(), model[2].running_mean]).detach().clone()
-        expected = current if expected is None else 0.9 * expected + 0.1 * current
-    got = torch.cat([average.module[1].weight.flatten(), average.module[2].running_mean]).detach()
-    assert expected is not None and torch.allclose(got, expected, atol=1e-6)
+        current = torch.cat([model[1].weight.flatten(), model[2].running_mean]).detach().double()
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = current if expected is None else decay * expected + (1 - decay) * current
+    got = torch.cat([average.module[1].weight.flatten(), average.module[2].running_mean]).detach().double()
+    assert expected is not None and torch.allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.95, 0.9999])
+def test_the_moving_average_of_what_stays_is_that(decay: float) -> None:
+    """Whole numbers too: an average of 7 and 7 was 6, which Swin's tables of positions do not survive."""
+    model = nn.Linear(2, 2)
+    model.register_buffer("places", torch.arange(169))
+    average = moving_average(model, decay)
+    for _ in range(50):
+        average.update_parameters(model)
+    assert all(values.equal(average.module.state_dict()[name]) for name, values in model.state_dict().items())
 
 
 def test_optimizers_take_what_they_know() -> None:
