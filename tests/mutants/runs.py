@@ -234,4 +234,32 @@ MUTANTS = [
         "            raise\n        size //= 2",
         "tests/testing/test_gradient_masking.py -k memory",
     ),
+    Mutant(
+        "a moving average rounds whole numbers",
+        "training/network.py",
+        "                mean.copy_(value)",
+        "                mean.copy_(mean * decay + value * (1 - decay))",
+        "tests/training/test_training.py -k what_stays",
+    ),
+    Mutant(
+        "a moving average of a short training is its first weights",
+        "training/network.py",
+        "        share = 1 - ((1 + count) / (10 + count)).clamp_max(decay)",
+        "        share = 1 - (0 * count + decay)",
+        "tests/training/test_training.py -k recursion",
+    ),
+    Mutant(
+        "out of memory, weights are perturbed by other parts",
+        "training/loop.py",
+        "has_batch_norm(self.model) or self.perturbation is not as_they_are",
+        "has_batch_norm(self.model)",
+        "tests/training/test_memory.py -k perturbed",
+    ),
+    Mutant(
+        "weights of a library take the pixels of the data set",
+        "models/building.py",
+        '    name = in_library(model_name) if dataset_name == "imagenet" else ""',
+        '    name = ""',
+        "tests/models/test_checkpoints.py -k other_pixels",
+    ),
 ]
