@@ -105,7 +105,7 @@ def test_a_normaliser_in_front_and_an_attacker_beside(
 
 
 def test_weights_of_a_library_that_take_other_pixels_ask_for_them(tmp_path: Path) -> None:
-    """Vision transformers of timm expect pixels from -1 to 1; by ImageNet's statistics accuracy was lower, in silence."""
+    """Vision transformers of timm expect pixels from -1 to 1; ImageNet's statistics made accuracy lower, in silence."""
     large = dataset_info(DatasetHparams.of({"dataset_name": "imagenet"}))
     name = "timm:vit_tiny_patch16_224"
     torch.save(build_model(name, large).network.state_dict(), tmp_path / "x.pt")
