@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -99,7 +98,7 @@ class BoundIntersection(BoundThreat):
             return torch.minimum(torch.maximum(delta, lower), upper)
         if len(parts.others) == 1:
             (member, level), radius = parts.others[0], parts.radius
-            project = partial(member.project, threshold=level, lower=lower, upper=upper)
+            project = _onto(member, level, lower, upper)
             point = project(delta) if radius is None else nearest_in_ball(project, delta, radius)
         else:
             point = _dykstra(delta, parts.all, lower, upper)
@@ -128,10 +127,7 @@ class BoundIntersection(BoundThreat):
     def projections(self, threshold: float, lower: Tensor, upper: Tensor) -> list[Callable[[Tensor], Tensor]]:
         """Those onto the sets of the members, one each, but that l-inf balls are bounds."""
         parts = self._split(threshold, lower, upper)
-        return [
-            partial(member.project, threshold=level, lower=parts.lower, upper=parts.upper)
-            for member, level in parts.all
-        ]
+        return [_onto(member, level, parts.lower, parts.upper) for member, level in parts.all]
 
     def _split(self, threshold: float, lower: Tensor, upper: Tensor) -> Parts:
         """The members' sets at a threshold, as balls and others."""
@@ -147,6 +143,11 @@ class BoundIntersection(BoundThreat):
         if smallest and not others:
             return Parts(lower, upper, [smallest])
         return Parts(lower, upper, others, smallest)
+
+
+def _onto(member: BoundThreat, level: float, lower: Tensor, upper: Tensor) -> Callable[[Tensor], Tensor]:
+    """The projection onto a member's set in these bounds."""
+    return lambda delta: member.project(delta, level, lower, upper)
 
 
 def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
