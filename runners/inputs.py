@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from threat_specification.projected_displacement.selection_space import SelectionSpace
     from threat_specification.projected_displacement.threat import ProjectedDisplacement
 
+HARDLY_LESS = 0.005  # of a share of the safe changes, that a radius takes from a set
+
 Network = TypeVar("Network", bound="Module")
 Thresholds = TypeVar("Thresholds", TestingHparams, TrainingHparams)
 
@@ -146,31 +148,38 @@ def check_masks(threats: Iterable[Measure], images: Sized, which: str) -> None:
 
 
 def with_thresholds(
-    hparams: Thresholds, desc: Desc | None, environment: Environment, flag: str, names: dict[str, str]
+    hparams: Thresholds,
+    desc: Desc | None,
+    environment: Environment,
+    flag: str,
+    names: dict[str, str],
+    radii: dict[str, float],
 ) -> Thresholds:
     """Flags of training or of an evaluation, with the thresholds that a share of safe changes stands for, if it does.
 
     desc    the evaluate_threat run whose changes count; None if no share was asked for
     flag    that asks for the share
     names   flag of a threshold -> name of its threat
+    radii   the same flags -> radius beside that threshold, where there is one
     """
     if desc is None:
         return hparams
-    found: dict[str, Any] = read_thresholds(desc, environment, (flag, getattr(hparams, flag)), names)
+    found: dict[str, Any] = read_thresholds(desc, environment, (flag, getattr(hparams, flag)), names, radii)
     return dataclasses.replace(hparams, **found)
 
 
 def read_thresholds(
-    desc: Desc, environment: Environment, asked: tuple[str, float], names: dict[str, str]
+    desc: Desc, environment: Environment, asked: tuple[str, float], names: dict[str, str], radii: dict[str, float]
 ) -> dict[str, float]:
     """By flag, the threshold that holds a share of the safe changes that an evaluate_threat run made.
 
     asked   flag that asks for the share, and the share
     names   flag -> name of the threat whose threshold it takes
+    radii   the same flags -> radius beside the threshold, which cuts its set
     """
     import numpy
 
-    from testing.coverage import threshold_at
+    from testing.coverage import share_held, threshold_at
 
     flag, coverage = asked
     path = require_complete(desc, environment) / "coverage.npz"
@@ -182,7 +191,8 @@ def read_thresholds(
         if name not in arrays:
             known = ", ".join(measured for measured in arrays if measured not in ("index", "group"))
             raise RunError(f"no thresholds of {name} in {path.parent}: expected one of {known}")
-    found = {name: threshold_at(arrays[name][:, arrays["group"] == "safe"], coverage) for name in names.values()}
+    safe = {name: values[:, arrays["group"] == "safe"] for name, values in arrays.items() if values.ndim == 2}
+    found = {name: threshold_at(safe[name], coverage) for name in names.values()}
     for name, value in found.items():
         if value <= 0:
             raise UsageError(
@@ -191,6 +201,13 @@ def read_thresholds(
             )
     shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     environment.log(f"thresholds that hold {coverage:g} of the safe changes: {shown}")
+    for flag_of_threshold, radius in radii.items():
+        name = names[flag_of_threshold]
+        held = share_held([(safe[name], found[name]), (safe["Linf"], radius)])
+        if held < coverage - HARDLY_LESS:
+            environment.log(
+                f"note: {name} <= {found[name]:.4g} within the radius {radius:.4g} holds {held:.3g} of them"
+            )
     return {flag: found[name] for flag, name in names.items()}
 
 

@@ -28,6 +28,16 @@ def threshold_at(safe: Array, coverage: float) -> float:
     return float(known[needed - 1])
 
 
+def share_held(bounds: Sequence[tuple[Array, float]]) -> float:
+    """The share of changes for which all threats are at most their thresholds, of those that all threats know.
+
+    bounds   threats of the same changes, NaN where there is no such change, and the threshold of each
+    """
+    known = ~numpy.isnan(sum(threats for threats, _ in bounds))
+    inside = numpy.logical_and.reduce([threats <= threshold for threats, threshold in bounds])
+    return float(inside[known].mean())
+
+
 def threshold_at_coverage(threats: Any, coverage: float = 0.95) -> float:
     """The smallest threshold whose set {threat <= threshold} holds at least this share of safe changes.
 
