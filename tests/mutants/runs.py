@@ -62,8 +62,8 @@ MUTANTS = [
     Mutant(
         "thresholds come from all changes, unsafe ones too",
         "runners/inputs.py",
-        'arrays[name][:, arrays["group"] == "safe"]',
-        "arrays[name]",
+        'name: values[:, arrays["group"] == "safe"] for',
+        "name: values for",
         "tests/runners/test_coverage.py",
     ),
     Mutant(
@@ -261,5 +261,12 @@ MUTANTS = [
         '    name = in_library(model_name) if dataset_name == "imagenet" else ""',
         '    name = ""',
         "tests/models/test_checkpoints.py -k other_pixels",
+    ),
+    Mutant(
+        "a radius takes nothing from a set by coverage",
+        "runners/inputs.py",
+        "        if held < coverage - HARDLY_LESS:",
+        "        if False:",
+        "tests/runners/test_coverage.py -k radius_takes",
     ),
 ]
