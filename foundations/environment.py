@@ -112,7 +112,7 @@ class Environment:
         distributed.destroy_process_group()
 
     def any_of(self, *values: bool) -> list[bool]:
-        """For each value whether it is true on any process; the same on all of them.
+        """Truth of each value on any of the processes; the same list on all of them.
 
         The hosts wait for each other, not for their devices: work that has been queued there goes on. So a loop that
         asks after each of its steps ends after the same step everywhere.

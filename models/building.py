@@ -66,7 +66,7 @@ def _check_pixels(model_name: str, dataset_name: str, mean: Tensor, std: Tensor)
     if not name:
         return
     expected = published_pixels(name)
-    if all(
+    if expected is None or all(
         (values.flatten() - torch.tensor(wanted)).abs().max() < 1e-3
         for values, wanted in zip((mean, std), expected, strict=True)
     ):

@@ -100,20 +100,28 @@ def preparation(name: str) -> tuple[int, int, str]:
     return int(side / found.crop_pct), side, found.interpolation
 
 
-def published_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the pixels that a library's weights expect; name as for `preparation`."""
+def published_pixels(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of the pixels that a library's weights expect; None if it has no weights.
+
+    name   as for `preparation`
+    """
     library, _, model = name.partition(":")
     if library == "torchvision":
         import torchvision
 
         if model in AUXILIARY:
             return OF_AUXILIARY, OF_AUXILIARY
+        if model not in torchvision.models.list_models():
+            return None
         made = torchvision.models.get_model_weights(model).DEFAULT.transforms()
         return tuple(made.mean), tuple(made.std)
     import timm
 
-    found = timm.get_pretrained_cfg(model)
-    return tuple(found.mean), tuple(found.std)
+    try:
+        found = timm.get_pretrained_cfg(model)
+    except RuntimeError:  # it does not know the tag
+        return None
+    return (tuple(found.mean), tuple(found.std)) if found else None
 
 
 def timm_classes(name: str) -> int:

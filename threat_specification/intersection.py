@@ -125,7 +125,7 @@ class BoundIntersection(BoundThreat):
         return point, found & (parts.lower <= parts.upper).flatten(1).all(1)
 
     def projections(self, threshold: float, lower: Tensor, upper: Tensor) -> list[Callable[[Tensor], Tensor]]:
-        """Those onto the sets of the members, one each, but that l-inf balls are bounds."""
+        """Projections onto the sets of the members, one each, but that l-inf balls are bounds."""
         parts = self._split(threshold, lower, upper)
         return [_onto(member, level, parts.lower, parts.upper) for member, level in parts.all]
 

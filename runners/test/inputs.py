@@ -87,7 +87,8 @@ class Inputs:
         testing = self.desc.testing
         names = {"N_threshold": Form.of_test(testing).name} if testing.N_adv_eval else {}
         names |= {"adv_test_attack_power": testing.adv_test_attack_norm} if testing.adv_eval else {}
-        radii = {"N_threshold": testing.N_radius} if testing.N_adv_eval else {}
+        whole = testing.N_adv_eval and not testing.segmented  # backgrounds have bounds of their own
+        radii = {"N_threshold": testing.N_radius} if whole else {}
         return with_thresholds(testing, self.desc.coverage, self.environment, "N_coverage", names, radii)
 
     def _read_threats(self) -> None:

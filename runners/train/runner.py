@@ -154,8 +154,9 @@ class Train(Runner):
         training = self.desc.training
         names = {"N_adv_train_threshold": Form.of_training(training).name} if training.N_adv_train else {}
         names |= {"adv_train_attack_power": training.adv_train_attack_norm} if training.adv_train else {}
-        cut = training.N_adv_train and not training.N_train_safe_moves
-        radii = {"N_adv_train_threshold": training.N_adv_train_radius} if cut else {}
+        # Backgrounds and mixtures of safe changes have bounds of their own.
+        whole = training.N_adv_train and not (training.N_train_segmented or training.N_train_safe_moves)
+        radii = {"N_adv_train_threshold": training.N_adv_train_radius} if whole else {}
         return with_thresholds(training, self.desc.coverage, self.environment, "N_train_coverage", names, radii)
 
     def _threat_of_adversary(self) -> Threat | None:

@@ -21,9 +21,9 @@ from foundations.errors import RunError, UsageError
 from foundations.input_hparams import DatasetHparams, ModelHparams
 from models.building import initial_model
 from models.checkpoints import read_state_dict
-from models.libraries import _replace_head, pretrained_timm, pretrained_torchvision
+from models.libraries import _replace_head, pretrained_timm, pretrained_torchvision, published_pixels
 from models.normalize import Classifier
-from models.registry import build_model
+from models.registry import build_model, in_library
 
 DIGITS = dataset_info("digits")
 
@@ -115,6 +115,14 @@ def test_weights_of_a_library_that_take_other_pixels_ask_for_them(tmp_path: Path
     told = replace(model, pixel_mean=(0.5,), pixel_std=(0.5,))
     assert initial_model(told, "imagenet", large, tmp_path).normalize.mean.flatten().tolist() == [0.5] * 3
     initial_model(model, "cifar100", large, tmp_path)  # weights of its own
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet200", "timm:resnet18.bogus", "timm:no_such_network"])
+def test_a_library_without_weights_asks_for_no_pixels(name: str) -> None:
+    """A file of a network with 200 layers, which torchvision has no weights of, ended in an error of torchvision."""
+    assert published_pixels(name) is None
+    assert published_pixels("torchvision:resnet50") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert in_library("imagenet_resnet_200") == "torchvision:resnet200" and in_library("conv") == ""
 
 
 def test_a_new_last_layer_has_a_bias_where_the_old_one_has() -> None:

@@ -1,4 +1,4 @@
-"""What is measured is in float32 whatever precision networks have: by --tf32, or inside torch.autocast."""
+"""Measures and corruptions are in float32 whatever precision networks have: by --tf32, or inside torch.autocast."""
 
 from __future__ import annotations
 
