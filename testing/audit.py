@@ -99,10 +99,11 @@ class Audit:
         return (self.right[:, None] & ~found).mean(0)
 
     def optimality(self, budget: float) -> dict[str, float]:
-        """The share of the area between clean accuracy and the lowest curve that each attack reaches, 1 at best.
+        """The share of what is lost below clean accuracy, summed over the cells, that each attack finds; 1 at best.
 
-        Curves are accuracy over the cells at equal passes, and the lowest one takes for each cell the best attack there
-        (as in AttackBench, arXiv 2404.19460, with cells in place of norms). NaN if nothing was found.
+        At equal passes; what is lost in a cell is what the best attack there finds (as in AttackBench, arXiv
+        2404.19460, with cells in place of norms: where thresholds are evenly spaced, the sum is the area over a curve).
+        NaN if nothing was found.
         """
         clean = self.right.mean()
         gained = {name: (clean - self.accuracy(name, budget)) for name in self.names}

@@ -13,11 +13,11 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from foundations.desc import derive_seed
 from foundations.errors import UsageError
 from threat_specification.attacks.base import Attack, AttackResult, Task, input_gradient
-from threat_specification.attacks.losses import LOSSES
 
 GRADIENT_FREE = "square"
 NORMS = ("Linf", "L2")  # norms of the balls that the library supports
@@ -73,7 +73,7 @@ def findings(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> li
 
     inputs = images.clone().requires_grad_(True)
     with torch.enable_grad():
-        gradient = input_gradient(LOSSES["ce"](model(inputs), labels, None).sum(), inputs)
+        gradient = input_gradient(functional.cross_entropy(model(inputs), labels, reduction="sum"), inputs)
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # else its counts include earlier calls in this process
     with _findings() as logger:
         checks.check_randomized(model, images, labels, logger=logger)

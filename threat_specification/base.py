@@ -67,6 +67,10 @@ class BoundThreat(ABC):
         """Radius of the l2 ball around 0 that lies inside {threat <= 1}, [B]; None if it is not known."""
         return None
 
+    def usual_change(self, threshold: float) -> float | None:
+        """Change of each pixel, if all change equally, where the threat reaches the threshold; None if not known."""
+        return None
+
     @property
     def counted(self) -> Tensor | None:
         """[B, D] 0/1: the pixels whose change a radius beside the threat bounds; None: all."""

@@ -70,6 +70,11 @@ class BoundIntersection(BoundThreat):
         known = [pixels for pixels in counts if pixels is not None]
         return torch.stack(known).amax(0) if len(known) == len(counts) else None
 
+    def usual_change(self, threshold: float) -> float | None:
+        """The smallest of the members' that are known."""
+        changes = [member.usual_change(threshold * level) for member, level in self.members]
+        return min((change for change in changes if change is not None), default=None)
+
     @property
     def scaled(self) -> Tensor:
         """Number of points of each example that the members' exact projections could not solve, [B]."""
@@ -158,14 +163,16 @@ def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Ten
     """
     point = delta
     corrections = [torch.zeros_like(delta) for _ in members]
+    going = torch.ones(len(delta), 1, 1, 1, dtype=torch.bool, device=delta.device)  # a point stops by itself alone
     for _ in range(DYKSTRA_ROUNDS):
         change = torch.zeros_like(delta)
         for i, (member, level) in enumerate(members):
             before, shifted = point, point + corrections[i]
-            point = member.project(shifted, level, lower, upper)
+            point = torch.where(going, member.project(shifted, level, lower, upper), point)
             change = torch.maximum(change, (before - point).abs())
             corrections[i] = shifted - point
-        if bool((change <= DYKSTRA_TOLERANCE).all()):
+        going &= (change > DYKSTRA_TOLERANCE).flatten(1).any(1).view_as(going)
+        if not bool(going.any()):
             break
     # Dykstra's iterates only converge to the set. Shrinking puts the point inside it: no member's set is left by that.
     for member, level in members:

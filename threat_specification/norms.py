@@ -46,6 +46,9 @@ class BoundLinf(BoundNorm):
     def counted(self) -> Tensor | None:
         return self._counted
 
+    def usual_change(self, threshold: float) -> float:
+        return threshold
+
     def evaluate(self, delta: Tensor) -> Tensor:
         return super().evaluate(delta if self._counted is None else delta * self._counted.view_as(delta))
 
@@ -71,6 +74,9 @@ class BoundL2(BoundNorm):
     """||delta||_2."""
 
     order = 2.0
+
+    def usual_change(self, threshold: float) -> float:
+        return threshold / math.sqrt(self.examples[0].numel())
 
     def project(
         self, delta: Tensor, threshold: float, lower: Tensor | None = None, upper: Tensor | None = None

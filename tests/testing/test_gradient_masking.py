@@ -44,6 +44,13 @@ class Noisy(Brightness):
         return super().forward(images) + 0.01 * torch.randn(len(images), 2)
 
 
+class Cut(Brightness):
+    """No gradient reaches the images, and the answers are a little random."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.detach()) + 1e-4 * torch.randn(len(images), 2)
+
+
 class Cast(torch.autograd.Function):
     """The input, with a gradient of ours."""
 
@@ -113,6 +120,8 @@ def test_as_many_images_are_probed_as_memory_allows(room: int, told: str) -> Non
         (Rounded(), "are quantised"),
         (Softmax(), "look like probabilities"),
         (Noisy(), "answers differently"),
+        (Cut(), "answers differently"),
+        (Cut(), "gradient vanishes"),  # noise alone was told, and no attack without gradients ran
         (Negated(), "gradient has the wrong sign"),
         (Foreign(), "gradient is not that of the loss"),
         (Sine(), "gradient is shattered"),
@@ -126,7 +135,7 @@ def test_masked_gradients_survive_even_unbounded_attacks() -> None:
     assert any("nothing but the pixel box leaves accuracy 1.00" in message for message in look(Rounded()))
 
 
-@pytest.mark.parametrize("model", [Rounded(), Negated(), Foreign(), Sine()])
+@pytest.mark.parametrize("model", [Rounded(), Negated(), Foreign(), Sine(), Cut()])
 def test_where_gradients_lead_nowhere_answers_alone_are_followed(model: nn.Module) -> None:
     """A mean of 0.4 and a border at 0.7 lie a radius of 0.35 apart: no attack with gradients gets there."""
     labels = torch.zeros(8, dtype=torch.long)

@@ -104,6 +104,17 @@ def test_nan_and_infinity_raise(bad):
                 call()
 
 
+def test_a_projection_does_not_depend_on_the_images_beside_it():
+    """Two threats took turns until the slowest image of the batch was done, which moved all others further."""
+    pd, x, y, d = problem(batch=6)
+    other = ProjectedDisplacement(anchors=AnchorSet(1 - pd.anchors.images, pd.anchors.labels))
+    both = Intersection([(pd, 0.05), (other, 0.05)])
+    together = both.bind(x, y).project(d, 1.0)
+    for i in range(6):
+        alone = both.bind(x[i : i + 1], y[i : i + 1]).project(d[i : i + 1], 1.0)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=5e-7)
+
+
 def test_unfit_members_are_refused():
     with pytest.raises(UsageError, match="at least one"):
         Intersection([])

@@ -79,11 +79,13 @@ class AttackSet:
 
     @property
     def reach(self) -> Tensor:
-        """The largest change of a pixel that the bounds allow, for each example, [B,1,1,1].
+        """The unit of step sizes: the largest change of a pixel that the bounds allow, for each example, [B,1,1,1].
 
-        It is the unit of step sizes, since {threat <= threshold} alone may be unbounded.
+        In a ball it is at most the change of a pixel where all change equally. A set {threat <= threshold} of another
+        threat may be unbounded, and tells nothing.
         """
-        return per_image(torch.maximum(-self.lower, self.upper).flatten(1).amax(1))
+        box, usual = torch.maximum(-self.lower, self.upper).flatten(1).amax(1), self.bound.usual_change(self.threshold)
+        return per_image(box if usual is None else box.clamp_max(usual))
 
     @property
     def pixel_reach(self) -> Tensor:

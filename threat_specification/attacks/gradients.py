@@ -41,7 +41,8 @@ class Kind(IntEnum):
     RANDOM = 6
 
 
-# Kinds for which gradient steps are useless. RANDOM is not one of them: the mean of random answers has a gradient.
+# Kinds for which gradient steps are useless. RANDOM is not one of them: the mean of random answers has a gradient. It
+# has none where the gradient vanishes, which is VANISHING, random or not.
 USELESS = (Kind.VANISHING, Kind.WRONG_SIGN, Kind.NOT_OF_THE_LOSS, Kind.SHATTERED, Kind.QUANTISED)
 
 
@@ -113,7 +114,8 @@ def kinds(task: Task, draw: int) -> Tensor:
     found[vanishes] = Kind.VANISHING
     stands_still = (2 * short.unchanged >= moves) & (long.true > 0)
     found[stands_still | (vanishes & _is_rounded(torch.cat(logits)))] = Kind.QUANTISED
-    found[difference > torch.maximum(FOLLOWS * predicted, 10 * rounding)] = Kind.RANDOM
+    is_random = difference > torch.maximum(FOLLOWS * predicted, 10 * rounding)
+    found[is_random & ~vanishes] = Kind.RANDOM
     return torch.where(task.robust, found, Kind.FINE)
 
 

@@ -13,8 +13,13 @@ Loss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Negative log-probability of the label."""
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    """Log-odds against the label, log((1 - p) / p) of its probability p, which rises as cross-entropy does.
+
+    -log p = log(1 + exp(log-odds)): the steepest direction is the same. But where p rounds to 1, as for large logits,
+    the gradient of -log p is 0, and an attack would stand still.
+    """
+    label = labels.view(-1, 1)
+    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
 
 
 def margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -38,14 +43,14 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Difference of logits ratio (Croce and Hein 2020, arXiv 2003.01690, eq. 6); invariant to the logits' scale."""
     _check_classes(logits, 3, "dlr")
     ordered = logits.sort(1, descending=True).values
-    return margin(logits, labels, None) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+    return margin(logits, labels, None) / _scale(ordered[:, 0] - ordered[:, 2])
 
 
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Difference of logits ratio towards a target class (eq. 7 of the same paper)."""
     _check_classes(logits, 4, "dlr_targeted")
     ordered = logits.sort(1, descending=True).values
-    return margin_targeted(logits, labels, targets) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+    return margin_targeted(logits, labels, targets) / _scale(ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2)
 
 
 LOSSES: dict[str, Loss] = {
@@ -56,6 +61,11 @@ LOSSES: dict[str, Loss] = {
     "dlr": dlr,
     "dlr_targeted": dlr_targeted,
 }
+
+
+def _scale(difference: Tensor) -> Tensor:
+    """The divisor of a ratio; 1 where a logit is minus infinity, as of a class that is ruled out."""
+    return torch.where(difference.isfinite(), difference + 1e-12, 1.0)
 
 
 def _given(targets: Tensor | None) -> Tensor:

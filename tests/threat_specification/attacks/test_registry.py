@@ -36,7 +36,7 @@ def test_no_member_of_an_ensemble_is_lost() -> None:
         "estimated_gradient",
     }
     assert {name: " ".join(names(10)) for name, names in ENSEMBLES.items()} == members
-    assert ENSEMBLE == 3
+    assert ENSEMBLE == 4
 
 
 def test_lean_takes_three_fifths_of_the_passes_where_all_stand() -> None:
