@@ -78,6 +78,10 @@ class DatasetHparams(Hparams):
     )
     synthetic_test: int = setting(200, "Test images of synthetic.", check=in_range(1), when="dataset_name=synthetic")
 
+    def hashed(self) -> dict[str, Any]:
+        # 2: where images cannot be shared out equally, it is random which classes get one more.
+        return super().hashed() | ({"subsample_version": 2} if self.subsample_fraction < 1 else {})
+
     def _hashed_value(self, field: dataclasses.Field) -> Any:
         """The content of the data in place of their folder, wherever they are, in the default place too."""
         if field.name != "data_dir":

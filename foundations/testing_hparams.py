@@ -273,7 +273,7 @@ class TestingHparams(Hparams):
     )
     N_attack_iter: int = setting(40, "Steps of each nonisotropic attack.", check=in_range(1), when="N_adv_eval")
     evaluate_only_batch_test: bool = setting(
-        False, "Evaluate only the first shard (--shard_size images), for a quick look."
+        False, "Evaluate only as many images as one shard has (--shard_size), for a quick look."
     )
     save_adversarials: bool = setting(
         False, "Keep all perturbed images (adversarials.safetensors); bundle needs them.", hashed=False

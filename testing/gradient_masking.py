@@ -150,9 +150,7 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
             found.like_probabilities
         ),
         "the model answers differently to the same input, and what it gets wrong by chance counts: the figure may be "
-        "wrong either way; use --eot to attack the mean of its answers": (
-            found.answers_differ
-        ),
+        "wrong either way; use --eot to attack the mean of its answers": (found.answers_differ),
         f"the search without gradients broke {free} examples that attacks with gradients left robust": (
             free > GRADIENT_FREE_SHARE * max(1, broken)
         ),

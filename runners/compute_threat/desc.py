@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundations.desc import Desc, digest
+from foundations.hparam_fields import split_kind
 from foundations.input_hparams import DatasetHparams, ThreatHparams
 from runners.checks import check_dataset, truly_labelled
 
@@ -33,6 +34,11 @@ class ThreatDesc(Desc):
     @property
     def name(self) -> str:
         return f"{self.threat.selection}_{self.threat.per_label}"
+
+    def hashed(self) -> dict[str, Any]:
+        # 2: steps between classes are those of the shortest way.
+        wordnet = {"wordnet_version": 2} if split_kind(self.threat.class_weights)[0] == "wordnet" else {}
+        return super().hashed() | wordnet
 
     def earlier_version(self, root: Path) -> str:
         """A sentence for the user if an earlier version kept these weights, which it used the other way round."""

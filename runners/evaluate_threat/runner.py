@@ -43,6 +43,7 @@ from runners.evaluate_threat.statistics import Separations, separation_csv, tabl
 from runners.evaluate_threat.study import study_pairs
 from runners.inputs import check_masks, read_data, read_model, read_threat, selection_space
 from runners.plots import write_figure
+from runners.undefined import without_object
 from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
@@ -142,7 +143,8 @@ class EvaluateThreat(Runner):
         of_anchors = [getattr(measure, "indices", None) for measure in self.measures.values()]
         known = [rows for rows in of_anchors if rows is not None]
         rows = coverage.training_rows(images, known, hparams.coverage_images, self.seed)
-        rows = rows[~self._equal_other_anchor(images, rows)]
+        measures = {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
+        rows = rows[~(self._equal_other_anchor(images, rows) | self._without_object(images, rows, measures))]
         if len(images.labels.cpu()[rows].unique()) < 2:
             return None
         find = perturbations.Partners(images, self.seed, rows)
@@ -151,7 +153,6 @@ class EvaluateThreat(Runner):
         changes = [change for change in changes if change.group in ("safe", "unsafe")]
         if all(change.group == "unsafe" for change in changes):
             return None
-        measures = {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
         evaluation = PerturbationEvaluation(changes, measures, seconds)
         threats = self._measured(evaluation, images, rows, ShardStore(self.directory / "shards" / "coverage"))
         return coverage.Coverage(rows.numpy(), threats, [change.group for change in changes])
@@ -194,14 +195,23 @@ class EvaluateThreat(Runner):
     def _sample(self) -> tuple[torch.Tensor, int]:
         """Rows of the test images to measure, and the number of images left out.
 
-        Images that equal an anchor of another class are left out.
+        Images that equal an anchor of another class are left out, and those with an empty mask, if there are masks.
         """
         labels = self.data.test.labels
         rows = stratified_subset(labels.cpu(), min(self.desc.perturbation.num_images, len(labels)), self.seed)
         equal = self._equal_other_anchor(self.data.test, rows)
-        if bool(equal.any()):
-            self.environment.log(f"left out: {int(equal.sum())} test images that equal an anchor of another class")
-        return rows[~equal], int(equal.sum())
+        empty = self._without_object(self.data.test, rows, self.measures)
+        for left_out, why in ((equal, "equal an anchor of another class"), (empty, "have an empty mask")):
+            if bool(left_out.any()):
+                self.environment.log(f"left out: {int(left_out.sum())} test images that {why}")
+        left = rows[~(equal | empty)]
+        if len(labels.cpu()[left].unique()) < 2:
+            raise RunError("expected test images of two classes, each with an object in its mask, got fewer")
+        return left, len(rows) - len(left)
+
+    def _without_object(self, images: Examples, rows: torch.Tensor, measures: dict[str, Measure]) -> torch.Tensor:
+        """Mask [n] bool of the images with an empty mask: all their changes have PD-S 0."""
+        return without_object(measures.values(), images, rows, self.environment, self.data.info.shape)
 
     def _equal_other_anchor(self, images: Examples, rows: torch.Tensor) -> torch.Tensor:
         """Mask [n] bool of the images that equal an anchor of another class of any of the threats."""

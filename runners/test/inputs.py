@@ -11,7 +11,7 @@ from datasets.base import Dataset, Examples
 from datasets.sampling import held_out, stratified_subset
 from foundations.desc import StoredRun, derive_seed
 from foundations.environment import Environment
-from foundations.errors import UsageError
+from foundations.errors import RunError, UsageError
 from foundations.run_directory import RunDirectory
 from foundations.testing_hparams import TestingHparams
 from runners.checks import names_in
@@ -21,6 +21,7 @@ from runners.inputs import check_masks, read_data, read_model, with_thresholds
 from runners.test import corruptions, protocol, threats
 from runners.test.desc import TestDesc
 from runners.train.desc import PretrainedDesc, TrainDesc
+from runners.undefined import without_direction, without_object
 from testing.lockstep import InLockstep
 from threat_specification.perceptual import from_package
 from training.network import distributed
@@ -43,6 +44,14 @@ def _validation_images(data: Dataset, train: TrainDesc | PretrainedDesc | Stored
 IMAGES: dict[str, Callable[..., tuple[Examples, torch.Tensor]]] = {
     "test": _test_images,
     "validation": _validation_images,
+}
+
+
+# --background -> the safe changes that a set of PD-S holds, of those below its threshold.
+HELD = {
+    "frozen": "leave the background as it is",
+    "radius": "stay within --N_radius",
+    "free": "stay within --N_radius inside the mask",
 }
 
 
@@ -87,6 +96,11 @@ class Inputs:
         testing = self.desc.testing
         names = {"N_threshold": Form.of_test(testing).name} if testing.N_adv_eval else {}
         names |= {"adv_test_attack_power": testing.adv_test_attack_norm} if testing.adv_eval else {}
+        if testing.N_coverage and testing.segmented:
+            self.environment.log(
+                "note: --N_coverage is that of PD-S alone; the set holds fewer safe changes, those alone that "
+                f"{HELD[testing.background]} (--background={testing.background})"
+            )
         whole = testing.N_adv_eval and not testing.segmented  # backgrounds have bounds of their own
         radii = {"N_threshold": testing.N_radius} if whole else {}
         return with_thresholds(testing, self.desc.coverage, self.environment, "N_coverage", names, radii)
@@ -117,10 +131,15 @@ class Inputs:
         rows = self._chosen_rows(available)
         measured = [threat for threat in (self.threat, self.other_threat, *self.projected_onto.values()) if threat]
         check_masks(measured, self.images, "test" if self.testing.split == "test" else "training")
-        index = rows[~threats.without_direction(measured, self.images, rows, self.data.info.shape)]
+        equal = without_direction(measured, self.images, rows, self.data.info.shape)
+        empty = without_object(measured, self.images, rows, self.environment, self.data.info.shape)
+        for left_out, why in ((equal, "equal an anchor of another class"), (empty, "have an empty mask")):
+            if bool(left_out.any()):
+                self.environment.log(f"left out: {int(left_out.sum())} images that {why}")
+        index = rows[~(equal | empty)]
+        if not len(index):
+            raise RunError("the masks of all images are empty, or they equal anchors of another class: nothing is left")
         self.num_excluded = len(rows) - len(index)
-        if self.num_excluded:
-            self.environment.log(f"left out: {self.num_excluded} images that equal an anchor of another class")
         return index
 
     def _chosen_rows(self, rows: torch.Tensor) -> torch.Tensor:
@@ -128,9 +147,10 @@ class Inputs:
         if testing.num_examples > total:
             asked = testing.num_examples
             raise UsageError(f"--num_examples: expected at most {total}, the {testing.split} images, got {asked}")
-        if testing.num_examples:
-            rows = rows[stratified_subset(self.images.labels[rows], testing.num_examples, self.seed)]
-        return rows[: testing.shard_size] if testing.evaluate_only_batch_test else rows
+        size = testing.num_examples or total
+        if testing.evaluate_only_batch_test:
+            size = min(size, testing.shard_size)
+        return rows if size == total else rows[stratified_subset(self.images.labels[rows], size, self.seed)]
 
     def _check_protocol(self) -> None:
         """Raise RunError if the anchors or the images are not those of the protocol."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from datasets.base import Examples, part_size
 from foundations.environment import Environment
 from foundations.testing_hparams import TestingHparams
 from runners.compute_threat.desc import ThreatDesc
@@ -49,18 +45,6 @@ def projected_onto(
 
 def _masks(testing: TestingHparams) -> dict[str, Any]:
     return {"mask_source": testing.mask_source, "segmented_norm": testing.segmented_norm}
-
-
-def without_direction(
-    threats: Sequence[ProjectedDisplacement], images: Examples, rows: torch.Tensor, shape: tuple[int, int, int]
-) -> torch.Tensor:
-    """Mask [n] bool of the images that equal an anchor of another class: PD is not defined for them."""
-    found = torch.zeros(len(rows), dtype=torch.bool)
-    for part in torch.arange(len(rows)).split(part_size(shape)) if threats else ():
-        pixels, labels = images.read(rows[part]), images.labels[rows[part]]
-        for threat in threats:
-            found[part] |= threat.equals_other_anchor(pixels, labels).cpu()
-    return found
 
 
 def anchors_name(threat: ProjectedDisplacement, desc: ThreatDesc, testing: TestingHparams) -> str:

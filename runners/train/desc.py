@@ -165,7 +165,9 @@ class TrainDesc(Desc):
         awp = {"awp_version": 2} if self.training.has_adversary and self.training.awp else {}
         # 2: its decay grows to the one given, and whole numbers are no averages.
         average = {"ema_version": 2} if self.training.ema_decay else {}
-        return super().hashed() | versions_of(names_in(moves)) | awp | average
+        # 2: where images cannot be shared out equally, it is random which classes get one more.
+        kept_back = {"validation_version": 2} if self.training.validation_fraction else {}
+        return super().hashed() | versions_of(names_in(moves)) | awp | average | kept_back
 
     @property
     def variant(self) -> str:

@@ -61,6 +61,21 @@ def test_wrong_data_is_named() -> None:
             Dataset("digits", info, good, bad)
 
 
+@pytest.mark.parametrize(("counts", "size"), [([50] * 100, 20), ([50] * 100, 150), ([13] * 90 + [8] * 10, 25)])
+def test_small_samples_hold_the_first_classes_no_more_than_others(counts: list[int], size: int) -> None:
+    """Equal remainders went to the first labels: 200 images of ImageNet were fish, birds and lizards, whatever the
+    seed. With fewer images than classes, smaller classes were never drawn."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    drawn = torch.zeros(len(counts))
+    for seed in range(200):
+        found = torch.bincount(labels[stratified_subset(labels, size, seed)], minlength=len(counts))
+        assert int(found.max() - found.min()) <= 1
+        drawn += found
+    expected = size * torch.tensor(counts) / sum(counts) * 200
+    share = (expected % 200) / 200
+    assert bool(((drawn - expected).abs() <= 5 * (200 * share * (1 - share)).sqrt()).all())
+
+
 @pytest.mark.parametrize("size", [1, 7, 50, 99, 100])
 def test_stratified_subsets(size: int) -> None:
     labels = torch.arange(100) % 3

@@ -26,7 +26,7 @@ NAMES = ["cät", "dog"]
 def test_trees_of_any_editor(tmp_path: Path, encoding: str, end: str) -> None:
     (tmp_path / "tree.txt").write_bytes(TREE.replace("\n", end).encode(encoding))
     assert read_text(tmp_path / "tree.txt") == TREE
-    assert read_tree(tmp_path / "tree.txt", NAMES).depth.tolist() == [3, 3]
+    assert read_tree(tmp_path / "tree.txt", NAMES).steps.tolist() == [[0, 2], [2, 0]]
 
 
 def test_other_text_is_refused_with_its_line(tmp_path: Path) -> None:

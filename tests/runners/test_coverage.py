@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
 
 from foundations.desc import Desc
+from foundations.testing_hparams import TestingHparams
 from runners.evaluate_threat.coverage import Coverage
 from runners.test.desc import TestDesc
+from runners.test.inputs import Inputs
 from runners.test.summary import binding
 from runners.train.desc import TrainDesc
 from testing.perturbed import Perturbation
@@ -126,6 +129,19 @@ def test_what_a_radius_takes_from_a_set_is_told(digits_root: Command, measured: 
     assert f"note: PD <= {threshold:.4g} within the radius 0.1 holds {held:.3g} of them\n" in told
     whole = digits_root("test", *TINY, *ATTACK[:-1], "--N_coverage=0.9", "--N_radius=1", "--test_replicate=3").stderr
     assert "thresholds that hold 0.9" in whole and "within the radius" not in whole
+
+
+@pytest.mark.parametrize(
+    ("background", "held"), [("frozen", "leave the background as it is"), ("free", "within --N_radius inside the mask")]
+)
+def test_what_a_background_takes_from_a_set_is_told(background: str, held: str) -> None:
+    """With a frozen background a tenth of the safe changes was left of a set that should hold 95 %."""
+    told: list[str] = []
+    inputs: Any = Inputs.__new__(Inputs)
+    testing = TestingHparams(N_adv_eval=True, segmented=True, N_coverage=0.9, background=background)
+    inputs.desc, inputs.environment = SimpleNamespace(testing=testing, coverage=None), SimpleNamespace(log=told.append)
+    assert inputs._with_thresholds() == testing
+    assert "the set holds fewer safe changes, those alone that" in told[0] and held in told[0]
 
 
 def test_a_share_with_threshold_0_is_told_by_the_flag_that_asks_for_it(digits_root: Command, measured: Path) -> None:

@@ -15,6 +15,7 @@ from datasets.base import Split
 from foundations.desc import digest
 from foundations.environment import Environment
 from foundations.testing_hparams import TestingHparams
+from runners import undefined
 from runners.compute_threat.desc import ThreatDesc
 from runners.inputs import read_threat
 from runners.test import threats
@@ -136,6 +137,29 @@ def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path:
     earlier.rmdir()
 
 
+def images_without_object_are_left_out(digits_root: Command, attacked: list[str], file: Path) -> None:
+    """Nothing may change where a mask is empty: such images stood against every attack, and nothing told of them."""
+    masks = torch.ones(360, 1, 8, 8, dtype=torch.uint8)
+    masks[::2] = 0
+    save_file({"masks": masks}, str(file))
+    few = [*attacked, "--segmented", f"--mask_source=file:{file}"]
+    done = digits_root(*few)
+    result = json.loads((digits_root.where(*few) / "result.json").read_text())["N_adv"]
+    assert 0 < result["excluded"] == 12 - result["num_examples"]
+    assert f"left out: {result['excluded']} images that have an empty mask" in done.stderr
+    with numpy.load(digits_root.where(*few) / "examples.npz") as rows:
+        assert (rows["index"] % 2 == 1).all()
+    words = ["evaluate_threat", "--dataset_name=digits", "--per_label=10", f"--mask_source=file:{file}"]
+    words += ["--num_examples=20", "--suites=torchvision", "--severities=1", "--bootstrap=100", "--coverage_images=20"]
+    measured = digits_root.ok(*words)
+    assert json.loads((measured / "result.json").read_text())["excluded"] > 0
+    with numpy.load(measured / "examples.npz") as rows:
+        assert (rows["index"] % 2 == 1).all()
+    save_file({"masks": torch.zeros_like(masks)}, str(file))
+    refused = digits_root(*few)
+    assert refused.returncode == 1 and "nothing is left" in refused.stderr
+
+
 def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Path) -> None:
     file = tmp_path / "masks.safetensors"
     save_file({"masks": torch.ones(360, 1, 8, 8, dtype=torch.uint8)}, str(file))
@@ -154,6 +178,7 @@ def test_segmented_by_a_file_and_backgrounds(digits_root: Command, tmp_path: Pat
 
     assert numpy.allclose(found_threats(digits_root.ok(*everything, "--segmented_norm=masked")), plain, rtol=1e-6)
 
+    images_without_object_are_left_out(digits_root, attacked, file)
     standing = {
         background: digits_root.result(*SMALL, *few, "--segmented", f"--background={background}")["N_adv"]["accuracy"]
         for background in ("frozen", "radius", "free")
@@ -183,9 +208,9 @@ def test_an_image_is_left_out_where_any_threat_has_no_direction(monkeypatch: pyt
     forms = [
         ProjectedDisplacement(anchors=AnchorSet(split.images[rows], torch.tensor([1, 0]))) for rows in ([0, 2], [4, 2])
     ]
-    monkeypatch.setattr(threats, "part_size", lambda shape: 2)
+    monkeypatch.setattr(undefined, "part_size", lambda shape: 2)
     found = [
-        threats.without_direction(forms[:count], split, torch.tensor([4, 3, 2, 0]), (1, 4, 4)) for count in range(3)
+        undefined.without_direction(forms[:count], split, torch.tensor([4, 3, 2, 0]), (1, 4, 4)) for count in range(3)
     ]
     assert [mask.tolist() for mask in found] == [[False] * 4, [False, False, False, True], [True, False, False, True]]
 

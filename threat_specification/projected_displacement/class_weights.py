@@ -50,18 +50,18 @@ def check_labels_covered(class_weights: Tensor, labels: Tensor, kind: str) -> No
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Depths in a tree of classes, counted from the root (0).
+    """Groups of classes within groups, up to a root.
 
-    depth    [K] of each class            common   [K, K] of the lowest common ancestor of two classes
+    steps    [K, K] of the shortest way from one class up to a group that holds both, and down to the other
+    common   [K, K] depth of the lowest such group, counted from the root (0)
     """
 
-    depth: Tensor
+    steps: Tensor
     common: Tensor
 
     def distances(self) -> Tensor:
-        """[K, K] steps from one class to the other through their lowest common ancestor, over the largest."""
-        steps = self.depth.view(-1, 1) + self.depth.view(1, -1) - 2 * self.common
-        return (steps / steps.max().clamp_min(1)).fill_diagonal_(0)
+        """[K, K] the steps, over the largest."""
+        return self.steps / self.steps.max().clamp_min(1)
 
 
 def distance(given: Tensor | Hierarchy) -> tuple[Tensor, list[str]]:
@@ -192,8 +192,9 @@ def read_tree(path: Path | str, class_names: Sequence[str] | None = None) -> Hie
     missing = sorted(set(range(expected)) - set(groups))
     if missing or len(groups) != expected or not groups:
         raise UsageError(f"{path}: expected a line for every class from 0 to {expected - 1}, missing: {missing[:5]}")
-    common = [[float(_shared(groups[a], groups[b])) for b in range(expected)] for a in range(expected)]
-    return Hierarchy(torch.tensor([1.0 + len(groups[a]) for a in range(expected)]), torch.tensor(common))
+    common = torch.tensor([[float(_shared(groups[a], groups[b])) for b in range(expected)] for a in range(expected)])
+    depth = torch.tensor([1.0 + len(groups[a]) for a in range(expected)])
+    return Hierarchy((depth.view(-1, 1) + depth - 2 * common).fill_diagonal_(0), common)
 
 
 def _shared(first: list[str], second: list[str]) -> int:
@@ -207,23 +208,27 @@ def _shared(first: list[str], second: list[str]) -> int:
 def read_wordnet(ids: Sequence[str], folder: Path | str) -> Hierarchy:
     """Hypernyms of WordNet 3.0 as a hierarchy, for ids such as n01440764 in label order.
 
-    folder contains data.noun (Debian: wordnet-base). Depth is the length of the longest path from the root (entity: 0).
-    If classes share several hypernyms, the deepest counts; a class is its own hypernym.
+    folder contains data.noun (Debian: wordnet-base). A class is its own hypernym, and may have several ways up: steps
+    are those of the shortest way between two classes, depth is the length of the longest path from the root (entity:
+    0), and of the hypernyms that two classes share the deepest counts.
     """
     hypernyms = read_hypernyms(Path(folder) / "data.noun")
     unknown = [name for name in ids if name[:1] != "n" or not name[1:].isdecimal() or int(name[1:]) not in hypernyms]
     if unknown:
         raise UsageError(f"expected WordNet 3.0 nouns such as n01440764, got {unknown[0]!r} ({len(unknown)} unknown)")
     depths: dict[int, int] = {}
-    classes_below: dict[int, list[int]] = {}
+    below: dict[int, dict[int, int]] = {}  # synset -> label of a class below it -> steps
     for label, name in enumerate(ids):
-        for synset in _ancestors(int(name[1:]), hypernyms):
-            classes_below.setdefault(synset, []).append(label)
+        for synset, steps in _ways_up(int(name[1:]), hypernyms).items():
+            below.setdefault(synset, {})[label] = steps
     common = torch.zeros(len(ids), len(ids))
-    for synset in sorted(classes_below, key=lambda s: _depth(s, hypernyms, depths)):
-        below = torch.tensor(classes_below[synset])
-        common[below.view(-1, 1), below] = float(depths[synset])  # the deepest is written last
-    return Hierarchy(common.diagonal().clone(), common)
+    shortest = torch.full_like(common, torch.inf)
+    for synset in sorted(below, key=lambda s: _depth(s, hypernyms, depths)):
+        labels, up = torch.tensor(list(below[synset])), torch.tensor(list(below[synset].values()), dtype=common.dtype)
+        here = labels.view(-1, 1), labels
+        common[here] = float(depths[synset])  # the deepest is written last
+        shortest[here] = torch.minimum(shortest[here], up.view(-1, 1) + up)
+    return Hierarchy(shortest, common)
 
 
 def read_hypernyms(path: Path) -> dict[int, list[int]]:
@@ -243,11 +248,12 @@ def read_hypernyms(path: Path) -> dict[int, list[int]]:
     return hypernyms
 
 
-def _ancestors(synset: int, hypernyms: dict[int, list[int]]) -> set[int]:
-    found, waiting = {synset}, [synset]
-    while waiting:
-        new = [parent for parent in hypernyms[waiting.pop()] if parent not in found]
-        found.update(new)
+def _ways_up(synset: int, hypernyms: dict[int, list[int]]) -> dict[int, int]:
+    """Each hypernym, near or far, and the steps of the shortest way up to it; itself included, 0 steps away."""
+    found, waiting = {synset: 0}, [synset]
+    for one in waiting:  # grows: breadth first, so that the first way to a synset is a shortest one
+        new = [parent for parent in dict.fromkeys(hypernyms[one]) if parent not in found]
+        found.update(dict.fromkeys(new, found[one] + 1))
         waiting.extend(new)
     return found
 

@@ -87,6 +87,10 @@ class FileMasks:
         masks = next(iter(tensors.values()))
         if masks.dim() != 4 or masks.dtype not in (torch.bool, torch.uint8):
             raise UsageError(f"{path}: expected bool or uint8 [n,1,H,W], got {masks.dtype} {list(masks.shape)}")
+        largest = int(masks.max()) if masks.numel() else 0
+        if largest not in (0, 1, 255) or bool(((masks != 0) & (masks != largest)).any()):
+            values = ", ".join(map(str, masks.unique().tolist()[:5]))
+            raise UsageError(f"{path}: expected masks of 0 and 1, or of 0 and 255, got {values}, ...; round them first")
         self.path, self.masks = path, masks
 
     def __call__(self, examples: Tensor, indices: Tensor | None = None) -> Tensor:

@@ -284,6 +284,15 @@ class ProjectedDisplacement(Threat):
         equal = self.anchors.equal_with_another_label(images, labels)
         return any_of(equal) if self._over_ranks else equal
 
+    def without_object(self, examples: Tensor, indices: Tensor) -> Tensor:
+        """[B] bool: images whose mask selects no pixel, so that no change has a threat; all False without masks.
+
+        Asks the mask source; indices [B] are the rows in the data set.
+        """
+        if self.mask_source is None:
+            return torch.zeros(len(examples), dtype=torch.bool, device=examples.device)
+        return ~self.mask_source(examples, indices).flatten(1).any(1)
+
     def inscribed_radius(self, examples: Tensor, labels: Tensor, **context: Any) -> Tensor:
         """Radius, per unit of threshold, of the l2 ball inside {PD <= threshold}: beta min_j w ||u_j||, [B]."""
         return self.bind(examples, labels, **context).inscribed_radius()

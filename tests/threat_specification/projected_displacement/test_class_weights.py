@@ -95,7 +95,7 @@ def test_hierarchy(tmp_path):
     path = tmp_path / "tree.txt"
     path.write_text(TREE)
     found = read_tree(path, ["car", "cat", "cow", "dog"])
-    assert found.depth.tolist() == [2, 3, 3, 3]
+    assert found.steps[0].tolist() == [0, 5, 5, 5]
     assert torch.equal(found.common, found.common.T)
     assert torch.equal(found.common[0, 1:], torch.zeros(3))
     assert (found.common[1, 3], found.common[1, 2], found.common[2, 3]) == (2, 1, 1)
@@ -166,12 +166,14 @@ def small_wordnet(tmp_path):
 def test_small_wordnet(small_wordnet):
     dog, cat, rex, car = "n00000005", "n00000006", "n00000007", "n00000008"
     found = read_wordnet([dog, cat, rex, car], small_wordnet)
-    assert found.depth.tolist() == [4, 4, 5, 2]  # by the longest way: entity, thing, animal, pet, dog
+    assert found.common.diagonal().tolist() == [4, 4, 5, 2]  # by the longest way: entity, thing, animal, pet, dog
     assert found.common[0, 1] == 3  # pet, below entity, thing, animal
     assert found.common[0, 2] == 4  # dog itself
     assert found.common[0, 3] == found.common[1, 3] == 1  # thing
     assert torch.equal(found.common, found.common.T)
-    assert torch.allclose(found.distances()[0] * 5, torch.tensor([0.0, 2.0, 1.0, 4.0]))  # rex to car: 5 + 2 - 2
+    # The shortest way: dog, animal, thing, car. It was the longest one, past pet.
+    assert found.steps[0].tolist() == [0, 2, 1, 3] and found.steps[2].tolist() == [1, 3, 0, 4]
+    assert torch.equal(found.distances(), found.steps / 4)
     with pytest.raises(UsageError, match="n00000042"):
         read_wordnet([dog, "n00000042"], small_wordnet)
     with pytest.raises(UsageError, match=r"data\.noun"):
@@ -183,12 +185,15 @@ def test_real_wordnet_knows_imagenet():
     timm = importlib.util.find_spec("timm")
     assert timm is not None and timm.origin is not None
     ids = (Path(timm.origin).parent / "data/_info/imagenet_synsets.txt").read_text().split()
-    distances = read_wordnet(ids, WORDNET).distances()
+    found = read_wordnet(ids, WORDNET)
+    distances = found.distances()
     assert distances.shape == (1000, 1000) and torch.equal(distances, distances.T)
     tench, goldfish, shark = 0, 1, 2
-    beagle, basset, minivan = 162, 161, 656
+    beagle, basset, minivan, mask, whippet = 162, 161, 656, 643, 172
     assert 0 < distances[beagle, basset] < distances[beagle, tench] < distances[beagle, minivan] <= 1
     assert distances[tench, goldfish] < distances[tench, shark]
+    # By the longest ways up they were 21 and 24.
+    assert (found.steps[mask, whippet], found.steps[beagle, minivan], found.steps.max()) == (9, 16, 26)
 
 
 def test_threat_checks_its_weights():

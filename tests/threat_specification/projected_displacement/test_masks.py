@@ -197,6 +197,12 @@ def test_file(tmp_path):
     save_file({"masks": masks.float()}, str(path))
     with pytest.raises(UsageError, match="bool or uint8"):
         mask_source_from(f"file:{path}")
+    # Soft masks were nearly all object.
+    save_file({"masks": torch.arange(4 * 36).view(4, 1, 6, 6).to(torch.uint8)}, str(path))
+    with pytest.raises(UsageError, match="expected masks of 0 and 1, or of 0 and 255, got 0, 1, 2"):
+        mask_source_from(f"file:{path}")
+    save_file({"masks": 255 * (torch.arange(4 * 36).view(4, 1, 6, 6) % 2).to(torch.uint8)}, str(path))
+    assert mask_source_from(f"file:{path}")(torch.zeros(1, 1, 6, 6), torch.tensor([2])).sum() == 18
 
 
 def test_grabcut_finds_a_bright_square():
