@@ -31,6 +31,7 @@ KIND_SHARE = 0.1  # share of the examples of a Probe whose gradient has one kind
 GRADIENT_FREE_SHARE = 0.05  # share of all adversarial examples that an attack without gradients was the first to find
 ELSEWHERE_SHARE = 0.02  # share of the examples of a Probe on which only the attacks of ELSEWHERE succeed
 
+PROBED = 50  # examples checked for signs of a misleading figure
 GRADIENT_FREE = ("random_search", autoattack.GRADIENT_FREE)
 WITHOUT_GRADIENTS = (*GRADIENT_FREE, "single_moves")  # these ask for no gradients
 DRAWS = 2_000_000  # first draw number of the probes' random numbers; larger than all that the ensemble uses
@@ -100,6 +101,12 @@ class Probe:
     kinds: dict[Kind, float] = field(default_factory=dict)
     elsewhere: dict[str, float] = field(default_factory=dict)
     beyond: float = 0.0
+
+
+def probed_rows(count: int, shard_size: int) -> Tensor:
+    """The rows of `count` examples to probe: PROBED or a shard at most, evenly spaced, since sets may be in order."""
+    size = min(PROBED, shard_size, count)
+    return torch.arange(size) * count // max(1, size)
 
 
 def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:

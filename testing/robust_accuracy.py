@@ -12,12 +12,10 @@ from foundations.modes import evaluation_mode
 from foundations.results import wilson_interval
 from testing.attack import ArrayLike, Attack
 from testing.foreign import Function
-from testing.gradient_masking import masking_warnings
+from testing.gradient_masking import masking_warnings, probed_rows
 from testing.shards import Shard
 from threat_specification.attacks.search import STANDING, WRONG_WITHOUT
 from threat_specification.base import Threat
-
-PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 
 
 class RobustnessWarning(UserWarning):
@@ -93,7 +91,7 @@ def robust_accuracy(
     )
     evaluation, found = attacked.evaluation, attacked.found
     correct, broken_by = found["N_adv_correct"], found["N_adv_broken_by"]
-    few = slice(0, min(PROBED, shard_size))
+    few = probed_rows(len(attacked.labels), shard_size).to(attacked.labels.device)
     sample = Shard(0, attacked.images[few], attacked.labels[few], attacked.index[few])
     of_all = (found[f"N_adv_{name}"].cpu().numpy() for name in ("broken_by", "no_answer", "scaled"))
     with evaluation_mode(evaluation.model):

@@ -19,12 +19,10 @@ from runners.test.pictures import Pictures
 from runners.test.summary import MOVES
 from runners.trackers import Trackers
 from testing.evaluations import refuse_no_answers
-from testing.gradient_masking import masking_warnings
+from testing.gradient_masking import masking_warnings, probed_rows
 from testing.shards import Shard, ShardStore, evaluate_in_shards
 from threat_specification.attacks.base import NO_CLASS
 from threat_specification.attacks.search import WRONG_WITHOUT
-
-PROBED = 50  # examples checked for signs of a misleading figure, such as gradient masking
 
 
 class Test(Runner):
@@ -116,10 +114,10 @@ class Test(Runner):
     def _suspicions(self, name: str, arrays: dict[str, numpy.ndarray]) -> list[str]:
         """Sentences on why a figure under attack may be too high."""
         inputs, device = self.inputs, self.environment.device
-        rows = slice(0, min(PROBED, inputs.testing.shard_size))
+        rows = probed_rows(len(inputs.index), inputs.testing.shard_size)
         split, index = inputs.images.to(device), inputs.index[rows].to(device)
         shard = Shard(0, split.pixels(index), split.labels[index], index)
-        robust = torch.from_numpy(arrays[f"{name}_correct"][rows]).to(device)
+        robust = torch.from_numpy(arrays[f"{name}_correct"][rows.numpy()]).to(device)
         with evaluation_mode(inputs.model):
             of_all = (arrays[f"{name}_broken_by"], arrays[f"{name}_no_answer"], arrays.get(f"{name}_scaled"))
             told = masking_warnings(inputs.evaluations[name], shard, robust, *of_all)

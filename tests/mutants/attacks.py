@@ -224,4 +224,32 @@ MUTANTS = [
         "return self.both.abs() / (self.predicted * self.true)",
         "tests/testing/test_gradient_masking.py",
     ),
+    Mutant(
+        "cross-entropy stands still on confident networks",
+        "threat_specification/attacks/losses.py",
+        "    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)",
+        '    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")',
+        ON_ATTACKS + "/test_attacks.py -k round_to_1",
+    ),
+    Mutant(
+        "classes that are ruled out leave ratios no gradient",
+        "threat_specification/attacks/losses.py",
+        "    return torch.where(difference.isfinite(), difference + 1e-12, 1.0)",
+        "    return difference + 1e-12",
+        ON_ATTACKS + "/test_attacks.py -k ruled_out",
+    ),
+    Mutant(
+        "steps in a ball are those of the pixel box",
+        "threat_specification/attacks/base.py",
+        "box if usual is None else box.clamp_max(usual)",
+        "box",
+        ON_ATTACKS + "/test_attacks.py -k steps_in_a_ball",
+    ),
+    Mutant(
+        "noise hides that a gradient vanishes",
+        "threat_specification/attacks/gradients.py",
+        "    found[is_random & ~vanishes] = Kind.RANDOM",
+        "    found[is_random] = Kind.RANDOM",
+        "tests/testing/test_gradient_masking.py -k lead_nowhere",
+    ),
 ]

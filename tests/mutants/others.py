@@ -135,4 +135,11 @@ MUTANTS = [
         "[",
         "tests/training/test_checkpoints.py -k lost_a_file",
     ),
+    Mutant(
+        "samples hold the first classes alone",
+        "datasets/sampling.py",
+        "        order = torch.randperm(len(counts), generator=generator)",
+        "        order = torch.arange(len(counts))",
+        "tests/datasets/test_datasets.py -k small_samples",
+    ),
 ]

@@ -269,4 +269,11 @@ MUTANTS = [
         "        if False:",
         "tests/runners/test_coverage.py -k radius_takes",
     ),
+    Mutant(
+        "images with empty masks stand against every attack",
+        "runners/undefined.py",
+        "            found[part] |= threat.without_object(",
+        "            found[part] &= threat.without_object(",
+        "tests/runners/test_forms.py -k segmented_by",
+    ),
 ]

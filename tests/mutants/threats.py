@@ -258,4 +258,25 @@ MUTANTS = [
         "        if True:",
         "tests/runners/test_shared_anchors.py",
     ),
+    Mutant(
+        "images wait for others while two threats take turns",
+        "threat_specification/intersection.py",
+        "            point = torch.where(going, member.project(shifted, level, lower, upper), point)",
+        "            point = member.project(shifted, level, lower, upper)",
+        "tests/threat_specification/test_intersection.py -k beside_it",
+    ),
+    Mutant(
+        "the longest way between classes",
+        "threat_specification/projected_displacement/class_weights.py",
+        "        shortest[here] = torch.minimum(shortest[here], up.view(-1, 1) + up)",
+        "        shortest[here] = up.view(-1, 1) + up",
+        "tests/threat_specification/projected_displacement/test_class_weights.py -k wordnet",
+    ),
+    Mutant(
+        "soft masks are nearly all object",
+        "threat_specification/projected_displacement/masks.py",
+        "        if largest not in (0, 1, 255) or bool(((masks != 0) & (masks != largest)).any()):",
+        "        if False:",
+        "tests/threat_specification/projected_displacement/test_masks.py",
+    ),
 ]

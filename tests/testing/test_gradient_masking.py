@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foundations.modes import ExpectationOverTransformation
 from testing.evaluations import AttackEvaluation
-from testing.gradient_masking import Probe, masking_warnings, probe, warnings
+from testing.gradient_masking import Probe, masking_warnings, probe, probed_rows, warnings
 from testing.shards import Shard
 from threat_specification import Linf
 from threat_specification.attacks.base import Attack, AttackResult, Task
@@ -95,6 +95,12 @@ def look(model: nn.Module) -> list[str]:
     return masking_warnings(
         evaluation(model), SHARD, torch.ones(8, dtype=torch.bool), numpy.zeros(8, int), numpy.zeros(8, bool)
     )
+
+
+def test_images_to_probe_are_spread_over_all() -> None:
+    """The first fifty of a set in the order of its classes were all of one class."""
+    assert probed_rows(1000, 128).tolist() == list(range(0, 1000, 20)) and probed_rows(70, 128).tolist()[-1] == 68
+    assert probed_rows(8, 128).tolist() == list(range(8)) and probed_rows(1000, 3).tolist() == [0, 333, 666]
 
 
 def test_an_honest_model_raises_no_doubt() -> None:
