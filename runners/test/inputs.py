@@ -150,7 +150,10 @@ class Inputs:
         size = testing.num_examples or total
         if testing.evaluate_only_batch_test:
             size = min(size, testing.shard_size)
-        return rows if size == total else rows[stratified_subset(self.images.labels[rows], size, self.seed)]
+        if size == total:
+            return rows
+        labels, is_published = self.images.labels[rows], bool(testing.protocol)
+        return rows[stratified_subset(labels, size, self.seed, by_label=is_published)]
 
     def _check_protocol(self) -> None:
         """Raise RunError if the anchors or the images are not those of the protocol."""
