@@ -78,6 +78,21 @@ def test_each_mistake_is_told_in_a_line(name: str, tmp_path: Path) -> None:
     assert message in str(told.value) and "pairs.npz" in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_study_of_other_classes_is_refused(tmp_path: Path) -> None:
+    """As many of them: people answered with the numbers of names that they were shown."""
+    forms = (["tench", "crane", "crane"], ["n01", "n02", "n03"])
+    for own in forms:
+        study = read(tmp_path, classes=numpy.array(own)).study
+        found = read_pairs(tmp_path / "pairs.npz", (1, 4, 4), 3, names=forms)
+        assert found.classes is not None and found.classes.tolist() == own and found.study == study
+    assert study == read(tmp_path).study  # answers on disk name it
+    assert read_pairs(tmp_path / "pairs.npz", (1, 4, 4), 3, names=forms).classes is None
+    for other, told in ((["n01", "n04", "n03"], "1 is n02, got one where it is n04"), (["a", "b", "c"], "0 is tench")):
+        read(tmp_path, classes=numpy.array(other))
+        with pytest.raises(UsageError, match=f"expected a study of the data set's classes, where class {told}"):
+            read_pairs(tmp_path / "pairs.npz", (1, 4, 4), 3, names=forms)
+
+
 def test_what_is_missing_damaged_or_pickled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"got no people; give the folder that holds the answers"):
         read(tmp_path, people=None)
