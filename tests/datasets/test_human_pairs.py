@@ -186,12 +186,26 @@ def test_answers_saved_half_way_and_at_the_end_are_one_annotators(study: HumanPa
         answers(tmp_path, study, "ann", {0: 1, **RIGHT}, "half"),
         answers(tmp_path, study, "ann", {0: 1, 1: 2, **RIGHT}),
     ]
-    paths += [answers(tmp_path, study, "ann", {0: 2, **RIGHT}, "namesake", seed=8)]
+    paths += [answers(tmp_path, study, "bob", {0: 2, **RIGHT}, seed=8)]
     found = agreement_of(study, paths, 3)
-    assert found.annotators == ["ann (seed 7)", "ann (seed 8)"]
+    assert found.annotators == ["ann (seed 7)", "bob (seed 8)"]
     assert found.people.tolist() == [-1, 2, -1, -1, 2, 0]
     with pytest.raises(UsageError, match="expected one answer of ann"):
         agreement_of(study, [*paths, answers(tmp_path, study, "ann", {0: 0}, "differs")], 3)
+
+
+def test_who_started_twice_is_not_two_annotators(study: HumanPairs, tmp_path: Path) -> None:
+    """Nor are two people of one name one: only the user knows which it is."""
+    first = answers(tmp_path, study, "ann", {0: 1, **RIGHT})
+    again = answers(tmp_path, study, "ann", {0: 1, 1: 2, **RIGHT}, "again", seed=8)
+    with pytest.raises(UsageError) as told:
+        agreement_of(study, [first, again], 3)
+    assert f"{again}: expected one seed of ann, who has seed 7 in {first}, got seed 8; keep one" in str(told.value)
+    assert "give one another name (two people of one name)" in str(told.value) and "\n" not in str(told.value)
+    both = tmp_path / "both.csv"
+    both.write_text(Path(first).read_text() + "\n".join(Path(again).read_text().splitlines()[1:]))
+    with pytest.raises(UsageError, match="expected one seed of ann"):
+        agreement_of(study, [str(both)], 3)
 
 
 @pytest.mark.parametrize(
