@@ -28,13 +28,15 @@ Arrays = dict[str, numpy.ndarray]
 def training_rows(images: Examples, anchors: Sequence[torch.Tensor], size: int, seed: int) -> torch.Tensor:
     """A seeded, class-stratified sample of at most `size` training images that are no anchors, [n] row numbers.
 
-    anchors  rows of the anchors in the training set, of each threat that knows them
+    anchors  rows of the anchors in the training set, of each threat that knows them; without others, n is 0
     """
     labels = images.labels.cpu()
     free = torch.ones(len(labels), dtype=torch.bool)
     for rows in anchors:
         free[rows.cpu()] = False
     rows = free.nonzero().flatten()
+    if not len(rows):
+        return rows
     return rows[stratified_subset(labels[rows], min(size, len(rows)), seed)]
 
 

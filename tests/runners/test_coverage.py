@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from runners.train.desc import TrainDesc
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
 from tests.conftest import TINY, Command
+from tests.datasets.written import write_folders
 from threat_specification import AnchorSet
 
 ATTACK = ["--N_adv_eval", "--num_examples=20", "--attacks=apgd_ce", "--N_attack_iter=3", "--N_radius=0.3"]
@@ -78,6 +80,23 @@ def test_its_images_are_no_anchors(digits_root: Command, measured: Path) -> None
     with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
         rows = set(file["index"].tolist())
     assert len(rows) == 250 and not rows & set(anchors.indices.tolist())
+
+
+@pytest.mark.parametrize(("per_label", "more"), [(5, ()), (2, ("--stability",))])
+def test_where_all_training_images_are_anchors_there_is_none(
+    per_label: int, more: Sequence[str], command: Command, tmp_path: Path
+) -> None:
+    """Said before the measurement, which goes on; those of --stability are anchors too."""
+    write_folders(tmp_path / "set", train=5)
+    data = ["--dataset_name=image_folder", f"--data_dir={tmp_path}/set", "--image_size=16", f"--per_label={per_label}"]
+    command.ok("compute_threat", *data)
+    words = ["evaluate_threat", *data, "--suites=torchvision", "--severities=3", "--bootstrap=100", *more]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    told = "note: no thresholds by coverage: expected training images of two classes that are no anchors, got none"
+    assert done.stderr.count(told) == 1 and ("no --stability" in done.stderr) == bool(more)
+    assert json.loads((command.where(*words) / "result.json").read_text())["coverage"] is None
+    assert not (command.where(*words) / "coverage.npz").exists()
 
 
 def test_the_radius_alone_is_attacked_beside_the_set(digits_root: Command) -> None:
