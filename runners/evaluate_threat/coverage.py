@@ -92,8 +92,8 @@ class Coverage:
         return {"num_training_images": len(next(iter(self.threats.values()))), "threats": found}
 
     def csv(self) -> str:
-        """The curve of each threat, on the training images."""
-        lines: list[list[Any]] = [["threat", "coverage", "threshold", "unsafe_held"]]
+        """The curve of each threat, on the training images: `unsafe_held` of result.json is of test images."""
+        lines: list[list[Any]] = [["threat", "coverage", "threshold", "unsafe_held_training"]]
         for name in self.threats:
             thresholds, shares = curve(self.values(name, "safe"), self.values(name, "unsafe"), CURVE)
             lines += [

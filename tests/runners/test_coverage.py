@@ -6,16 +6,19 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
 
 from foundations.desc import Desc
+from runners.evaluate_threat import coverage_chart
 from runners.evaluate_threat.coverage import Coverage
 from runners.test.desc import TestDesc
 from runners.test.summary import binding
 from runners.train.desc import TrainDesc
+from testing.coverage import threshold_at
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
 from tests.conftest import TINY, Command
@@ -56,7 +59,27 @@ def test_thresholds_hold_their_share_of_training_images_and_nearly_of_test_image
     lines = list(csv.DictReader((measured / "coverage.csv").read_text().splitlines()))
     of_pd = {line["coverage"]: float(line["threshold"]) for line in lines if line["threat"] == "PD"}
     assert of_pd["0.95"] == pytest.approx(found["PD"]["0.95"]["threshold"], rel=1e-5)
+    with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
+        unsafe = file["PD"][:, file["group"] == "unsafe"]
+    held = {line["coverage"]: float(line["unsafe_held_training"]) for line in lines if line["threat"] == "PD"}
+    of_training = float((unsafe <= threshold_at(values["PD"], 0.95)).mean())
+    assert held["0.95"] == pytest.approx(of_training, abs=1e-5) and held["0.95"] != found["PD"]["0.95"]["unsafe_held"]
     assert (measured / "coverage.png").stat().st_size > 5000
+
+
+def test_the_curve_says_that_it_is_of_training_images() -> None:
+    """The tables beside it are of test images."""
+    values = numpy.random.default_rng(0).exponential(size=(20, 2))
+    covered = Coverage(numpy.arange(20), {"PD": values}, ["safe", "unsafe"])
+    measurement: Any = SimpleNamespace(coverage=covered, main=["PD"])
+    figure = coverage_chart.coverage(measurement)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert "unsafe" in axes.get_ylabel() and "training images" in axes.get_ylabel()
+    assert "training images" in axes.get_xlabel()
+    figure.draw_without_rendering()
+    box = axes.yaxis.label.get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.height
 
 
 def test_intervals_know_that_the_threshold_was_found_on_images_too() -> None:
