@@ -136,15 +136,20 @@ class ComputeThreat(Runner):
         if self.environment.is_primary:
             write_bytes(self.directory / "class_weights.safetensors", save({"class_weights": weights}))
         weighted = ProjectedDisplacement(hparams, weighted=True, class_weights=weights, anchors=anchors.to(device))
-        below = warn_below_one(weighted)
+        below, looked_at = warn_below_one(weighted)
         if below:
             self.environment.log(
-                f"note: by these weights {below} moves from one anchor to another of a different class have a threat "
-                "below 1; large weights call such moves harmless"
+                f"note: by these weights {below:,} of {looked_at:,} moves from one anchor to another class's that were "
+                "looked at have a threat below 1; large weights call such moves harmless"
             )
         other = ~torch.eye(len(weights), dtype=torch.bool)
         factor = float((weights / self.weights)[other].median())
-        return {"form": hparams.class_weights_form, "factor": factor, "moves_below_one": below}
+        return {
+            "form": hparams.class_weights_form,
+            "factor": factor,
+            "moves_below_one": below,
+            "moves_looked_at": looked_at,
+        }
 
     def _calibrated(self, anchors: AnchorSet) -> Tensor:
         """The weights scaled such that PD-W and PD have equal medians on training images."""

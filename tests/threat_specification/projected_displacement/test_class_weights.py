@@ -263,7 +263,9 @@ def test_pairs_of_anchors_below_one():
         if labels[i] != labels[j] and threat.evaluate(images[i : i + 1], labels[i : i + 1], images[j : j + 1]) < 1
     ]
     assert len(below) > 3
-    assert warn_below_one(threat) == len(below)
+    different = [pair for pair in itertools.permutations(range(12), 2) if labels[pair[0]] != labels[pair[1]]]
+    assert warn_below_one(threat) == (len(below), len(different))
     chosen = {0, 3, 6, 8, 11}  # 0, 2.75, 5.5 to even, 8.25, 11
-    assert warn_below_one(threat, limit=5) == len([pair for pair in below if set(pair) <= chosen])
-    assert warn_below_one(ProjectedDisplacement(anchors=anchors)) == 0
+    of_chosen = [len([pair for pair in pairs if set(pair) <= chosen]) for pairs in (below, different)]
+    assert warn_below_one(threat, limit=5) == tuple(of_chosen)
+    assert warn_below_one(ProjectedDisplacement(anchors=anchors)) == (0, 0)
