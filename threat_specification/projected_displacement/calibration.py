@@ -25,7 +25,7 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
     """
     weights = check_class_weights(class_weights).to(labels.device)
     check_labels_covered(weights, labels, "images")
-    first, second = _pairs_of_classes(labels)
+    first, second = pairs_of_classes(labels)
     if not len(first):
         raise UsageError("calibration of class weights: expected images of at least two classes, got one class")
     plain, weighted = [], []
@@ -41,22 +41,20 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
     return weights * (got / expected)
 
 
-def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of numbers of images of different classes, at most PAIRS, spread over all images."""
+def pairs_of_classes(labels: Tensor, limit: int = PAIRS, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Pairs of numbers of images of different classes, at most `limit`, spread over all images; none of one class."""
     count = len(labels)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(labels.device)
-    firsts, seconds, found = [], [], 0
-    for step in range(1, count):
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    firsts, seconds, found = [order[:0]], [order[:0]], 0
+    for step in range(1, count if len(labels.unique()) > 1 else 1):
         other = order.roll(-step)
         differ = labels[order] != labels[other]
         firsts.append(order[differ])
         seconds.append(other[differ])
         found += int(differ.sum())
-        if found >= PAIRS:
+        if found >= limit:
             break
-    if not firsts:
-        return order[:0], order[:0]
-    return torch.cat(firsts)[:PAIRS], torch.cat(seconds)[:PAIRS]
+    return torch.cat(firsts)[:limit], torch.cat(seconds)[:limit]
 
 
 def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from foundations.errors import UsageError
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
+from threat_specification.projected_displacement.calibration import calibrate, pairs_of_classes, warn_below_one
 from threat_specification.projected_displacement.class_weights import (
     FLOOR,
     FORMS,
@@ -250,6 +250,19 @@ def test_calibration_makes_the_medians_equal():
     torch.testing.assert_close(medians[0], medians[1], rtol=0.02, atol=0)
     with pytest.raises(UsageError, match="two classes"):
         calibrate(weights, plain, images[:1], labels[:1])
+
+
+def test_pairs_of_classes_are_drawn_from_all_of_them():
+    """Whatever the order of the images; in that of folders, neighbours of different classes are few."""
+    labels = torch.arange(4).repeat_interleave(50)
+    first, second = pairs_of_classes(labels, 150, seed=1)
+    assert len(first) == len(second) == 150 and bool((labels[first] != labels[second]).all())
+    assert len(set(zip(labels[first].tolist(), labels[second].tolist(), strict=True))) == 12
+    assert torch.equal(first, pairs_of_classes(labels, 150, seed=1)[0])
+    assert not torch.equal(first, pairs_of_classes(labels, 150, seed=2)[0])
+    everything = set(zip(*(rows.tolist() for rows in pairs_of_classes(labels[::25], 1000)), strict=True))
+    assert everything == {(i, j) for i, j in itertools.permutations(range(8), 2) if i // 2 != j // 2}
+    assert [len(rows) for rows in pairs_of_classes(labels[:50])] == [0, 0]
 
 
 def test_pairs_of_anchors_below_one():
