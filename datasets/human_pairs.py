@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,17 @@ class HumanPairs:
 
 
 def read_pairs(
-    path: Path | str, shape: tuple[int, int, int] | None = None, num_classes: int = 0, needs_people: bool = True
+    path: Path | str,
+    shape: tuple[int, int, int] | None = None,
+    num_classes: int = 0,
+    needs_people: bool = True,
+    names: Sequence[Sequence[str]] = (),
 ) -> HumanPairs:
     """Read and check such a file; raises UsageError with one line for what does not fit.
 
     shape, num_classes   what the data set has, if it is known
     needs_people         whether the file has to hold the answers
+    names                the num_classes names of the data set's classes, in each form that a study may show
     """
     arrays = _arrays(path)
     unknown = next((name for name in arrays if name not in NAMES), None)
@@ -108,6 +114,8 @@ def read_pairs(
         raise _wrong(path, f"group: at most {MOST_GROUPS} different texts", str(many))
     if num_classes and "classes" in arrays and len(arrays["classes"]) != num_classes:
         raise _wrong(path, f"classes: {num_classes} names, as the data set has", str(len(arrays["classes"])))
+    if names and "classes" in arrays:
+        _check_names(path, arrays["classes"].tolist(), names)
     integers = {name: arrays[name].astype(numpy.int64) for name in INTEGERS if name in arrays}
     return HumanPairs(
         arrays["clean"],
@@ -167,6 +175,17 @@ def _check_classes(path: Path | str, name: str, values: Array, count: int, num_c
     least, most = int(values.min()), int(values.max())
     if least < lowest or most > highest:
         raise _wrong(path, f"{name}: classes from {lowest} to {highest}", str(least if least < lowest else most))
+
+
+def _check_names(path: Path | str, found: list[str], names: Sequence[Sequence[str]]) -> None:
+    """Raise UsageError for a study of other classes: people saw these names, and answered with their numbers."""
+    differing = [[n for n, pair in enumerate(zip(found, form, strict=True)) if pair[0] != pair[1]] for form in names]
+    wrong, form = min(zip(differing, names, strict=True), key=lambda each: len(each[0]))  # the form that is meant
+    if wrong:
+        raise UsageError(
+            f"--human: {path}: expected a study of the data set's classes, where class {wrong[0]} is "
+            f"{form[wrong[0]]}, got one where it is {found[wrong[0]]}; give the data set that the study was made of"
+        )
 
 
 def _form(values: Array) -> str:

@@ -184,7 +184,8 @@ class ThreatHparams(Hparams):
     )
     halves: bool = setting(
         False,
-        "compute_threat also compares its two half-sets of anchors, to judge how stable the threat is.",
+        "compute_threat also compares the threats of its two half-sets of anchors, to judge how much depends on the "
+        "images drawn. Of greedy_subsets and random they are two choices; of k_center and kmeans two parts of one.",
         hashed=False,
     )
     class_weights: str = setting(

@@ -64,12 +64,16 @@ class ThreatDesc(Desc):
         key = "coverage_normalised" if "coverage_normalised" in result else "coverage"
         worst, of = min(result[key], key=result[key].get), "normalised images" if "_" in key else "raw pixels"
         radius, halves = result["inscribed_radius"], result.get("halves")
-        stability = (
-            f"\nthe two half-sets: rank correlation {halves['rank_correlation']:.3f}, median ratio "
-            f"{halves['median_ratio']:.3f} over {halves['examples']} moves to another class"
-            if halves
-            else ""
-        )
+        stability = ""
+        if halves:
+            correlation, ratio = (
+                "none" if halves[name] is None else f"{halves[name]:.3f}"
+                for name in ("rank_correlation", "median_ratio")
+            )
+            stability = (
+                f"\nthe two half-sets: rank correlation {correlation}, median ratio {ratio} over "
+                f"{halves['examples']} moves to another class"
+            )
         return (
             f"{result['num_anchors']} anchors, {result['per_label']} of each class of {result['dataset_name']}; "
             f"lowest coverage (cosine similarity of {of} to an anchor) {result[key][worst]:.3f}, class {worst}; "

@@ -19,17 +19,18 @@ from runners.inputs import read_data, selection_space
 from runners.plots import write_contact_sheet
 from threat_specification import AnchorSet, ProjectedDisplacement
 from threat_specification.projected_displacement.anchor_selection import (
+    INDEPENDENT_HALVES,
     coverage,
     fingerprints,
     select_class,
     shared_between_classes,
 )
-from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
+from threat_specification.projected_displacement.calibration import calibrate, pairs_of_classes, warn_below_one
 from threat_specification.projected_displacement.class_weights import class_weights_from
 from threat_specification.projected_displacement.selection_space import RAW
 
 SHOWN_CLASSES = 20  # rows of the contact sheet, at most
-HALVES_EXAMPLES = 500  # test images on which the half-sets are compared
+HALVES_EXAMPLES = 500  # moves between test images by which the half-sets are compared, at most
 RADIUS_EXAMPLES = 2000  # test images for the quantiles of the inscribed radius, at most
 CALIBRATION_IMAGES = 2000
 
@@ -42,6 +43,8 @@ class ComputeThreat(Runner):
     """
 
     def prepare(self) -> None:
+        if self.desc.threat.halves and self.desc.threat.per_label < 2:
+            raise RunError("--halves: expected --per_label of at least 2, got 1")
         self.data = read_data(self.desc, self.environment)
         train = self.data.train
         self.seed = derive_seed(self.desc.seed, self.desc.replicate, "anchors")
@@ -136,15 +139,20 @@ class ComputeThreat(Runner):
         if self.environment.is_primary:
             write_bytes(self.directory / "class_weights.safetensors", save({"class_weights": weights}))
         weighted = ProjectedDisplacement(hparams, weighted=True, class_weights=weights, anchors=anchors.to(device))
-        below = warn_below_one(weighted)
+        below, looked_at = warn_below_one(weighted)
         if below:
             self.environment.log(
-                f"note: by these weights {below} moves from one anchor to another of a different class have a threat "
-                "below 1; large weights call such moves harmless"
+                f"note: by these weights {below:,} of {looked_at:,} moves from one anchor to another class's that were "
+                "looked at have a threat below 1; large weights call such moves harmless"
             )
         other = ~torch.eye(len(weights), dtype=torch.bool)
         factor = float((weights / self.weights)[other].median())
-        return {"form": hparams.class_weights_form, "factor": factor, "moves_below_one": below}
+        return {
+            "form": hparams.class_weights_form,
+            "factor": factor,
+            "moves_below_one": below,
+            "moves_looked_at": looked_at,
+        }
 
     def _calibrated(self, anchors: AnchorSet) -> Tensor:
         """The weights scaled such that PD-W and PD have equal medians on training images."""
@@ -169,30 +177,47 @@ class ComputeThreat(Runner):
         levels = {"lowest": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "highest": 1.0}
         return {name: round(float(radii.double().quantile(level)), 6) for name, level in levels.items()}
 
-    def _compare_halves(self, anchors: AnchorSet) -> dict[str, float]:
+    def _compare_halves(self, anchors: AnchorSet) -> dict[str, float | None]:
         """Compare the two half-sets of anchors by the PD of moves to images of other classes.
 
         Returns their rank correlation, and the median ratio of the larger to the smaller PD: both are 1 for a threat
-        that does not depend on which images were drawn.
+        that does not depend on which images were drawn. None where there are too few moves.
         """
         from scipy.stats import spearmanr
 
-        per_label, test = self.desc.threat.per_label, self.data.test
-        if per_label < 2:
-            raise RunError("--halves: expected --per_label of at least 2, got 1")
-        first = torch.arange(len(anchors)) % per_label < per_label - per_label // 2
-        halves = [self._threat(AnchorSet(anchors.images[half], anchors.labels[half])) for half in (first, ~first)]
-        device, measured = self.environment.device, torch.empty(2, 0)
-        for here in (test.labels[:-1] != test.labels[1:]).nonzero().flatten().split(part_size(self.data.info.shape)):
-            images = test.read(here)
-            usable = ~anchors.equal_with_another_label(images, test.labels[here])
-            x, other = as_floats(images[usable].to(device)), test.pixels(here[usable] + 1).to(device)
-            labels = test.labels[here[usable]].to(device)
-            found = torch.stack([threat.evaluate(x, labels, other).cpu() for threat in halves])
+        method, pair = self.desc.threat.selection, self._moves_by_halves(anchors).double().clamp_min(1e-12)
+        if method not in INDEPENDENT_HALVES:
+            self.environment.log(
+                f"note: the half-sets of --selection={method} are two parts of one choice, not two choices: how much "
+                "they differ is not how much the threat depends on the images; --threat_replicate=2 chooses anew"
+            )
+        number, correlation = len(set(zip(*pair.tolist(), strict=True))), None
+        if number > 2 and bool((pair.amin(1) < pair.amax(1)).all()):
+            correlation = round(float(spearmanr(pair[0].numpy(), pair[1].numpy()).statistic), 6)
+        else:
+            self.environment.log(
+                "note: no rank correlation of the half-sets: expected at least three moves to test images of another "
+                f"class that differ in threat, got {number}; give more test images"
+            )
+        ratio = round(float((pair.amax(0) / pair.amin(0)).median()), 6) if number else None
+        return {"examples": pair.shape[1], "rank_correlation": correlation, "median_ratio": ratio}
+
+    def _moves_by_halves(self, anchors: AnchorSet) -> Tensor:
+        """PD by either half-set of random moves between test images of different classes, [2, n]."""
+        per_label, test, device = self.desc.threat.per_label, self.data.test, self.environment.device
+        half = torch.arange(len(anchors)) % per_label < per_label - per_label // 2
+        threats = [self._threat(AnchorSet(anchors.images[of], anchors.labels[of])) for of in (half, ~half)]
+        # The rows of a test set are often in the order of their classes: neighbours would be those at borders alone.
+        # Twice as many as are wanted, since some images equal an anchor.
+        seed = derive_seed(self.desc.seed, self.desc.replicate, "halves")
+        first, second = pairs_of_classes(test.labels.cpu(), 2 * HALVES_EXAMPLES, seed)
+        measured = torch.empty(2, 0)
+        for part in torch.arange(len(first)).split(part_size(self.data.info.shape)):
+            images, labels = test.read(first[part]), test.labels[first[part]]
+            usable = ~anchors.equal_with_another_label(images, labels)
+            x, other = as_floats(images[usable].to(device)), test.pixels(second[part][usable]).to(device)
+            found = torch.stack([threat.evaluate(x, labels[usable].to(device), other).cpu() for threat in threats])
             measured = torch.cat([measured, found], 1)[:, :HALVES_EXAMPLES]
             if measured.shape[1] == HALVES_EXAMPLES:
                 break
-        pair = measured.double().clamp_min(1e-12)
-        correlation = float(spearmanr(pair[0].numpy(), pair[1].numpy()).statistic)
-        ratio = float((pair.amax(0) / pair.amin(0)).median())
-        return {"examples": pair.shape[1], "rank_correlation": round(correlation, 6), "median_ratio": round(ratio, 6)}
+        return measured

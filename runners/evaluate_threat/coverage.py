@@ -28,13 +28,15 @@ Arrays = dict[str, numpy.ndarray]
 def training_rows(images: Examples, anchors: Sequence[torch.Tensor], size: int, seed: int) -> torch.Tensor:
     """A seeded, class-stratified sample of at most `size` training images that are no anchors, [n] row numbers.
 
-    anchors  rows of the anchors in the training set, of each threat that knows them
+    anchors  rows of the anchors in the training set, of each threat that knows them; without others, n is 0
     """
     labels = images.labels.cpu()
     free = torch.ones(len(labels), dtype=torch.bool)
     for rows in anchors:
         free[rows.cpu()] = False
     rows = free.nonzero().flatten()
+    if not len(rows):
+        return rows
     return rows[stratified_subset(labels[rows], min(size, len(rows)), seed)]
 
 
@@ -90,8 +92,8 @@ class Coverage:
         return {"num_training_images": len(next(iter(self.threats.values()))), "threats": found}
 
     def csv(self) -> str:
-        """The curve of each threat, on the training images."""
-        lines: list[list[Any]] = [["threat", "coverage", "threshold", "unsafe_held"]]
+        """The curve of each threat, on the training images: `unsafe_held` of result.json is of test images."""
+        lines: list[list[Any]] = [["threat", "coverage", "threshold", "unsafe_held_training"]]
         for name in self.threats:
             thresholds, shares = curve(self.values(name, "safe"), self.values(name, "unsafe"), CURVE)
             lines += [

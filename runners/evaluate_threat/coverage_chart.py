@@ -1,4 +1,4 @@
-"""The curve of coverage: what sets hold of the unsafe changes, against what they hold of the safe ones."""
+"""The curve of coverage: what sets hold of the unsafe changes of training images, and of the safe ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def coverage(measurement: Measurement) -> Figure | None:
-    """A chart of the share of unsafe changes held, against that of safe ones: lower is better."""
+    """A chart of the share of unsafe changes held, against that of safe ones: lower is better.
+
+    Of training images, on which the thresholds were found: tables are of test images, and their shares differ.
+    """
     covered = measurement.coverage
     if covered is None:
         return None
@@ -28,8 +31,8 @@ def coverage(measurement: Measurement) -> Figure | None:
             _, shares = curve(covered.values(name, "safe"), covered.values(name, "unsafe"), CURVE)
             axes.plot(CURVE, shares, **styles[name], markevery=5, markersize=4, linewidth=1.2)
     axes.axvline(HEADLINE, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("share of safe changes held", fontsize=8)
-    axes.set_ylabel("share of unsafe changes held", fontsize=8)
+    axes.set_xlabel("share of safe changes held (training images)", fontsize=8)
+    axes.set_ylabel("share of unsafe changes held (training images)", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)

@@ -54,8 +54,10 @@ class People:
         if not desc.human.human:
             return None
         path, answers = human_files(desc.human.human)
-        classes = len(data.info.classes)
-        pairs = read_pairs(path, data.info.shape, classes, needs_people=not answers)
+        info, classes = data.info, len(data.info.classes)
+        # Our kit shows titles; a file of one's own may hold the names of the folders as well.
+        names = ([info.title(label) for label in range(classes)], info.classes)
+        pairs = read_pairs(path, info.shape, classes, needs_people=not answers, names=names)
         agreement = agreement_of(pairs, answers, classes) if answers else None
         if agreement is not None:
             pairs = replace(pairs, people=agreement.people)

@@ -98,6 +98,7 @@ class EvaluateThreat(Runner):
         check_masks(self.measures.values(), self.data.test, "test")
         self.people = People.read(desc, self.data, self.measures)
         self.index, self.excluded = self._sample()
+        self.training = self._training_rows()
         self.find = perturbations.Partners(self.data.test, self.seed)
         self.perturbations = self._perturbations()
         self.store = ShardStore(self.directory / "shards")
@@ -137,15 +138,28 @@ class EvaluateThreat(Runner):
             in_lockstep=self.desc.anchors.threat.shard_anchors,
         )
 
-    def _coverage(self, seconds: dict[str, float]) -> coverage.Coverage | None:
-        """The same changes of training images that are no anchors; None without such images or safe changes."""
+    def _training_rows(self) -> torch.Tensor | None:
+        """Training images on whose changes thresholds are found, none an anchor; None without such of two classes."""
         hparams, images = self.desc.perturbation, self.data.train
         of_anchors = [getattr(measure, "indices", None) for measure in self.measures.values()]
         known = [rows for rows in of_anchors if rows is not None]
         rows = coverage.training_rows(images, known, hparams.coverage_images, self.seed)
-        measures = {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
-        rows = rows[~(self._equal_other_anchor(images, rows) | self._without_object(images, rows, measures))]
-        if len(images.labels.cpu()[rows].unique()) < 2:
+        measures = self._without_file_masks()
+        if len(rows):
+            rows = rows[~(self._equal_other_anchor(images, rows) | self._without_object(images, rows, measures))]
+        if len(images.labels.cpu()[rows].unique()) > 1:
+            return rows
+        many = " or no --stability" if hparams.stability else ""
+        self.environment.log(
+            "note: no thresholds by coverage: expected training images of two classes that are no anchors, got "
+            f"{f'{len(rows)} of one class' if len(rows) else 'none'}; choose a smaller --per_label{many} to have them"
+        )
+        return None
+
+    def _coverage(self, seconds: dict[str, float]) -> coverage.Coverage | None:
+        """The same changes of training images that are no anchors; None without such images or safe changes."""
+        hparams, images, rows = self.desc.perturbation, self.data.train, self.training
+        if rows is None:
             return None
         find = perturbations.Partners(images, self.seed, rows)
         changes = corruptions.safe(names_in(hparams.suites), hparams.severities, self.seed)
@@ -153,9 +167,13 @@ class EvaluateThreat(Runner):
         changes = [change for change in changes if change.group in ("safe", "unsafe")]
         if all(change.group == "unsafe" for change in changes):
             return None
-        evaluation = PerturbationEvaluation(changes, measures, seconds)
+        evaluation = PerturbationEvaluation(changes, self._without_file_masks(), seconds)
         threats = self._measured(evaluation, images, rows, ShardStore(self.directory / "shards" / "coverage"))
         return coverage.Coverage(rows.numpy(), threats, [change.group for change in changes])
+
+    def _without_file_masks(self) -> dict[str, Measure]:
+        """The measures that know all images: masks of a file are those of the test images."""
+        return {name: measure for name, measure in self.measures.items() if not has_file_masks(measure)}
 
     def _threat_in_one_place(self) -> ProjectedDisplacement:
         """The threat with all its anchors in one process, for the figures, which only the primary process draws."""

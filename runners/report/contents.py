@@ -27,7 +27,7 @@ MEASUREMENT_PICTURES = {
     "human_pairs": "{}: PD is small, yet people see another class (red); it is large, yet they see the same (blue)",
     "gallery": "{}: an image, its corruptions (blue) and its unsafe twins (red) with their threats",
     "separation": "{}: AUROC of telling unsafe from safe changes, with 95 % intervals",
-    "coverage": "{}: what sets hold of the unsafe changes, against what they hold of the safe ones (lower is better)",
+    "coverage": "{}: what sets hold of the unsafe changes of training images, and of the safe ones (lower is better)",
     "border": "{}: the points of sets of equal coverage that are nearest to an image of another class",
     "distributions": "{}: threats of safe, weaker and unsafe changes; medians marked",
     "severity": "{}: mean threat against severity",

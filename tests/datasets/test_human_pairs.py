@@ -78,6 +78,21 @@ def test_each_mistake_is_told_in_a_line(name: str, tmp_path: Path) -> None:
     assert message in str(told.value) and "pairs.npz" in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_study_of_other_classes_is_refused(tmp_path: Path) -> None:
+    """As many of them: people answered with the numbers of names that they were shown."""
+    forms = (["tench", "crane", "crane"], ["n01", "n02", "n03"])
+    for own in forms:
+        study = read(tmp_path, classes=numpy.array(own)).study
+        found = read_pairs(tmp_path / "pairs.npz", (1, 4, 4), 3, names=forms)
+        assert found.classes is not None and found.classes.tolist() == own and found.study == study
+    assert study == read(tmp_path).study  # answers on disk name it
+    assert read_pairs(tmp_path / "pairs.npz", (1, 4, 4), 3, names=forms).classes is None
+    for other, told in ((["n01", "n04", "n03"], "1 is n02, got one where it is n04"), (["a", "b", "c"], "0 is tench")):
+        read(tmp_path, classes=numpy.array(other))
+        with pytest.raises(UsageError, match=f"expected a study of the data set's classes, where class {told}"):
+            read_pairs(tmp_path / "pairs.npz", (1, 4, 4), 3, names=forms)
+
+
 def test_what_is_missing_damaged_or_pickled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"got no people; give the folder that holds the answers"):
         read(tmp_path, people=None)
@@ -171,12 +186,26 @@ def test_answers_saved_half_way_and_at_the_end_are_one_annotators(study: HumanPa
         answers(tmp_path, study, "ann", {0: 1, **RIGHT}, "half"),
         answers(tmp_path, study, "ann", {0: 1, 1: 2, **RIGHT}),
     ]
-    paths += [answers(tmp_path, study, "ann", {0: 2, **RIGHT}, "namesake", seed=8)]
+    paths += [answers(tmp_path, study, "bob", {0: 2, **RIGHT}, seed=8)]
     found = agreement_of(study, paths, 3)
-    assert found.annotators == ["ann (seed 7)", "ann (seed 8)"]
+    assert found.annotators == ["ann (seed 7)", "bob (seed 8)"]
     assert found.people.tolist() == [-1, 2, -1, -1, 2, 0]
     with pytest.raises(UsageError, match="expected one answer of ann"):
         agreement_of(study, [*paths, answers(tmp_path, study, "ann", {0: 0}, "differs")], 3)
+
+
+def test_who_started_twice_is_not_two_annotators(study: HumanPairs, tmp_path: Path) -> None:
+    """Nor are two people of one name one: only the user knows which it is."""
+    first = answers(tmp_path, study, "ann", {0: 1, **RIGHT})
+    again = answers(tmp_path, study, "ann", {0: 1, 1: 2, **RIGHT}, "again", seed=8)
+    with pytest.raises(UsageError) as told:
+        agreement_of(study, [first, again], 3)
+    assert f"{again}: expected one seed of ann, who has seed 7 in {first}, got seed 8; keep one" in str(told.value)
+    assert "give one another name (two people of one name)" in str(told.value) and "\n" not in str(told.value)
+    both = tmp_path / "both.csv"
+    both.write_text(Path(first).read_text() + "\n".join(Path(again).read_text().splitlines()[1:]))
+    with pytest.raises(UsageError, match="expected one seed of ann"):
+        agreement_of(study, [str(both)], 3)
 
 
 @pytest.mark.parametrize(

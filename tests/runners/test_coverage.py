@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +14,17 @@ import pytest
 
 from foundations.desc import Desc
 from foundations.testing_hparams import TestingHparams
+from runners.evaluate_threat import coverage_chart
 from runners.evaluate_threat.coverage import Coverage
 from runners.test.desc import TestDesc
 from runners.test.inputs import Inputs
 from runners.test.summary import binding
 from runners.train.desc import TrainDesc
+from testing.coverage import threshold_at
 from testing.perturbed import Perturbation
 from testing.separation import Bootstrap
 from tests.conftest import TINY, Command
+from tests.datasets.written import write_folders
 from threat_specification import AnchorSet
 
 ATTACK = ["--N_adv_eval", "--num_examples=20", "--attacks=apgd_ce", "--N_attack_iter=3", "--N_radius=0.3"]
@@ -57,7 +61,27 @@ def test_thresholds_hold_their_share_of_training_images_and_nearly_of_test_image
     lines = list(csv.DictReader((measured / "coverage.csv").read_text().splitlines()))
     of_pd = {line["coverage"]: float(line["threshold"]) for line in lines if line["threat"] == "PD"}
     assert of_pd["0.95"] == pytest.approx(found["PD"]["0.95"]["threshold"], rel=1e-5)
+    with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
+        unsafe = file["PD"][:, file["group"] == "unsafe"]
+    held = {line["coverage"]: float(line["unsafe_held_training"]) for line in lines if line["threat"] == "PD"}
+    of_training = float((unsafe <= threshold_at(values["PD"], 0.95)).mean())
+    assert held["0.95"] == pytest.approx(of_training, abs=1e-5) and held["0.95"] != found["PD"]["0.95"]["unsafe_held"]
     assert (measured / "coverage.png").stat().st_size > 5000
+
+
+def test_the_curve_says_that_it_is_of_training_images() -> None:
+    """The tables beside it are of test images."""
+    values = numpy.random.default_rng(0).exponential(size=(20, 2))
+    covered = Coverage(numpy.arange(20), {"PD": values}, ["safe", "unsafe"])
+    measurement: Any = SimpleNamespace(coverage=covered, main=["PD"])
+    figure = coverage_chart.coverage(measurement)
+    assert figure is not None
+    (axes,) = figure.axes
+    assert "unsafe" in axes.get_ylabel() and "training images" in axes.get_ylabel()
+    assert "training images" in axes.get_xlabel()
+    figure.draw_without_rendering()
+    box = axes.yaxis.label.get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.height
 
 
 def test_intervals_know_that_the_threshold_was_found_on_images_too() -> None:
@@ -81,6 +105,23 @@ def test_its_images_are_no_anchors(digits_root: Command, measured: Path) -> None
     with numpy.load(measured / "coverage.npz", allow_pickle=False) as file:
         rows = set(file["index"].tolist())
     assert len(rows) == 250 and not rows & set(anchors.indices.tolist())
+
+
+@pytest.mark.parametrize(("per_label", "more"), [(5, ()), (2, ("--stability",))])
+def test_where_all_training_images_are_anchors_there_is_none(
+    per_label: int, more: Sequence[str], command: Command, tmp_path: Path
+) -> None:
+    """Said before the measurement, which goes on; those of --stability are anchors too."""
+    write_folders(tmp_path / "set", train=5)
+    data = ["--dataset_name=image_folder", f"--data_dir={tmp_path}/set", "--image_size=16", f"--per_label={per_label}"]
+    command.ok("compute_threat", *data)
+    words = ["evaluate_threat", *data, "--suites=torchvision", "--severities=3", "--bootstrap=100", *more]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    told = "note: no thresholds by coverage: expected training images of two classes that are no anchors, got none"
+    assert done.stderr.count(told) == 1 and ("no --stability" in done.stderr) == bool(more)
+    assert json.loads((command.where(*words) / "result.json").read_text())["coverage"] is None
+    assert not (command.where(*words) / "coverage.npz").exists()
 
 
 def test_the_radius_alone_is_attacked_beside_the_set(digits_root: Command) -> None:

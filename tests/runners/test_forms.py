@@ -47,7 +47,7 @@ def test_weights_are_kept_with_the_anchors(digits_root: Command, tmp_path: Path)
     anchors_at = digits_root.ok("compute_threat", "--dataset_name=digits", "--per_label=10", weights_flag)
     weights = load_file(anchors_at / "class_weights.safetensors")["class_weights"]
     result = json.loads((anchors_at / "result.json").read_text())["class_weights"]
-    assert result == {"form": "distance", "factor": 1.0, "moves_below_one": 0}
+    assert result == {"form": "distance", "factor": 1.0, "moves_below_one": 0, "moves_looked_at": 100 * 90}
     # Depths 2 (round) and 3 (straight/pointed): 2 or 4 steps inside a group, 5 across.
     assert torch.allclose(weights[0, [6, 1]], torch.tensor([0.4, 1.0]))
     assert torch.allclose(weights[1, [2, 6]], torch.tensor([0.4, 1.0]))
@@ -66,6 +66,23 @@ def test_weights_are_kept_with_the_anchors(digits_root: Command, tmp_path: Path)
     labels = torch.arange(30) % 10
     one, other = (threat.evaluate(x, labels, 1 - x) for threat in (plain, weighted))
     assert bool((other >= one * (1 - 1e-6)).all()) and not torch.allclose(one, other)
+
+
+def test_moves_that_weights_call_harmless_are_told_with_how_many_were_looked_at(
+    digits_root: Command, tmp_path: Path
+) -> None:
+    """They are those among 500 anchors at most: of more, a count alone says little."""
+    weights = numpy.ones((10, 10))
+    weights[0, 1:] = 1000  # whatever a 0 becomes
+    numpy.savetxt(tmp_path / "large.csv", weights, delimiter=",")
+    words = ["compute_threat", "--dataset_name=digits", "--per_label=60", "--class_weights_form=similarity"]
+    words.append(f"--class_weights={tmp_path / 'large.csv'}")
+    done = digits_root(*words)
+    found = json.loads((digits_root.where(*words) / "result.json").read_text())["class_weights"]
+    below, looked_at = found["moves_below_one"], found["moves_looked_at"]
+    assert below == 50 * 450 < looked_at == 500 * 450
+    told = f"by these weights {below:,} of {looked_at:,} moves from one anchor to another class's that were looked at"
+    assert told in done.stderr
 
 
 def test_a_measurement_with_weights_draws_them_by_class_distance(digits_root: Command, tmp_path: Path) -> None:

@@ -196,3 +196,6 @@ def test_pairs_of_other_images_are_refused_before_anything_is_written(digits_roo
     numpy.savez(tmp_path / "unsure.npz", **(made | {"certain": numpy.zeros(30, bool)}))
     done = digits_root(*OWN, f"--human={tmp_path / 'unsure.npz'}")
     assert done.returncode == 2 and "expected pairs with an answer, got none that can be used" in done.stderr
+    numpy.savez(tmp_path / "letters.npz", **made, classes=numpy.array(list("abcdefghij")))
+    done = digits_root(*OWN, f"--human={tmp_path / 'letters.npz'}")
+    assert done.returncode == 2 and "where class 0 is 0, got one where it is a" in done.stderr

@@ -16,6 +16,7 @@ from foundations.environment import Environment
 from runners.evaluate_threat.desc import EvaluateThreatDesc
 from runners.evaluate_threat.runner import EvaluateThreat
 from tests.conftest import Command
+from tests.datasets.written import write_folders
 from threat_specification import AnchorSet, ProjectedDisplacement
 
 CLASSES, COUNT, PER_LABEL, SIDE = ("bird", "fish", "newt"), 24, 6, 6
@@ -141,3 +142,29 @@ def test_other_anchors_of_a_measurement_come_from_the_same_space(place: Command)
         made[space] = threat.anchors.indices.tolist()
         assert made[space] == expected_rows(place, *moments, runner.seed, 5)
     assert made["raw"] != made["normalised"]
+
+
+def test_halves_are_compared_by_moves_between_all_images_of_different_classes(command: Command, tmp_path: Path) -> None:
+    """In a folder they are sorted by class, so that one pair of neighbours differs: no number came out."""
+    write_folders(tmp_path / "set")
+    folder = ["compute_threat", "--dataset_name=image_folder", f"--data_dir={tmp_path}/set", "--image_size=16"]
+    done = command(*folder, "--per_label=4", "--halves")
+    found = json.loads((command.where(*folder, "--per_label=4") / "result.json").read_text())["halves"]
+    assert found["examples"] == 2 * 4 * 4 and -1 <= found["rank_correlation"] <= 1 <= found["median_ratio"]
+    told = f"rank correlation {found['rank_correlation']:.3f}, median ratio {found['median_ratio']:.3f} over 32 moves"
+    assert told in done.stdout and "note:" not in done.stderr
+    (tmp_path / "two").mkdir()
+    two = Command(tmp_path / "two").result(*folder, "--per_label=4", "--halves", processes=2)
+    assert two["halves"] == found
+    done = command(*folder, "--per_label=4", "--halves", "--selection=k_center")
+    assert done.stderr.count("note: the half-sets of --selection=k_center are two parts of one choice") == 1
+    assert command(*folder, "--per_label=1", "--halves").returncode == 1
+
+    for part in (tmp_path / "set" / "test").iterdir():
+        for file in sorted(part.iterdir())[1:]:
+            file.unlink()
+    done = command(*folder, "--per_label=4", "--halves")
+    found = json.loads((command.where(*folder, "--per_label=4") / "result.json").read_text())["halves"]
+    assert found["examples"] == 2 and found["rank_correlation"] is None and found["median_ratio"] >= 1
+    assert "rank correlation none, median ratio" in done.stdout
+    assert "expected at least three moves to test images of another class that differ in threat, got 2" in done.stderr

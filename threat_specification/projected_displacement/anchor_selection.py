@@ -132,6 +132,9 @@ SELECTIONS: dict[str, Callable[[Load, SelectionSpace, Tensor, int, int, int], Te
     "random": random,
     "kmeans": kmeans,
 }
+# Methods whose first and second half of a class are two choices that know nothing of one another. k_center takes the
+# images farthest from its earlier ones, kmeans one of each cluster: their halves share out one choice.
+INDEPENDENT_HALVES = ("greedy_subsets", "random")
 
 
 def select_class(

@@ -25,7 +25,7 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
     """
     weights = check_class_weights(class_weights).to(labels.device)
     check_labels_covered(weights, labels, "images")
-    first, second = _pairs_of_classes(labels)
+    first, second = pairs_of_classes(labels)
     if not len(first):
         raise UsageError("calibration of class weights: expected images of at least two classes, got one class")
     plain, weighted = [], []
@@ -41,33 +41,31 @@ def calibrate(class_weights: Tensor, threat: ProjectedDisplacement, images: Tens
     return weights * (got / expected)
 
 
-def _pairs_of_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of numbers of images of different classes, at most PAIRS, spread over all images."""
+def pairs_of_classes(labels: Tensor, limit: int = PAIRS, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Pairs of numbers of images of different classes, at most `limit`, spread over all images; none of one class."""
     count = len(labels)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(labels.device)
-    firsts, seconds, found = [], [], 0
-    for step in range(1, count):
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    firsts, seconds, found = [order[:0]], [order[:0]], 0
+    for step in range(1, count if len(labels.unique()) > 1 else 1):
         other = order.roll(-step)
         differ = labels[order] != labels[other]
         firsts.append(order[differ])
         seconds.append(other[differ])
         found += int(differ.sum())
-        if found >= PAIRS:
+        if found >= limit:
             break
-    if not firsts:
-        return order[:0], order[:0]
-    return torch.cat(firsts)[:PAIRS], torch.cat(seconds)[:PAIRS]
+    return torch.cat(firsts)[:limit], torch.cat(seconds)[:limit]
 
 
-def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> int:
-    """Number of pairs of anchors (x, d = another class's anchor - x) with threat below 1; the caller warns if any.
+def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> tuple[int, int]:
+    """Number of pairs of anchors (x, d = another class's anchor - x) with threat below 1, and of those looked at.
 
     Plain PD is at least 2 for such pairs, so a count above 0 means that the weights make images of another class count
-    as harmless. Pairs are taken from `limit` anchors evenly spread over the set; their threat is over all anchors.
-    Masks are ignored.
+    as harmless; the caller warns. Pairs are those of `limit` anchors evenly spread over the set; their threat is over
+    all anchors. Masks are ignored. The plain threat is not looked at: (0, 0).
     """
     if not threat.weighted:
-        return 0
+        return 0, 0
     threat.prepare()
     assert threat.class_weights is not None
     matrix, labels = threat.matrix, threat.labels
@@ -75,12 +73,13 @@ def warn_below_one(threat: ProjectedDisplacement, limit: int = 500) -> int:
     rows = matrix.rows(chosen) - matrix.centre
     gram = matrix.products(rows).double()  # [M, N]
     squared = gram[:, chosen].diagonal()
-    below = 0
+    below = looked_at = 0
     for i, anchor in enumerate(chosen):
         along = gram - gram[i] - (gram[i, chosen] - squared[i]).view(-1, 1)  # <a_j - x, a_k - x>, [M, N]
         distance = squared[i] + matrix.squared_norms - 2 * gram[i]
         counts = (labels != labels[anchor]) & (distance > 0)
         inverse = 1 / (BETA * distance * threat.class_weights[labels[anchor], labels])
         value = (along * inverse).masked_fill_(~counts, 0).amax(1)
-        below += int(((value < 1) & (labels[chosen] != labels[anchor])).sum())
-    return below
+        others = labels[chosen] != labels[anchor]
+        below, looked_at = below + int(((value < 1) & others).sum()), looked_at + int(others.sum())
+    return below, looked_at

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from foundations.errors import UsageError
 from threat_specification import AnchorSet, ProjectedDisplacement
-from threat_specification.projected_displacement.calibration import calibrate, warn_below_one
+from threat_specification.projected_displacement.calibration import calibrate, pairs_of_classes, warn_below_one
 from threat_specification.projected_displacement.class_weights import (
     FLOOR,
     FORMS,
@@ -257,6 +257,19 @@ def test_calibration_makes_the_medians_equal():
         calibrate(weights, plain, images[:1], labels[:1])
 
 
+def test_pairs_of_classes_are_drawn_from_all_of_them():
+    """Whatever the order of the images; in that of folders, neighbours of different classes are few."""
+    labels = torch.arange(4).repeat_interleave(50)
+    first, second = pairs_of_classes(labels, 150, seed=1)
+    assert len(first) == len(second) == 150 and bool((labels[first] != labels[second]).all())
+    assert len(set(zip(labels[first].tolist(), labels[second].tolist(), strict=True))) == 12
+    assert torch.equal(first, pairs_of_classes(labels, 150, seed=1)[0])
+    assert not torch.equal(first, pairs_of_classes(labels, 150, seed=2)[0])
+    everything = set(zip(*(rows.tolist() for rows in pairs_of_classes(labels[::25], 1000)), strict=True))
+    assert everything == {(i, j) for i, j in itertools.permutations(range(8), 2) if i // 2 != j // 2}
+    assert [len(rows) for rows in pairs_of_classes(labels[:50])] == [0, 0]
+
+
 def test_pairs_of_anchors_below_one():
     images, labels = training_set()
     anchors = AnchorSet(images[:12], labels[:12])
@@ -268,7 +281,9 @@ def test_pairs_of_anchors_below_one():
         if labels[i] != labels[j] and threat.evaluate(images[i : i + 1], labels[i : i + 1], images[j : j + 1]) < 1
     ]
     assert len(below) > 3
-    assert warn_below_one(threat) == len(below)
+    different = [pair for pair in itertools.permutations(range(12), 2) if labels[pair[0]] != labels[pair[1]]]
+    assert warn_below_one(threat) == (len(below), len(different))
     chosen = {0, 3, 6, 8, 11}  # 0, 2.75, 5.5 to even, 8.25, 11
-    assert warn_below_one(threat, limit=5) == len([pair for pair in below if set(pair) <= chosen])
-    assert warn_below_one(ProjectedDisplacement(anchors=anchors)) == 0
+    of_chosen = [len([pair for pair in pairs if set(pair) <= chosen]) for pairs in (below, different)]
+    assert warn_below_one(threat, limit=5) == tuple(of_chosen)
+    assert warn_below_one(ProjectedDisplacement(anchors=anchors)) == (0, 0)
