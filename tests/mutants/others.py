@@ -142,4 +142,18 @@ MUTANTS = [
         "",
         "tests/datasets/test_datasets.py -k small_samples",
     ),
+    Mutant(
+        "a study of other classes is taken",
+        "datasets/human_pairs.py",
+        '    if names and "classes" in arrays:',
+        "    if False:",
+        "tests/datasets/test_human_pairs.py",
+    ),
+    Mutant(
+        "who begins a study twice counts twice",
+        "datasets/human_answers.py",
+        "            if seed != first:",
+        "            if False:",
+        "tests/datasets/test_human_pairs.py",
+    ),
 ]

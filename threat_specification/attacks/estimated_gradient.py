@@ -21,6 +21,7 @@ from threat_specification.attacks.starts import begin
 
 PAIRS = 128  # pairs of opposite moves per step
 MOVE = 1 / 3  # change of each pixel in a move, in units of `AttackSet.pixel_reach`
+SHORT = 0.1  # but at least this, as far as the set goes: shorter moves seldom cross a step between coarse levels
 
 
 def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResult:
@@ -53,7 +54,8 @@ def estimated_gradient(task: Task, draw: int, pairs: int = PAIRS) -> AttackResul
 
 def _estimate(task: Task, delta: Tensor, draws: range) -> Tensor:
     """The margin's smoothed gradient at delta, up to a positive factor for each example."""
-    images, move = task.allowed.image(delta), MOVE * task.allowed.pixel_reach
+    images, reach = task.allowed.image(delta), task.allowed.pixel_reach
+    move = torch.maximum(MOVE * reach, reach.clamp_max(SHORT))
     total = torch.zeros_like(images)
     for draw in draws:
         signs = torch.where(uniform(task.seed, task.index, draw, tuple(images.shape[1:])) < 0.5, -1.0, 1.0)

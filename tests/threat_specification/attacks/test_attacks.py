@@ -14,6 +14,7 @@ from tests.threat_specification.attacks.linear import Linear, best_margin, direc
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.apgd import checkpoints
 from threat_specification.attacks.base import AttackResult, AttackSet, Task, input_gradient
+from threat_specification.attacks.estimated_gradient import _estimate
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.minimal_gauge import searched_gauges
 from threat_specification.attacks.pgd import descend, falling
@@ -275,6 +276,22 @@ def test_classes_that_are_ruled_out_leave_ratios_a_gradient(name: str, live: int
     loss = LOSSES[name](logits, torch.tensor([0]), torch.tensor([1]))
     gradient = input_gradient(loss.sum(), logits).squeeze(0)
     assert bool(loss.isfinite()) and float(gradient[0]) < 0 < float(gradient[1])
+
+
+@pytest.mark.parametrize(("radius", "move"), [(0.06, 0.06), (0.2, 0.1), (0.3, 0.1), (0.42, 0.14)])
+def test_moves_of_an_estimate_cross_steps_between_levels(radius: float, move: float) -> None:
+    """A third of a small radius seldom crosses one of ten or twenty levels of input."""
+    images, asked = torch.full((2, 1, 4, 4), 0.5), []
+
+    def model(inputs: Tensor) -> Tensor:
+        asked.append(inputs)
+        return inputs.flatten(1)[:, :2]
+
+    allowed = AttackSet.within(Linf().bind(images, torch.zeros(2, dtype=torch.long)), radius, radius)
+    index = torch.arange(2)
+    task = Task(model, torch.zeros_like(index), allowed, index >= 0, seed=0, index=index, steps=1)
+    _estimate(task, torch.zeros_like(images), range(1))
+    assert (asked[0] - asked[1]).abs().flatten().tolist() == pytest.approx([2 * move] * 32)
 
 
 def test_steps_in_a_ball_are_of_its_size() -> None:
