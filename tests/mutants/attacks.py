@@ -229,21 +229,21 @@ MUTANTS = [
         "threat_specification/attacks/losses.py",
         "    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)",
         '    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")',
-        ON_ATTACKS + "/test_attacks.py -k round_to_1",
+        ON_ATTACKS + "/test_losses.py -k round_to_1",
     ),
     Mutant(
         "classes that are ruled out leave ratios no gradient",
         "threat_specification/attacks/losses.py",
         "    return torch.where(difference.isfinite(), difference + 1e-12, 1.0)",
         "    return difference + 1e-12",
-        ON_ATTACKS + "/test_attacks.py -k ruled_out",
+        ON_ATTACKS + "/test_losses.py -k ruled_out",
     ),
     Mutant(
         "steps in a ball are those of the pixel box",
         "threat_specification/attacks/base.py",
         "box if usual is None else box.clamp_max(usual)",
         "box",
-        ON_ATTACKS + "/test_attacks.py -k steps_in_a_ball",
+        ON_ATTACKS + "/test_steps.py -k steps_in_a_ball",
     ),
     Mutant(
         "noise hides that a gradient vanishes",
@@ -251,5 +251,12 @@ MUTANTS = [
         "    found[is_random & ~vanishes] = Kind.RANDOM",
         "    found[is_random] = Kind.RANDOM",
         "tests/testing/test_gradient_masking.py -k lead_nowhere",
+    ),
+    Mutant(
+        "moves of estimates are a third of small radii",
+        "threat_specification/attacks/estimated_gradient.py",
+        "    move = torch.maximum(MOVE * reach, reach.clamp_max(SHORT))",
+        "    move = MOVE * reach",
+        ON_ATTACKS + "/test_steps.py -k moves_of",
     ),
 ]

@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foundations.errors import UsageError
 from tests.threat_specification.attacks.linear import Linear, best_margin, directions, problem, smallest_gauge
 from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.attacks.apgd import checkpoints
 from threat_specification.attacks.base import AttackResult, AttackSet, Task, input_gradient
-from threat_specification.attacks.estimated_gradient import _estimate
 from threat_specification.attacks.losses import LOSSES
 from threat_specification.attacks.minimal_gauge import searched_gauges
 from threat_specification.attacks.pgd import descend, falling
@@ -243,71 +241,6 @@ def test_a_radius_in_the_bounds_alone_holds_for_the_minimal_gauge_too() -> None:
 def test_checkpoints_of_the_paper() -> None:
     """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99 of 100 steps."""
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
-
-
-def test_losses() -> None:
-    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [1.0, 4.0, 0.0, 2.0]])
-    labels, targets = torch.tensor([0, 3]), torch.tensor([1, 0])
-    assert LOSSES["margin"](logits, labels, None).tolist() == [-1.0, 2.0]
-    assert LOSSES["dlr"](logits, labels, None).tolist() == pytest.approx([-1 / 2, 2 / 3])
-    assert LOSSES["dlr_targeted"](logits, labels, targets).tolist() == pytest.approx([-2 / 2.5, -1 / 3.5])
-    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    assert LOSSES["ce"](logits, labels, None).exp().log1p().tolist() == pytest.approx(expected.tolist())
-    for name, classes in (("dlr", 2), ("dlr_targeted", 3)):
-        with pytest.raises(UsageError, match=f"needs at least {classes + 1} classes, got {classes}"):
-            LOSSES[name](logits[:, :classes], torch.tensor([0, 1]), targets)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1000.0])
-def test_cross_entropy_leads_steeply_where_probabilities_round_to_1(scale: float) -> None:
-    """Its gradient was 0 there, so that attacks by it left a confident network as it was."""
-    logits = (scale * torch.tensor([[3.0, 1.0, 2.0, 0.0]])).requires_grad_(True)
-    gradient = input_gradient(LOSSES["ce"](logits, torch.tensor([0]), None).sum(), logits).squeeze(0)
-    others = (logits[0, 1:].double() - logits[0].double().max()).softmax(0)
-    assert gradient.tolist() == pytest.approx([-1.0, *others.tolist()])
-
-
-@pytest.mark.parametrize(("name", "live"), [("dlr", 2), ("dlr", 3), ("dlr_targeted", 2), ("dlr_targeted", 4)])
-def test_classes_that_are_ruled_out_leave_ratios_a_gradient(name: str, live: int) -> None:
-    """With fewer logits than its divisor takes, the loss was 0 wherever the others were minus infinity."""
-    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]])
-    logits[:, live:] = -torch.inf
-    logits.requires_grad_(True)
-    loss = LOSSES[name](logits, torch.tensor([0]), torch.tensor([1]))
-    gradient = input_gradient(loss.sum(), logits).squeeze(0)
-    assert bool(loss.isfinite()) and float(gradient[0]) < 0 < float(gradient[1])
-
-
-@pytest.mark.parametrize(("radius", "move"), [(0.06, 0.06), (0.2, 0.1), (0.3, 0.1), (0.42, 0.14)])
-def test_moves_of_an_estimate_cross_steps_between_levels(radius: float, move: float) -> None:
-    """A third of a small radius seldom crosses one of ten or twenty levels of input."""
-    images, asked = torch.full((2, 1, 4, 4), 0.5), []
-
-    def model(inputs: Tensor) -> Tensor:
-        asked.append(inputs)
-        return inputs.flatten(1)[:, :2]
-
-    allowed = AttackSet.within(Linf().bind(images, torch.zeros(2, dtype=torch.long)), radius, radius)
-    index = torch.arange(2)
-    task = Task(model, torch.zeros_like(index), allowed, index >= 0, seed=0, index=index, steps=1)
-    _estimate(task, torch.zeros_like(images), range(1))
-    assert (asked[0] - asked[1]).abs().flatten().tolist() == pytest.approx([2 * move] * 32)
-
-
-def test_steps_in_a_ball_are_of_its_size() -> None:
-    """They were of the pixel box where no radius stands beside the ball: 56 radii of an l2 ball."""
-    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
-    anchors = AnchorSet(torch.rand(4, 1, 4, 4), torch.arange(4) % 2)
-    for threat, threshold, radius, expected in (
-        (Linf(), 0.2, torch.inf, 0.2),
-        (L2(), 0.4, torch.inf, 0.1),
-        (L2(), 0.4, 0.05, 0.05),
-        (Intersection([(L2(), 0.4), (Linf(), 0.3)]), 0.5, torch.inf, 0.05),
-        (ProjectedDisplacement(anchors=anchors), 0.2, torch.inf, 0.5),
-    ):
-        found = Search(lambda x: x.flatten(1), threat.bind(images, labels), labels, labels, Cell(0, 0), 1, 0)
-        allowed = found.space.allowed(Cell(threshold, radius))
-        assert allowed.reach.flatten().tolist() == pytest.approx([expected] * 2), (threat.name, radius)
 
 
 def test_descent_with_momentum_is_its_recursion_in_float64() -> None:
