@@ -18,7 +18,7 @@ from runners.checks import SUITE_NAMES, names_in
 
 WHAT = ("corruption_suites", "corruption_severities", "corruption_eval_files")  # flags that say which corruptions
 # Flags of the data that change the training images alone, but for the set synthetic.
-OF_TRAINING_IMAGES = {"subsample_fraction", "random_labels_fraction", "data_seed"}
+OF_TRAINING_IMAGES = {"subsample_fraction", "subsample_version", "random_labels_fraction", "data_seed"}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ MENDED: dict[str, Callable[[TestingHparams], bool]] = {
     "corruptions without the severity": lambda of: (
         of.corruption_eval and 1 not in suites_at(of).get("torchvision", (1,))
     ),
-    "images with empty masks": lambda of: of.segmented or "pd_s" in forms_of(of.then_project),
+    "images with empty masks": lambda of: (
+        of.mask_source != "center" and (of.segmented or "pd_s" in forms_of(of.then_project))
+    ),
     "samples of the first classes": lambda of: bool(of.num_examples) or of.evaluate_only_batch_test,
     "the form that then_project has": lambda of: (
         of.adv_eval and of.N_adv_eval and bool(of.then_project and (of.tangents or of.background != "frozen"))
