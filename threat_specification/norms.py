@@ -46,8 +46,8 @@ class BoundLinf(BoundNorm):
     def counted(self) -> Tensor | None:
         return self._counted
 
-    def usual_change(self, threshold: float) -> float:
-        return threshold
+    def usual_change(self, threshold: float) -> float | None:
+        return threshold if self._counted is None else None  # a free background may change by more
 
     def evaluate(self, delta: Tensor) -> Tensor:
         return super().evaluate(delta if self._counted is None else delta * self._counted.view_as(delta))

@@ -42,3 +42,12 @@ def test_steps_in_a_ball_are_of_its_size() -> None:
         found = Search(lambda x: x.flatten(1), threat.bind(images, labels), labels, labels, Cell(0, 0), 1, 0)
         allowed = found.space.allowed(Cell(threshold, radius))
         assert allowed.reach.flatten().tolist() == pytest.approx([expected] * 2), (threat.name, radius)
+
+
+def test_steps_where_a_background_is_free_are_those_of_the_pixel_box() -> None:
+    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    anchors = AnchorSet(torch.rand(4, 1, 4, 4), torch.arange(4) % 2)
+    for background, expected in (("frozen", 0.2), ("radius", 0.2), ("free", 0.5)):
+        threat = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source="center", background=background)
+        found = Search(lambda x: x.flatten(1), threat.bind(images, labels), labels, labels, Cell(0, 0), 1, 0)
+        assert found.space.allowed(Cell(0.1, 0.2)).reach.flatten().tolist() == pytest.approx([expected] * 2)
