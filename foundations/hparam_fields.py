@@ -199,7 +199,7 @@ class Hparams:
         try:
             return f"{value.removesuffix(path)}{file_digest(path)}"
         except OSError as error:
-            raise UsageError(f"--{field.name}: cannot read {error.filename or path}: {error.strerror}") from error
+            raise UsageError(f"{flag_of(field)}: cannot read {error.filename or path}: {error.strerror}") from error
 
     def is_active(self, when: str) -> bool:
         """Check whether a condition such as 'N_aug' or 'adv_train_attack_norm=L2' holds.
@@ -231,24 +231,29 @@ class Hparams:
 
 def checked(field: dataclasses.Field, declared: Any, value: Any) -> Any:
     """The value of a field, of its type; raises UsageError for another type, NaN, infinity, or out of its range."""
-    value = _fit_type(field.name, declared, value)
+    value = _fit_type(flag_of(field), declared, value)
     check = field.metadata["check"]
     if check is not None and (expected := check(value)):
-        raise UsageError(f"--{field.name}: expected {expected}, got {format_value(value)}")
+        raise UsageError(f"{flag_of(field)}: expected {expected}, got {format_value(value)}")
     return value
 
 
-def _fit_type(name: str, expected: Any, value: Any) -> Any:
+def flag_of(field: dataclasses.Field) -> str:
+    """The flag of a field for messages, with its other name: whoever gave that one should find it."""
+    return "/".join(f"--{name}" for name in (field.name, field.metadata["alias"]) if name)
+
+
+def _fit_type(flag: str, expected: Any, value: Any) -> Any:
     """The value, with int converted to float where declared; raises UsageError for other types, NaN and infinity."""
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if expected == tuple[float, ...]:
         value = tuple(float(v) for v in value)
     elif not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise UsageError(f"--{name}: expected {getattr(expected, '__name__', expected)}, got {value!r}")
+        raise UsageError(f"{flag}: expected {getattr(expected, '__name__', expected)}, got {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
-            raise UsageError(f"--{name}: expected a finite number, got {number}")
+            raise UsageError(f"{flag}: expected a finite number, got {number}")
     return value
 
 

@@ -72,6 +72,14 @@ def test_unfit_values_are_named(group: type, name: str, value: object) -> None:
         group(**{name: value})
 
 
+def test_a_flag_of_two_names_is_told_by_both() -> None:
+    """Who gave --mask_source was told of --threat_masks."""
+    with pytest.raises(UsageError, match=r"^--num_images/--num_examples: expected a number in \[1, inf\), got 0"):
+        PerturbationHparams(num_images=0)
+    with pytest.raises(UsageError, match=r"^--threat_masks/--mask_source: cannot read /no/such: No such file"):
+        PerturbationHparams(threat_masks="file:/no/such").hashed()
+
+
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(UsageError, match="nesterov"):
         TrainingHparams(nesterov=True, momentum=0)
