@@ -54,7 +54,8 @@ class ThreatDesc(Desc):
         )
 
     def is_satisfied_by(self, result: dict[str, Any]) -> bool:
-        halves_missing = self.threat.halves and "halves" not in result
+        # Halves without `moves` were compared on neighbours in the test set.
+        halves_missing = self.threat.halves and "moves" not in result.get("halves", {})
         refused = self.threat.strict and result["dropped"]["count"]
         return not halves_missing and not refused
 

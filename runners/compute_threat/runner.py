@@ -177,7 +177,7 @@ class ComputeThreat(Runner):
         levels = {"lowest": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "highest": 1.0}
         return {name: round(float(radii.double().quantile(level)), 6) for name, level in levels.items()}
 
-    def _compare_halves(self, anchors: AnchorSet) -> dict[str, float | None]:
+    def _compare_halves(self, anchors: AnchorSet) -> dict[str, Any]:
         """Compare the two half-sets of anchors by the PD of moves to images of other classes.
 
         Returns their rank correlation, and the median ratio of the larger to the smaller PD: both are 1 for a threat
@@ -200,7 +200,8 @@ class ComputeThreat(Runner):
                 f"class that differ in threat, got {number}; give more test images"
             )
         ratio = round(float((pair.amax(0) / pair.amin(0)).median()), 6) if number else None
-        return {"examples": pair.shape[1], "rank_correlation": correlation, "median_ratio": ratio}
+        found = {"rank_correlation": correlation, "median_ratio": ratio}
+        return {"examples": pair.shape[1], "moves": "random", **found}
 
     def _moves_by_halves(self, anchors: AnchorSet) -> Tensor:
         """PD by either half-set of random moves between test images of different classes, [2, n]."""

@@ -13,6 +13,7 @@ from PIL import Image
 from cli.main import runner_parser
 from foundations.desc import derive_seed
 from foundations.environment import Environment
+from runners.compute_threat.desc import ThreatDesc
 from runners.evaluate_threat.desc import EvaluateThreatDesc
 from runners.evaluate_threat.runner import EvaluateThreat
 from tests.conftest import Command
@@ -142,6 +143,13 @@ def test_other_anchors_of_a_measurement_come_from_the_same_space(place: Command)
         made[space] = threat.anchors.indices.tolist()
         assert made[space] == expected_rows(place, *moments, runner.seed, 5)
     assert made["raw"] != made["normalised"]
+
+
+def test_halves_that_were_compared_on_neighbours_are_compared_again() -> None:
+    desc = ThreatDesc.from_flags({"dataset_name": "digits", "halves": True})
+    others = {"dropped": {"count": 0}}
+    assert not desc.is_satisfied_by(others | {"halves": {"examples": 3, "rank_correlation": 0.5}})
+    assert desc.is_satisfied_by(others | {"halves": {"examples": 3, "rank_correlation": 0.5, "moves": "random"}})
 
 
 def test_halves_are_compared_by_moves_between_all_images_of_different_classes(command: Command, tmp_path: Path) -> None:
