@@ -38,3 +38,11 @@ def without_object(
         for threat in masked:
             found[part] |= threat.without_object(pixels, rows[part].to(environment.device)).cpu()
     return found
+
+
+def left_of(rows: torch.Tensor, equal: torch.Tensor, empty: torch.Tensor, environment: Environment) -> torch.Tensor:
+    """The rows [n] but for those that equal an anchor of another class or have an empty mask; tells how many."""
+    for left_out, why in ((equal, "equal an anchor of another class"), (empty, "have an empty mask")):
+        if bool(left_out.any()):
+            environment.log(f"left out: {int(left_out.sum())} images that {why}")
+    return rows[~(equal | empty)]

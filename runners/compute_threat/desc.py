@@ -45,7 +45,7 @@ class ThreatDesc(Desc):
         if not self.threat.class_weights:
             return ""
         threat = {name: value for name, value in self.threat.hashed().items() if name not in NOT_YET_THEN}
-        folder = f"{self.name}_{digest({**self.hashed(), 'threat': threat})}"
+        folder = f"{self.name}_{digest({**super().hashed(), 'threat': threat})}"
         if not (self.directory(root).parents[1] / folder).is_dir():
             return ""
         return (

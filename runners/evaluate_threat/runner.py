@@ -43,7 +43,7 @@ from runners.evaluate_threat.statistics import Separations, separation_csv, tabl
 from runners.evaluate_threat.study import study_pairs
 from runners.inputs import check_masks, read_data, read_model, read_threat, selection_space
 from runners.plots import write_figure
-from runners.undefined import without_object
+from runners.undefined import left_of, without_object
 from testing.perturbed import Perturbation, PerturbationEvaluation
 from testing.separation import Bootstrap
 from testing.shards import ShardStore, evaluate_in_shards
@@ -219,12 +219,9 @@ class EvaluateThreat(Runner):
         rows = stratified_subset(labels.cpu(), min(self.desc.perturbation.num_images, len(labels)), self.seed)
         equal = self._equal_other_anchor(self.data.test, rows)
         empty = self._without_object(self.data.test, rows, self.measures)
-        for left_out, why in ((equal, "equal an anchor of another class"), (empty, "have an empty mask")):
-            if bool(left_out.any()):
-                self.environment.log(f"left out: {int(left_out.sum())} test images that {why}")
-        left = rows[~(equal | empty)]
+        left = left_of(rows, equal, empty, self.environment)
         if len(labels.cpu()[left].unique()) < 2:
-            raise RunError("expected test images of two classes, each with an object in its mask, got fewer")
+            raise RunError("all test images but those of one class equal an anchor of another or have an empty mask")
         return left, len(rows) - len(left)
 
     def _without_object(self, images: Examples, rows: torch.Tensor, measures: dict[str, Measure]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from runners.inputs import check_masks, read_data, read_model, with_thresholds
 from runners.test import corruptions, protocol, threats
 from runners.test.desc import TestDesc
 from runners.train.desc import PretrainedDesc, TrainDesc
-from runners.undefined import without_direction, without_object
+from runners.undefined import left_of, without_direction, without_object
 from testing.lockstep import InLockstep
 from threat_specification.perceptual import from_package
 from training.network import distributed
@@ -133,10 +133,7 @@ class Inputs:
         check_masks(measured, self.images, "test" if self.testing.split == "test" else "training")
         equal = without_direction(measured, self.images, rows, self.data.info.shape)
         empty = without_object(measured, self.images, rows, self.environment, self.data.info.shape)
-        for left_out, why in ((equal, "equal an anchor of another class"), (empty, "have an empty mask")):
-            if bool(left_out.any()):
-                self.environment.log(f"left out: {int(left_out.sum())} images that {why}")
-        index = rows[~(equal | empty)]
+        index = left_of(rows, equal, empty, self.environment)
         if not len(index):
             raise RunError("the masks of all images are empty, or they equal anchors of another class: nothing is left")
         self.num_excluded = len(rows) - len(index)

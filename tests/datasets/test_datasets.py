@@ -74,6 +74,8 @@ def test_small_samples_hold_the_first_classes_no_more_than_others(counts: list[i
     expected = size * torch.tensor(counts) / sum(counts) * 200
     share = (expected % 200) / 200
     assert bool(((drawn - expected).abs() <= 5 * (200 * share * (1 - share)).sqrt()).all())
+    small = torch.tensor(counts) < max(counts)  # together they tell weights from none
+    assert drawn[small].sum() == pytest.approx(float(expected[small].sum()), rel=0.15)
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 99, 100])

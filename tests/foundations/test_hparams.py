@@ -73,7 +73,7 @@ def test_unfit_values_are_named(group: type, name: str, value: object) -> None:
 
 
 def test_a_flag_of_two_names_is_told_by_both() -> None:
-    """Who gave --mask_source was told of --threat_masks."""
+    """An error of --mask_source spoke of --threat_masks alone."""
     with pytest.raises(UsageError, match=r"^--num_images/--num_examples: expected a number in \[1, inf\), got 0"):
         PerturbationHparams(num_images=0)
     with pytest.raises(UsageError, match=r"^--threat_masks/--mask_source: cannot read /no/such: No such file"):

@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
+from torch import nn
 
+from datasets.base import Split
 from foundations.desc import Desc
 from foundations.testing_hparams import TestingHparams
 from runners.evaluate_threat import coverage_chart
 from runners.evaluate_threat.coverage import Coverage
 from runners.test.desc import TestDesc
 from runners.test.inputs import Inputs
+from runners.test.runner import Test
 from runners.test.summary import binding
 from runners.train.desc import TrainDesc
 from testing.coverage import threshold_at
@@ -183,6 +187,21 @@ def test_what_a_background_takes_from_a_set_is_told(background: str, held: str) 
     inputs.desc, inputs.environment = SimpleNamespace(testing=testing, coverage=None), SimpleNamespace(log=told.append)
     assert inputs._with_thresholds() == testing
     assert "the set holds fewer safe changes, those alone that" in told[0] and held in told[0]
+
+
+def test_a_run_probes_images_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first fifty of a folder are of one class."""
+    probed: list[list[int]] = []
+    told = lambda evaluation, shard, robust, *of_all: probed.append(shard.index.tolist()) or []  # noqa: E731
+    monkeypatch.setattr("runners.test.runner.masking_warnings", told)
+    images = Split(torch.zeros(300, 1, 2, 2, dtype=torch.uint8), torch.arange(300) // 100)
+    run: Any = Test.__new__(Test)
+    run.inputs = SimpleNamespace(index=torch.arange(300), testing=TestingHparams(), images=images)
+    run.inputs.model, run.inputs.evaluations = nn.Identity(), {"N_adv": None}
+    run.environment = SimpleNamespace(device=torch.device("cpu"), log=None)
+    columns = ("correct", "broken_by", "no_answer")
+    run._suspicions("N_adv", {f"N_adv_{name}": numpy.zeros(300, bool) for name in columns})
+    assert probed == [list(range(0, 300, 6))]
 
 
 def test_a_share_with_threshold_0_is_told_by_the_flag_that_asks_for_it(digits_root: Command, measured: Path) -> None:

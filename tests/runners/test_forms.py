@@ -154,6 +154,19 @@ def test_the_form_of_earlier_versions_has_a_name(digits_root: Command, tmp_path:
     earlier.rmdir()
 
 
+def test_an_earlier_run_by_wordnet_is_found(tmp_path: Path) -> None:
+    """Its hash has no version of the distances."""
+    (tmp_path / "data.noun").write_text("the content alone enters the hash")
+    words = ["--dataset_name=digits", f"--class_weights=wordnet:{tmp_path / 'data.noun'}"]
+    desc = ThreatDesc.from_flags(runner_parser("compute_threat", words).parse(words))
+    content = desc.hashed()
+    assert content.pop("wordnet_version") == 2
+    since = ("class_weights_form", "class_weights_calibrate", "selection_space")
+    content["threat"] = {name: value for name, value in content["threat"].items() if name not in since}
+    (desc.directory(tmp_path).parents[1] / f"{desc.name}_{digest(content)}").mkdir(parents=True)
+    assert "an earlier version made anchors with these weights" in desc.earlier_version(tmp_path)
+
+
 def images_without_object_are_left_out(digits_root: Command, attacked: list[str], file: Path) -> None:
     """Nothing may change where a mask is empty: such images stood against every attack, and nothing told of them."""
     masks = torch.ones(360, 1, 8, 8, dtype=torch.uint8)

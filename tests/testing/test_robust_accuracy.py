@@ -26,6 +26,17 @@ IMAGES = (0.7 - DISTANCES).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).clone()
 LABELS = torch.zeros(8, dtype=torch.long)
 
 
+def test_images_of_all_classes_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images in the order of their classes the first fifty are of one."""
+    probed: list[Tensor] = []
+    told = lambda evaluation, sample, robust, *of_all: probed.append(sample.images[:, 0, 0, 0]) or []  # noqa: E731
+    monkeypatch.setattr("testing.robust_accuracy.masking_warnings", told)
+    images = torch.linspace(0, 0.6, 120).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).clone()
+    robust_accuracy(Brightness(), images, torch.zeros(120, dtype=torch.long), Linf(), 0.01, attacks=["apgd_ce"])
+    (few,) = probed
+    assert len(few) == 50 and few[0] == 0 and few[-1] > 0.58
+
+
 class Half(Threat):
     """A user's threat: half the largest change of a pixel."""
 

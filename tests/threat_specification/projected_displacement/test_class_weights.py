@@ -258,7 +258,7 @@ def test_calibration_makes_the_medians_equal():
 
 
 def test_pairs_of_classes_are_drawn_from_all_of_them():
-    """Whatever the order of the images; in that of folders, neighbours of different classes are few."""
+    """Images in the order of folders have few neighbours of different classes, and as many pairs as others."""
     labels = torch.arange(4).repeat_interleave(50)
     first, second = pairs_of_classes(labels, 150, seed=1)
     assert len(first) == len(second) == 150 and bool((labels[first] != labels[second]).all())
