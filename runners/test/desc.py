@@ -22,6 +22,13 @@ from runners.train.desc import PretrainedDesc, TrainDesc, flags_of_training, wit
 from threat_specification.registry import check_norm, tangents_named
 from threat_specification.safe_moves.changes import changes_named
 
+
+def _by_probability_margins(testing: TestingHparams) -> bool:
+    """True if an attack that is chosen, or only audited, takes differences of probabilities as its loss."""
+    names = names_in(testing.attacks) + names_in(testing.audit_attacks)
+    return any(name in ("lean", "all") or "_pm" in name for name in names)
+
+
 # Version of the attacks, increased when they change: results of another ensemble belong to another run, so that an old
 # figure is never returned for stronger attacks.
 ENSEMBLE = 4
@@ -36,6 +43,7 @@ MENDED: dict[str, Callable[[TestingHparams], bool]] = {
         of.mask_source != "center" and (of.segmented or "pd_s" in forms_of(of.then_project))
     ),
     "samples of the first classes": lambda of: bool(of.num_examples) or of.evaluate_only_batch_test,
+    "the margin of probabilities on confident networks": lambda of: of.N_adv_eval and _by_probability_margins(of),
     "the form that then_project has": lambda of: (
         of.adv_eval and of.N_adv_eval and bool(of.then_project and (of.tangents or of.background != "frozen"))
     ),

@@ -232,6 +232,13 @@ MUTANTS = [
         ON_ATTACKS + "/test_losses.py -k round_to_1",
     ),
     Mutant(
+        "the margin of probabilities stands still on confident networks",
+        "threat_specification/attacks/losses.py",
+        "    return torch.cat([others, others.amax(1, keepdim=True)], 1).logsumexp(1) - logits.logsumexp(1)",
+        "    return margin(logits.softmax(1), labels, None)",
+        ON_ATTACKS + "/test_losses.py -k margin_of_probabilities",
+    ),
+    Mutant(
         "classes that are ruled out leave ratios no gradient",
         "threat_specification/attacks/losses.py",
         "    return torch.where(difference.isfinite(), difference + 1e-12, 1.0)",

@@ -247,6 +247,11 @@ def test_the_set_is_the_one_that_attacks_inside_work_in(
         ({"N_adv_eval": True, "segmented": True, "background": "free"}, ["a free background in sets of every size"]),
         ({"N_adv_eval": True, "segmented": True, "mask_source": "grabcut"}, ["images with empty masks"]),
         ({"N_adv_eval": True, "num_examples": 20}, ["samples of the first classes"]),
+        ({"N_adv_eval": True, "attacks": "pgd,lean"}, ["the margin of probabilities on confident networks"]),
+        (
+            {"N_adv_eval": True, "audit": True, "audit_attacks": "apgd_pm"},
+            ["the margin of probabilities on confident networks"],
+        ),
         ({"corruption_eval": True, "corruption_suites": "torchvision:3"}, ["corruptions without the severity"]),
         (
             {"N_adv_eval": True, "adv_eval": True, "then_project": "pd_t", "tangents": "blur"},

@@ -35,8 +35,13 @@ def margin_targeted(logits: Tensor, labels: Tensor, targets: Tensor | None) -> T
 
 
 def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Largest other probability minus the label's, in [-1, 1] (PMA, Xie et al. 2024, arXiv 2411.15210)."""
-    return margin(logits.softmax(1), labels, None)
+    """log(1 + m) of the largest other probability minus the label's, m (PMA, Xie et al. 2024, arXiv 2411.15210).
+
+    It rises as m does, so that the steepest direction is the same; above 0 exactly if the model is wrong. 1 + m is the
+    sum of the other probabilities and the largest of them. Where the label's rounds to 1, the gradient of m is 0.
+    """
+    others = logits.scatter(1, labels.view(-1, 1), -torch.inf)
+    return torch.cat([others, others.amax(1, keepdim=True)], 1).logsumexp(1) - logits.logsumexp(1)
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
