@@ -82,6 +82,28 @@ def pretrained_timm(spec: ImageSpec, name: str) -> Classifier:
     return Classifier(Normalize(tuple(network.default_cfg["mean"]), tuple(network.default_cfg["std"])), network)
 
 
+def weights_named(name: str) -> str:
+    """The name that a library gives its weights of a model; "" without weights.
+
+    Which weights a model's plain name stands for changes with the library's version.
+    name   with the library's prefix, such as timm:resnet50
+    """
+    library, _, model = name.partition(":")
+    if library == "torchvision":
+        import torchvision
+
+        if model not in torchvision.models.list_models():
+            return ""
+        return str(torchvision.models.get_model_weights(model).DEFAULT.name)
+    import timm
+
+    try:
+        found = timm.get_pretrained_cfg(model)
+    except RuntimeError:  # it does not know the tag
+        return ""
+    return str(found.tag) if found else ""
+
+
 def preparation(name: str) -> tuple[int, int, str]:
     """The images that a library's weights were measured on: shorter side, side of the centre crop, interpolation.
 

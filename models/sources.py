@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from foundations.errors import UsageError, nearest
 from foundations.input_hparams import ModelHparams
-from models.registry import ARCHITECTURES, LIBRARIES, canonical_name, parse
+from foundations.lazy import load_object
+from models.registry import ARCHITECTURES, LIBRARIES, canonical_name, in_library, parse
 from models.robustbench_registry import ZooModel, zoo, zoo_model
 
 OURS, ROBUSTBENCH, FILE, HUB = "ours", "robustbench", "file:", "hf:"
@@ -54,6 +55,13 @@ def zoo_entry(model: ModelHparams, dataset_name: str) -> ZooModel | None:
     if model.model_source != ROBUSTBENCH:
         return None
     return zoo_model(dataset_name, model.threat_model, model.model_name)
+
+
+def weights_version(model: ModelHparams) -> dict[str, str]:
+    """For hashes: which weights the name of a library's resolved model stands for; it changes with the library."""
+    if model.model_type == "scratch" or model.model_source or not (name := in_library(model.model_name)):
+        return {}
+    return {"weights": load_object("models.libraries:weights_named")(name)}
 
 
 def label(model: ModelHparams) -> str:

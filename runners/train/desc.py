@@ -14,7 +14,7 @@ from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
-from models.sources import label
+from models.sources import label, weights_version
 from runners.checks import check_dataset, check_mask_rows, names_in, needs_weights, resolved_model, versions_of
 from runners.compute_threat.desc import ThreatDesc
 from runners.coverage import Form, coverage_run
@@ -167,7 +167,8 @@ class TrainDesc(Desc):
         average = {"ema_version": 2} if self.training.ema_decay else {}
         # 2: where images cannot be shared out equally, it is random which classes get one more.
         kept_back = {"validation_version": 2} if self.training.validation_fraction else {}
-        return super().hashed() | versions_of(names_in(moves)) | awp | average | kept_back
+        versions = awp | average | kept_back | weights_version(self.model)
+        return super().hashed() | versions_of(names_in(moves)) | versions
 
     @property
     def variant(self) -> str:
@@ -219,7 +220,8 @@ class PretrainedDesc(Desc):
         return f"{label(self.model)}_pretrained"
 
     def hashed(self) -> dict[str, Any]:
-        return {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
+        made = {"runner": self.runner, "dataset_name": self.dataset_name, "model": self.model.hashed()}
+        return made | weights_version(self.model)
 
 
 def flags_of_training(train: Any, anchors: ThreatDesc | None) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from foundations.input_hparams import ModelHparams
 from models.building import architecture, initial_model
 from models.checkpoints import fit, read_state_dict
 from models.registry import build_model
-from models.sources import label, resolved, written_name
+from models.sources import label, resolved, weights_version, written_name
+from runners.train.desc import PretrainedDesc, TrainDesc
 
 
 def described(dataset: str = "cifar10", **flags: object) -> ModelHparams:
@@ -45,6 +46,34 @@ def test_ways_to_say_a_model_are_one(flags: dict[str, str], name: str, source: s
     model = described(**flags)
     assert (model.model_name, model.model_source) == (name, source)
     assert described(**{**flags, "model_name": name}).hashed() == model.hashed()
+
+
+@pytest.mark.parametrize(
+    ("flags", "stands_for"),
+    [
+        ({"model_name": "timm:resnet50"}, "a1_in1k"),
+        ({"model_name": "timm:resnet50.tv_in1k"}, "tv_in1k"),
+        ({"model_name": "torchvision:resnet50"}, "IMAGENET1K_V2"),
+        ({"model_name": "imagenet_resnet_50"}, "IMAGENET1K_V2"),
+        ({"model_name": "timm:resnet50", "model_type": "scratch"}, None),
+        ({"model_name": "timm:resnet50", "model_source": "file:x.pt"}, None),
+        ({"model_name": "Wong2020Fast"}, None),
+        ({"model_name": "timm:no_such_network"}, ""),
+    ],
+)
+def test_runs_know_which_weights_a_name_stands_for(flags: dict[str, str], stands_for: str | None) -> None:
+    """A newer timm or torchvision has other weights of the same name; a figure of the old ones is another run."""
+    model = described(**{"model_type": "pretrained", **flags})
+    assert weights_version(model) == ({} if stands_for is None else {"weights": stands_for})
+
+
+def test_other_weights_of_a_name_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"dataset_name": "cifar10", "model_name": "timm:resnet50", "model_type": "pretrained"}
+    described_runs = (lambda: TrainDesc.from_flags(flags).hash), (lambda: PretrainedDesc.from_flags(flags).hash)
+    before = [run() for run in described_runs]
+    monkeypatch.setattr("models.libraries.weights_named", lambda name: "b2_in1k")
+    after = [run() for run in described_runs]
+    assert before[0] != after[0] and before[1] != after[1]
 
 
 @pytest.mark.parametrize(

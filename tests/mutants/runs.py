@@ -256,6 +256,13 @@ MUTANTS = [
         "tests/training/test_memory.py -k perturbed",
     ),
     Mutant(
+        "other weights of a library's name are the same run",
+        "runners/train/desc.py",
+        "        return made | weights_version(self.model)",
+        "        return made",
+        "tests/models/test_sources.py -k other_weights",
+    ),
+    Mutant(
         "weights of a library take the pixels of the data set",
         "models/building.py",
         '    name = in_library(model_name) if dataset_name == "imagenet" else ""',
