@@ -275,6 +275,8 @@ class Case:
             least = reached if self.optimum else -self.tolerance
             if most[row] < least:
                 continue
+            if self._left() <= 0:  # to set up a program takes time too, for each class
+                break
             solved = program.largest(margin, least, self._left(), EXACT if self.optimum else ANY)
             verified = self._verified(solved)
             if solved.point is not None and not verified and not self.optimum and self._left() > 0:

@@ -176,6 +176,8 @@ class Network:
         for node in graph.graph.nodes:
             arguments, options = fx.map_arg((node.args, node.kwargs), found.__getitem__)
             if node.op == "placeholder":
+                if self.blocks:
+                    raise unknown(f"argument {node.name} of forward()")
                 found[node] = self.add(Block(int(numpy.prod(shape))), shape)
             elif node.op == "get_attr":
                 found[node] = operator.attrgetter(node.target)(graph)

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy
@@ -90,7 +91,7 @@ class Program:
     def is_in_scale(self, margin: Value) -> bool:
         """False if an entry is so large, or a number is none, that the solver's answers cannot be trusted."""
         numbers = [*self.low, *self.high, *self.bounds.intervals(margin)]
-        entries = [self._scaled(self._groups, self._rows).data, self.bounds.region.rows]
+        entries = [self._units_rows.data, self.bounds.region.rows]
         entries.append(self._scaled([margin.parts], [_size(*self.bounds.intervals(margin))]).data)
         sound = all(numpy.isfinite(each).all() for each in (*numbers, *entries))
         return sound and all(abs(each).max(initial=0) <= LARGEST for each in entries)
@@ -146,18 +147,19 @@ class Program:
 
         region, group, unit = self.bounds.region, len(self.low), _size(*self.bounds.intervals(margin))
         matrices = {block: -part for block, part in margin.parts.items()} | {group: sparse.identity(1, format="csr")}
-        rows = [*self._groups, matrices, {0: sparse.csr_matrix(region.rows[chosen])}]
+        rows = [matrices, {0: sparse.csr_matrix(region.rows[chosen])}]
         lows = numpy.concatenate([*self._least, margin.constant, numpy.full(len(chosen), -numpy.inf)])
         highs = numpy.concatenate([*self._most, margin.constant, region.limits[chosen]])
         whole = numpy.concatenate([numpy.full(len(part), place in self._binaries) for place, part in self._sizes()])
         cost = numpy.zeros(len(whole) + 1)
         cost[-1] = -1
-        units, divided = numpy.concatenate([*self._units, unit]), [*self._rows, unit, numpy.ones(len(chosen))]
+        units, divided = numpy.concatenate([*self._units, unit]), [unit, numpy.ones(len(chosen))]
         low = numpy.append(numpy.concatenate(self.low), least) / units
         high = numpy.append(numpy.concatenate(self.high), most) / units
-        scaled = self._scaled(rows, divided, unit)
+        fixed = sparse.hstack([self._units_rows, sparse.csc_matrix((self._units_rows.shape[0], 1))])
+        scaled = sparse.vstack([fixed, self._scaled(rows, divided, unit)], format="csc")
         matrix, room = _without_tiny(scaled, numpy.maximum(abs(low), abs(high)))
-        by = numpy.concatenate(divided)
+        by = numpy.concatenate([*self._rows, *divided])
         with _quiet():
             solved = milp(
                 cost,
@@ -171,8 +173,13 @@ class Program:
     def _sizes(self) -> list[tuple[int, numpy.ndarray]]:
         return list(enumerate(self.low))
 
+    @cached_property
+    def _units_rows(self) -> Any:
+        """The rows of the units, which all margins have in common."""
+        return self._scaled(self._groups, self._rows)
+
     def _scaled(self, rows: list[dict[int, Any]], divided: list[numpy.ndarray], *more: numpy.ndarray) -> Any:
-        """All rows as one sparse matrix over variables in units of their largest values, each row divided.
+        """Rows as one sparse matrix over variables in units of their largest values, each row divided.
 
         more   units of groups after those of the program
         """

@@ -15,6 +15,7 @@ from threat_specification.ball import nearest_in_ball
 from threat_specification.base import BoundThreat, Threat, check_delta, check_threshold, refuse_non_finite
 from threat_specification.norms import BoundL2, BoundLinf
 from threat_specification.projected_displacement.dual_newton import ACCEPT
+from threat_specification.projected_displacement.masks import free
 
 DYKSTRA_ROUNDS = 100
 DYKSTRA_TOLERANCE = 1e-6  # in pixel values: stop after a round in which no projection moved a pixel by more
@@ -56,12 +57,19 @@ class BoundIntersection(BoundThreat):
         return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)
 
     def bounds(self, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The given bounds or the pixel box, within those of every member, as a frozen background has them."""
-        lower, upper = super().bounds(lower, upper)
+        """The given bounds or the pixel box, within those of every member, as a frozen background has them.
+
+        A background that is free for all members is bounded by the pixel box alone.
+        """
+        given = lower, upper = super().bounds(lower, upper)
         for member, _ in self.members:
             low, high = member.bounds(lower, upper)
             lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-        return lower, upper
+        if self.counted is None:
+            return lower, upper
+        inside, examples = self.counted.view_as(lower) > 0, self.examples.to(lower.dtype)
+        low, high = free(*given, inside, examples)
+        return torch.where(inside, lower, low), torch.where(inside, upper, high)
 
     @property
     def counted(self) -> Tensor | None:
@@ -108,8 +116,7 @@ class BoundIntersection(BoundThreat):
         else:
             point = _dykstra(delta, parts.all, lower, upper)
         # A background that is free for one member, which does not measure it, is bounded by others that do.
-        inside = torch.minimum(torch.maximum(point, lower), upper)
-        return inside if self.counted is None else torch.where(self.counted.view_as(point) > 0, inside, point)
+        return torch.minimum(torch.maximum(point, lower), upper)
 
     def project_beside(
         self, delta: Tensor, threshold: float, lower: Tensor, upper: Tensor, centre: Tensor

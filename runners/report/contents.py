@@ -16,7 +16,7 @@ from runners.report.corruption_table import corruption_tables
 from runners.report.human_table import human_table
 from runners.report.page import Picture, Section
 from runners.report.tables import Table
-from runners.test.bracket import CERTIFIED
+from runners.test.bracket import CERTIFIED, has_bracket
 
 MOST_BARS = 30  # models in one chart
 MOST_CURVES = 10
@@ -113,8 +113,8 @@ class Contents:
         return parts + _pictures(tests, "strip.png", "Examples of {}: clean, perturbed, and the change (amplified)")
 
     def _certificates(self, tests: list[FinishedRun]) -> Parts:
-        """The table of certificates, and brackets of the models that were trained for them."""
-        trained = [run for run in tests if run.result.get(CERTIFIED, {}).get("certified_training")]
+        """The table of certificates, and the brackets of the models that have one."""
+        trained = [run for run in tests if CERTIFIED in run.result and has_bracket(run.result[CERTIFIED])]
         caption = f"Brackets of accuracy, from what is certified to what attacks leave{_of(trained, MOST_BARS)}"
         drawn = self._chart("brackets", caption, brackets, trained[:MOST_BARS]) if trained else []
         return _given(tables.certificates_table(tests)) + drawn

@@ -105,7 +105,7 @@ def paired_table(comparisons: list[FinishedRun]) -> Table | None:
 
 
 def certificates_table(tests: list[FinishedRun]) -> Table | None:
-    """The certified share of each model, with a bracket for those trained for it; None if nothing was looked for."""
+    """The certified share of each model, with the bracket of those that have one; None if nothing was looked for."""
     header = ["model", "set", "certified", "certified by the radius alone", "[certified, attacked]", "s an image"]
     table = Table("Certificates", [*header, "remark"])
     table.note = "Accuracy in a set lies between what is certified and what attacks leave."

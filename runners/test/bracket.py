@@ -9,19 +9,28 @@ from foundations.results import markdown_table, wilson_interval
 CERTIFIED = "certified"  # the name of the evaluation in result.json
 SAYS_NOTHING = "nothing is certified: the model was not trained for certificates, so that this says nothing about it"
 FEW = "the model was not trained for certificates: how few it has says nothing about it"
+UNKNOWN = "nothing is certified: if the model was not trained for certificates, this says nothing about it"
 
 
 def remark(metrics: dict[str, Any]) -> str:
-    """A sentence on a model that was not trained for certificates; "" for one that was."""
-    if metrics["certified_training"]:
+    """A sentence on a model without a bracket; "" for one that has it."""
+    if has_bracket(metrics):
         return ""
+    if metrics["certified_training"] is None:
+        return UNKNOWN
     return FEW if metrics["accuracy"] else SAYS_NOTHING
 
 
+def has_bracket(metrics: dict[str, Any]) -> bool:
+    """True of a model trained for certificates, and of weights of unknown training that have some."""
+    trained = metrics["certified_training"]
+    return metrics["accuracy"] > 0 if trained is None else trained
+
+
 def bracket(result: dict[str, Any]) -> str:
-    """[certified, attacked], or "-" for a model that was not trained for certificates."""
+    """[certified, attacked], or "-" without a bracket."""
     found = result[CERTIFIED]
-    if not found["certified_training"]:
+    if not has_bracket(found):
         return "-"
     return f"[{found['accuracy']:.4f}, {result['N_adv']['accuracy']:.4f}]"
 

@@ -48,10 +48,10 @@ def evaluate(
     )
 
 
-def metrics(attacked: AttackEvaluation, found: Arrays, trained: bool) -> dict[str, Any]:
+def metrics(attacked: AttackEvaluation, found: Arrays, trained: bool | None) -> dict[str, Any]:
     """The fields of result.json.
 
-    trained   whether the model's training was certified: of another one, few certificates say nothing
+    trained   whether the model's training was certified, None if unknown: of another one, few certificates say nothing
     """
     return {
         "accuracy": float(found["certified_robust"].mean()),

@@ -219,11 +219,11 @@ class TestDesc(Desc):
         return ModelHparams(**train.content["hashed"]["model"]) if isinstance(train, StoredRun) else train.model
 
     @property
-    def has_certified_training(self) -> bool:
-        """True if the model under test was trained for certificates."""
+    def has_certified_training(self) -> bool | None:
+        """True if the model under test was trained for certificates; None of weights from elsewhere."""
         if isinstance(self.train, StoredRun):
             return bool(self.train.content["hashed"].get("training", {}).get("certified_train"))
-        return isinstance(self.train, TrainDesc) and self.train.training.certified_train
+        return self.train.training.certified_train if isinstance(self.train, TrainDesc) else None
 
     @property
     def model_name(self) -> str:

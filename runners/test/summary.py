@@ -105,8 +105,8 @@ def exact_table(result: dict[str, Any]) -> str:
     rows = [[name, f"{share:.4f}", "{:.3f}-{:.3f}".format(*intervals[name])] for name, share in shares.items()]
     table = markdown_table([f"exact answers, {describe_set(found)}", "share", "95 % interval"], rows)
     return (
-        f"{table}\n\n{found['undecided']} of {count} undecided when their time was over, {found['missed_by_attacks']} "
-        f"broken that no attack broke; {found['seconds_per_example']:.2f} s an image"
+        f"{table}\n\n{found['undecided']} of {count} undecided (out of time, or too close for the solver or float32), "
+        f"{found['missed_by_attacks']} broken that no attack broke; {found['seconds_per_example']:.2f} s an image"
     )
 
 

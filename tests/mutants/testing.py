@@ -217,6 +217,13 @@ MUTANTS = [
         ON_CLAIMS,
     ),
     Mutant(
+        "programs are set up when the time is over",
+        "testing/exact.py",
+        "            if self._left() <= 0:  # to set up a program takes time too, for each class",
+        "            if False:",
+        "tests/testing/test_exact.py -k time_is_over",
+    ),
+    Mutant(
         "margins that float32 does not see are proofs",
         "testing/exact.py",
         "self.tolerance = max(self.tolerance, NOISES * self._noise(region))",

@@ -266,6 +266,13 @@ MUTANTS = [
         "tests/threat_specification/test_intersection.py -k beside_it",
     ),
     Mutant(
+        "a background that no member of an intersection counts is bounded",
+        "threat_specification/intersection.py",
+        "        low, high = free(*given, inside, examples)",
+        "        low, high = lower, upper",
+        "tests/testing/test_exact.py -k no_member_bounds",
+    ),
+    Mutant(
         "the longest way between classes",
         "threat_specification/projected_displacement/class_weights.py",
         "        shortest[here] = torch.minimum(shortest[here], up.view(-1, 1) + up)",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cli.main import main
 from runners.test import certified
-from runners.test.bracket import SAYS_NOTHING
+from runners.test.bracket import SAYS_NOTHING, UNKNOWN
 from testing.certificates import CertificateEvaluation
 from tests.conftest import Command
 
@@ -116,6 +116,18 @@ def test_the_contradiction_names_its_first_image() -> None:
     for told, changed in wrong.items():
         with pytest.raises(RuntimeError, match=f"certified robust but broken by {told}"):
             certified.refuse_contradictions(arrays | changed, {"N_adv": Attacked}, index)
+
+
+def test_weights_from_elsewhere_have_a_bracket_if_some_images_are_certified(trained: Command) -> None:
+    """They were said not to be trained for certificates, which nobody knows."""
+    weights = trained.where("train", *MODEL) / "model.safetensors"
+    words = ["--dataset_name=digits", "--model_name=lenet_32", "--model_type=pretrained"]
+    words += [f"--model_source=file:{weights}", *SET, *WEAK, "--certify"]
+    found, told = trained.result("test", *words)["certified"], trained("test", *words).stdout
+    assert found["certified_training"] is None and found["accuracy"] > 0.3
+    assert f"accuracy in this set lies in [{found['accuracy']:.4f}, " in told and "not trained" not in told
+    none = [*words, "--N_radius=0.9"]
+    assert trained.result("test", *none)["certified"]["accuracy"] == 0 and UNKNOWN in trained("test", *none).stdout
 
 
 def test_a_model_without_certified_training_has_no_bracket(trained: Command) -> None:

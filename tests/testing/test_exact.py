@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy
 import pytest
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from foundations.errors import RunError, UsageError
+from testing.certificates import certified_robustness
 from testing.evaluations import AttackEvaluation
 from testing.exact import Case, exact_robustness, region_of
 from testing.exact_network import Network
-from testing.exact_program import Solved
+from testing.exact_program import Program, Solved
+from testing.robust_accuracy import robust_accuracy
 from testing.shards import Shard
 from tests.threat_specification.attacks.linear import directions
 from tests.threat_specification.attacks.test_exact import HEADLINE, largest_margin, problem
@@ -84,6 +87,53 @@ def test_another_program_agrees_and_every_point_is_real() -> None:
     assert not (undecided & (rushed.robust | rushed.broken)).any() and (rushed.margin[undecided] > 0).all()
 
 
+def test_no_program_is_set_up_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 500 anchors and 10 classes an image took ten times its limit."""
+    net, anchors, images, labels = problem()
+    given = (net, images[5:13], labels[5:13], ProjectedDisplacement(anchors=anchors), HEADLINE.threshold)
+    calls: list[Any] = []
+    largest = Program.largest
+    monkeypatch.setattr(Program, "largest", lambda *args: calls.append(args) or largest(*args))
+    rushed = exact_robustness(*given, HEADLINE.radius, seconds=1e-9, attacks=(), programs=0)
+    assert "" in rushed.by and not calls
+    exact_robustness(*given, HEADLINE.radius, attacks=())
+    assert calls
+
+
+def test_a_set_that_no_member_bounds_outside_its_mask_is_attacked_and_proven_there() -> None:
+    """Proofs were of a smaller set than the attacked one, which left images proven that are broken."""
+    torch.manual_seed(0)
+    anchors = AnchorSet(torch.rand(12, *SHAPE), torch.arange(12) % 3)
+    masks = [torch.zeros(1, *SHAPE, dtype=torch.bool) for _ in range(2)]
+    masks[0][..., 1:5, 1:4] = masks[1][..., 2:5, 2:5] = True
+    free, other = (
+        ProjectedDisplacement(
+            anchors=anchors,
+            segmented=True,
+            mask_source=lambda images, mask=mask: mask.expand(len(images), -1, -1, -1),
+            background="free",
+        )
+        for mask in masks
+    )
+    images = 0.3 + 0.4 * torch.rand(4, *SHAPE)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 3))
+    labels = net(images).argmax(1)
+    expected = exact_robustness(net, images, labels, free, 0.1, 0.03, attacks=())
+    assert expected.broken.all()
+    for threat in (Intersection([(free, 1.0)]), Intersection([(free, 1.0), (other, 1.0)])):
+        found = exact_robustness(net, images, labels, threat, 0.1, 0.03, attacks=())
+        assert torch.equal(found.broken, expected.broken) and torch.equal(found.robust, expected.robust)
+        assert not certified_robustness(net, images, labels, threat, 0.1, 0.03).robust.any()
+        assert robust_accuracy(net, images, labels, threat, 0.1, 0.03, attacks=["momentum_ce"]) == 0
+        bound, cell = threat.bind(images[:1], labels[:1]), Cell(0.1, 0.03)
+        lower, upper = bound.bounds((-images[:1]).clamp_min(-0.03), (1 - images[:1]).clamp_max(0.03))
+        unbounded = ~(masks[0] | masks[1]) if len(threat.members) == 2 else ~masks[0]
+        assert torch.equal((upper - lower > 0.5), unbounded) and (upper - lower)[unbounded].min() == 1
+        point = bound.project(torch.randn(1, *SHAPE), 0.1, lower, upper)
+        region, at = region_of(bound, cell), (images[:1] + point).flatten().double().numpy()
+        assert (region.lower <= at).all() and (at <= region.upper).all() and abs(point).max() > 0.3
+
+
 def forms() -> dict[str, tuple[Threat, dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(2)
     anchors = AnchorSet(torch.rand(12, *SHAPE, generator=generator), torch.arange(12) % 4)
@@ -99,6 +149,7 @@ def forms() -> dict[str, tuple[Threat, dict[str, Tensor]]]:
         "PD and Linf": (Intersection([(of(), 2.0), (Linf(), 0.5)]), {}),
         "Linf": (Linf(), {}),
         **{f"PD-S, {name}": given for name, given in segmented.items()},
+        "PD-S, free, alone in an intersection": (Intersection([(segmented["free"][0], 1.0)]), {"masks": masks}),
     }
 
 
@@ -150,12 +201,23 @@ def test_half_spaces_and_box_are_the_set(name: str) -> None:
         assert (region.lower == region.upper).sum() == 36 - int(mask.sum())
 
 
+class WithMask(nn.Sequential):
+    """A network whose forward() has another argument."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(36, 4))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
 def test_what_it_cannot_describe_is_named() -> None:
     images, labels = torch.rand(2, *SHAPE), torch.tensor([0, 1])
     flat = [nn.Flatten(), nn.Linear(36, 4)]
     cases = [
         (nn.Sequential(*flat, nn.Sigmoid()), Linf(), "layer 2, Sigmoid"),
         (nn.Sequential(*flat, nn.Softmax(1)), Linf(), "layer 2, Softmax"),
+        (WithMask(), Linf(), r"argument mask of forward\(\)"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, ceil_mode=True), *flat[:1], nn.Linear(8, 4)), Linf(),
          "layer 1, MaxPool2d"),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 21_000), nn.ReLU(), nn.Linear(21_000, 4)), Linf(), "small network"),

@@ -68,7 +68,7 @@ class BoundProjectedDisplacement(UnsafeDirections, BoundThreat):
         if self.mask is None:
             return lower, upper
         inside = self.mask.view_as(self.examples) > 0
-        return BACKGROUNDS[self.background](lower, upper, inside, self.examples)
+        return BACKGROUNDS[self.background](lower, upper, inside, self.examples.to(lower.dtype))
 
     def project(
         self,
