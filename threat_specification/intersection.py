@@ -14,7 +14,9 @@ from foundations.errors import UsageError
 from threat_specification.ball import nearest_in_ball
 from threat_specification.base import BoundThreat, Threat, check_delta, check_threshold, refuse_non_finite
 from threat_specification.norms import BoundL2, BoundLinf
+from threat_specification.projected_displacement.bound import BoundProjectedDisplacement
 from threat_specification.projected_displacement.dual_newton import ACCEPT
+from threat_specification.projected_displacement.joined import BoundJoined
 from threat_specification.projected_displacement.masks import free
 
 DYKSTRA_ROUNDS = 100
@@ -46,12 +48,19 @@ class Parts:
 
 
 class BoundIntersection(BoundThreat):
-    """max_i threat_i / level_i at fixed (examples, labels): the gauge of the intersection."""
+    """max_i threat_i / level_i at fixed (examples, labels): the gauge of the intersection.
+
+    joined     the members that are exact PD threats as one threat, if there are several; their half-spaces are one set
+    stopped    [B] how often members took turns in vain, so that a point of the set stands for the nearest one
+    """
 
     def __init__(self, examples: Tensor, members: Sequence[tuple[BoundThreat, float]]) -> None:
         super().__init__(examples)
         self.members = members
         self.steepest = "sign" if all(member.steepest == "sign" for member, _ in members) else "l2"
+        exact = [(member, level) for member, level in members if _is_exact(member)]
+        self.joined = BoundJoined(exact) if len(exact) > 1 else None
+        self.stopped = torch.zeros(len(examples), dtype=torch.int64, device=examples.device)
 
     def evaluate(self, delta: Tensor) -> Tensor:
         return torch.stack([member.evaluate(delta) / level for member, level in self.members]).amax(0)
@@ -85,9 +94,10 @@ class BoundIntersection(BoundThreat):
 
     @property
     def scaled(self) -> Tensor:
-        """Number of points of each example that the members' exact projections could not solve, [B]."""
-        none = torch.zeros(len(self.examples), dtype=torch.int64, device=self.examples.device)
-        return sum((getattr(member, "scaled", none) for member, _ in self.members), none)
+        """Number of points of each example that exact projections could not solve, [B]."""
+        none = torch.zeros_like(self.stopped)
+        asked = [*(member for member, _ in self.members), *([self.joined] if self.joined else [])]
+        return sum((getattr(member, "scaled", none) for member in asked), self.stopped)
 
     def inscribed_radius(self) -> Tensor | None:
         """The smallest of the members' radii, scaled by their levels; None if one is not known."""
@@ -100,8 +110,8 @@ class BoundIntersection(BoundThreat):
     ) -> Tensor:
         """Project onto {threat_i <= threshold * level_i for all i} and the bounds.
 
-        l-inf balls only tighten the bounds. The nearest point in one other member, in l2 balls, or in both is found by
-        projections onto that member; several others take turns (Dykstra's algorithm).
+        l-inf balls only tighten the bounds, and exact PD members are one. The nearest point in one other member, in l2
+        balls, or in both is found by projections onto that member; several others take turns (Dykstra's algorithm).
         """
         check_delta(delta, self.examples)
         refuse_non_finite("delta", delta)
@@ -114,7 +124,8 @@ class BoundIntersection(BoundThreat):
             project = _onto(member, level, lower, upper)
             point = project(delta) if radius is None else nearest_in_ball(project, delta, radius)
         else:
-            point = _dykstra(delta, parts.all, lower, upper)
+            point, going = _dykstra(delta, parts.all, lower, upper)
+            self.stopped += going
         # A background that is free for one member, which does not measure it, is bounded by others that do.
         return torch.minimum(torch.maximum(point, lower), upper)
 
@@ -149,8 +160,10 @@ class BoundIntersection(BoundThreat):
                 lower, upper = member.tighten(lower, upper, threshold * level)
             elif type(member) is BoundL2:
                 balls.append((member, threshold * level))
-            else:
+            elif not (self.joined and _is_exact(member)):
                 others.append((member, threshold * level))
+        if self.joined:
+            others.append((self.joined, threshold))
         smallest = min(balls, key=lambda ball: ball[1], default=None)
         if smallest and not others:
             return Parts(lower, upper, [smallest])
@@ -162,8 +175,17 @@ def _onto(member: BoundThreat, level: float, lower: Tensor, upper: Tensor) -> Ca
     return lambda delta: member.project(delta, level, lower, upper)
 
 
-def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor) -> Tensor:
+def _is_exact(member: BoundThreat) -> bool:
+    """True of a PD threat in any form that is projected onto exactly."""
+    return type(member) is BoundProjectedDisplacement and member.projection == "exact"
+
+
+def _dykstra(
+    delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor]:
     """Nearest point of an intersection of convex sets (Boyle and Dykstra 1986), each of them cut by the bounds.
+
+    Returns it, and [B] bool: True where DYKSTRA_ROUNDS did not suffice, so that it is only a point of the set.
 
     The point can stay still for some rounds while the corrections still grow, so both must have converged (Birgin and
     Raydan 2005). `change` measures both: a projection changes the point and its correction by the same amount.
@@ -184,7 +206,7 @@ def _dykstra(delta: Tensor, members: list[tuple[BoundThreat, float]], lower: Ten
     # Dykstra's iterates only converge to the set. Shrinking puts the point inside it: no member's set is left by that.
     for member, level in members:
         point = member.scale(point, level, lower, upper)
-    return point
+    return point, going.flatten()
 
 
 class Intersection(Threat):

@@ -273,6 +273,27 @@ MUTANTS = [
         "tests/testing/test_exact.py -k no_member_bounds",
     ),
     Mutant(
+        "far targets are projected to 0",
+        "threat_specification/projected_displacement/projection.py",
+        "    result, target = flat.clone(), _brought_nearer(target, low, high)",
+        "    result = flat.clone()",
+        f"{PD_TESTS}/test_projection.py -k far_targets",
+    ),
+    Mutant(
+        "joined threats forget their levels",
+        "threat_specification/projected_displacement/joined.py",
+        "rows += own.mul_((chosen / level).unsqueeze(2))",
+        "rows += own.mul_(chosen.float().unsqueeze(2))",
+        "tests/threat_specification/test_intersection.py -k several_exact",
+    ),
+    Mutant(
+        "taking turns in vain is not counted",
+        "threat_specification/intersection.py",
+        "            self.stopped += going",
+        "            pass",
+        "tests/threat_specification/test_intersection.py -k in_vain",
+    ),
+    Mutant(
         "the longest way between classes",
         "threat_specification/projected_displacement/class_weights.py",
         "        shortest[here] = torch.minimum(shortest[here], up.view(-1, 1) + up)",

@@ -9,7 +9,9 @@ from scipy.optimize import nnls
 
 from foundations.errors import UsageError
 from tests.threat_specification.attacks.linear import directions
-from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
+from tests.threat_specification.projected_displacement.kkt import certify
+from tests.threat_specification.projected_displacement.kkt import directions as kkt_directions
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement, intersection
 
 SHAPE = (3, 6, 6)
 
@@ -104,11 +106,76 @@ def test_nan_and_infinity_raise(bad):
                 call()
 
 
+def arrays_of(anchors):
+    return anchors.images.flatten(1).numpy(), anchors.labels.numpy()
+
+
+def forms():
+    """PD, a weighted and a segmented form, each with anchors of its own; and what their directions are made of."""
+    pd, x, y, d = problem()
+    generator = torch.Generator().manual_seed(3)
+    own = [AnchorSet(torch.rand(9, *SHAPE, generator=generator), torch.arange(9) % 4) for _ in range(2)]
+    weights, masks = 0.3 + torch.rand(4, 4, generator=generator), torch.zeros(3, *SHAPE, dtype=torch.bool)
+    masks[..., 1:5, 2:6] = True
+    threats = [
+        pd,
+        ProjectedDisplacement(anchors=own[0], weighted=True, class_weights=weights),
+        ProjectedDisplacement(anchors=own[1], segmented=True, background="radius"),
+    ]
+    made = [
+        [
+            kkt_directions(
+                x[i].flatten().numpy(),
+                int(y[i]),
+                *arrays_of(threat.anchors),
+                used,
+                masks[i].flatten().numpy() if seen else None,
+            )
+            for threat, used, seen in zip(threats, (None, weights.numpy(), None), (False, False, True), strict=True)
+        ]
+        for i in range(3)
+    ]
+    return threats, x, y, d, masks, made
+
+
+@pytest.mark.parametrize("size", [0.3, 1.0, 30.0])
+@pytest.mark.parametrize("threshold", [0.001, 0.1, 1.0])
+def test_several_exact_threats_are_one(threshold, size):
+    """They took turns, a hundred times at most: at small thresholds the point went a fifth of the way that it can."""
+    threats, x, y, d, masks, made = forms()
+    levels, bound = (0.1, 0.07, 0.04), 0.3
+    whole = Intersection([*zip(threats, levels, strict=True), (Linf(), bound / threshold)]).bind(x, y, masks=masks)
+    point = whole.project(size * d, threshold)
+    assert bool((whole.evaluate(point) <= threshold * (1 + 2e-6)).all()) and not whole.scaled.any()
+    lower, upper = (-x).clamp_min(-bound), (1 - x).clamp_max(bound)
+    for i, directed in enumerate(made):
+        rows = numpy.concatenate([each / level for each, level in zip(directed, levels, strict=True)])
+        parts = (each[i].flatten().numpy() for each in (size * d, point, lower, upper))
+        found = certify(rows, threshold, *parts)
+        assert found.excess <= 1e-5 * threshold + 1e-7 and found.residual < 1e-3 and abs(found.gap) < 1e-5, found
+        assert found.active > 0
+
+
+def test_members_that_take_turns_in_vain_are_told(monkeypatch):
+    """A point of the set stood for the nearest one without a word."""
+    pd, x, y, d = problem()
+    other = ProjectedDisplacement(anchors=AnchorSet(1 - pd.anchors.images, pd.anchors.labels))
+    nested = Intersection([(Intersection([(pd, 0.05)]), 1.0), (Intersection([(other, 0.05)]), 1.0)])
+    patient, hasty = nested.bind(x, y), nested.bind(x, y)
+    nearest = patient.project(d, 1.0)
+    assert patient.joined is None and not patient.scaled.any()
+    at_once = Intersection([(pd, 0.05), (other, 0.05)]).bind(x, y).project(d, 1.0)
+    torch.testing.assert_close(nearest, at_once, rtol=0, atol=2e-4)
+    monkeypatch.setattr(intersection, "DYKSTRA_ROUNDS", 2)
+    point = hasty.project(d, 1.0)
+    assert bool((hasty.evaluate(point) <= 1 + 2e-6).all()) and hasty.scaled.tolist() == [1, 1, 1]
+
+
 def test_a_projection_does_not_depend_on_the_images_beside_it():
     """Two threats took turns until the slowest image of the batch was done, which moved all others further."""
     pd, x, y, d = problem(batch=6)
     other = ProjectedDisplacement(anchors=AnchorSet(1 - pd.anchors.images, pd.anchors.labels))
-    both = Intersection([(pd, 0.05), (other, 0.05)])
+    both = Intersection([(Intersection([(pd, 0.05)]), 1.0), (Intersection([(other, 0.05)]), 1.0)])
     together = both.bind(x, y).project(d, 1.0)
     for i in range(6):
         alone = both.bind(x[i : i + 1], y[i : i + 1]).project(d[i : i + 1], 1.0)

@@ -35,6 +35,7 @@ from threat_specification.projected_displacement.warm_start import WarmStart
 ROUNDS = 200  # maximum number of Newton steps; the hardest known case takes about 30
 SLACK = 1.0  # an anchor may be dropped if the point is this many residuals inside its half-space
 FIRST = 4  # anchors in the first working set
+FAR = 10.0  # diagonals of the box: targets farther away are first brought to this distance
 
 
 def project_exact(
@@ -56,7 +57,8 @@ def project_exact(
     It uses a working set of the anchors whose constraints are active or most violated (Qi and Sun 1993; Li, Sun and Toh
     2018 for the same structure). Each round costs one B x D x N product and O(B K^2 D). `settle` makes the points
     feasible in float32 and checks them in float64. Feasible rows are returned bit-identical; rows that clipping makes
-    feasible are only clipped.
+    feasible are only clipped. Targets beyond FAR diagonals of the box, where float32 loses the point beside them, are
+    brought nearer: the point then goes along delta as far as any of the set does, up to a tenth of the diagonal at worst.
 
     Returns the points, and the numbers of the rows that Newton's method did not solve. `warm` is the warm start; it is
     updated. `can_be_empty`: the bounds need not contain 0, so that a set may be empty; its row is not solved.
@@ -68,7 +70,7 @@ def project_exact(
     if not len(outside):
         return clipped, outside
     target, low, high = delta.flatten(1), lower.expand_as(delta).flatten(1), upper.expand_as(delta).flatten(1)
-    result = flat.clone()
+    result, target = flat.clone(), _brought_nearer(target, low, high)
     if pace_of(flat.device).fixed_shapes:
         outside = project_in_fixed_shapes(bound, outside, target, low, high, along, threshold, result, warm)
         if not len(outside):
@@ -85,6 +87,16 @@ def project_exact(
             work = work.take(~accepted)
         parts.append(_solve(bound, work, threshold, result, warm, can_be_empty))
     return result.view_as(delta), torch.cat([outside[:0], *parts])
+
+
+def _brought_nearer(target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Targets [B, D] on the way from the box's point next to 0, at most FAR of its diagonals away from that."""
+    start = torch.minimum(torch.maximum(torch.zeros_like(target), lower), upper)
+    way = target - start
+    length = torch.linalg.vector_norm(way, dim=1, keepdim=True, dtype=torch.float64)
+    most = FAR * torch.linalg.vector_norm(upper - lower, dim=1, keepdim=True, dtype=torch.float64)
+    nearer = start + way * (most / length).float()
+    return torch.where(length > most, nearer, target)
 
 
 def _guess(bound, numbers: Tensor, flat: Tensor, along: Tensor, threshold: float, warm: WarmStart) -> Tensor:

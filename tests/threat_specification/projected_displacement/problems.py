@@ -9,6 +9,7 @@ import kkt
 import numpy as np
 import tangent_oracle
 import torch
+from scipy.optimize import linprog
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -168,3 +169,25 @@ def certify_segmented(name: str, weighted: bool, norm: str, tangents: bool = Fal
             p = bound.nearest(d, threshold, lower, upper)
             assert_certified(problem, d, p, threshold, lower, upper)
     assert bound.fallbacks == 0
+
+
+def assert_far_targets_are_followed(bounds: str, threshold: float) -> None:
+    """Points of far targets go as far as any of the set does, up to a hundredth of its box's diagonal.
+
+    Independent: the farthest point of the polytope along each target, by a linear program.
+    """
+    problem = Problem("digits", batch=4)
+    d = perturbations(problem, "noise")
+    lower, upper = BOUNDS[bounds](problem.x)
+    diagonal = float((upper - lower).flatten(1).norm(dim=1).max())
+    for size in (1e3, 1e5, 1e8, 1e30):
+        p = problem.bound.nearest(size * d, threshold, lower, upper)
+        assert problem.excess(p, threshold) <= 1e-5 * threshold + 1e-7
+        for i in range(len(p)):
+            way = (d[i] / d[i].norm()).flatten().double().numpy()
+            box = np.stack([lower[i].flatten().double().numpy(), upper[i].flatten().double().numpy()], 1)
+            rows = problem.rows(i)
+            most = -linprog(-way, A_ub=rows, b_ub=np.full(len(rows), threshold), bounds=box).fun
+            assert way @ p[i].flatten().double().numpy() >= most - diagonal / 100
+            assert most > 0.1 * diagonal  # so that 0 would not do
+    assert problem.bound.fallbacks == 0

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import BOUNDS, THRESHOLDS, Problem, assert_certified, certify_segmented, mislead, perturbations
+from problems import (
+    BOUNDS,
+    THRESHOLDS,
+    Problem,
+    assert_certified,
+    assert_far_targets_are_followed,
+    certify_segmented,
+    mislead,
+    perturbations,
+)
 from scipy.optimize import nnls as scipy_nnls
 from torch import Tensor
 
@@ -46,6 +55,10 @@ def test_answers_are_certified_and_stay(name: str, kind: str, bounds: str, left:
         assert_certified(problem, d, p, threshold, lower, upper)
         assert torch.equal(problem.bound.nearest(p, threshold, lower, upper), p)
     assert problem.bound.fallbacks == 0
+
+
+def test_far_targets() -> None:
+    assert_far_targets_are_followed("box", 0.3)
 
 
 @pytest.mark.parametrize("bounds", ["box", "frozen"])

@@ -203,20 +203,22 @@ def test_in_an_l2_ball_the_noise_is_the_nearest() -> None:
 
 
 def test_in_several_threats_the_noise_is_next_to_the_nearest() -> None:
-    """Two that have no ball's form take turns with the box; the nearest point is that of the stricter one of a pair."""
+    """The nearest point is that of the stricter one of a pair; two that take turns with the box come close to it."""
     problem = Problem()
     mixture = problem.moves.mixture(torch.full((COUNT, 5), 0.06))
     threshold = 1.3 * float(problem.bound.evaluate(mixture).max())
     lower, upper = torch.maximum(mixture - RADIUS, -problem.x), torch.minimum(mixture + RADIUS, 1 - problem.x)
     target = mixture + 3 * RADIUS * torch.randn(mixture.shape, generator=torch.Generator().manual_seed(0)).sign()
     threat = ProjectedDisplacement(anchors=problem.anchors)
-    both = Intersection([(threat, threshold), (threat, 2 * threshold)]).bind(problem.x, problem.y)
-    point, found = both.project_beside(target, 1.0, lower, upper, mixture)
-    nearest, _ = problem.bound.project_beside(target, threshold, lower, upper, mixture)
-    assert bool(found.all() & (point >= lower).all() & (point <= upper).all())
-    assert bool((both.evaluate(point) <= 1 + 1e-6).all())
-    far, least = ((each - target).flatten(1).norm(dim=1) for each in (point, nearest))
-    assert bool((far <= 1.03 * least).all())
+    nested = [(Intersection([(threat, level)]), 1.0) for level in (threshold, 2 * threshold)]
+    for members, room in (([(threat, threshold), (threat, 2 * threshold)], 1e-5), (nested, 0.03)):
+        both = Intersection(members).bind(problem.x, problem.y)
+        point, found = both.project_beside(target, 1.0, lower, upper, mixture)
+        nearest, _ = problem.bound.project_beside(target, threshold, lower, upper, mixture)
+        assert bool(found.all() & (point >= lower).all() & (point <= upper).all())
+        assert bool((both.evaluate(point) <= 1 + 1e-6).all())
+        far, least = ((each - target).flatten(1).norm(dim=1) for each in (point, nearest))
+        assert bool((far <= (1 + room) * least).all())
 
 
 def test_masks_of_members_are_seen() -> None:
