@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -175,7 +175,7 @@ def _onto(member: BoundThreat, level: float, lower: Tensor, upper: Tensor) -> Ca
     return lambda delta: member.project(delta, level, lower, upper)
 
 
-def _is_exact(member: BoundThreat) -> bool:
+def _is_exact(member: BoundThreat) -> TypeGuard[BoundProjectedDisplacement]:
     """True of a PD threat in any form that is projected onto exactly."""
     return type(member) is BoundProjectedDisplacement and member.projection == "exact"
 

@@ -58,7 +58,7 @@ def project_exact(
     2018 for the same structure). Each round costs one B x D x N product and O(B K^2 D). `settle` makes the points
     feasible in float32 and checks them in float64. Feasible rows are returned bit-identical; rows that clipping makes
     feasible are only clipped. Targets beyond FAR diagonals of the box, where float32 loses the point beside them, are
-    brought nearer: the point then goes along delta as far as any of the set does, up to a tenth of the diagonal at worst.
+    brought nearer: the point then goes along delta as far as any of the set does, up to a tenth of that at worst.
 
     Returns the points, and the numbers of the rows that Newton's method did not solve. `warm` is the warm start; it is
     updated. `can_be_empty`: the bounds need not contain 0, so that a set may be empty; its row is not solved.
