@@ -56,6 +56,13 @@ MUTANTS = [
         "tests/testing/test_robust_accuracy.py",
     ),
     Mutant(
+        "a warning is shown for the first model of a loop alone",
+        "foundations/notices.py",
+        "frame.f_lineno, module, None, frame.f_globals",
+        'frame.f_lineno, module, frame.f_globals.setdefault("__warningregistry__", {}), frame.f_globals',
+        "tests/testing/test_notices.py",
+    ),
+    Mutant(
         "the last shard is lost",
         "testing/shards.py",
         "range(first, -(-count // shard_size), stride)",
