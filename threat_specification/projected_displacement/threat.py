@@ -18,7 +18,7 @@ For an image x with label y, anchors a_j with labels c_j and a perturbation d:
 PD is convex and positively homogeneous in d, but not a norm.
 
 Edge cases
-    no anchor of another class                  threat 0
+    no anchor of another class                  `bind` and `evaluate` raise UsageError: all changes would have threat 0
     an anchor of another class equal to x       `bind` and `evaluate` raise UsageError, which names both
     m (a_j - x) = 0, e.g. if m is empty         that anchor does not count
     NaN or infinity in d                        `evaluate` and `project` raise UsageError
@@ -185,6 +185,8 @@ class ProjectedDisplacement(Threat):
         if over_ranks:
             self.labels = gather(self.labels)
             self.indices = None if self.indices is None else gather(self.indices.to(home))
+        # Looked at once: bind compares the labels of images with it, and only where there is one class.
+        self._only_class = int(self.labels[0]) if bool((self.labels == self.labels[0]).all()) else None
         if self.class_weights is not None:
             check_labels_covered(self.class_weights, self.labels, "anchors")
             self.class_weights = self.class_weights.to(home)
@@ -222,6 +224,8 @@ class ProjectedDisplacement(Threat):
             raise UsageError(f"examples: expected shape [B, ...] of the anchors' {shape}, got {list(examples.shape)}")
         if self.class_weights is not None:
             check_labels_covered(self.class_weights, labels, "examples")
+        if self._only_class is not None:
+            self._refuse_class_of_all_anchors(labels)
         examples = examples.detach().float()
         masks = self._masks(examples, masks, indices)
         with full_precision(examples.device.type):
@@ -236,6 +240,15 @@ class ProjectedDisplacement(Threat):
                 self.projection,
                 FULL_NORMS[self.segmented_norm],
                 self.tangents,
+            )
+
+    def _refuse_class_of_all_anchors(self, labels: Tensor) -> None:
+        given = labels.tolist()
+        if self._only_class in given:
+            raise UsageError(
+                f"anchors: expected some of another class than {self._only_class}, the label of example "
+                f"{given.index(self._only_class)}, got none: all its changes would have threat 0; give anchors of two "
+                "classes or more"
             )
 
     @property
