@@ -20,7 +20,9 @@ PD is convex and positively homogeneous in d, but not a norm.
 Edge cases
     no anchor of another class                  `bind` and `evaluate` raise UsageError: all changes would have threat 0
     an anchor of another class equal to x       `bind` and `evaluate` raise UsageError, which names both
-    m (a_j - x) = 0, e.g. if m is empty         that anchor does not count
+    m (a_j - x) = 0                             that anchor does not count
+    m of the mask source is empty               `bind` and `evaluate` raise UsageError, which names the first one;
+                                                with masks= of the call no anchor counts: threat 0
     NaN or infinity in d                        `evaluate` and `project` raise UsageError
 """
 
@@ -59,6 +61,7 @@ from threat_specification.projected_displacement.masks import (
     MaskSource,
     check_masks,
     mask_source_from,
+    refuse_empty,
 )
 from threat_specification.projected_displacement.stored import directory_of
 from threat_specification.projected_displacement.tangents import Tangents
@@ -82,8 +85,9 @@ class ProjectedDisplacement(Threat):
 
     class_weights   [K, K] for weighted=True; stored as float32
     mask_source     for segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
-                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W], which is called once per image. The alternative
-                    is to pass masks= with each call
+                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W], which is called once per image. Images with an
+                    empty mask are refused; `without_object` finds them. The alternative is to pass masks= with each
+                    call
     projection      default method of projection: a key of PROJECTIONS
     segmented_norm  of segmented=True: a key of FULL_NORMS
     tangents        True, or names among registry.TANGENTS: the tangent form
@@ -266,7 +270,8 @@ class ProjectedDisplacement(Threat):
             )
         if masks is None:
             assert self.mask_source is not None
-            masks = self.mask_source(examples, indices)
+            masks = check_masks(self.mask_source(examples, indices), examples)
+            refuse_empty(masks, indices)
         return check_masks(masks, examples).to(examples.device)
 
     def explain(
@@ -297,10 +302,10 @@ class ProjectedDisplacement(Threat):
         equal = self.anchors.equal_with_another_label(images, labels)
         return any_of(equal) if self._over_ranks else equal
 
-    def without_object(self, examples: Tensor, indices: Tensor) -> Tensor:
+    def without_object(self, examples: Tensor, indices: Tensor | None = None) -> Tensor:
         """[B] bool: images whose mask selects no pixel, so that no change has a threat; all False without masks.
 
-        Asks the mask source; indices [B] are the rows in the data set.
+        `bind` raises for them. Asks the mask source; masks of a file need `indices` [B], the rows in the data set.
         """
         if self.mask_source is None:
             return torch.zeros(len(examples), dtype=torch.bool, device=examples.device)
