@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from foundations.errors import UsageError, check_number
 from foundations.modes import evaluation_mode
+from foundations.notices import warn_at_every_call
 from testing.arguments import Given
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.foreign import Function, chosen_attacks, own
@@ -99,7 +99,7 @@ class Attack:
         parts = [Shard(number, images[rows], labels[rows], rows) for number, rows in enumerate(shards)]
         with evaluation_mode(given.model):
             evaluation = self._evaluation(given)
-            memory = Memory(lambda message: warnings.warn(message, stacklevel=2), self.shard_size)
+            memory = Memory(warn_at_every_call, self.shard_size)
             rows = [memory.run(evaluation, shard) for shard in parts]
         found = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
         refuse_no_answers(found["N_adv_clean_prediction"] == NO_CLASS, index)

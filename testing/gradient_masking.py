@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from foundations.memory import is_out_of_memory
 from testing import autoattack
+from testing.among_others import depends_on_others
 from testing.evaluations import AttackEvaluation
 from testing.lockstep import InLockstep
 from testing.shards import Shard, count_correct
@@ -90,6 +91,7 @@ class Probe:
     box_accuracy        share that is robust to an attack bounded only by the pixel box
     like_probabilities  True if the answers lie in [0, 1] and sum to 1
     answers_differ      True if two passes over the same images give different answers
+    batch_matters       True if, beside other images, they give others again
     kinds               share of the examples whose gradient has a fault, by kind
     elsewhere           share on which an attack of ELSEWHERE is the first to succeed, by its description
     beyond              share that stands although such an attack found a wrong answer, at a point not in the set
@@ -98,6 +100,7 @@ class Probe:
     box_accuracy: float = 0.0
     like_probabilities: bool = False
     answers_differ: bool = False
+    batch_matters: bool = False
     kinds: dict[Kind, float] = field(default_factory=dict)
     elsewhere: dict[str, float] = field(default_factory=dict)
     beyond: float = 0.0
@@ -118,6 +121,7 @@ def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
     task = search.task(evaluation.headline, robust)
     with torch.no_grad():
         first, second = model(shard.images), model(shard.images)
+    same, batch_matters = torch.equal(first, second), depends_on_others(model, shard.images, first)
     box = AttackSet.within(BoundLinf(shard.images), 1.0, 1.0)
     painted = apgd(replace(task, allowed=box, robust=right), DRAWS + 300)
     found = kinds(replace(task, robust=right), DRAWS + 310)
@@ -133,7 +137,8 @@ def probe(evaluation: AttackEvaluation, shard: Shard, robust: Tensor) -> Probe:
     return Probe(
         box_accuracy=float((right & ~painted.success).sum()) / count,
         like_probabilities=bool(((first >= 0) & (first <= 1)).all() and ((sums - 1).abs() < 1e-4).all()),
-        answers_differ=not torch.equal(first, second),
+        answers_differ=not same,
+        batch_matters=batch_matters and same,
         kinds={kind: float((found[right] == kind).sum()) / count for kind in CAUSES},
         elsewhere=elsewhere,
         beyond=float((beyond & search.robust(evaluation.headline)).sum()) / count,
@@ -158,6 +163,10 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
         ),
         "the model answers differently to the same input, and what it gets wrong by chance counts: the figure may be "
         "wrong either way; use --eot to attack the mean of its answers": (found.answers_differ),
+        "answers depend on the other images of the batch: the figure may be wrong either way, and changes with the "
+        "size of shards; let batch normalisation use running statistics (track_running_stats=True, eval mode)": (
+            found.batch_matters
+        ),
         f"the search without gradients broke {free} examples that attacks with gradients left robust": (
             free > GRADIENT_FREE_SHARE * max(1, broken)
         ),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from foundations.modes import evaluation_mode
+from foundations.notices import warn_at_every_call
 from foundations.results import wilson_interval
 from testing.attack import ArrayLike, Attack
 from testing.foreign import Function
@@ -97,7 +97,7 @@ def robust_accuracy(
     with evaluation_mode(evaluation.model):
         told = masking_warnings(evaluation, sample, correct[few], *of_all)
     for message in told:
-        warnings.warn(message, RobustnessWarning, stacklevel=2)
+        warn_at_every_call(message, RobustnessWarning)
     if not details:
         return float(correct.float().mean())
     names = {STANDING: "", WRONG_WITHOUT: "clean"} | dict(enumerate(evaluation.attacks, start=1))

@@ -18,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from foundations.errors import RunError
 from testing.claims import archive, schema, tensors
 from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
+from testing.claims.digests import images_digest
 
 Change = Callable[[bytes, random.Random], bytes]
 
@@ -175,6 +177,16 @@ def no_anchors(claim: Claim, draw: random.Random) -> None:
     del claim.arrays["anchor_index"]
 
 
+def anchors_of_one_class(claim: Claim, draw: random.Random) -> None:
+    """Then all changes of the images of this class have threat 0."""
+    count = len(claim.arrays.pop("anchor_index"))
+    images = numpy.zeros((count, *claim.facts["data"]["shape"]), "uint8")
+    labels = numpy.full(count, claim.arrays["label"][0])
+    claim.arrays.update({"anchor_image": images, "anchor_label": labels})
+    digest = images_digest(torch.from_numpy(images).__getitem__, torch.arange(count), torch.from_numpy(labels))
+    claim.facts["anchors"] = {"count": count, "by": "image", "sha256": digest}
+
+
 def no_flags(claim: Claim, draw: random.Random) -> None:
     claim.facts["data"]["description"]["image_size"] = draw.choice(["large", -1, None, [1]])
 
@@ -250,6 +262,7 @@ FALSE: list[Change] = [
         other_weights,
         other_anchors,
         no_anchors,
+        anchors_of_one_class,
         no_flags,
         images_without_end,
         smaller_set,

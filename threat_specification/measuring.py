@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foundations.errors import UsageError
-from threat_specification.base import Measure, check_images
+from threat_specification.base import Measure, Threat, check_images, check_rows
 
 TOGETHER = 250  # images measured at once
 
@@ -22,9 +22,11 @@ def evaluate_threat_of(
     change   the changed images [n,C,H,W], of any finite values; or a function that makes them of images [b,C,H,W]
     images   [n,C,H,W] in [0, 1]; labels: [n] whole numbers
     threats  one or several. Units: 1 is half-way to an image of another class for ProjectedDisplacement, pixels of
-             [0, 1] for L2 and Linf. Of two with one name, the second is called "name 2"
+             [0, 1] for L2 and Linf. Of two with one name, the second is called "name 2". Masks of a file are those of
+             these images, in their order
 
-    Raises UsageError for images outside [0, 1], changed images of another shape, NaN and infinity.
+    Raises UsageError for images outside [0, 1], changed images of another shape, NaN and infinity, and for images that
+    a segmented threat has an empty mask of.
 
     >>> images, labels = torch.full((2, 1, 2, 2), 0.25), torch.tensor([0, 1])
     >>> both = [nonisotropic.L2(), nonisotropic.Linf()]
@@ -40,7 +42,11 @@ def evaluate_threat_of(
     check_images(images, labels)
     if isinstance(change, Tensor) and change.shape != images.shape:
         raise UsageError(f"change: expected images {list(images.shape)}, got {list(change.shape)}")
+    for threat in several:
+        if isinstance(threat, Threat):
+            check_rows(threat, len(images))
     found: dict[str, list[Tensor]] = {name: [] for name in _names(several)}
+    index = torch.arange(len(images), device=images.device)
     with torch.no_grad():
         for start in range(0, len(images), TOGETHER):
             rows = slice(start, start + TOGETHER)
@@ -48,7 +54,8 @@ def evaluate_threat_of(
             changed = change[rows] if isinstance(change, Tensor) else change(images[rows].clone())
             check_images(images[rows], labels[rows], changed)
             for values, threat in zip(found.values(), several, strict=True):
-                values.append(threat.evaluate(images[rows], labels[rows], changed))
+                context = {"indices": index[rows]} if isinstance(threat, Threat) and threat.segmented else {}
+                values.append(threat(images[rows], labels[rows], changed, **context))
     return {name: torch.cat(values) if values else torch.zeros(0) for name, values in found.items()}
 
 

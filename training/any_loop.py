@@ -63,6 +63,8 @@ class TrainingAdversary:
     start      "random", or "corner": a far end of the set
     schedule, momentum   of the steps: "constant" or "linear"; the factor of the directions before
 
+    Images with an empty mask of a segmented threat stay clean, unless its background may change.
+
     Raises UsageError for what there is not, images outside [0, 1], labels that are no class of the model, and models
     that do not answer with logits.
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from threat_specification.intersection import Intersection
+
 
 class Source(Protocol):
     """This process's part of a global batch, as a data loader returns it. Every image has a partner in the batch.
@@ -118,10 +120,21 @@ class Batch:
 
     def context(self, threat: Any) -> dict[str, Tensor]:
         """The arguments that `bind` of a segmented threat needs besides images and labels; empty for other threats."""
-        return {"masks": self.masks(threat.mask_source)} if threat.segmented else {}
+        if not threat.segmented:
+            return {}
+        source = mask_source_of(threat)
+        return {"indices": self.index} if source is None else {"masks": self.masks(source)}
 
     def _augmented(self, images: Tensor, index: Tensor) -> Tensor:
         return self.change(self.move(images, index, self.draw), index, self.draw)
+
+
+def mask_source_of(threat: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The mask source of a threat, or of the only segmented member of an intersection; else None."""
+    if not isinstance(threat, Intersection):
+        return getattr(threat, "mask_source", None)
+    segmented = [member for member, _ in threat.members if member.segmented]
+    return mask_source_of(segmented[0]) if len(segmented) == 1 else None
 
 
 def pieces(source: Source, count: int, move: Movement, change: Transform, draw: int) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from runners.bundle.origin import described_data, described_model
 from runners.claims import anchors_digest, digest_of, images_of, judge_of
 from runners.inputs import read_anchors, read_data, read_model, require_complete
 from runners.test.desc import TestDesc
+from testing.among_others import ASKED, depends_on_others
 from testing.claims import schema
 from testing.claims.claim import ITSELF, STANDING, Claim, settled, smallest
 from testing.claims.digests import weights_digest
@@ -62,6 +63,7 @@ class BundleRun(Runner):
 
     def run(self) -> dict[str, Any]:
         with evaluation_mode(self.model):
+            self._refuse_answers_of_batches()
             sources = [self._themselves(), *(self._rounded(layer) for layer in self.layers)]
             arrays = self._common() | smallest(sources)
             arrays["found_by"] = (arrays["witness"] != STANDING).astype("uint8")[..., None]
@@ -80,6 +82,18 @@ class BundleRun(Runner):
             "verdicts": [verdict.sentence() for verdict in verdicts],
             "sets": self._losses(runs),
         }
+
+    def _refuse_answers_of_batches(self) -> None:
+        """Raise RunError if answers depend on the other images of the batch, since others ask in other batches."""
+        few = torch.arange(min(2 * ASKED, len(self.index)), device=self.environment.device)
+        images = self.judge.batch(few).images
+        with torch.no_grad():
+            first, second = self.model(images), self.model(images)
+        if torch.equal(first, second) and depends_on_others(self.model, images, first):
+            raise RunError(
+                "this model's answers depend on the other images of the batch: nobody could check its adversarial "
+                "examples; let batch normalisation use running statistics"
+            )
 
     def _themselves(self) -> Arrays:
         """The images that the model misclassifies as they are: witnesses in every set."""

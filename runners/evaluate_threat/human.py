@@ -153,11 +153,22 @@ def _usable(pairs: HumanPairs, measures: dict[str, Measure]) -> tuple[numpy.ndar
         "people see no class, or do not agree": pairs.people == NOBODY,
         "the image is an anchor": _is_anchor(pairs, measures),
     }
+    if (empty := _has_empty_mask(pairs, measures)).any():
+        reasons["the image has an empty mask"] = empty
     chosen, left_out = numpy.ones(len(pairs), bool), {}
     for why, rows in reasons.items():
         left_out[why] = int((chosen & rows).sum())
         chosen &= ~rows
     return chosen, left_out
+
+
+def _has_empty_mask(pairs: HumanPairs, measures: dict[str, Measure]) -> numpy.ndarray:
+    """[n] whether a threat has an empty mask of the clean image: it has no size of its changes."""
+    found = numpy.zeros(len(pairs), bool)
+    for measure in measures.values():
+        if isinstance(measure, ProjectedDisplacement) and measure.segmented:
+            found |= measure.without_object(_floats(pairs.clean)).cpu().numpy()
+    return found
 
 
 def _is_anchor(pairs: HumanPairs, measures: dict[str, Measure]) -> numpy.ndarray:

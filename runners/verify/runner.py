@@ -108,6 +108,10 @@ class Verify(Runner):
             anchors = AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
         if (digest := anchors_digest(anchors)) != told["sha256"]:
             raise disagrees(self.desc.file, f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
+        if len(anchors.labels.unique()) < 2:
+            raise RunError(
+                f"{self.desc.file} is refused: its anchors are of one class, so that its images have no threat"
+            )
         return anchors
 
     def _model(self) -> Classifier:

@@ -56,6 +56,27 @@ MUTANTS = [
         "tests/testing/test_robust_accuracy.py",
     ),
     Mutant(
+        "a warning is shown for the first model of a loop alone",
+        "foundations/notices.py",
+        "frame.f_lineno, module, None, frame.f_globals",
+        'frame.f_lineno, module, frame.f_globals.setdefault("__warningregistry__", {}), frame.f_globals',
+        "tests/testing/test_notices.py",
+    ),
+    Mutant(
+        "batch statistics pass for rounding",
+        "testing/among_others.py",
+        "ROUNDING = 0.01",
+        "ROUNDING = 1.0",
+        "tests/testing/test_among_others.py",
+    ),
+    Mutant(
+        "a model whose answers depend on the batch is bundled",
+        "runners/bundle/runner.py",
+        "            self._refuse_answers_of_batches()\n",
+        "",
+        "tests/runners/test_claims.py -k not_bundled",
+    ),
+    Mutant(
         "the last shard is lost",
         "testing/shards.py",
         "range(first, -(-count // shard_size), stride)",

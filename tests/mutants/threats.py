@@ -40,6 +40,20 @@ MUTANTS = [
         "self.masked = labels.view(-1, 1) == anchor_labels.view(1, -1) - 100",
         ON_PD,
     ),
+    Mutant(
+        "anchors of one class give its images threat 0",
+        "threat_specification/projected_displacement/threat.py",
+        "        if self._only_class is not None:\n",
+        "        if False:\n",
+        ON_PD,
+    ),
+    Mutant(
+        "images with an empty mask have threat 0",
+        "threat_specification/projected_displacement/threat.py",
+        "            refuse_empty(masks, indices)\n",
+        "",
+        "tests/testing/test_without_object.py",
+    ),
     Mutant("beta is 1", DIRECTIONS, "BETA = 0.5\n", "BETA = 1.0\n", ON_PD),
     Mutant(
         "near anchors lose their digits",

@@ -7,11 +7,14 @@ import random
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
+from torch import nn
 
 from cli.main import main
+from runners.inputs import read_model
 from testing.claims.claim import STANDING, Claim
 from tests.conftest import TINY, Command
 from tests.tampering import DAMAGE, EDITS, FALSE, Change, bomb
@@ -104,6 +107,22 @@ def test_the_same_bytes_twice(digits_root: Command, made: Path) -> None:
     assert (folder / "claim.zip").read_bytes() == made.read_bytes()
 
 
+def test_answers_that_depend_on_the_batch_are_not_bundled(
+    digits_root: Command, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever verifies asks about the points alone, or beside others: it was a claim, which nobody could check."""
+
+    def mixed(*given: Any) -> nn.Module:
+        model = read_model(*given)
+        model.register_forward_hook(lambda module, images, answers: answers - 0.5 * answers.mean(0))
+        return model
+
+    monkeypatch.setattr("runners.bundle.runner.read_model", mixed)
+    words = [f"--root_dir={digits_root.root}", "--author=B", "--quiet", "--device=cpu"]
+    assert main(["bundle", *WORDS, *words]) == 1
+    assert "answers depend on the other images of the batch: nobody could check" in told(capsys)
+
+
 @pytest.mark.parametrize("change", [DAMAGE[0], EDITS[-1], bomb], ids=lambda change: change.__name__)
 def test_a_tampered_file_is_refused(
     change: Change, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -123,7 +142,7 @@ def test_a_false_claim_is_refuted(
     Claim.read(path)  # it fits itself
     words = [f"--root_dir={tmp_path}", f"--train_dir={weights.parent}", "--quiet", "--device=cpu"]
     assert main(["verify", str(path), *words]) == 1
-    told(capsys)
+    assert ("anchors are of one class" in told(capsys)) == (change.__name__ == "false_anchors_of_one_class")
 
 
 def test_what_is_not_there_is_told(digits_root: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from cli.main import main, runner_parser
+from datasets.human_pairs import read_pairs
 from datasets.human_sets import HUMAN_SETS
 from datasets.registry import load_dataset
 from runners.coverage import Form, coverage_run
 from runners.evaluate_threat.desc import EvaluateThreatDesc
+from runners.evaluate_threat.human import _usable
 from tests.conftest import Command
-from threat_specification import AnchorSet
+from threat_specification import AnchorSet, ProjectedDisplacement
 
 FEW = ["--per_label=10", "--num_examples=20", "--suites=torchvision", "--severities=3", "--bootstrap=200"]
 PACKAGED = ["evaluate_threat", "--dataset_name=mnist_5k", *FEW]
@@ -145,6 +148,26 @@ def test_pairs_of_ones_own_on_one_process_and_on_two(digits_root: Command, tmp_p
     again = copy.ok(*words, processes=2)
     for name in ("human.csv", "human_pairs.csv", "study_pairs.npz", "examples.npz"):
         assert (again / name).read_bytes() == (directory / name).read_bytes(), name
+
+
+def test_pairs_without_an_object_are_left_out(digits_root: Command, tmp_path: Path) -> None:
+    """Their changes had threat 0 by the segmented form, whatever people saw."""
+    own_pairs(digits_root, tmp_path / "mine.npz")
+    data = load_dataset("digits")
+    pairs = read_pairs(tmp_path / "mine.npz", data.info.shape, data.info.num_classes)
+    known = torch.from_numpy(pairs.clean[5:8]).float() / 255
+    anchors = AnchorSet(data.train.images[:50], data.train.labels[:50])
+
+    def masks(images: torch.Tensor) -> torch.Tensor:
+        empty = (images.unsqueeze(1) == known).flatten(2).all(2).any(1)
+        return ~empty.view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+
+    plain = ProjectedDisplacement(anchors=anchors)
+    segmented = ProjectedDisplacement(anchors=anchors, segmented=True, mask_source=masks)
+    before, told = _usable(pairs, {"PD": plain})
+    chosen, left_out = _usable(pairs, {"PD": plain, "PD-S": segmented})
+    assert (before & ~chosen).nonzero()[0].tolist() == [5, 6]  # the eighth shows people nothing
+    assert left_out == told | {"the image has an empty mask": 2}
 
 
 def described(*words: str) -> EvaluateThreatDesc:

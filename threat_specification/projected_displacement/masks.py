@@ -35,6 +35,22 @@ def check_masks(masks: Tensor, examples: Tensor) -> Tensor:
     return masks
 
 
+def refuse_empty(masks: Tensor, indices: Tensor | None = None) -> None:
+    """Raise UsageError for a mask without a pixel: all changes of its image have threat 0, or none is allowed.
+
+    indices   [B] rows in the data set, by which the first such image is named (default: its place in the batch)
+    """
+    empty = ~masks.flatten(1).any(1)
+    if bool(empty.any()):
+        first = empty.nonzero()[0, 0]
+        number = int(first if indices is None else indices[first.to(indices.device)])
+        raise UsageError(
+            f"masks: expected an object in every image, got an empty mask for image {number}: no change of it has a "
+            "threat, and it would count as robust; leave out the images that `without_object(images)` of the segmented "
+            "threat finds"
+        )
+
+
 class CachedMasks:
     """A source that computes the mask of each image content once and keeps it in memory, one bit per mask value."""
 

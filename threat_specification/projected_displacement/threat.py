@@ -18,9 +18,11 @@ For an image x with label y, anchors a_j with labels c_j and a perturbation d:
 PD is convex and positively homogeneous in d, but not a norm.
 
 Edge cases
-    no anchor of another class                  threat 0
+    no anchor of another class                  `bind` and `evaluate` raise UsageError: all changes would have threat 0
     an anchor of another class equal to x       `bind` and `evaluate` raise UsageError, which names both
-    m (a_j - x) = 0, e.g. if m is empty         that anchor does not count
+    m (a_j - x) = 0                             that anchor does not count
+    m of the mask source is empty               `bind` and `evaluate` raise UsageError, which names the first one;
+                                                with masks= of the call no anchor counts: threat 0
     NaN or infinity in d                        `evaluate` and `project` raise UsageError
 """
 
@@ -59,6 +61,7 @@ from threat_specification.projected_displacement.masks import (
     MaskSource,
     check_masks,
     mask_source_from,
+    refuse_empty,
 )
 from threat_specification.projected_displacement.stored import directory_of
 from threat_specification.projected_displacement.tangents import Tangents
@@ -82,8 +85,9 @@ class ProjectedDisplacement(Threat):
 
     class_weights   [K, K] for weighted=True; stored as float32
     mask_source     for segmented=True: "center", "grabcut", "sam:CHECKPOINT", "file:PATH" or a callable of images
-                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W], which is called once per image. The alternative
-                    is to pass masks= with each call
+                    [B,C,H,W] that returns bool [B,1,H,W] or [B,C,H,W], which is called once per image. Images with an
+                    empty mask are refused; `without_object` finds them. The alternative is to pass masks= with each
+                    call
     projection      default method of projection: a key of PROJECTIONS
     segmented_norm  of segmented=True: a key of FULL_NORMS
     tangents        True, or names among registry.TANGENTS: the tangent form
@@ -185,6 +189,8 @@ class ProjectedDisplacement(Threat):
         if over_ranks:
             self.labels = gather(self.labels)
             self.indices = None if self.indices is None else gather(self.indices.to(home))
+        # Looked at once: bind compares the labels of images with it, and only where there is one class.
+        self._only_class = int(self.labels[0]) if bool((self.labels == self.labels[0]).all()) else None
         if self.class_weights is not None:
             check_labels_covered(self.class_weights, self.labels, "anchors")
             self.class_weights = self.class_weights.to(home)
@@ -222,6 +228,8 @@ class ProjectedDisplacement(Threat):
             raise UsageError(f"examples: expected shape [B, ...] of the anchors' {shape}, got {list(examples.shape)}")
         if self.class_weights is not None:
             check_labels_covered(self.class_weights, labels, "examples")
+        if self._only_class is not None:
+            self._refuse_class_of_all_anchors(labels)
         examples = examples.detach().float()
         masks = self._masks(examples, masks, indices)
         with full_precision(examples.device.type):
@@ -236,6 +244,15 @@ class ProjectedDisplacement(Threat):
                 self.projection,
                 FULL_NORMS[self.segmented_norm],
                 self.tangents,
+            )
+
+    def _refuse_class_of_all_anchors(self, labels: Tensor) -> None:
+        given = labels.tolist()
+        if self._only_class in given:
+            raise UsageError(
+                f"anchors: expected some of another class than {self._only_class}, the label of example "
+                f"{given.index(self._only_class)}, got none: all its changes would have threat 0; give anchors of two "
+                "classes or more"
             )
 
     @property
@@ -253,7 +270,8 @@ class ProjectedDisplacement(Threat):
             )
         if masks is None:
             assert self.mask_source is not None
-            masks = self.mask_source(examples, indices)
+            masks = check_masks(self.mask_source(examples, indices), examples)
+            refuse_empty(masks, indices)
         return check_masks(masks, examples).to(examples.device)
 
     def explain(
@@ -284,10 +302,10 @@ class ProjectedDisplacement(Threat):
         equal = self.anchors.equal_with_another_label(images, labels)
         return any_of(equal) if self._over_ranks else equal
 
-    def without_object(self, examples: Tensor, indices: Tensor) -> Tensor:
+    def without_object(self, examples: Tensor, indices: Tensor | None = None) -> Tensor:
         """[B] bool: images whose mask selects no pixel, so that no change has a threat; all False without masks.
 
-        Asks the mask source; indices [B] are the rows in the data set.
+        `bind` raises for them. Asks the mask source; masks of a file need `indices` [B], the rows in the data set.
         """
         if self.mask_source is None:
             return torch.zeros(len(examples), dtype=torch.bool, device=examples.device)

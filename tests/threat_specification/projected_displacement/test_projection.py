@@ -160,11 +160,14 @@ def test_float64_decides_what_float32_cannot() -> None:
     assert torch.equal(problem.bound.nearest(p, 0.05, *none), p)
 
 
-def test_without_anchors_of_other_classes_only_the_bounds_count() -> None:
+def test_where_no_anchor_counts_only_the_bounds_do() -> None:
+    """As for an image with an empty mask."""
     images, labels = data("3x32x32")
-    same = labels == 3
-    bound = ProjectedDisplacement(anchors=AnchorSet(images[same], labels[same])).bind(images[:5], labels[:5])
-    lower, upper = BOUNDS["radius"](images[:5])
+    masks = torch.ones(5, 1, *images.shape[2:], dtype=torch.bool)
+    masks[3] = False
+    threat = ProjectedDisplacement(anchors=AnchorSet(images, labels), segmented=True, background="radius")
+    bound = threat.bind(images[:5] * 0.9 + 0.05, labels[:5], masks=masks)
+    lower, upper = BOUNDS["radius"](bound.examples)
     d = 3 * torch.randn(images[:5].shape, generator=torch.Generator().manual_seed(0))
     p = bound.nearest(d, 0.05, lower, upper)
     assert torch.equal(p[3], torch.minimum(torch.maximum(d[3], lower[3]), upper[3]))

@@ -9,7 +9,7 @@ import torch
 
 from foundations.errors import UsageError
 from foundations.input_hparams import ThreatHparams
-from threat_specification import AnchorSet, Intersection, Linf, ProjectedDisplacement
+from threat_specification import L2, AnchorSet, Intersection, Linf, ProjectedDisplacement
 from threat_specification.projected_displacement.pace import PACES
 
 SHAPE = (3, 6, 6)
@@ -232,7 +232,7 @@ def test_nan_and_infinity_are_never_a_threat_of_zero(bad):
     bound = threat.bind(x, y)
     z = z.clone()
     z[3, 1, 2, 2] = bad
-    alone = ProjectedDisplacement(anchors=AnchorSet(anchors.images[:1], anchors.labels[:1]))
+    segmented, empty = ProjectedDisplacement(segmented=True, anchors=anchors), torch.zeros(7, 1, 6, 6, dtype=torch.bool)
     for call in (
         lambda: threat.evaluate(x, y, z),
         lambda: threat.project(x, y, z),
@@ -240,22 +240,43 @@ def test_nan_and_infinity_are_never_a_threat_of_zero(bad):
         lambda: bound.displacements((z - x).flatten(1)),
         lambda: bound.project(z - x, 0.1, method="scale"),
         lambda: bound.project(z - x, 0.1, method="exact"),
-        lambda: alone.bind(x, torch.zeros_like(y)).evaluate(z - x),  # no anchor counts
+        lambda: segmented.bind(x, y, masks=empty).evaluate(z - x),  # no anchor counts
         lambda: Intersection([(threat, 0.1), (Linf(), 0.1)]).bind(x, y).evaluate(z - x),
     ):
         with pytest.raises(UsageError, match="finite"):
             call()
 
 
-def test_no_anchor_of_another_class_means_threat_zero():
+def test_no_anchor_of_another_class_is_refused():
+    """All changes of such images had threat 0, and no attack was asked to stay anywhere."""
     anchors, x, y, z = problem()
-    threat = ProjectedDisplacement(anchors=AnchorSet(anchors.images, torch.ones_like(anchors.labels)))
-    got = threat.evaluate(x, y, z)
-    assert float(got[1]) == float(got[5]) == 0 and float(got[0]) > 0
-    assert threat.explain(x, y, z)[1] == []
-    assert math.isinf(threat.inscribed_radius(x, y)[1])
-    for method in ("scale", "exact"):
-        assert torch.equal(threat.project(x, y, z, 0.0, method=method)[1], z[1].clamp(0, 1))
+    one = AnchorSet(anchors.images, torch.ones_like(anchors.labels))
+    others = y != 1
+    for form in ({}, {"tangents": True}, {"weighted": True, "class_weights": torch.ones(4, 4)}):
+        threat = ProjectedDisplacement(anchors=one, **form)
+        assert bool((threat.evaluate(x[others], y[others], z[others]) > 0).any())
+        both = Intersection([(threat, 0.1), (L2(), 1.0)])
+        words = r"expected some of another class than 1, the label of example 1, got none"
+        for call in (
+            lambda threat=threat: threat.evaluate(x, y, z),
+            lambda threat=threat: threat.project(x, y, z, 0.1),
+            lambda threat=threat: threat.explain(x, y, z),
+            lambda threat=threat: threat.inscribed_radius(x, y),
+            lambda both=both: both.bind(x, y),
+        ):
+            with pytest.raises(UsageError, match=words):
+                call()
+
+
+def test_labels_are_looked_at_only_where_all_anchors_have_one_class(monkeypatch):
+    """The host waits for a device there."""
+    anchors, x, y, _ = problem()
+    asked = []
+    monkeypatch.setattr(ProjectedDisplacement, "_refuse_class_of_all_anchors", lambda self, labels: asked.append(1))
+    ProjectedDisplacement(anchors=anchors).bind(x, y)
+    assert not asked
+    ProjectedDisplacement(anchors=AnchorSet(anchors.images[:1], anchors.labels[:1])).bind(x, y)
+    assert asked
 
 
 def test_empty_batch():
