@@ -6,7 +6,7 @@ from typing import Any
 
 from foundations.results import wilson_interval
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, leading_measurement, measured_in, paired_p
+from runners.report.comparable import comparable, leading_measurement, measured_in, other_ways, paired_p
 from runners.report.tables import by_accuracy
 from runners.test.summary import AUDIT, EVALUATIONS, describe_set
 
@@ -53,6 +53,10 @@ def _standing(name: str, tests: list[FinishedRun]) -> str:
     low, high = _interval(leader, name)
     where = f"{_where(name)} ({describe_set(found)})" if "norm" in found else _where(name)
     kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
+    ways = other_ways(name, tests)
+    kept += (
+        f"; {ways} other way{'s' * (ways > 1)} of measuring it stand{'s' * (ways == 1)} in the table" if ways else ""
+    )
     if not others:
         return f"{where}, {leader.label} {kept}; no other model was measured there."
     near = [run.label for run in others if not _differ(leader, run, name)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, leading_measurement, measured_in
+from runners.report.comparable import comparable, leading_measurement, measured_in, other_ways
 from runners.test.summary import EVALUATIONS, describe_set
 
 
@@ -53,7 +53,9 @@ def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
             where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
             parts.append(f"{words}{where} {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
     most = f"the most robust of {len(models)} models, " if len(models) > 1 else ""
-    return [f"accuracy of {most}{best.label}: {', '.join(parts)}"]
+    ways = other_ways(measured[0], tested)
+    others = f"; {ways} other way{'s' * (ways > 1)} of measuring: see the page" if ways else ""
+    return [f"accuracy of {most}{best.label}: {', '.join(parts)}{others}"]
 
 
 def _warnings(runs: dict[str, list[FinishedRun]]) -> list[str]:

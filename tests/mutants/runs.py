@@ -207,6 +207,13 @@ MUTANTS = [
         "tests/runners/test_site.py -k other_labels",
     ),
     Mutant(
+        "of ways of measuring the weaker one speaks",
+        "runners/report/comparable.py",
+        'sum(metrics["num_examples"] for metrics in found), -left, way',
+        'sum(metrics["num_examples"] for metrics in found), left, way',
+        "tests/runners/test_answer.py -k stronger_one_speaks",
+    ),
+    Mutant(
         "each process stops when it is asked itself",
         "foundations/environment.py",
         "        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,24 @@ def test_what_else_makes_figures_incomparable(others: dict[str, Any]) -> None:
     assert line.startswith("set: accuracy of the most robust of 2 models, one: ")
 
 
+def test_of_two_ways_the_stronger_one_speaks_in_whatever_order_of_folders() -> None:
+    """One model under one step and under 40: the headline was the weaker of the two, 99 % where 10 % are left."""
+    weak, strong = described("one", 0.99, N_attack_iter=1), described("one", 0.1)
+    few = described("one", 0.05, tangents="blur")
+    few.result["N_adv"]["num_examples"] = 20
+    for tests in itertools.permutations([weak, strong, few]):
+        assert "one is right on 10.0% of 500 images" in first(*tests)
+        assert "; 2 other ways of measuring it stand in the table" in first(*tests)
+        (line,) = found_in({"set": {"test": list(tests), "evaluate_threat": []}})[:1]
+        assert line.startswith("set: accuracy of one: ") and " 0.100 " in line and "; 2 other ways of measuring" in line
+    assert "other way" not in first(strong) and "; 1 other way of measuring it stands in the table" in first(weak, few)
+
+
+def test_equal_figures_stand_in_the_order_of_names() -> None:
+    for tests in itertools.permutations([described("a", 0.5), described("b", 0.5), described("c", 0.5)]):
+        assert "a stands best of 3" in first(*tests)
+
+
 def test_what_does_not_matter_to_the_figure() -> None:
     half = {"dataset": HASHED["dataset"] | {"subsample_fraction": 0.5}}
     tests = [described("one", 0.5), described("two", 0.6, standard_eval=False), described("three", 0.4, **half)]
@@ -134,6 +153,11 @@ def test_of_several_measurements_the_one_of_most_anchors_speaks() -> None:
     few, usual = (finished(f"greedy_subsets_{count}", {"num_examples": 40}) for count in (5, 50))
     assert leading_measurement([few, usual]) == (usual, " (greedy_subsets_50, 40 images)")
     assert leading_measurement([few]) == (few, "")
+    tells, hardly = (
+        finished("greedy_subsets_50", {"num_examples": 40, "separation": {"PD": {"auroc": auroc}}})
+        for auroc in (1, 0.6)
+    )
+    assert leading_measurement([tells, hardly])[0] is leading_measurement([hardly, tells])[0] is hardly
 
 
 def test_models_are_told_apart_by_their_common_images(tmp_path: Path) -> None:
