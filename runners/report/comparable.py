@@ -7,9 +7,6 @@ import math
 import re
 from collections.abc import Sequence
 
-import numpy
-
-from runners.paired import paired
 from runners.report.collect import FinishedRun
 from runners.test.corruption_desc import WHAT, images_of
 from runners.test.summary import MOVES, OTHER_ANCHORS, describe_set
@@ -107,13 +104,3 @@ def leading_measurement(measurements: list[FinishedRun]) -> tuple[FinishedRun, s
     leading = max(measurements, key=size)
     several = len(measurements) > 1
     return leading, f" ({leading.label}, {leading.result['num_examples']:,} images)" if several else ""
-
-
-def paired_p(first: FinishedRun, second: FinishedRun, column: str) -> float | None:
-    """The p-value of the paired test of two runs; None without common examples or columns."""
-    files = [run.path / "examples.npz" for run in (first, second)]
-    if not all(file.is_file() for file in files):
-        return None
-    with numpy.load(files[0], allow_pickle=False) as mine, numpy.load(files[1], allow_pickle=False) as its:
-        found = paired(mine, its, column)
-    return None if found is None else found.p

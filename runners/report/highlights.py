@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from foundations.results import wilson_interval
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, leading_measurement, measured_in, other_ways
+from runners.report.comparable import leading_measurement, measured_in
+from runners.report.standing import Standing, interval
 from runners.test.summary import EVALUATIONS, describe_set
 
 
@@ -44,18 +44,17 @@ def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
     tested = [run for run in runs["test"] if run.split == "test"]
     if not (measured := measured_in(tested)):
         return []
-    models = comparable(measured[0], tested)
-    best, parts = models[0], []
+    standing = Standing(measured[0], tested)
+    best, count, parts = standing.leader, len(standing.models), []
     for name, words in EVALUATIONS.items():
         if name in best.result:
             metrics = best.result[name]
-            low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
+            low, high = interval(best, name)
             where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
-            parts.append(f"{words}{where} {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
-    most = f"the most robust of {len(models)} models, " if len(models) > 1 else ""
-    ways = other_ways(measured[0], tested)
-    others = f"; {ways} other way{'s' * (ways > 1)} of measuring: see the page" if ways else ""
-    return [f"accuracy of {most}{best.label}: {', '.join(parts)}{others}"]
+            of = f"[{low:.3f}, {high:.3f}] of {metrics['num_examples']:,} images"
+            parts.append(f"{words}{where} {metrics['accuracy']:.3f} {of}")
+    most = f"the {'most robust' if standing.is_best else 'highest figure'} of {count} models, " if count > 1 else ""
+    return [f"accuracy of {most}{best.label}: {', '.join(parts)}{standing.doubts()}"]
 
 
 def _warnings(runs: dict[str, list[FinishedRun]]) -> list[str]:

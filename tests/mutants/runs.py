@@ -214,6 +214,13 @@ MUTANTS = [
         "tests/runners/test_answer.py -k stronger_one_speaks",
     ),
     Mutant(
+        "a model that differs from the best one is behind it",
+        "runners/report/standing.py",
+        "BEHIND if common.test.only_first > common.test.only_second else AHEAD",
+        "BEHIND",
+        "tests/runners/test_answer.py -k easier_images",
+    ),
+    Mutant(
         "each process stops when it is asked itself",
         "foundations/environment.py",
         "        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)",
