@@ -56,8 +56,6 @@ class Verify(Runner):
             raise
         anchors = self._anchors()
         forms = [each["threat"] for each in facts["claims"]]
-        if anchors is None and any(form["name"] == "PD" for form in forms):
-            raise RunError(f"{self.desc.file} is refused: it claims a set of PD without anchors")
         self.model = self._model()
         examples = images_of(self.data, facts["data"]["split"])
         weights = arrays.get("class_weights")
@@ -99,13 +97,12 @@ class Verify(Runner):
         told, arrays = self.claim.facts["anchors"], self.claim.arrays
         if told is None:
             return None
-        if told["by"] == "index":
-            rows = torch.from_numpy(arrays["anchor_index"])
-            if bool((rows < 0).any()) or bool((rows >= len(self.data.train)).any()):
-                raise disagrees(self.desc.file, "anchors among the training images", f"{len(self.data.train)} of these")
-            anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
-        else:
-            anchors = AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
+        if told["by"] == "image":  # reading the file compared their digest with what is told
+            return AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
+        rows = torch.from_numpy(arrays["anchor_index"])
+        if bool((rows >= len(self.data.train)).any()):
+            raise disagrees(self.desc.file, "anchors among the training images", f"{len(self.data.train)} of these")
+        anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
         if (digest := anchors_digest(anchors)) != told["sha256"]:
             raise disagrees(self.desc.file, f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
         return anchors

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 
 from foundations.errors import RunError, UsageError
 from testing.claims import archive, schema, tensors
 from testing.claims.archive import Refused
+from testing.claims.digests import images_digest
+from threat_specification.registry import tangents_named
 
 STANDING, ITSELF = -1, 0  # values of witness; k > 0 is the point k - 1
 OWN = ("owner", "delta", "witness", "found_by")  # arrays that merging changes; all others are equal
@@ -61,6 +64,7 @@ class Claim:
             raise Refused("its arrays do not have the SHA-256 that claim.json tells")
         claim = cls(facts, tensors.from_bytes(content, kinds))
         _check_arrays(claim)
+        _check_sets(claim)
         if merged([claim]).facts != facts:
             raise Refused("it is not in canonical form: order of claims, authors, runs or points, counts or accuracies")
         return claim
@@ -211,3 +215,28 @@ def _check_arrays(claim: Claim) -> None:
     many = {len(run[name]) for run in facts["runs"] for name in ("reported", "lost", "certified")} - {len(witness)}
     if many or {run["author"] for run in facts["runs"]} != set(facts["authors"]):
         raise Refused("its runs do not fit its claims or its authors")
+
+
+def _check_sets(claim: Claim) -> None:
+    """Raise Refused for sets that no machine could measure, and for anchors that contradict what is told of them."""
+    told, forms = claim.facts["anchors"], [each["threat"] for each in claim.facts["claims"]]
+    for form in (form for form in forms if form["name"] == "PD"):
+        if told is None:
+            raise Refused("it claims a set of PD without anchors")
+        if form["segmented"] != (form["mask_source"] == "center"):
+            raise Refused("it claims a set of the segmented form whose masks nobody can make again")
+        try:
+            tangents_named("tangents", form["tangents"])
+        except UsageError as error:
+            raise Refused(f"it claims a set of the tangent form of {error}") from error
+    if told is None:
+        return
+    if not told["count"]:
+        raise Refused("it has no anchors")
+    if told["by"] == "index":
+        if (claim.arrays["anchor_index"] < 0).any():
+            raise Refused("the rows of its anchors are not rows of a data set")
+        return
+    images, labels = (torch.from_numpy(claim.arrays[f"anchor_{name}"]) for name in ("image", "label"))
+    if (digest := images_digest(images.__getitem__, torch.arange(len(labels)), labels)) != told["sha256"]:
+        raise Refused(f"it tells anchors of SHA-256 {told['sha256'][:12]}, and those in it have {digest[:12]}")

@@ -126,6 +126,13 @@ MUTANTS = [
         "tests/testing/test_claims.py",
     ),
     Mutant(
+        "claims: anchors in the file need not be those that it tells",
+        "testing/claims/claim.py",
+        ') != told["sha256"]:',
+        ') == "":',
+        "tests/testing/test_claims.py -k anchors_in_the_file",
+    ),
+    Mutant(
         "corruptions of files without a severity asked for are left out",
         "runners/corruptions.py",
         "if not readers.keys() & set(severities):",

@@ -178,6 +178,22 @@ def test_claims_with_other_anchors_or_weights_are_not_merged(name: str, told: st
                 merged(order)
 
 
+def test_anchors_in_the_file_are_those_that_it_tells() -> None:
+    """Else whoever ranks it beside honest claims of the same digest shows figures of a larger set."""
+    claim = some_claim("a", 1)
+    images, labels = numpy.arange(24, dtype="uint8").reshape(2, *SHAPE), numpy.arange(2)
+    digest = images_digest(torch.from_numpy(images).__getitem__, torch.arange(2), torch.from_numpy(labels))
+    claim.facts["anchors"] = {"count": 2, "by": "image", "sha256": digest}
+    for name, moved in ((None, None), ("anchor_image", images[::-1].copy()), ("anchor_label", labels[::-1].copy())):
+        claim.arrays.update({"anchor_image": images, "anchor_label": labels})
+        if name is None:
+            assert Claim.from_bytes(merged([settled(claim)]).to_bytes()).facts["anchors"]["sha256"] == digest
+            continue
+        claim.arrays[name] = moved
+        with pytest.raises(Refused, match=f"it tells anchors of SHA-256 {digest[:12]}, and those in it have "):
+            Claim.from_bytes(merged([settled(claim)]).to_bytes())
+
+
 def test_a_member_makes_no_more_bytes_than_it_says() -> None:
     zeros = archive.Member.of(bytes(2**24))
     assert len(zeros.payload) < 2**16
