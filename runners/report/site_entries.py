@@ -67,18 +67,23 @@ class Entry:
         return [each["accuracy"] for each in self.claim.facts["claims"]]
 
     @property
-    def mean(self) -> float:
-        return sum(self.accuracies) / len(self.accuracies)
+    def broken(self) -> int:
+        """Images broken, of all sets together: an exact order of the means of claims about the same images and sets."""
+        return sum(each["broken"] for each in self.claim.facts["claims"])
+
+    @cached_property
+    def wrong(self) -> int:
+        """Images that the claim says are misclassified as they are."""
+        return int((self.claim.arrays["witness"] == ITSELF).any(0).sum())
 
     @property
     def digest(self) -> str:
         return self.claim.digest
 
-    @cached_property
+    @property
     def clean(self) -> float:
         """The share of images that the claim does not say are misclassified as they are."""
-        wrong = (self.claim.arrays["witness"] == ITSELF).any(0)
-        return 1 - int(wrong.sum()) / len(wrong)
+        return 1 - self.wrong / self.claim.arrays["witness"].shape[1]
 
     @property
     def certified(self) -> list[float | None]:
@@ -176,7 +181,8 @@ def _intact(path: Path) -> dict[str, Any] | None:
 class Group:
     """Entries that compare: the same images, anchors and sets, in the order of their models; refuted ones last.
 
-    Models are ranked by the mean over the sets of the lowest claim about them, so that a weaker claim beside it lifts
+    Models are ranked by the mean over the sets of the lowest claim about them (in whole numbers: by images broken, of
+    all sets together), so that a weaker claim beside it lifts
     nobody. Where some are verified here, only those rank the model: others might be false.
 
     ranks   place of the model for the claim that ranks it, None for all other claims
@@ -189,12 +195,12 @@ class Group:
     def of(cls, entries: Sequence[Entry]) -> Group:
         """The entries, of which no two have one digest, ranked and in order."""
         models: dict[str, list[Entry]] = {}
-        for entry in sorted(entries, key=lambda entry: (not entry.is_verified, entry.mean, entry.clean, entry.digest)):
+        for entry in sorted(entries, key=lambda one: (not one.is_verified, -one.broken, -one.wrong, one.digest)):
             if not entry.is_refuted:
                 models.setdefault(entry.claim.facts["model"]["sha256"], []).append(entry)
-        ranked = sorted(models.values(), key=lambda claims: (-claims[0].mean, -claims[0].clean, claims[0].digest))
+        ranked = sorted(models.values(), key=lambda claims: (claims[0].broken, claims[0].wrong, claims[0].digest))
         order = [entry for claims in ranked for entry in claims]
-        figures = [(claims[0].mean, claims[0].clean) for claims in ranked]
+        figures = [(claims[0].broken, claims[0].wrong) for claims in ranked]
         # Equal figures have one rank: their order, by digest, says nothing.
         places = [
             figures.index(figure) + 1 if entry is claims[0] else None

@@ -102,7 +102,9 @@ def _certified(place: int, entry: Entry) -> str:
     share = entry.certified[place]
     if share is None:
         return "-"
-    return figure(share) if share <= entry.accuracies[place] else f"{figure(share)}, refuted by this file"
+    images = entry.claim.facts["data"]["examples"]
+    standing = images - entry.claim.facts["claims"][place]["broken"]
+    return figure(share) if round(share * images) <= standing else f"{figure(share)}, refuted by this file"
 
 
 def _corrupted(name: str, entry: Entry) -> str:

@@ -214,6 +214,13 @@ MUTANTS = [
         "tests/runners/test_answer.py -k stronger_one_speaks",
     ),
     Mutant(
+        "ranks of claims are by floating-point means",
+        "runners/report/site_entries.py",
+        'return sum(each["broken"] for each in self.claim.facts["claims"])',
+        'return -sum(each["accuracy"] for each in self.claim.facts["claims"])',
+        "tests/runners/test_site.py -k whole_numbers",
+    ),
+    Mutant(
         "a model that differs from the best one is behind it",
         "runners/report/standing.py",
         "BEHIND if common.test.only_first > common.test.only_second else AHEAD",
