@@ -31,11 +31,12 @@ from runners.claims import (
 )
 from runners.inputs import read_data, read_model
 from runners.train.desc import PretrainedDesc, stored_model
-from testing.claims.claim import Claim
+from testing.claims.claim import Claim, network_of
 from testing.claims.digests import weights_digest
 from threat_specification import AnchorSet
 
 HOW = "name it by --train_dir=DIR, or by --model_source=file:WEIGHTS --model_name=NAME"
+LONGEST = 60  # characters of a name that the file gives
 
 
 class Verify(Runner):
@@ -74,6 +75,7 @@ class Verify(Runner):
             "dataset_name": self.dataset.dataset_name,
             "claim": self.claim.digest,
             "model": facts["model"],
+            "found_as": self.found_as,
             "authors": facts["authors"],
             "claims": facts["claims"],
             "about": self._about(),
@@ -117,6 +119,7 @@ class Verify(Runner):
                 f"these are other weights than the claim is about: expected SHA-256 {told['sha256'][:12]} of "
                 f"{told['name']}, got {digest[:12]}; {HOW}"
             )
+        self.found_as = {"name": source.name, "network": model.model_name}
         return classifier
 
     def _source(self) -> tuple[PretrainedDesc | StoredRun, ModelHparams]:
@@ -151,7 +154,9 @@ class Verify(Runner):
         }
         flags = "".join(f", --{name}={format_value(value)}" for name, value in sorted(chosen.items()))
         told, anchors = facts["data"], facts["anchors"]
-        words = f"weights {facts['model']['sha256'][:12]}; {told['examples']} {told['split']} images of "
+        words = (
+            f"{self._called()}, weights {facts['model']['sha256'][:12]}; {told['examples']} {told['split']} images of "
+        )
         words += f"{self.dataset.dataset_name}{flags}"
         if anchors is not None:
             place = "training images" if anchors["by"] == "index" else "images that the file brings, not the data set"
@@ -160,6 +165,19 @@ class Verify(Runner):
             weights = arrays["class_weights"]
             words += f"; class weights are the file's, {weights.min():.3g} to {weights.max():.3g}"
         return words
+
+    def _called(self) -> str:
+        """The name under which the weights were found here, and what the file calls them where it is another."""
+        name, network = self.found_as["name"], self.found_as["network"]
+        told = [
+            f"{word} {theirs[:LONGEST]}"
+            for word, theirs, ours in (
+                ("model", self.claim.facts["model"]["name"], name),
+                ("network", network_of(self.claim.facts), network),
+            )
+            if theirs != ours
+        ]
+        return f"{name} (the file says {', '.join(told)})" if told else name
 
 
 def _stored(run: StoredRun) -> tuple[StoredRun, ModelHparams]:

@@ -25,7 +25,9 @@ from testing.claims.archive import Refused
 from testing.claims.digests import images_digest
 from threat_specification.registry import tangents_named
 
+SHOWN = 40  # characters of a name or digest in a message
 STANDING, ITSELF = -1, 0  # values of witness; k > 0 is the point k - 1
+NAMES = " / "  # between the names that several claims give one model
 OWN = ("owner", "delta", "witness", "found_by")  # arrays that merging changes; all others are equal
 ALIKE = {  # the others, in words
     "rows": ("index",),
@@ -102,8 +104,22 @@ def merged(claims: Sequence[Claim]) -> Claim:
     arrays |= smallest([claim.arrays for claim in claims]) | {"found_by": found_by}
     facts = dict(first.facts)
     facts |= {"authors": authors, "runs": [runs[key] for key in sorted(runs)]}
-    facts["model"] = min((claim.facts["model"] for claim in claims), key=schema.canonical_json)
+    facts["model"] = _model_of(claims)
     return settled(Claim(facts, arrays))
+
+
+def _model_of(claims: Sequence[Claim]) -> dict[str, Any]:
+    """What is told of the model: every name that a claim gives it, for nobody here knows which is right."""
+    told = [claim.facts["model"] for claim in claims]
+    name = NAMES.join(sorted({name for model in told for name in model["name"].split(NAMES)}))
+    if len(name) > schema.MOST_TEXT:
+        raise UsageError(f"merge: expected names of the model of at most {schema.MOST_TEXT:,} characters together")
+    return min(({**model, "name": ""} for model in told), key=schema.canonical_json) | {"name": name}
+
+
+def network_of(facts: dict[str, Any]) -> str:
+    """The name of the architecture that a claim tells: equal weights in another one are another model."""
+    return str(facts["model"]["description"].get("model_name", ""))
 
 
 def smallest(sources: Sequence[tensors.Arrays]) -> tensors.Arrays:
@@ -170,6 +186,7 @@ def _check_alike(first: Claim, other: Claim) -> None:
     """Raise UsageError for claims that cannot be merged."""
     pairs = {
         "weights": [claim.facts["model"]["sha256"] for claim in (first, other)],
+        "network": [network_of(claim.facts) for claim in (first, other)],
         "images": [claim.facts["data"]["sha256"] for claim in (first, other)],
         "data set": [claim.facts["data"] for claim in (first, other)],
         "anchors": [claim.facts["anchors"] for claim in (first, other)],
@@ -182,7 +199,7 @@ def _check_alike(first: Claim, other: Claim) -> None:
     }
     for name, (one, two) in pairs.items():
         if one != two:
-            shown = f", got {one[:12]} and {two[:12]}" if isinstance(one, str) else ""
+            shown = f", got {one[:SHOWN]} and {two[:SHOWN]}" if isinstance(one, str) else ""
             raise UsageError(f"merge: expected claims about the same {name}{shown}; their figures do not compare")
 
 

@@ -214,6 +214,13 @@ MUTANTS = [
         "tests/runners/test_answer.py -k stronger_one_speaks",
     ),
     Mutant(
+        "a verified claim stands under the name that its file tells",
+        "runners/report/site_entries.py",
+        "return not (self.is_verified and self.record and self.record.name)",
+        "return True",
+        "tests/runners/test_site.py -k name_that_was_found",
+    ),
+    Mutant(
         "ranks of claims are by floating-point means",
         "runners/report/site_entries.py",
         'return sum(each["broken"] for each in self.claim.facts["claims"])',

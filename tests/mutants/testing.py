@@ -126,6 +126,13 @@ MUTANTS = [
         "tests/testing/test_claims.py",
     ),
     Mutant(
+        "claims: equal weights in two networks are one model",
+        "testing/claims/claim.py",
+        'facts["model"]["description"].get("model_name", "")',
+        '""',
+        "tests/testing/test_claims.py -k another_network",
+    ),
+    Mutant(
         "claims: anchors in the file need not be those that it tells",
         "testing/claims/claim.py",
         ') != told["sha256"]:',

@@ -9,6 +9,7 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -133,7 +134,7 @@ def ours(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> None:
-    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 2
+    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 3
     rows = {row["authors"][0]: row for row in ours(told)["rows"]}
     for author, verified in (("A", True), ("B", False)):
         claim, row = Claim.read(home.root / f"claims/{author}.zip"), rows[author]
@@ -151,10 +152,13 @@ def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> 
     assert means == sorted(means, reverse=True) and means[0] > means[1]
 
 
-def entry(weights: str, broken: int | tuple[int, ...], verified: bool | None, wrong: int = 0) -> Entry:
+def entry(
+    weights: str, broken: int | tuple[int, ...], verified: bool | None, wrong: int = 0, network: str = "n"
+) -> Entry:
     """A claim about 100 images, by those broken in each set; `verified` None: not checked here, False: refuted."""
     sets = [{"broken": each, "accuracy": 1 - each / 100} for each in ([broken] if isinstance(broken, int) else broken)]
-    facts = {"model": {"sha256": weights, "name": weights}, "claims": sets, "data": {"examples": 100}}
+    model = {"sha256": weights, "name": weights, "description": {"model_name": network}}
+    facts = {"model": model, "claims": sets, "data": {"examples": 100}}
     arrays = {"witness": numpy.tile(numpy.where(numpy.arange(100) < wrong, ITSELF, STANDING), (len(sets), 1))}
     claim: Any = SimpleNamespace(facts=facts, arrays=arrays, digest=f"{weights}{broken}")
     record = None if verified is None else Record("verified/x", (0,), "test", () if verified else ("false",))
@@ -239,6 +243,41 @@ def test_a_claim_of_other_labels_than_it_says_is_refuted(home: Command, tmp_path
 def test_equal_figures_have_one_rank() -> None:
     group = Group.of([entry("a", 50, None), entry("b", 50, None), entry("c", 60, None)])
     assert group.ranks == [1, 1, 3]
+
+
+def test_equal_weights_in_another_network_are_another_model() -> None:
+    """Of padding or strides no weights tell. Where a claim is verified here, the network is that which was found."""
+    group = Group.of([entry("a", 50, None), entry("a", 60, None, network="m"), entry("a", 40, None)])
+    assert group.ranks == [1, None, 2] and [one.digest for one in group.entries] == ["a50", "a40", "a60"]
+    checked = [entry("a", 50, True), entry("a", 20, True, network="to escape the lower claim")]
+    found = [replace(one, record=replace(one.record, name="conv", network="n")) for one in checked]
+    assert Group.of(found).ranks == [1, None]
+
+
+def test_a_verified_claim_stands_under_the_name_that_was_found(home: Command, tmp_path: Path) -> None:
+    """Nothing in a file ties a name to its weights: it was shown as verified whatever it was."""
+    (weights,) = (home.root / "runs/digits/train").glob("conv_*/replicate_1/model.safetensors")
+    spoofed, claim = tmp_path / "spoofed.zip", Claim.read(home.root / "claims/A.zip")
+    claim.facts["model"] |= {"name": "TRADES-70-16", "description": {"model_name": "wideresnet"}}
+    spoofed.write_bytes(claim.to_bytes())
+    root, asked = [f"--root_dir={tmp_path}", "--quiet"], ["report", f"--site={tmp_path}/site"]
+    for checked, name in ((False, "TRADES-70-16"), (True, "conv_standard")):
+        assert not checked or main(["verify", str(spoofed), f"--train_dir={weights.parent}", *root]) == 0
+        assert main([*asked, f"--claims={spoofed}", *root]) == 0
+        (table,) = json.loads((tmp_path / "site/leaderboard.json").read_text())["tables"]
+        (row,) = table["rows"]
+        assert (row["model"], row["told_model"], row["model_found_here"]) == (name, "TRADES-70-16", checked)
+        assert row["network"] == ("conv" if checked else "wideresnet") and row["page"].startswith(name)
+        (shown,) = Page(tmp_path / "site/index.html").tables
+        assert shown[1][1] == f"{name}{'' if checked else ', told'} ({row['weights_sha256'][:8]})"
+        page, card = ((tmp_path / "site" / row[kind]).read_text() for kind in ("page", "card"))
+        assert f"<dt>model, {'found here as' if checked else 'told'}</dt><dd>{name}</dd>" in page
+        assert "<dt>model, told</dt><dd>TRADES-70-16</dd>" in page
+        assert f"model_name_is_told: {str(not checked).lower()}" in card
+    (kept,) = (tmp_path / "verified").glob("spoofed_*/result.json")
+    result = json.loads(kept.read_text())
+    assert result["found_as"] == {"name": "conv_standard", "network": "conv"}
+    assert result["about"].startswith("conv_standard (the file says model TRADES-70-16, network wideresnet), weights ")
 
 
 def test_ranks_are_by_whole_numbers() -> None:

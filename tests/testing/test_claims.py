@@ -146,6 +146,31 @@ def test_merging_knows_no_order_no_brackets_and_no_repetition() -> None:
     assert merged([merged(claims), two, merged(claims)]).to_bytes() == whole
 
 
+def test_merging_keeps_every_name_of_a_model_in_any_order() -> None:
+    """The alphabet chose: a true claim took the name of a false one."""
+    claims = [some_claim(author, seed) for author, seed in (("a", 1), ("b", 2), ("c", 3))]
+    for claim, name in zip(claims, ("conv", "AAA", "conv / a b"), strict=True):
+        claim.facts["model"] |= {"name": name, "directory": "" if name == "AAA" else "runs/x/train/y/replicate_1"}
+    whole = merged(claims)
+    assert whole.facts["model"]["name"] == "AAA / a b / conv" and merged([whole]).to_bytes() == whole.to_bytes()
+    for one, two, three in itertools.permutations(claims):
+        assert merged([merged([one, two]), three]).to_bytes() == whole.to_bytes()
+    claims[0].facts["model"]["name"] = "x" * schema.MOST_TEXT
+    with pytest.raises(UsageError, match="expected names of the model of at most 20,000 characters together"):
+        merged(claims)
+
+
+def test_equal_weights_in_another_network_are_not_merged() -> None:
+    one, two = some_claim("a", 1), some_claim("b", 2)
+    one.facts["model"]["description"] = {"model_name": "timm:efficientnet_lite0"}
+    two.facts["model"]["description"] = {"model_name": "timm:tf_efficientnet_lite0"}
+    told = "same network, got timm:efficientnet_lite0 and timm:tf_efficientnet_lite0;"
+    with pytest.raises(UsageError, match=told):
+        merged([one, two])
+    two.facts["model"]["description"] = {**one.facts["model"]["description"], "model_type": "pretrained"}
+    assert merged([one, two]).facts["authors"] == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["weights", "images", "sets"])
 def test_claims_about_different_things_are_not_merged(name: str) -> None:
     one, two = some_claim("a", 1), some_claim("b", 2, sets=1 if name == "sets" else 2)
