@@ -126,6 +126,13 @@ MUTANTS = [
         "tests/testing/test_claims.py",
     ),
     Mutant(
+        "claims: what two logits have in common puts any margin in doubt",
+        "testing/claims/judging.py",
+        ".clamp_max(MOST_ROUNDING)",
+        ".clamp_max(math.inf)",
+        "tests/testing/test_claims.py -k have_in_common",
+    ),
+    Mutant(
         "claims: equal weights in two networks are one model",
         "testing/claims/claim.py",
         'facts["model"]["description"].get("model_name", "")',
