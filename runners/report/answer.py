@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from foundations.results import percent, rounded
 from runners.report.collect import FinishedRun
 from runners.report.comparable import leading_measurement, measured_in
 from runners.report.standing import Standing, interval, listed
@@ -52,7 +53,8 @@ def _standing(name: str, tests: list[FinishedRun]) -> str:
     found = leader.result[name]
     low, high = interval(leader, name)
     where = f"{_where(name)} ({describe_set(found)})" if "norm" in found else _where(name)
-    kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
+    kept = f"is right on {percent(found['accuracy'], 1)} of {found['num_examples']} images "
+    kept += f"({percent(low, 1)} to {percent(high, 1)})"
     if not standing.rivals:
         return f"{where}, {leader.label} {kept}{doubts}; no other model was measured there."
     stands = "stands best" if standing.is_best else "has the highest figure"
@@ -73,17 +75,17 @@ def _threat(measurements: list[FinishedRun]) -> list[str]:
     well = sum(value >= TELLS for value in by.values())
     auroc = result["separation"][threat]["auroc"]
     text = (
-        f"{threat} tells unsafe changes from safe ones with AUROC {auroc:.3f}{which}: well (at least {TELLS:g}) for "
-        f"{well} of {len(by)} perturbations"
+        f"{threat} tells unsafe changes from safe ones with AUROC {rounded(auroc, 3)}{which}: well (at least "
+        f"{TELLS:g}) for {well} of {len(by)} perturbations"
     )
     if weak:
-        text += f", hardly for {listed([f'{name} ({by[name]:.2f})' for name in weak])}"
+        text += f", hardly for {listed([f'{name} ({rounded(by[name], 2)})' for name in weak])}"
     people = result.get("human", {}).get("within_groups", {}).get("auroc", {}).get(threat)
     if people:
         low, high = people["low"], people["high"]
         verb = "agrees" if low > CHANCE else "disagrees" if high < CHANCE else "cannot be told to agree"
         text += f"; within groups of changes it {verb} with what people see "
-        text += f"({people['auroc']:.2f}, {low:.2f} to {high:.2f})"
+        text += f"({rounded(people['auroc'], 2)}, {rounded(low, 2)} to {rounded(high, 2)})"
     return [f"{text}."]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foundations.results import between, rounded
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
 from runners.report.comparable import leading_measurement, measured_in
@@ -25,7 +26,7 @@ def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
     lines = []
     if result.get("coverage"):
         levels = result["coverage"]["threats"].items()
-        held = ", ".join(f"{threat} {found[f'{HEADLINE:g}']['unsafe_held']:.3f}" for threat, found in levels)
+        held = ", ".join(f"{threat} {rounded(found[f'{HEADLINE:g}']['unsafe_held'], 3)}" for threat, found in levels)
         told = f"sets that hold {HEADLINE:.0%} of the safe changes hold this share of the unsafe ones"
         lines.append(f"{told}{which}: {held}")
     lines.append(f"unsafe changes are told from safe ones with AUROC {_aurocs(result['separation'])}{which}")
@@ -37,7 +38,7 @@ def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
 
 
 def _aurocs(found: dict[str, dict[str, float]]) -> str:
-    return ", ".join(f"{threat} {metrics['auroc']:.3f}" for threat, metrics in found.items())
+    return ", ".join(f"{threat} {rounded(metrics['auroc'], 3)}" for threat, metrics in found.items())
 
 
 def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
@@ -51,8 +52,8 @@ def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
             metrics = best.result[name]
             low, high = interval(best, name)
             where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
-            of = f"[{low:.3f}, {high:.3f}] of {metrics['num_examples']:,} images"
-            parts.append(f"{words}{where} {metrics['accuracy']:.3f} {of}")
+            of = f"{between(low, high)} of {metrics['num_examples']:,} images"
+            parts.append(f"{words}{where} {rounded(metrics['accuracy'], 3)} {of}")
     most = f"the {'most robust' if standing.is_best else 'highest figure'} of {count} models, " if count > 1 else ""
     return [f"accuracy of {most}{best.label}: {', '.join(parts)}{standing.doubts()}"]
 

@@ -8,6 +8,7 @@ from functools import partial
 from html import escape
 from typing import Any
 
+from foundations.results import rounded
 from runners.report.page import whole_page
 from runners.report.site_entries import Entry, Group, short
 from runners.report.site_pictures import Shown
@@ -103,11 +104,11 @@ def _certified(place: int, entry: Entry) -> str:
         return "-"
     images = entry.claim.facts["data"]["examples"]
     standing = images - entry.claim.facts["claims"][place]["broken"]
-    return figure(share) if round(share * images) <= standing else f"{figure(share)}, refuted by this file"
+    return rounded(share) if round(share * images) <= standing else f"{rounded(share)}, refuted by this file"
 
 
 def _corrupted(name: str, entry: Entry) -> str:
-    return figure(entry.corruptions[name]) if name in entry.corruptions else "-"
+    return rounded(entry.corruptions[name]) if name in entry.corruptions else "-"
 
 
 def _passes(entry: Entry) -> str:
@@ -116,7 +117,7 @@ def _passes(entry: Entry) -> str:
 
 def _leaderboard_row(entry: Entry, rank: int | None, told: Sequence[Column]) -> list[Cell]:
     row = entry.row()
-    figures = [figure(value) for value in (row["clean_at_most"], *row["accuracy_at_most"])]
+    figures = [rounded(value) for value in (row["clean_at_most"], *row["accuracy_at_most"])]
     figures += [column(entry) for column in told]
     word = {"verified_here": "yes", "refuted_here": "refuted"}
     record = next((f"{word[name]}: {row['record']}" for name in word if row[name]), "no")
@@ -171,8 +172,8 @@ def fact_rows(entry: Entry) -> list[tuple[str, str]]:
         ("SHA-256 of the images", data["sha256"]),
         ("anchors", f"{anchors['count']:,}, SHA-256 {anchors['sha256']}" if anchors else "none"),
         *((("chosen by the file", "; ".join(entry.chosen)),) if entry.chosen else ()),
-        ("clean accuracy", f"at most {figure(entry.clean)}"),
-        *((f"corruptions, told: {name}", figure(accuracy)) for name, accuracy in entry.corruptions.items()),
+        ("clean accuracy", f"at most {rounded(entry.clean)}"),
+        *((f"corruptions, told: {name}", rounded(accuracy)) for name, accuracy in entry.corruptions.items()),
         ("cost, told", f"{_passes(entry)} passes for an image in nonisotropic sets, {entry.seconds:.0f} s"),
         ("claim", f"SHA-256 {entry.claim.digest}"),
         ("verified here", verified),
@@ -195,7 +196,7 @@ def set_rows(entry: Entry) -> list[list[Cell]]:
         broken = f"{each['broken']} ({wrong} of them as they are)"
         found = ", ".join(f"{short(author)} {count}" for author, count in counts)
         certified = _certified(place, entry)
-        rows.append([described(each), figure(each["accuracy"]), broken, doubtful, found, certified])
+        rows.append([described(each), rounded(each["accuracy"]), broken, doubtful, found, certified])
     return rows
 
 
@@ -207,7 +208,7 @@ def curves(entry: Entry) -> dict[str, list[list[Cell]]]:
         found[f"{word}{radius.partition(',')[2] and ',' + radius.partition(',')[2]}"].append(each)
     return {
         f"Curve: {title}": [
-            [f"{each['threshold']:.4g}", figure(each["accuracy"])]
+            [f"{each['threshold']:.4g}", rounded(each["accuracy"])]
             for each in sorted(several, key=lambda each: each["threshold"])
         ]
         for title, several in found.items()
@@ -246,7 +247,3 @@ def _cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return f"<span>{escape(cell)}</span>"
     return f'<a href="{escape(cell[1])}">{escape(cell[0])}</a>'
-
-
-def figure(value: float) -> str:
-    return f"{value:.4f}"

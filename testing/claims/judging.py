@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.pixels import as_floats
+from foundations.results import rounded
 from testing.claims.claim import ITSELF, Claim
 from testing.claims.schema import canonical_json
 from threat_specification import AnchorSet, ProjectedDisplacement
@@ -215,7 +216,7 @@ class Verdict:
     def sentence(self) -> str:
         """The claim in words, and how far it is true."""
         broken, count, told = int((self.witness >= 0).sum()), len(self.witness), self.claim
-        start = f"accuracy at most {told['accuracy']:.4f} in {described(told)}: {broken} of {count} images broken"
+        start = f"accuracy at most {rounded(told['accuracy'])} in {described(told)}: {broken} of {count} images broken"
         doubts = f"{int(self.doubtful.sum())} doubtful (margins so small that devices may round them either way)"
         if self.holds:
             return f"{start}, all inside the set, {doubts}"

@@ -126,6 +126,20 @@ MUTANTS = [
         "tests/testing/test_claims.py",
     ),
     Mutant(
+        "robust accuracy is a mean in float32",
+        "testing/robust_accuracy.py",
+        "int(correct.sum()) / len(correct)",
+        "float(correct.float().mean())",
+        "tests/testing/test_robust_accuracy.py -k whole_number",
+    ),
+    Mutant(
+        "a figure looks like 1 and is not",
+        "foundations/results.py",
+        'return next((text for text in texts if float(text.rstrip("%")) not in edges), plain)',
+        "return plain",
+        "tests/foundations/test_results.py",
+    ),
+    Mutant(
         "claims: what two logits have in common puts any margin in doubt",
         "testing/claims/judging.py",
         ".clamp_max(MOST_ROUNDING)",
