@@ -225,7 +225,7 @@ MUTANTS = [
         "runners/report/site_entries.py",
         'return sum(each["broken"] for each in self.claim.facts["claims"])',
         'return -sum(each["accuracy"] for each in self.claim.facts["claims"])',
-        "tests/runners/test_site.py -k whole_numbers",
+        "tests/runners/test_site_ranks.py -k whole_numbers",
     ),
     Mutant(
         "a model that differs from the best one is behind it",

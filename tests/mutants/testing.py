@@ -144,7 +144,7 @@ MUTANTS = [
         "testing/claims/judging.py",
         ".clamp_max(MOST_ROUNDING)",
         ".clamp_max(math.inf)",
-        "tests/testing/test_claims.py -k have_in_common",
+        "tests/testing/test_margins.py",
     ),
     Mutant(
         "claims: equal weights in two networks are one model",
@@ -228,7 +228,7 @@ MUTANTS = [
         "testing/claims/judging.py",
         "return self.value >= -self.doubt",
         "return self.value >= -self.doubt - 1",
-        ON_CLAIMS,
+        ON_CLAIMS + " tests/testing/test_margins.py",
     ),
     Mutant(
         "claims: merging keeps the first witness, not the smallest",
