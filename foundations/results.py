@@ -60,6 +60,32 @@ def is_intact(result: Any) -> bool:
         return False
 
 
+MOST_DIGITS = 15  # of a float, about 0
+
+
+def rounded(value: float, digits: int = 4) -> str:
+    """A share as text: of more digits than asked for where it would look like 0 or 1, and is neither."""
+    return _shown(value, digits, "f")
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """The same in per cent: 99.98%, and not 100.0%, where something is left out."""
+    return _shown(value, digits, "%")
+
+
+def _shown(value: float, digits: int, sign: str) -> str:
+    edges, plain = (0, 100 if sign == "%" else 1), f"{value:.{digits}{sign}}"
+    if value in (0, 1):
+        return plain
+    texts = (f"{value:.{number}{sign}}" for number in range(digits, MOST_DIGITS + 1))
+    return next((text for text in texts if float(text.rstrip("%")) not in edges), plain)
+
+
+def between(low: float, high: float) -> str:
+    """The ends of an interval, in brackets."""
+    return f"[{rounded(low, 3)}, {rounded(high, 3)}]"
+
+
 def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
     """95 % confidence interval of a fraction observed on `count` examples (Wilson 1927)."""
     if count == 0:
@@ -67,7 +93,13 @@ def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
     z = 1.959964
     centre = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 at the ends, where rounding leaves 1e-17.
+    return (0.0 if accuracy <= 0 else max(0.0, centre - half)), (1.0 if accuracy >= 1 else min(1.0, centre + half))
+
+
+def wilson_text(accuracy: float, count: int) -> str:
+    """That interval for a column of its own, such as 0.123-0.456."""
+    return "-".join(rounded(end, 3) for end in wilson_interval(accuracy, count))
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.memory import is_out_of_memory
+from foundations.results import percent, rounded
 from testing import autoattack
 from testing.among_others import depends_on_others
 from testing.evaluations import AttackEvaluation
@@ -155,9 +156,8 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
     besides = sum(found.elsewhere.values())
     where = ", ".join(name for name, share in found.elsewhere.items() if share)
     messages = {
-        f"an attack bounded by nothing but the pixel box leaves accuracy {found.box_accuracy:.2f}: gradients mislead": (
-            found.box_accuracy > BOX_ACCURACY
-        ),
+        "an attack bounded by nothing but the pixel box leaves accuracy "
+        f"{rounded(found.box_accuracy, 2)}: gradients mislead": (found.box_accuracy > BOX_ACCURACY),
         "the model's answers look like probabilities: attacks need logits, taken before the softmax": (
             found.like_probabilities
         ),
@@ -170,15 +170,16 @@ def warnings(found: Probe, broken_by: numpy.ndarray, attacks: list[str]) -> list
         f"the search without gradients broke {free} examples that attacks with gradients left robust": (
             free > GRADIENT_FREE_SHARE * max(1, broken)
         ),
-        f"the figure is too high: attacks that begin elsewhere ({where}) break another {besides:.0%} of a sample": (
-            besides > ELSEWHERE_SHARE
-        ),
-        f"wrong answers for {found.beyond:.0%} of a sample do not count, since their points are not in the set when "
-        "measured again: the projection is not exact enough, and the figure may be too high": (
+        f"the figure is too high: attacks that begin elsewhere ({where}) break another "
+        f"{percent(besides)} of a sample": (besides > ELSEWHERE_SHARE),
+        f"wrong answers for {percent(found.beyond)} of a sample do not count, since their points are not in the set "
+        "when measured again: the projection is not exact enough, and the figure may be too high": (
             found.beyond > ELSEWHERE_SHARE and not found.answers_differ
         ),
     }
-    causes = [f"{CAUSES[kind]} ({share:.0%} of a sample)" for kind, share in found.kinds.items() if share > KIND_SHARE]
+    causes = [
+        f"{CAUSES[kind]} ({percent(share)} of a sample)" for kind, share in found.kinds.items() if share > KIND_SHARE
+    ]
     return causes + [message for message, holds in messages.items() if holds]
 
 

@@ -169,7 +169,7 @@ def other_weights(claim: Claim, draw: random.Random) -> None:
 
 def other_anchors(claim: Claim, draw: random.Random) -> None:
     index = claim.arrays["anchor_index"]
-    index[draw.randrange(len(index))] = draw.choice([-1, 0, 1, 2**40])
+    index[draw.randrange(len(index))] = draw.choice([0, 1, 2**40])
 
 
 def no_anchors(claim: Claim, draw: random.Random) -> None:
@@ -185,6 +185,27 @@ def anchors_of_one_class(claim: Claim, draw: random.Random) -> None:
     claim.arrays.update({"anchor_image": images, "anchor_label": labels})
     digest = images_digest(torch.from_numpy(images).__getitem__, torch.arange(count), torch.from_numpy(labels))
     claim.facts["anchors"] = {"count": count, "by": "image", "sha256": digest}
+
+
+def anchors_of_no_row(claim: Claim, draw: random.Random) -> None:
+    claim.arrays["anchor_index"][draw.randrange(len(claim.arrays["anchor_index"]))] = -1 - draw.randrange(2**40)
+
+
+def anchors_of_another_digest(claim: Claim, draw: random.Random) -> None:
+    """Anchors as images, whose set is larger than that of the anchors that are told: hardly one bounds it."""
+    count, shape = claim.facts["anchors"]["count"], claim.facts["data"]["shape"]
+    del claim.arrays["anchor_index"]
+    claim.facts["anchors"]["by"] = "image"
+    claim.arrays["anchor_image"] = numpy.zeros((count, *shape), "uint8")
+    claim.arrays["anchor_label"] = numpy.arange(count) % claim.facts["data"]["classes"]
+
+
+def masks_of_nobody(claim: Claim, draw: random.Random) -> None:
+    next(each for each in claim.facts["claims"] if each["threat"]["name"] == "PD")["threat"]["segmented"] = True
+
+
+def tangents_of_nobody(claim: Claim, draw: random.Random) -> None:
+    next(each for each in claim.facts["claims"] if each["threat"]["name"] == "PD")["threat"]["tangents"] = "nobodys"
 
 
 def no_flags(claim: Claim, draw: random.Random) -> None:
@@ -253,6 +274,11 @@ EDITS: list[Change] = [
     edited_json("runs", 0, "seconds", value=-0.0),
     *(edited_array(name) for name in ARRAYS),
 ]
+# Of a claim with a set of PD and anchors by their rows: content that no machine could verify.
+CONTRADICTIONS: list[Change] = [
+    false_claim(change)
+    for change in (no_anchors, anchors_of_no_row, anchors_of_another_digest, masks_of_nobody, tangents_of_nobody)
+]
 FALSE: list[Change] = [
     false_claim(change)
     for change in (
@@ -261,7 +287,6 @@ FALSE: list[Change] = [
         other_images,
         other_weights,
         other_anchors,
-        no_anchors,
         anchors_of_one_class,
         no_flags,
         images_without_end,
@@ -286,7 +311,7 @@ def main(claim: str, count: str, *flags: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(int(count)):
             draw = random.Random(number)
-            change = draw.choice([*DAMAGE, *EDITS, *FALSE])
+            change = draw.choice([*DAMAGE, *EDITS, *CONTRADICTIONS, *FALSE])
             path = Path(folder) / f"{number}.zip"
             path.write_bytes(change(file, draw))
             output, errors = io.StringIO(), io.StringIO()

@@ -10,6 +10,7 @@ from typing import Any
 from foundations.desc import Desc, digest
 from foundations.hparam_fields import split_kind
 from foundations.input_hparams import DatasetHparams, ThreatHparams
+from foundations.results import rounded
 from runners.checks import check_dataset, truly_labelled
 
 NOT_YET_THEN = ("class_weights_form", "class_weights_calibrate", "selection_space")
@@ -68,7 +69,7 @@ class ThreatDesc(Desc):
         stability = ""
         if halves:
             correlation, ratio = (
-                "none" if halves[name] is None else f"{halves[name]:.3f}"
+                "none" if halves[name] is None else rounded(halves[name], 3)
                 for name in ("rank_correlation", "median_ratio")
             )
             stability = (
@@ -77,7 +78,8 @@ class ThreatDesc(Desc):
             )
         return (
             f"{result['num_anchors']} anchors, {result['per_label']} of each class of {result['dataset_name']}; "
-            f"lowest coverage (cosine similarity of {of} to an anchor) {result[key][worst]:.3f}, class {worst}; "
+            f"lowest coverage (cosine similarity of {of} to an anchor) {rounded(result[key][worst], 3)}, "
+            f"class {worst}; "
             f"{result['dropped']['count']} ambiguous images left out\n"
             f"l2 ball inside {{PD <= t}}: radius {radius['median']:.3g} t (median of the test images), "
             f"{radius['lowest']:.3g} t to {radius['highest']:.3g} t{stability}"

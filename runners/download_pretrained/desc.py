@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from foundations.desc import Desc
 from foundations.hparam_fields import Hparams, in_range, one_of, setting, the_path
 from foundations.input_hparams import DatasetHparams
-from foundations.results import markdown_table
+from foundations.results import markdown_table, rounded
 from runners.checks import check_dataset
 
 
@@ -65,7 +65,7 @@ class DownloadDesc(Desc):
         rows = [
             [
                 model["name"],
-                *("-" if model[key] is None else f"{model[key]:.4f}" for key in ("clean", "robust")),
+                *("-" if model[key] is None else rounded(model[key]) for key in ("clean", "robust")),
                 model["state"],
             ]
             for model in result["models"]

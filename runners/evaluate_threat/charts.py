@@ -8,6 +8,7 @@ import numpy
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from foundations.results import rounded
 from runners.plots import PALETTE
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def distributions(measurement: Measurement) -> Figure:
         axes.set_xlim(0, most * 1.03)
         axes.tick_params(axis="x", labelsize=7)
         auroc = measurement.result["separation"][name]["auroc"]
-        axes.set_title(f"{name}: AUROC {auroc:.3f}", fontsize=8)
+        axes.set_title(f"{name}: AUROC {rounded(auroc, 3)}", fontsize=8)
     return without_frame(figure)
 
 

@@ -10,7 +10,7 @@ from foundations.desc import Desc, builds_on
 from foundations.errors import UsageError, nearest
 from foundations.hparam_fields import Hparams, in_range, one_of, path_after_kind, setting, whole_path, whole_severities
 from foundations.input_hparams import DatasetHparams, PrecisionHparams
-from foundations.results import markdown_table
+from foundations.results import between, markdown_table, rounded
 from runners.checks import (
     EXPECTED_DISTANCES,
     PACKAGE_DISTANCES,
@@ -285,7 +285,7 @@ class EvaluateThreatDesc(Desc):
 
         def cell(found: dict[str, Any], threat: str) -> str:
             return (
-                f"{found[threat]['auroc']:.3f} [{found[threat]['low']:.3f}, {found[threat]['high']:.3f}]"
+                f"{rounded(found[threat]['auroc'], 3)} {between(found[threat]['low'], found[threat]['high'])}"
                 if threat in found
                 else "-"
             )
@@ -314,8 +314,8 @@ def coverage_table(result: dict[str, Any], level: float = HEADLINE) -> str:
             [
                 name,
                 f"{found['threshold']:.3g}",
-                f"{found['safe_held']:.3f}",
-                f"{found['unsafe_held']:.3f} [{found['low']:.3f}, {found['high']:.3f}]",
+                rounded(found["safe_held"], 3),
+                f"{rounded(found['unsafe_held'], 3)} {between(found['low'], found['high'])}",
             ]
         )
     return markdown_table(["threat", "threshold", "safe held", "unsafe held"], rows)

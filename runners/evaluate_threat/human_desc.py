@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from datasets.human_sets import HUMAN_SETS, human_digest, path_of_human
 from foundations.hparam_fields import Hparams, setting
-from foundations.results import markdown_table
+from foundations.results import between, markdown_table, rounded
 
 OVERALL = "all pairs"
 WITHIN = "within groups"  # only pairs of one group are compared with each other
@@ -50,7 +50,7 @@ def human_notes(human: dict[str, Any]) -> list[str]:
     notes = [f"{count} pairs left out: {why}" for why, count in left.items()]
     study = human.get("study")
     if study:
-        share = "" if study["agreement"] is None else f", agreement {study['agreement']:.2f}"
+        share = "" if study["agreement"] is None else f", agreement {rounded(study['agreement'], 2)}"
         notes.append(f"{study['annotators']} annotators, by majority{share}")
         notes += [f"{name} does not count: {why}" for name, why in study["excluded"].items()]
     return notes + [f"{name} was not measured: {why}" for name, why in human["not_measured"].items()]
@@ -69,4 +69,6 @@ def human_summary(result: dict[str, Any]) -> str:
 
 
 def _cell(found: dict[str, float] | None) -> str:
-    return "-" if not found else f"{found['auroc']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    if not found:
+        return "-"
+    return f"{rounded(found['auroc'], 3)} {between(found['low'], found['high'])}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from foundations.files import write_bytes
+from foundations.results import rounded
 from runners.base import Runner
 from testing.claims.claim import Claim, merged
 from testing.claims.judging import described
@@ -22,8 +23,9 @@ class Merge(Runner):
             write_bytes(self.desc.opened(self.environment.root_dir), self.whole.to_bytes())
         facts = self.whole.facts
         figures = {
-            described(each): "{} -> {:.4f}".format(
-                ", ".join(f"{claim.facts['claims'][place]['accuracy']:.4f}" for claim in self.claims), each["accuracy"]
+            described(each): "{} -> {}".format(
+                ", ".join(rounded(claim.facts["claims"][place]["accuracy"]) for claim in self.claims),
+                rounded(each["accuracy"]),
             )
             for place, each in enumerate(facts["claims"])
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from foundations.files import write_text
-from foundations.results import csv_table, markdown_table, wilson_interval
+from foundations.results import csv_table, markdown_table, rounded, wilson_interval
 from runners.paired import paired
 from runners.plots import PALETTE, write_figure
 from runners.test.summary import EVALUATIONS, hardest_last, then_project_table
@@ -58,7 +58,7 @@ def _cells(result: dict[str, Any], names: list[str]) -> list[str]:
             cells += ["", "", ""]
             continue
         accuracy, count = result[name]["accuracy"], result[name]["num_examples"]
-        cells += [f"{value:.4f}" for value in (accuracy, *wilson_interval(accuracy, count))]
+        cells += [rounded(value) for value in (accuracy, *wilson_interval(accuracy, count))]
     return cells
 
 

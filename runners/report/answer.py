@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from foundations.results import wilson_interval
+from foundations.results import percent, rounded
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, leading_measurement, measured_in, paired_p
+from runners.report.comparable import leading_measurement, measured_in
+from runners.report.standing import Standing, interval, listed
 from runners.report.tables import by_accuracy
 from runners.test.summary import AUDIT, EVALUATIONS, describe_set
 
@@ -14,8 +15,6 @@ Runs = dict[str, list[FinishedRun]]
 
 TELLS, GUESSES = 0.9, 0.75  # AUROC above which a threat tells well, and below which it hardly does
 CHANCE = 0.5  # AUROC of a threat that says nothing
-SIGNIFICANT = 0.05
-NAMED = 3  # perturbations and models named in a sentence
 
 
 def answer(runs: Runs) -> list[str]:
@@ -31,16 +30,17 @@ def _best(tests: list[FinishedRun]) -> list[str]:
 
 
 def _others(tests: list[FinishedRun]) -> list[str]:
-    """The best model in the next evaluation in which it is another one."""
+    """The best model in the next evaluation in which it is another one, or in which a rival is ahead of it."""
     measured = measured_in(tests)
     if len(measured) < 2:
         return []
-    first = comparable(measured[0], tests)[0].label
+    first = Standing(measured[0], tests)
     for name in measured[1:]:
-        if comparable(name, tests)[0].label != first:
+        there = Standing(name, tests)
+        if there.leader.label != first.leader.label or not there.is_best:
             return [_standing(name, tests)]
-    several = len(comparable(measured[0], tests)) > 1
-    return [f"It also leads {_listed([_where(name).lower() for name in measured[1:]])}."] if several else []
+    led = listed([_where(name).lower() for name in measured[1:]])
+    return [f"It also leads {led}."] if first.rivals and first.is_best else []
 
 
 def _where(name: str) -> str:
@@ -48,26 +48,17 @@ def _where(name: str) -> str:
 
 
 def _standing(name: str, tests: list[FinishedRun]) -> str:
-    leader, *others = comparable(name, tests)
+    standing = Standing(name, tests)
+    leader, doubts = standing.leader, standing.doubts()
     found = leader.result[name]
-    low, high = _interval(leader, name)
+    low, high = interval(leader, name)
     where = f"{_where(name)} ({describe_set(found)})" if "norm" in found else _where(name)
-    kept = f"is right on {found['accuracy']:.1%} of {found['num_examples']} images ({low:.1%} to {high:.1%})"
-    if not others:
-        return f"{where}, {leader.label} {kept}; no other model was measured there."
-    near = [run.label for run in others if not _differ(leader, run, name)]
-    close = f"; {_listed(near)} cannot be told from it by so few images" if near else ""
-    return f"{where}, {leader.label} stands best of {len(others) + 1}: it {kept}{close}."
-
-
-def _differ(leader: FinishedRun, run: FinishedRun, name: str) -> bool:
-    """True if the first is right more often: by a paired test on their common images, else by their intervals."""
-    p = paired_p(leader, run, f"{name}_correct")
-    return _interval(run, name)[1] < _interval(leader, name)[0] if p is None else p < SIGNIFICANT
-
-
-def _interval(run: FinishedRun, name: str) -> tuple[float, float]:
-    return wilson_interval(run.result[name]["accuracy"], run.result[name]["num_examples"])
+    kept = f"is right on {percent(found['accuracy'], 1)} of {found['num_examples']} images "
+    kept += f"({percent(low, 1)} to {percent(high, 1)})"
+    if not standing.rivals:
+        return f"{where}, {leader.label} {kept}{doubts}; no other model was measured there."
+    stands = "stands best" if standing.is_best else "has the highest figure"
+    return f"{where}, {leader.label} {stands} of {len(standing.models)}: it {kept}{doubts}."
 
 
 def _threat(measurements: list[FinishedRun]) -> list[str]:
@@ -84,17 +75,17 @@ def _threat(measurements: list[FinishedRun]) -> list[str]:
     well = sum(value >= TELLS for value in by.values())
     auroc = result["separation"][threat]["auroc"]
     text = (
-        f"{threat} tells unsafe changes from safe ones with AUROC {auroc:.3f}{which}: well (at least {TELLS:g}) for "
-        f"{well} of {len(by)} perturbations"
+        f"{threat} tells unsafe changes from safe ones with AUROC {rounded(auroc, 3)}{which}: well (at least "
+        f"{TELLS:g}) for {well} of {len(by)} perturbations"
     )
     if weak:
-        text += f", hardly for {_listed([f'{name} ({by[name]:.2f})' for name in weak])}"
+        text += f", hardly for {listed([f'{name} ({rounded(by[name], 2)})' for name in weak])}"
     people = result.get("human", {}).get("within_groups", {}).get("auroc", {}).get(threat)
     if people:
         low, high = people["low"], people["high"]
         verb = "agrees" if low > CHANCE else "disagrees" if high < CHANCE else "cannot be told to agree"
         text += f"; within groups of changes it {verb} with what people see "
-        text += f"({people['auroc']:.2f}, {low:.2f} to {high:.2f})"
+        text += f"({rounded(people['auroc'], 2)}, {rounded(low, 2)} to {rounded(high, 2)})"
     return [f"{text}."]
 
 
@@ -104,8 +95,8 @@ def _doubts(tests: list[FinishedRun]) -> list[str]:
         return []
     doubted = [run.label for run in tests if any(run.result.get(name, {}).get("warnings") for name in EVALUATIONS)]
     short = [run.label for run in tests if _missed(run.result.get(AUDIT)) > 0]
-    text = f"Figures of {_listed(doubted)} may be too high" if doubted else "No warning stands against any figure"
-    return [f"{text}{f'; attacks of the audit found more on {_listed(short)}' if short else ''}."]
+    text = f"Figures of {listed(doubted)} may be too high" if doubted else "No warning stands against any figure"
+    return [f"{text}{f'; attacks of the audit found more on {listed(short)}' if short else ''}."]
 
 
 def _missed(audit: dict[str, Any] | None) -> float:
@@ -124,11 +115,3 @@ def _first(runs: Runs, tests: list[FinishedRun]) -> str:
     if runs["evaluate_threat"]:
         return "Look first at the gallery: are the safe changes safe, and the unsafe ones unsafe?"
     return "No accuracy was measured yet: python nonisotropic.py test measures it."
-
-
-def _listed(words: list[str]) -> str:
-    """Words in a sentence; of many the first few."""
-    shown = words[:NAMED]
-    if len(words) > NAMED:
-        return f"{', '.join(shown)} and {len(words) - NAMED} more"
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from foundations.results import wilson_interval
+from foundations.results import between, rounded, wilson_interval
 from runners.plots import PALETTE
 from runners.report.collect import FinishedRun, read_metrics
 from runners.test.bracket import CERTIFIED
@@ -74,7 +74,7 @@ def _bar(axes: Any, position: float, name: str, metrics: dict[str, Any]) -> None
     error = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
     axes.barh(position, accuracy, 0.24, color=COLOURS[name])
     axes.errorbar(accuracy, position, xerr=error, color="#333333", capsize=2, linewidth=1)
-    axes.text(min(high, 1) + 0.015, position, f"{accuracy:.3f}", va="center", fontsize=8)
+    axes.text(min(high, 1) + 0.015, position, rounded(accuracy, 3), va="center", fontsize=8)
 
 
 def brackets(tests: list[FinishedRun]) -> Figure:
@@ -87,7 +87,7 @@ def brackets(tests: list[FinishedRun]) -> Figure:
         axes.barh(row, attacked - certified, 0.5, left=certified, color=COLOURS["N_adv"], alpha=0.5)
         axes.plot([certified, attacked], [row, row], "|", color="#333333", markersize=16)
         axes.plot(found["box_accuracy"], row, "D", color=COLOURS["adv"], markersize=5)
-        axes.text(attacked + 0.015, row, f"[{certified:.3f}, {attacked:.3f}]", va="center", fontsize=8)
+        axes.text(attacked + 0.015, row, between(certified, attacked), va="center", fontsize=8)
     axes.set_yticks(range(len(tests)), [f"{_lines(run)}\n{describe_set(run.result[CERTIFIED])}" for run in tests])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2)

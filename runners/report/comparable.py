@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 
-import numpy
-
-from runners.paired import paired
 from runners.report.collect import FinishedRun
 from runners.test.corruption_desc import WHAT, images_of
 from runners.test.summary import MOVES, OTHER_ANCHORS, describe_set
@@ -38,14 +36,34 @@ def measured_in(tests: list[FinishedRun]) -> list[str]:
 def comparable(name: str, tests: list[FinishedRun]) -> list[FinishedRun]:
     """Runs whose accuracies compare, best first: one for a model, measured in the way that most models were.
 
-    Of several runs of a model in that way the one of most images, and of these the one that leaves least.
+    Of several runs of a model in that way the one of most images, and of these the one that leaves least. Of several
+    ways of as many models that of most images, and of these the one that leaves least: no way leads by being weak.
     """
+    of = _by_way(name, tests)
+
+    def weight(way: str) -> tuple[int, int, float, str]:
+        found = [run.result[name] for run in of[way].values()]
+        left = math.fsum(metrics["accuracy"] for metrics in found)
+        return len(found), sum(metrics["num_examples"] for metrics in found), -left, way
+
+    return sorted(of[max(of, key=weight)].values(), key=lambda run: (-run.result[name]["accuracy"], run.label))
+
+
+def other_ways(name: str, tests: list[FinishedRun]) -> int:
+    """The number of ways in which an evaluation was made, beside that of the runs that are compared."""
+    return len(_by_way(name, tests)) - 1
+
+
+def _by_way(name: str, tests: list[FinishedRun]) -> dict[str, dict[str, FinishedRun]]:
+    """Way of an evaluation -> label of a model -> its run; the same in whatever order the tests come."""
+
+    def size(run: FinishedRun) -> tuple[int, float, str]:
+        return run.result[name]["num_examples"], -run.result[name]["accuracy"], run.relative
+
     of: dict[str, dict[str, FinishedRun]] = {}
-    measured = [run for run in tests if name in run.result]
-    for run in sorted(measured, key=lambda run: (run.result[name]["num_examples"], -run.result[name]["accuracy"])):
+    for run in sorted((run for run in tests if name in run.result), key=size):
         of.setdefault(way(name, run), {})[run.label] = run
-    most = max(of.values(), key=len)
-    return sorted(most.values(), key=lambda run: -run.result[name]["accuracy"])
+    return of
 
 
 def measured_alike(tests: list[FinishedRun], names: Sequence[str]) -> list[FinishedRun]:
@@ -73,23 +91,16 @@ def way(name: str, run: FinishedRun) -> str:
 def leading_measurement(measurements: list[FinishedRun]) -> tuple[FinishedRun, str]:
     """The measurement of threats that sentences speak of, and in brackets which it is, if there are several.
 
-    That with most anchors of a class, and of these the one of most images.
+    That with most anchors of a class, of these the one of most images, and of these the one in which the first threat
+    tells least.
     """
 
-    def size(run: FinishedRun) -> tuple[int, int]:
+    def size(run: FinishedRun) -> tuple[int, int, float, str]:
         per_label = re.search(r"\d+", run.hparams.get("name", ""))  # greedy_subsets_50
-        return int(per_label[0]) if per_label else 0, run.result["num_examples"]
+        told: list[dict[str, float]] = [*run.result.get("separation", {}).values()]
+        tells = told[0]["auroc"] if told else 0.0
+        return int(per_label[0]) if per_label else 0, run.result["num_examples"], -tells, run.relative
 
     leading = max(measurements, key=size)
     several = len(measurements) > 1
     return leading, f" ({leading.label}, {leading.result['num_examples']:,} images)" if several else ""
-
-
-def paired_p(first: FinishedRun, second: FinishedRun, column: str) -> float | None:
-    """The p-value of the paired test of two runs; None without common examples or columns."""
-    files = [run.path / "examples.npz" for run in (first, second)]
-    if not all(file.is_file() for file in files):
-        return None
-    with numpy.load(files[0], allow_pickle=False) as mine, numpy.load(files[1], allow_pickle=False) as its:
-        found = paired(mine, its, column)
-    return None if found is None else found.p

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foundations.results import rounded
 from runners.report.collect import FinishedRun
 from runners.report.tables import Table
 from runners.test import corruption_desc
@@ -28,10 +29,10 @@ def by_category(tested: list[FinishedRun]) -> Table:
     )
     for run in tested:
         found = run.result["corruption"]
-        means = [f"{found['by_category'][kind]:.4f}" if kind in found["by_category"] else "-" for kind in kinds]
-        compared = [f"{found['mCE']:.4f}", found["baseline"]["name"]] if "mCE" in found else ["-", "-"]
+        means = [rounded(found["by_category"][kind]) if kind in found["by_category"] else "-" for kind in kinds]
+        compared = [rounded(found["mCE"]), found["baseline"]["name"]] if "mCE" in found else ["-", "-"]
         counts = [str(len(found["by_corruption"])), str(found["num_examples"])]
-        table.add([run.label, f"{found['accuracy']:.4f}", *means, *compared, *counts], run)
+        table.add([run.label, rounded(found["accuracy"]), *means, *compared, *counts], run)
     return table
 
 

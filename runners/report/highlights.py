@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from foundations.results import wilson_interval
+from foundations.results import between, rounded
 from runners.evaluate_threat.desc import HEADLINE
 from runners.report.collect import FinishedRun
-from runners.report.comparable import comparable, leading_measurement, measured_in
+from runners.report.comparable import leading_measurement, measured_in
+from runners.report.standing import Standing, interval
 from runners.test.summary import EVALUATIONS, describe_set
 
 
@@ -25,7 +26,7 @@ def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
     lines = []
     if result.get("coverage"):
         levels = result["coverage"]["threats"].items()
-        held = ", ".join(f"{threat} {found[f'{HEADLINE:g}']['unsafe_held']:.3f}" for threat, found in levels)
+        held = ", ".join(f"{threat} {rounded(found[f'{HEADLINE:g}']['unsafe_held'], 3)}" for threat, found in levels)
         told = f"sets that hold {HEADLINE:.0%} of the safe changes hold this share of the unsafe ones"
         lines.append(f"{told}{which}: {held}")
     lines.append(f"unsafe changes are told from safe ones with AUROC {_aurocs(result['separation'])}{which}")
@@ -37,23 +38,24 @@ def _threats(runs: dict[str, list[FinishedRun]]) -> list[str]:
 
 
 def _aurocs(found: dict[str, dict[str, float]]) -> str:
-    return ", ".join(f"{threat} {metrics['auroc']:.3f}" for threat, metrics in found.items())
+    return ", ".join(f"{threat} {rounded(metrics['auroc'], 3)}" for threat, metrics in found.items())
 
 
 def _models(runs: dict[str, list[FinishedRun]]) -> list[str]:
     tested = [run for run in runs["test"] if run.split == "test"]
     if not (measured := measured_in(tested)):
         return []
-    models = comparable(measured[0], tested)
-    best, parts = models[0], []
+    standing = Standing(measured[0], tested)
+    best, count, parts = standing.leader, len(standing.models), []
     for name, words in EVALUATIONS.items():
         if name in best.result:
             metrics = best.result[name]
-            low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
+            low, high = interval(best, name)
             where = f" ({describe_set(metrics)})" if "norm" in metrics else ""
-            parts.append(f"{words}{where} {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
-    most = f"the most robust of {len(models)} models, " if len(models) > 1 else ""
-    return [f"accuracy of {most}{best.label}: {', '.join(parts)}"]
+            of = f"{between(low, high)} of {metrics['num_examples']:,} images"
+            parts.append(f"{words}{where} {rounded(metrics['accuracy'], 3)} {of}")
+    most = f"the {'most robust' if standing.is_best else 'highest figure'} of {count} models, " if count > 1 else ""
+    return [f"accuracy of {most}{best.label}: {', '.join(parts)}{standing.doubts()}"]
 
 
 def _warnings(runs: dict[str, list[FinishedRun]]) -> list[str]:

@@ -42,7 +42,10 @@ class Site:
                 f"--site: expected claims (*.zip) below {root / CLAIMS}, got none; name them by "
                 "--claims=A.zip,B.zip, or make one by python nonisotropic.py bundle"
             )
-        return cls(desc, environment, entries_of(files, root))
+        entries = entries_of(files, root)
+        for entry in entries:
+            dataset_of(entry.claim, entry.file)  # raises RunError for flags of no data set, as `verify` does
+        return cls(desc, environment, entries)
 
     def counts(self) -> dict[str, int]:
         verified = sum(entry.is_verified for entry in self.entries)

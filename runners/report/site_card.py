@@ -22,7 +22,7 @@ def model_card(entry: Entry, site_url: str) -> str:
     facts = [[name, _plain(value)] for name, value in fact_rows(entry)]
     parts = [
         f"---\n{_yaml({'model-index': [_index(entry, site_url)]})}---",
-        f"# {_plain(entry.name)}",
+        f"# {_plain(entry.called)}",
         *SENTENCES,
         markdown_table(["about this claim", ""], facts),
         markdown_table(list(SET_COLUMNS), words),
@@ -40,6 +40,7 @@ def _index(entry: Entry, site_url: str) -> dict[str, Any]:
     args = {
         "verified_by_forward_passes": entry.is_verified,
         "record": entry.record.place if entry.record else "",
+        "model_name_is_told": entry.is_name_told,
     }
     metrics = [_metric("clean accuracy, at most", entry.clean, args)]
     metrics += [_metric(f"accuracy at most in {described(each)}", each["accuracy"], args) for each in facts["claims"]]

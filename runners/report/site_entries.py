@@ -15,12 +15,13 @@ from foundations.errors import RunError
 from foundations.files import read_json
 from foundations.results import is_intact
 from runners.claims import REFUTED
-from testing.claims.claim import ITSELF, Claim, sets_of
+from testing.claims.claim import ITSELF, Claim, network_of, sets_of
 from testing.claims.judging import described
 from testing.claims.schema import canonical_json
 
-FORMAT, FORMAT_VERSION = "nonisotropic leaderboard", 2
+FORMAT, FORMAT_VERSION = "nonisotropic leaderboard", 3
 LONGEST_NAME = 60  # characters of a file's name that come from a claim
+SHORT = 60  # characters of a text of claims in a table
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Record:
     """A finished `verify` of a claim below the root of this machine.
 
     refuted   why the claim does not hold, a sentence for each set that fails; () if it holds
+    name, network   under which the weights were found on this machine; "" in records of earlier versions
     """
 
     place: str
     doubtful: tuple[int, ...]
     made_by: str
     refuted: tuple[str, ...] = ()
+    name: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,29 @@ class Entry:
     record: Record | None
 
     @property
-    def name(self) -> str:
+    def told_name(self) -> str:
+        """The name that the file gives its model: nothing ties it to the weights."""
         return self.claim.facts["model"]["name"]
+
+    @property
+    def name(self) -> str:
+        """The name under which `verify` found the weights here; that which the file tells where it did not."""
+        return self.told_name if self.is_name_told else self.record.name  # type: ignore[union-attr]
+
+    @property
+    def is_name_told(self) -> bool:
+        return not (self.is_verified and self.record and self.record.name)
+
+    @property
+    def called(self) -> str:
+        """The name of its model in words."""
+        return f"{short(self.name)}, told" if self.is_name_told else short(self.name)
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """Weights and network: as they were found here where the claim is verified, else as the file tells."""
+        found = self.record.network if self.record and self.is_verified else ""
+        return self.claim.facts["model"]["sha256"], found or network_of(self.claim.facts)
 
     @cached_property
     def stem(self) -> str:
@@ -67,18 +92,23 @@ class Entry:
         return [each["accuracy"] for each in self.claim.facts["claims"]]
 
     @property
-    def mean(self) -> float:
-        return sum(self.accuracies) / len(self.accuracies)
+    def broken(self) -> int:
+        """Images broken, of all sets together: an exact order of the means of claims about the same images and sets."""
+        return sum(each["broken"] for each in self.claim.facts["claims"])
+
+    @cached_property
+    def wrong(self) -> int:
+        """Images that the claim says are misclassified as they are."""
+        return int((self.claim.arrays["witness"] == ITSELF).any(0).sum())
 
     @property
     def digest(self) -> str:
         return self.claim.digest
 
-    @cached_property
+    @property
     def clean(self) -> float:
         """The share of images that the claim does not say are misclassified as they are."""
-        wrong = (self.claim.arrays["witness"] == ITSELF).any(0)
-        return 1 - int(wrong.sum()) / len(wrong)
+        return 1 - self.wrong / self.claim.arrays["witness"].shape[1]
 
     @property
     def certified(self) -> list[float | None]:
@@ -119,6 +149,9 @@ class Entry:
         facts, record = self.claim.facts, self.record
         return {
             "model": self.name,
+            "told_model": self.told_name,
+            "model_found_here": not self.is_name_told,
+            "network": self.model[1],
             "weights_sha256": facts["model"]["sha256"],
             "claim_sha256": self.claim.digest,
             "page": f"{self.stem}.html",
@@ -159,7 +192,8 @@ def _records(root: Path) -> dict[str, Record]:
                 made = told["environment"]
                 by = f"torch {made['packages']['torch']}, {made['gpu'] or made['device']}"
                 place, doubtful = f"verified/{path.parent.name}", tuple(told.get("doubtful", ()))
-                found.setdefault(told["claim"], Record(place, doubtful, by, tuple(told.get("refuted", ()))))
+                record = Record(place, doubtful, by, tuple(told.get("refuted", ())), **told.get("found_as", {}))
+                found.setdefault(told["claim"], record)
     return found
 
 
@@ -176,7 +210,8 @@ def _intact(path: Path) -> dict[str, Any] | None:
 class Group:
     """Entries that compare: the same images, anchors and sets, in the order of their models; refuted ones last.
 
-    Models are ranked by the mean over the sets of the lowest claim about them, so that a weaker claim beside it lifts
+    Models are ranked by the mean over the sets of the lowest claim about them (in whole numbers: by images broken, of
+    all sets together), so that a weaker claim beside it lifts
     nobody. Where some are verified here, only those rank the model: others might be false.
 
     ranks   place of the model for the claim that ranks it, None for all other claims
@@ -188,13 +223,13 @@ class Group:
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Group:
         """The entries, of which no two have one digest, ranked and in order."""
-        models: dict[str, list[Entry]] = {}
-        for entry in sorted(entries, key=lambda entry: (not entry.is_verified, entry.mean, entry.clean, entry.digest)):
+        models: dict[tuple[str, str], list[Entry]] = {}
+        for entry in sorted(entries, key=lambda one: (not one.is_verified, -one.broken, -one.wrong, one.digest)):
             if not entry.is_refuted:
-                models.setdefault(entry.claim.facts["model"]["sha256"], []).append(entry)
-        ranked = sorted(models.values(), key=lambda claims: (-claims[0].mean, -claims[0].clean, claims[0].digest))
+                models.setdefault(entry.model, []).append(entry)
+        ranked = sorted(models.values(), key=lambda claims: (claims[0].broken, claims[0].wrong, claims[0].digest))
         order = [entry for claims in ranked for entry in claims]
-        figures = [(claims[0].mean, claims[0].clean) for claims in ranked]
+        figures = [(claims[0].broken, claims[0].wrong) for claims in ranked]
         # Equal figures have one rank: their order, by digest, says nothing.
         places = [
             figures.index(figure) + 1 if entry is claims[0] else None
@@ -249,3 +284,7 @@ def groups_of(entries: Sequence[Entry]) -> list[Group]:
 def leaderboard(groups: Sequence[Group]) -> dict[str, Any]:
     """The content of leaderboard.json; its pages show nothing else."""
     return {"format": FORMAT, "version": FORMAT_VERSION, "tables": [group.told() for group in groups]}
+
+
+def short(text: str) -> str:
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"

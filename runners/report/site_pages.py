@@ -8,8 +8,9 @@ from functools import partial
 from html import escape
 from typing import Any
 
+from foundations.results import rounded
 from runners.report.page import whole_page
-from runners.report.site_entries import Entry, Group
+from runners.report.site_entries import Entry, Group, short
 from runners.report.site_pictures import Shown
 from testing.claims.claim import ITSELF
 from testing.claims.judging import described
@@ -36,8 +37,8 @@ SENTENCES = (
     "Not claimed: that no attack does better, or anything about other images and sets; a high figure may come from a "
     "weak attack, and any lab can lower it by another claim (merge).",
     "Verified here: whoever made this page has the same images and weights, and found every picture to be in the set "
-    "and answered wrongly (doubtful: another device may answer otherwise); what is not verified is the word of its "
-    "authors.",
+    "and answered wrongly (doubtful: another device may answer otherwise); the name of the model is that under which "
+    "the weights were found. What is not verified, and what is called told, is the word of its authors.",
 )
 HOW = (
     "Test the model, bundle the test by one command, and send the one file that it writes. FLAGS are those of the "
@@ -46,7 +47,6 @@ HOW = (
 ENTER = """python nonisotropic.py test FLAGS --save_adversarials
 python nonisotropic.py bundle FLAGS --author=NAME --output=claim.zip"""
 SET_COLUMNS = ("set", "accuracy at most", "broken", "doubtful", "found by", "certified, told")
-SHORT = 60  # characters of a text of claims in a table
 
 Cell = str | tuple[str, str]  # text, or text and the address that it leads to
 
@@ -74,9 +74,9 @@ def _leaderboard(group: Group, number: int) -> str:
     note = (
         f"The {group.data['split']} split, images of SHA-256 {group.data['sha256'][:12]}{among}. "
         "Best model first, by the mean over the sets of its lowest claim (of those verified here, where some are); "
-        "further claims about the same weights follow it. What is told is the word of the authors, which no file "
-        "proves; passes are forward and backward ones of the model for an image, in nonisotropic sets. Click a heading "
-        "to sort."
+        "further claims about the same weights in the same network follow it. What is told is the word of the authors, "
+        "which no file proves; passes are forward and backward ones of the model for an image, in nonisotropic sets. "
+        "Click a heading to sort."
     )
     table = _table([*header, "authors", "verified here", "doubtful"], rows)
     title = f'<h2 id="table-{number}">{escape(short(group.title))}</h2>'
@@ -102,11 +102,13 @@ def _certified(place: int, entry: Entry) -> str:
     share = entry.certified[place]
     if share is None:
         return "-"
-    return figure(share) if share <= entry.accuracies[place] else f"{figure(share)}, refuted by this file"
+    images = entry.claim.facts["data"]["examples"]
+    standing = images - entry.claim.facts["claims"][place]["broken"]
+    return rounded(share) if round(share * images) <= standing else f"{rounded(share)}, refuted by this file"
 
 
 def _corrupted(name: str, entry: Entry) -> str:
-    return figure(entry.corruptions[name]) if name in entry.corruptions else "-"
+    return rounded(entry.corruptions[name]) if name in entry.corruptions else "-"
 
 
 def _passes(entry: Entry) -> str:
@@ -115,7 +117,7 @@ def _passes(entry: Entry) -> str:
 
 def _leaderboard_row(entry: Entry, rank: int | None, told: Sequence[Column]) -> list[Cell]:
     row = entry.row()
-    figures = [figure(value) for value in (row["clean_at_most"], *row["accuracy_at_most"])]
+    figures = [rounded(value) for value in (row["clean_at_most"], *row["accuracy_at_most"])]
     figures += [column(entry) for column in told]
     word = {"verified_here": "yes", "refuted_here": "refuted"}
     record = next((f"{word[name]}: {row['record']}" for name in word if row[name]), "no")
@@ -123,7 +125,7 @@ def _leaderboard_row(entry: Entry, rank: int | None, told: Sequence[Column]) -> 
     authors = short(", ".join(row["authors"]))
     return [
         str(rank or "-"),
-        (f"{short(row['model'])} ({row['weights_sha256'][:8]})", row["page"]),
+        (f"{entry.called} ({row['weights_sha256'][:8]})", row["page"]),
         *figures,
         authors,
         record,
@@ -145,7 +147,7 @@ def entry_html(entry: Entry, shown: Sequence[Shown], note: str) -> str:
         f"<h2>Commands</h2>\n<pre><code>{escape(commands)}</code></pre>\n"
         f'<p><a href="{entry.stem}.md">Model card</a> with these figures for the Hugging Face hub.</p>'
     )
-    return whole_page(short(entry.name), body, "picture, large", STYLE)
+    return whole_page(entry.called, body, "picture, large", STYLE)
 
 
 PICTURES = "The image, the image changed, and the change alone, made larger around grey. Click to enlarge."
@@ -160,16 +162,18 @@ def fact_rows(entry: Entry) -> list[tuple[str, str]]:
         verified = f"refuted: {'; '.join(record.refuted)}" if record.refuted else f"yes: {record.place}"
         verified += f" ({record.made_by})"
     return [
-        ("model", entry.name),
+        ("model, told" if entry.is_name_told else "model, found here as", entry.name),
+        *((("model, told", entry.told_name),) if entry.name != entry.told_name else ()),
+        ("network, told" if entry.is_name_told else "network", entry.model[1]),
         ("weights", f"SHA-256 {facts['model']['sha256']}"),
-        ("how to get them", facts["model"]["obtain"]),
+        ("how to get them, told", facts["model"]["obtain"]),
         ("authors", ", ".join(facts["authors"])),
         ("images", f"{data['examples']:,} of {data['description'].get('dataset_name')}, {data['split']} split"),
         ("SHA-256 of the images", data["sha256"]),
         ("anchors", f"{anchors['count']:,}, SHA-256 {anchors['sha256']}" if anchors else "none"),
         *((("chosen by the file", "; ".join(entry.chosen)),) if entry.chosen else ()),
-        ("clean accuracy", f"at most {figure(entry.clean)}"),
-        *((f"corruptions, told: {name}", figure(accuracy)) for name, accuracy in entry.corruptions.items()),
+        ("clean accuracy", f"at most {rounded(entry.clean)}"),
+        *((f"corruptions, told: {name}", rounded(accuracy)) for name, accuracy in entry.corruptions.items()),
         ("cost, told", f"{_passes(entry)} passes for an image in nonisotropic sets, {entry.seconds:.0f} s"),
         ("claim", f"SHA-256 {entry.claim.digest}"),
         ("verified here", verified),
@@ -192,7 +196,7 @@ def set_rows(entry: Entry) -> list[list[Cell]]:
         broken = f"{each['broken']} ({wrong} of them as they are)"
         found = ", ".join(f"{short(author)} {count}" for author, count in counts)
         certified = _certified(place, entry)
-        rows.append([described(each), figure(each["accuracy"]), broken, doubtful, found, certified])
+        rows.append([described(each), rounded(each["accuracy"]), broken, doubtful, found, certified])
     return rows
 
 
@@ -204,7 +208,7 @@ def curves(entry: Entry) -> dict[str, list[list[Cell]]]:
         found[f"{word}{radius.partition(',')[2] and ',' + radius.partition(',')[2]}"].append(each)
     return {
         f"Curve: {title}": [
-            [f"{each['threshold']:.4g}", figure(each["accuracy"])]
+            [f"{each['threshold']:.4g}", rounded(each["accuracy"])]
             for each in sorted(several, key=lambda each: each["threshold"])
         ]
         for title, several in found.items()
@@ -243,11 +247,3 @@ def _cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return f"<span>{escape(cell)}</span>"
     return f'<a href="{escape(cell[1])}">{escape(cell[0])}</a>'
-
-
-def figure(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def short(text: str) -> str:
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from foundations.results import wilson_interval
+from foundations.results import between, percent, rounded, wilson_interval
 from runners.evaluate_threat.desc import COMPARISONS, HEADLINE
 from runners.report.collect import FinishedRun
 from runners.test.audit_table import audit_rows, audit_sentence
@@ -66,7 +66,7 @@ def _accuracy(run: FinishedRun, name: str) -> str:
     if metrics is None:
         return "-"
     low, high = wilson_interval(metrics["accuracy"], metrics["num_examples"])
-    return f"{metrics['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
+    return f"{rounded(metrics['accuracy'])} {between(low, high)}"
 
 
 def grid_table_of(run: FinishedRun) -> Table | None:
@@ -113,7 +113,7 @@ def certificates_table(tests: list[FinishedRun]) -> Table | None:
         if CERTIFIED in run.result:
             found = run.result[CERTIFIED]
             low, high = wilson_interval(found["box_accuracy"], found["num_examples"])
-            alone = f"{found['box_accuracy']:.4f} [{low:.3f}, {high:.3f}]"
+            alone = f"{rounded(found['box_accuracy'])} {between(low, high)}"
             cells = [describe_set(found), _accuracy(run, CERTIFIED), alone, bracket(run.result)]
             table.add([run.label, *cells, f"{found['seconds_per_example']:.3f}", remark(found)], run)
     return table if table.rows else None
@@ -136,7 +136,7 @@ def training_table(trainings: list[FinishedRun]) -> Table:
         final = run.result["final"]
         loss = "-" if final.get("train_loss") is None else f"{final['train_loss']:.4f}"
         seconds = f"{'over ' if run.result.get('resumed') else ''}{run.result['wall_seconds']:.1f}"
-        table.add([run.label, str(run.result["steps"]), loss, f"{final['test_accuracy']:.4f}", seconds], run)
+        table.add([run.label, str(run.result["steps"]), loss, rounded(final["test_accuracy"]), seconds], run)
     return table
 
 
@@ -148,7 +148,7 @@ def anchors_table(threats: list[FinishedRun]) -> Table:
         lowest = min(run.result["coverage"].values())
         counts = [str(run.result["num_anchors"]), str(run.result["per_label"])]
         radius = f"{run.result['inscribed_radius']['median']:.3g} t"
-        table.add([run.label, *counts, f"{lowest:.3f}", str(run.result["dropped"]["count"]), radius], run)
+        table.add([run.label, *counts, rounded(lowest, 3), str(run.result["dropped"]["count"]), radius], run)
     return table
 
 
@@ -182,7 +182,7 @@ def coverage_table(measurements: list[FinishedRun], tests: list[FinishedRun]) ->
             if metrics.get("coverage") == HEADLINE and run.split == "test":
                 radius = "" if metrics["radius"] is None else f" (Linf <= {metrics['radius']:.4g})"
                 of = (run.label, metrics["norm"], f"{metrics['threshold']:.6g}")
-                inside[of].append(f"{metrics['accuracy']:.4f}{radius}")
+                inside[of].append(f"{rounded(metrics['accuracy'])}{radius}")
     models = list(dict.fromkeys(label for label, _, _ in inside))
     title = f"At equal coverage: sets that hold {HEADLINE:.0%} of the safe changes"
     table = Table(title, ["threat", "anchors", "threshold", "unsafe held", *(f"accuracy of {name}" for name in models)])
@@ -193,7 +193,7 @@ def coverage_table(measurements: list[FinishedRun], tests: list[FinishedRun]) ->
     for run in covered:
         for threat, levels in run.result["coverage"]["threats"].items():
             found = levels[f"{HEADLINE:g}"]
-            held = f"{found['unsafe_held']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+            held = f"{rounded(found['unsafe_held'], 3)} {between(found['low'], found['high'])}"
             threshold = f"{found['threshold']:.6g}"
             accuracies = (", ".join(inside.get((name, threat, threshold), ["-"])) for name in models)
             table.add([threat, run.label, f"{found['threshold']:.3g}", held, *accuracies], run)
@@ -230,8 +230,10 @@ def perturbation_table(run: FinishedRun) -> Table:
     categories = {row["perturbation"]: row.get("category", "-") for row in run.result["table"]}
     for name in sorted(found, key=lambda name: found[name][threats[0]]["auroc"]):
         rise = rises.get(name, {}).get(threats[0])
-        told = "-" if rise is None else ("yes" if rise["means_rise"] else f"no ({rise['rank_correlation']:.2f})")
-        aurocs = (f"{found[name][threat]['auroc']:.3f}" for threat in threats)
+        told = (
+            "-" if rise is None else ("yes" if rise["means_rise"] else f"no ({rounded(rise['rank_correlation'], 2)})")
+        )
+        aurocs = (rounded(found[name][threat]["auroc"], 3) for threat in threats)
         table.add([name, categories[name], *aurocs, told], run)
     table.note = "'no' gives the mean rank correlation of threat and severity within an image."
     return table
@@ -240,7 +242,8 @@ def perturbation_table(run: FinishedRun) -> Table:
 def responsible_table(run: FinishedRun) -> Table:
     """The perturbations, moves and anchors that cause the largest threats of safe changes."""
     found = run.result["responsible"]
-    title = f"The largest {found['share']:.0%} of safe threats ({found['count']}, from PD {found['threat_from']:.2f})"
+    largest = f"The largest {percent(found['share'])} of safe threats"
+    title = f"{largest} ({found['count']}, from PD {found['threat_from']:.2f})"
     table = Table(title, ["due to", "which", "times"])
     for kind in ("perturbations", "moves"):
         for name, times in found[kind].items():
@@ -256,7 +259,7 @@ def stability_table(run: FinishedRun) -> Table | None:
         return None
     table = Table(f"Other anchors, {run.label}", ["anchors", "rank correlation with PD", "median ratio"])
     for name, found in run.result["stability"].items():
-        table.add([name, f"{found['rank_correlation']:.3f}", f"{found['median_ratio']:.3f}"], run)
+        table.add([name, rounded(found["rank_correlation"], 3), f"{found['median_ratio']:.3f}"], run)
     return table
 
 
@@ -277,4 +280,6 @@ def environment_table(runs: list[FinishedRun]) -> Table:
 
 def auroc(metrics: dict[str, float] | None) -> str:
     """An AUROC with its interval, as text."""
-    return "-" if not metrics else f"{metrics['auroc']:.3f} [{metrics['low']:.3f}, {metrics['high']:.3f}]"
+    if not metrics:
+        return "-"
+    return f"{rounded(metrics['auroc'], 3)} {between(metrics['low'], metrics['high'])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foundations.results import markdown_table
+from foundations.results import markdown_table, rounded
 
 
 def audit_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -15,10 +15,10 @@ def audit_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             name,
             "yes" if of["member"] else "-",
-            f"{of['accuracy']:.4f}",
+            rounded(of["accuracy"]),
             f"{of['above_best']:+.4f}",
             f"{of['passes']:.0f}",
-            f"{of['optimality']:.3f}",
+            rounded(of["optimality"], 3),
             str(of["only"]),
         ]
         for name, of in found["attacks"].items()
@@ -35,10 +35,10 @@ def audit_sentence(found: dict[str, Any]) -> str:
     known = "the exact answer" if found["is_exact"] else "the best known"
     names = ", ".join(row["attack"] for row in found["in_turn"]["by_gain"]) or "none"
     return (
-        f"the ensemble leaves {ours['accuracy']:.4f} in {ours['passes']:.0f} passes an image, "
+        f"the ensemble leaves {rounded(ours['accuracy'])} in {ours['passes']:.0f} passes an image, "
         f"{ours['accuracy'] - found['best']:+.4f} from {known}; by gain a pass ({names}) "
-        f"{other['accuracy']:.4f} are left in {other['passes']:.0f}; optimality is the share of the area under clean "
-        f"accuracy that the best attacks reach in {found['budget']} passes"
+        f"{rounded(other['accuracy'])} are left in {other['passes']:.0f}; optimality is the share of the area under "
+        f"clean accuracy that the best attacks reach in {found['budget']} passes"
     )
 
 

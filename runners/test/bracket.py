@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foundations.results import markdown_table, wilson_interval
+from foundations.results import markdown_table, rounded, wilson_text
 
 CERTIFIED = "certified"  # the name of the evaluation in result.json
 SAYS_NOTHING = "nothing is certified: the model was not trained for certificates, so that this says nothing about it"
@@ -32,7 +32,7 @@ def bracket(result: dict[str, Any]) -> str:
     found = result[CERTIFIED]
     if not has_bracket(found):
         return "-"
-    return f"[{found['accuracy']:.4f}, {result['N_adv']['accuracy']:.4f}]"
+    return f"[{rounded(found['accuracy'])}, {rounded(result['N_adv']['accuracy'])}]"
 
 
 def certified_table(result: dict[str, Any], where: str) -> str:
@@ -46,9 +46,7 @@ def certified_table(result: dict[str, Any], where: str) -> str:
         "after all attacks": result["N_adv"]["accuracy"],
     }
     count = found["num_examples"]
-    rows = [
-        [name, f"{share:.4f}", "{:.3f}-{:.3f}".format(*wilson_interval(share, count))] for name, share in shares.items()
-    ]
+    rows = [[name, rounded(share), wilson_text(share, count)] for name, share in shares.items()]
     table = markdown_table([f"certificates, {where}", "share", "95 % interval"], rows)
     told = remark(found) or f"accuracy in this set lies in {bracket(result)}"
     return f"{table}\n\n{told}; {found['seconds_per_example']:.3f} s an image"

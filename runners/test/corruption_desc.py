@@ -12,7 +12,7 @@ from foundations.desc import StoredRun
 from foundations.environment import resolve_root
 from foundations.errors import UsageError, check_choice
 from foundations.input_hparams import DatasetHparams
-from foundations.results import markdown_table
+from foundations.results import markdown_table, rounded
 from foundations.testing_hparams import TestingHparams
 from runners.checks import SUITE_NAMES, names_in
 
@@ -108,7 +108,7 @@ def corruption_summary(result: dict[str, Any]) -> str:
     found = result.get("corruption")
     if found is None:
         return ""
-    kinds = ", ".join(f"{kind} {accuracy:.4f}" for kind, accuracy in found["by_category"].items())
+    kinds = ", ".join(f"{kind} {rounded(accuracy)}" for kind, accuracy in found["by_category"].items())
     told = [markdown_table(*corruption_table(found)), f"by category: {kinds}"]
     return "\n".join([*told, *filter(None, (_papers(found), _compared(found), _published(found), _no_answer(found)))])
 
@@ -122,8 +122,8 @@ def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     errors = {**found["CE"], "mean": fmean(found["CE"].values())} if "CE" in found else {}
 
     def row(name: str, of: dict[str, float]) -> list[str]:
-        shown = (f"{of[level]:.3f}" if level in of else "-" for level in levels)
-        return [name, f"{means[name]:.4f}", *shown, *([f"{errors[name]:.3f}"] if errors else [])]
+        shown = (rounded(of[level], 3) if level in of else "-" for level in levels)
+        return [name, rounded(means[name]), *shown, *([rounded(errors[name], 3)] if errors else [])]
 
     header = ["corruption", "mean", *(f"severity {level}" for level in levels), *(["CE"] if errors else [])]
     return header, [row(name, of) for name, of in (accuracies | {"mean": columns}).items()]
@@ -137,22 +137,22 @@ def _compared(found: dict[str, Any]) -> str:
     over, every = found["mCE_over"], len(found["CE"])
     which = f"the paper's {over} of {every}" if over < every else f"all {every}"
     return (
-        f"mCE {found['mCE']:.4f} over {which} corruptions: errors in units of those of {of['name']} (accuracy "
-        f"{of['accuracy']:.4f}{where})"
+        f"mCE {rounded(found['mCE'])} over {which} corruptions: errors in units of those of {of['name']} (accuracy "
+        f"{rounded(of['accuracy'])}{where})"
     )
 
 
 def _papers(found: dict[str, Any]) -> str:
     ours = found.get("accuracy_of_paper")
-    return "" if ours is None else f"the 15 corruptions of Hendrycks and Dietterich (2019) alone: {ours:.4f}"
+    return "" if ours is None else f"the 15 corruptions of Hendrycks and Dietterich (2019) alone: {rounded(ours)}"
 
 
 def _published(found: dict[str, Any]) -> str:
     if found.get("published") is None:
         return ""
     ours = found["accuracy_of_published"]
-    here = "not all of them were measured here" if ours is None else f"here {ours:.4f} {found['published_source']}"
-    return f"RobustBench published {found['published']:.4f}, for {found['published_for']}; {here}"
+    here = "not all of them were measured here" if ours is None else f"here {rounded(ours)} {found['published_source']}"
+    return f"RobustBench published {rounded(found['published'])}, for {found['published_for']}; {here}"
 
 
 def _no_answer(found: dict[str, Any]) -> str:

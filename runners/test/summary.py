@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from foundations.hparam_fields import format_value
-from foundations.results import markdown_table, wilson_interval
+from foundations.results import markdown_table, percent, rounded, wilson_text
 from runners.test.audit_table import audit_table
 from runners.test.bracket import CERTIFIED, certified_table
 from runners.test.corruption_desc import corruption_summary
@@ -59,20 +59,20 @@ def _evaluations_table(evaluations: dict[str, dict[str, Any]]) -> str:
     header, rows = ["evaluation", "set", "accuracy", "95 % interval", "examples"], []
     for name, found in evaluations.items():
         accuracy, count = found["accuracy"], found["num_examples"]
-        interval = "{:.3f}-{:.3f}".format(*wilson_interval(accuracy, count))
-        rows.append([EVALUATIONS[name], describe_set(found), f"{accuracy:.4f}", interval, str(count)])
+        interval = wilson_text(accuracy, count)
+        rows.append([EVALUATIONS[name], describe_set(found), rounded(accuracy), interval, str(count)])
     published = [found.get("published") for found in evaluations.values()]
     if any(value is not None for value in published):
         header.append("RobustBench's")
-        rows = [[*row, "-" if value is None else f"{value:.4f}"] for row, value in zip(rows, published, strict=True)]
+        rows = [[*row, "-" if value is None else rounded(value)] for row, value in zip(rows, published, strict=True)]
     return markdown_table(header, rows)
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
     """The accuracies of a run by what they are shown as, and its mCE."""
-    shown = {shown: f"{result[name]['accuracy']:.4f}" for name, shown in EVALUATIONS.items() if name in result}
-    shown |= {CERTIFIED: f"{result[CERTIFIED]['accuracy']:.4f}"} if CERTIFIED in result else {}
-    return shown | ({"mCE": f"{result['corruption']['mCE']:.4f}"} if "mCE" in result.get("corruption", {}) else {})
+    shown = {shown: rounded(result[name]["accuracy"]) for name, shown in EVALUATIONS.items() if name in result}
+    shown |= {CERTIFIED: rounded(result[CERTIFIED]["accuracy"])} if CERTIFIED in result else {}
+    return shown | ({"mCE": rounded(result["corruption"]["mCE"])} if "mCE" in result.get("corruption", {}) else {})
 
 
 def moves_table(metrics: dict[str, Any] | None) -> str:
@@ -90,8 +90,8 @@ def moves_table(metrics: dict[str, Any] | None) -> str:
         "mixture and noise": metrics["without_threat"],
         "mixture": metrics["mixture_without_threat"],
     }
-    table = markdown_table(["changed by", "accuracy"], [[name, f"{value:.4f}"] for name, value in rows.items()])
-    return f"{table}\n\nthe threat is at its threshold for {metrics['binding']:.0%} of the adversarial examples"
+    table = markdown_table(["changed by", "accuracy"], [[name, rounded(value)] for name, value in rows.items()])
+    return f"{table}\n\nthe threat is at its threshold for {percent(metrics['binding'])} of the adversarial examples"
 
 
 def exact_table(result: dict[str, Any]) -> str:
@@ -101,8 +101,7 @@ def exact_table(result: dict[str, Any]) -> str:
         return ""
     count, attacked = found["num_examples"], result["N_adv"]["accuracy"]
     shares = {"proven robust": found["accuracy"], "robust or undecided": found["upper"], "after all attacks": attacked}
-    intervals = {name: wilson_interval(share, count) for name, share in shares.items()}
-    rows = [[name, f"{share:.4f}", "{:.3f}-{:.3f}".format(*intervals[name])] for name, share in shares.items()]
+    rows = [[name, rounded(share), wilson_text(share, count)] for name, share in shares.items()]
     table = markdown_table([f"exact answers, {describe_set(found)}", "share", "95 % interval"], rows)
     return (
         f"{table}\n\n{found['undecided']} of {count} undecided (out of time, or too close for the solver or float32), "
@@ -134,8 +133,8 @@ def binding(metrics: dict[str, Any]) -> str:
     else:
         verdict = "too few images to tell whether the threat binds"
     return (
-        f"at radius {metrics['radius']:.4g} the threshold of {name} changes {change:.4f} of accuracy "
-        f"(radius alone: {alone:.4f}): {verdict}"
+        f"at radius {metrics['radius']:.4g} the threshold of {name} changes {rounded(change)} of accuracy "
+        f"(radius alone: {rounded(alone)}): {verdict}"
     )
 
 
@@ -146,7 +145,7 @@ def grid_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     thresholds, radii = (sorted({cell[i] for cell in cells}, key=lambda v: (v is None, v or 0)) for i in (0, 1))
     header = [f"{metrics['norm']} / Linf", *("pixel box alone" if r is None else format_value(r) for r in radii)]
     names = ["radius alone" if t is None else format_value(t) for t in thresholds]
-    shown = [[f"{cells[t, r]:.3f}" if (t, r) in cells else "-" for r in radii] for t in thresholds]
+    shown = [[rounded(cells[t, r], 3) if (t, r) in cells else "-" for r in radii] for t in thresholds]
     return header, [[name, *row] for name, row in zip(names, shown, strict=True)]
 
 
@@ -183,7 +182,7 @@ def _then_project_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     """A row for the ball alone, and one for each set."""
     ball = result["adv"]
     rows = [_then_project_row(result, name, found) for name, found in ball["then_project"].items()]
-    alone = dict.fromkeys(rows[0], "-") | {"set": describe_set(ball), "accuracy": f"{ball['accuracy']:.4f}"}
+    alone = dict.fromkeys(rows[0], "-") | {"set": describe_set(ball), "accuracy": rounded(ball["accuracy"])}
     return [alone | {"published": _published(ball.get("published_then_project"))}, *rows]
 
 
@@ -193,8 +192,8 @@ def _then_project_row(result: dict[str, Any], name: str, found: dict[str, Any]) 
     same_set = (inside["norm"], inside["threshold"], inside["radius"]) == (form, threshold, result["adv"]["threshold"])
     return {
         "set": f"{form} <= {threshold:.4g}",
-        "accuracy": f"{found['accuracy']:.4f}",
-        "inside it and the ball": f"{inside['accuracy']:.4f}" if same_set else "-",
+        "accuracy": rounded(found["accuracy"]),
+        "inside it and the ball": rounded(inside["accuracy"]) if same_set else "-",
         "too high by": f"{found['accuracy'] - inside['accuracy']:+.4f}" if same_set else "-",
         "mean threat before": f"{found['threat_before']:.3f}",
         "after": f"{found['threat_after']:.3f}",
@@ -208,4 +207,4 @@ def _then_project_row(result: dict[str, Any], name: str, found: dict[str, Any]) 
 
 
 def _published(accuracy: float | None) -> str:
-    return "-" if accuracy is None else f"{accuracy:.2f}"
+    return "-" if accuracy is None else rounded(accuracy, 2)

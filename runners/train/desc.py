@@ -14,6 +14,7 @@ from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, in_range, setting
 from foundations.hparams import AugmentationHparams, TrainingHparams
 from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
+from foundations.results import rounded
 from models.sources import label, weights_version
 from runners.checks import check_dataset, check_mask_rows, names_in, needs_weights, resolved_model, versions_of
 from runners.compute_threat.desc import ThreatDesc
@@ -195,11 +196,11 @@ class TrainDesc(Desc):
     @classmethod
     def summarize(cls, result: dict[str, Any]) -> str:
         """Number of steps and test accuracy."""
-        return f"trained {result['steps']} steps; test accuracy {result['final']['test_accuracy']:.4f}"
+        return f"trained {result['steps']} steps; test accuracy {rounded(result['final']['test_accuracy'])}"
 
     @classmethod
     def headline(cls, result: dict[str, Any]) -> dict[str, str]:
-        return {"test accuracy": f"{result['final']['test_accuracy']:.4f}"}
+        return {"test accuracy": rounded(result["final"]["test_accuracy"])}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,12 @@ from runners.claims import (
 )
 from runners.inputs import read_data, read_model
 from runners.train.desc import PretrainedDesc, stored_model
-from testing.claims.claim import Claim
+from testing.claims.claim import Claim, network_of
 from testing.claims.digests import weights_digest
 from threat_specification import AnchorSet
 
 HOW = "name it by --train_dir=DIR, or by --model_source=file:WEIGHTS --model_name=NAME"
+LONGEST = 60  # characters of a name that the file gives
 
 
 class Verify(Runner):
@@ -56,8 +57,6 @@ class Verify(Runner):
             raise
         anchors = self._anchors()
         forms = [each["threat"] for each in facts["claims"]]
-        if anchors is None and any(form["name"] == "PD" for form in forms):
-            raise RunError(f"{self.desc.file} is refused: it claims a set of PD without anchors")
         self.model = self._model()
         examples = images_of(self.data, facts["data"]["split"])
         weights = arrays.get("class_weights")
@@ -76,6 +75,7 @@ class Verify(Runner):
             "dataset_name": self.dataset.dataset_name,
             "claim": self.claim.digest,
             "model": facts["model"],
+            "found_as": self.found_as,
             "authors": facts["authors"],
             "claims": facts["claims"],
             "about": self._about(),
@@ -99,13 +99,12 @@ class Verify(Runner):
         told, arrays = self.claim.facts["anchors"], self.claim.arrays
         if told is None:
             return None
-        if told["by"] == "index":
-            rows = torch.from_numpy(arrays["anchor_index"])
-            if bool((rows < 0).any()) or bool((rows >= len(self.data.train)).any()):
-                raise disagrees(self.desc.file, "anchors among the training images", f"{len(self.data.train)} of these")
-            anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
-        else:
-            anchors = AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
+        if told["by"] == "image":  # reading the file compared their digest with what is told
+            return AnchorSet(*(torch.from_numpy(arrays[f"anchor_{name}"]) for name in ("image", "label")))
+        rows = torch.from_numpy(arrays["anchor_index"])
+        if bool((rows >= len(self.data.train)).any()):
+            raise disagrees(self.desc.file, "anchors among the training images", f"{len(self.data.train)} of these")
+        anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
         if (digest := anchors_digest(anchors)) != told["sha256"]:
             raise disagrees(self.desc.file, f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
         if len(anchors.labels.unique()) < 2:
@@ -124,6 +123,7 @@ class Verify(Runner):
                 f"these are other weights than the claim is about: expected SHA-256 {told['sha256'][:12]} of "
                 f"{told['name']}, got {digest[:12]}; {HOW}"
             )
+        self.found_as = {"name": source.name, "network": model.model_name}
         return classifier
 
     def _source(self) -> tuple[PretrainedDesc | StoredRun, ModelHparams]:
@@ -158,7 +158,9 @@ class Verify(Runner):
         }
         flags = "".join(f", --{name}={format_value(value)}" for name, value in sorted(chosen.items()))
         told, anchors = facts["data"], facts["anchors"]
-        words = f"weights {facts['model']['sha256'][:12]}; {told['examples']} {told['split']} images of "
+        words = (
+            f"{self._called()}, weights {facts['model']['sha256'][:12]}; {told['examples']} {told['split']} images of "
+        )
         words += f"{self.dataset.dataset_name}{flags}"
         if anchors is not None:
             place = "training images" if anchors["by"] == "index" else "images that the file brings, not the data set"
@@ -167,6 +169,19 @@ class Verify(Runner):
             weights = arrays["class_weights"]
             words += f"; class weights are the file's, {weights.min():.3g} to {weights.max():.3g}"
         return words
+
+    def _called(self) -> str:
+        """The name under which the weights were found here, and what the file calls them where it is another."""
+        name, network = self.found_as["name"], self.found_as["network"]
+        told = [
+            f"{word} {theirs[:LONGEST]}"
+            for word, theirs, ours in (
+                ("model", self.claim.facts["model"]["name"], name),
+                ("network", network_of(self.claim.facts), network),
+            )
+            if theirs != ours
+        ]
+        return f"{name} (the file says {', '.join(told)})" if told else name
 
 
 def _stored(run: StoredRun) -> tuple[StoredRun, ModelHparams]:

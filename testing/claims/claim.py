@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 
 from foundations.errors import RunError, UsageError
 from testing.claims import archive, schema, tensors
 from testing.claims.archive import Refused
+from testing.claims.digests import images_digest
+from threat_specification.registry import tangents_named
 
+SHOWN = 40  # characters of a name or digest in a message
 STANDING, ITSELF = -1, 0  # values of witness; k > 0 is the point k - 1
+NAMES = " / "  # between the names that several claims give one model
 OWN = ("owner", "delta", "witness", "found_by")  # arrays that merging changes; all others are equal
 ALIKE = {  # the others, in words
     "rows": ("index",),
@@ -61,6 +66,7 @@ class Claim:
             raise Refused("its arrays do not have the SHA-256 that claim.json tells")
         claim = cls(facts, tensors.from_bytes(content, kinds))
         _check_arrays(claim)
+        _check_sets(claim)
         if merged([claim]).facts != facts:
             raise Refused("it is not in canonical form: order of claims, authors, runs or points, counts or accuracies")
         return claim
@@ -98,8 +104,22 @@ def merged(claims: Sequence[Claim]) -> Claim:
     arrays |= smallest([claim.arrays for claim in claims]) | {"found_by": found_by}
     facts = dict(first.facts)
     facts |= {"authors": authors, "runs": [runs[key] for key in sorted(runs)]}
-    facts["model"] = min((claim.facts["model"] for claim in claims), key=schema.canonical_json)
+    facts["model"] = _model_of(claims)
     return settled(Claim(facts, arrays))
+
+
+def _model_of(claims: Sequence[Claim]) -> dict[str, Any]:
+    """What is told of the model: every name that a claim gives it, for nobody here knows which is right."""
+    told = [claim.facts["model"] for claim in claims]
+    name = NAMES.join(sorted({name for model in told for name in model["name"].split(NAMES)}))
+    if len(name) > schema.MOST_TEXT:
+        raise UsageError(f"merge: expected names of the model of at most {schema.MOST_TEXT:,} characters together")
+    return min(({**model, "name": ""} for model in told), key=schema.canonical_json) | {"name": name}
+
+
+def network_of(facts: dict[str, Any]) -> str:
+    """The name of the architecture that a claim tells: equal weights in another one are another model."""
+    return str(facts["model"]["description"].get("model_name", ""))
 
 
 def smallest(sources: Sequence[tensors.Arrays]) -> tensors.Arrays:
@@ -166,6 +186,7 @@ def _check_alike(first: Claim, other: Claim) -> None:
     """Raise UsageError for claims that cannot be merged."""
     pairs = {
         "weights": [claim.facts["model"]["sha256"] for claim in (first, other)],
+        "network": [network_of(claim.facts) for claim in (first, other)],
         "images": [claim.facts["data"]["sha256"] for claim in (first, other)],
         "data set": [claim.facts["data"] for claim in (first, other)],
         "anchors": [claim.facts["anchors"] for claim in (first, other)],
@@ -178,7 +199,7 @@ def _check_alike(first: Claim, other: Claim) -> None:
     }
     for name, (one, two) in pairs.items():
         if one != two:
-            shown = f", got {one[:12]} and {two[:12]}" if isinstance(one, str) else ""
+            shown = f", got {one[:SHOWN]} and {two[:SHOWN]}" if isinstance(one, str) else ""
             raise UsageError(f"merge: expected claims about the same {name}{shown}; their figures do not compare")
 
 
@@ -211,3 +232,28 @@ def _check_arrays(claim: Claim) -> None:
     many = {len(run[name]) for run in facts["runs"] for name in ("reported", "lost", "certified")} - {len(witness)}
     if many or {run["author"] for run in facts["runs"]} != set(facts["authors"]):
         raise Refused("its runs do not fit its claims or its authors")
+
+
+def _check_sets(claim: Claim) -> None:
+    """Raise Refused for sets that no machine could measure, and for anchors that contradict what is told of them."""
+    told, forms = claim.facts["anchors"], [each["threat"] for each in claim.facts["claims"]]
+    for form in (form for form in forms if form["name"] == "PD"):
+        if told is None:
+            raise Refused("it claims a set of PD without anchors")
+        if form["segmented"] != (form["mask_source"] == "center"):
+            raise Refused("it claims a set of the segmented form whose masks nobody can make again")
+        try:
+            tangents_named("tangents", form["tangents"])
+        except UsageError as error:
+            raise Refused(f"it claims a set of the tangent form of {error}") from error
+    if told is None:
+        return
+    if not told["count"]:
+        raise Refused("it has no anchors")
+    if told["by"] == "index":
+        if (claim.arrays["anchor_index"] < 0).any():
+            raise Refused("the rows of its anchors are not rows of a data set")
+        return
+    images, labels = (torch.from_numpy(claim.arrays[f"anchor_{name}"]) for name in ("image", "label"))
+    if (digest := images_digest(images.__getitem__, torch.arange(len(labels)), labels)) != told["sha256"]:
+        raise Refused(f"it tells anchors of SHA-256 {told['sha256'][:12]}, and those in it have {digest[:12]}")

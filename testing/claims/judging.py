@@ -2,7 +2,9 @@
 
 A margin is the largest logit of another class minus that of the label. Devices round differently, so that one within
 DOUBT of 0, relative to the distance from the larger logit to the median, decides nothing: such points are counted as
-doubtful.
+doubtful. Of two classes there is no third logit to tell how large logits are, and what both have in common says nothing
+of the model: a margin within ROUNDING of 0, relative to the larger of their sizes, decides nothing then, and never one
+of more than MOST_ROUNDING, whatever both have in common (0.01 moves a probability of two classes from 0.5 to 0.5025).
 
 Shapes: q points of examples, C, H, W.
 """
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.pixels import as_floats
+from foundations.results import rounded
 from testing.claims.claim import ITSELF, Claim
 from testing.claims.schema import canonical_json
 from threat_specification import AnchorSet, ProjectedDisplacement
@@ -26,6 +29,8 @@ from threat_specification.base import BoundThreat, Threat
 from threat_specification.registry import norm
 
 DOUBT = 1e-4
+ROUNDING = 64 * torch.finfo(torch.float32).eps
+MOST_ROUNDING = 0.01
 BATCH = 250
 NAMED = 3  # examples named where a claim does not hold
 
@@ -69,10 +74,12 @@ class Margins:
         own = logits.gather(1, labels.view(-1, 1)).squeeze(1)
         others = logits.scatter(1, labels.view(-1, 1), -math.inf).amax(1)
         lost = ~logits.amax(1).isfinite() | logits.isnan().any(1)
-        reach = torch.maximum(own, others) - logits.median(1).values.where(~lost, 0.0)
-        # With two classes the median is one of the two: their own size then.
-        size = torch.maximum(own.abs(), others.abs()) if logits.shape[1] < 3 else reach
-        return cls((others - own).where(~lost, math.inf), DOUBT * size.where(~lost & size.isfinite(), 0.0))
+        if logits.shape[1] < 3:
+            doubt = (ROUNDING * torch.maximum(own.abs(), others.abs())).clamp_max(MOST_ROUNDING)
+        else:
+            reach = torch.maximum(own, others) - logits.median(1).values.where(~lost, 0.0)
+            doubt = DOUBT * reach.where(reach.isfinite(), 0.0)
+        return cls((others - own).where(~lost, math.inf), doubt.where(~lost, 0.0))
 
     @property
     def sure(self) -> Tensor:
@@ -209,8 +216,8 @@ class Verdict:
     def sentence(self) -> str:
         """The claim in words, and how far it is true."""
         broken, count, told = int((self.witness >= 0).sum()), len(self.witness), self.claim
-        start = f"accuracy at most {told['accuracy']:.4f} in {described(told)}: {broken} of {count} images broken"
-        doubts = f"{int(self.doubtful.sum())} doubtful (margin below {DOUBT:g} relative to the logits)"
+        start = f"accuracy at most {rounded(told['accuracy'])} in {described(told)}: {broken} of {count} images broken"
+        doubts = f"{int(self.doubtful.sum())} doubtful (margins so small that devices may round them either way)"
         if self.holds:
             return f"{start}, all inside the set, {doubts}"
         return f"{start}, but {int(self.failed.count_nonzero())} are not: {'; '.join(self._first())}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from runners.report import charts
 from runners.report.answer import answer
 from runners.report.collect import FinishedRun
-from runners.report.comparable import leading_measurement, measured_alike, paired_p
+from runners.report.comparable import leading_measurement, measured_alike
 from runners.report.highlights import found_in
 from runners.report.labels import tell_apart
+from runners.report.standing import OnCommon
 from runners.report.tables import by_accuracy
 from runners.test.summary import OTHER_ANCHORS, hardest_last
 
@@ -70,6 +72,24 @@ def test_what_else_makes_figures_incomparable(others: dict[str, Any]) -> None:
     assert "one stands best of 2" in first(*tests) and "hardly" not in first(*tests)
     (line,) = (line for line in found_in({"set": {"test": tests, "evaluate_threat": []}}) if "accuracy of" in line)
     assert line.startswith("set: accuracy of the most robust of 2 models, one: ")
+
+
+def test_of_two_ways_the_stronger_one_speaks_in_whatever_order_of_folders() -> None:
+    """One model under one step and under 40: the headline was the weaker of the two, 99 % where 10 % are left."""
+    weak, strong = described("one", 0.99, N_attack_iter=1), described("one", 0.1)
+    few = described("one", 0.05, tangents="blur")
+    few.result["N_adv"]["num_examples"] = 20
+    for tests in itertools.permutations([weak, strong, few]):
+        assert "one is right on 10.0% of 500 images" in first(*tests)
+        assert "; 2 other ways of measuring it stand in the table" in first(*tests)
+        (line,) = found_in({"set": {"test": list(tests), "evaluate_threat": []}})[:1]
+        assert line.startswith("set: accuracy of one: ") and " 0.100 " in line and "; 2 other ways of measuring" in line
+    assert "other way" not in first(strong) and "; 1 other way of measuring it stands in the table" in first(weak, few)
+
+
+def test_equal_figures_stand_in_the_order_of_names() -> None:
+    for tests in itertools.permutations([described("a", 0.5), described("b", 0.5), described("c", 0.5)]):
+        assert "a stands best of 3" in first(*tests)
 
 
 def test_what_does_not_matter_to_the_figure() -> None:
@@ -134,18 +154,53 @@ def test_of_several_measurements_the_one_of_most_anchors_speaks() -> None:
     few, usual = (finished(f"greedy_subsets_{count}", {"num_examples": 40}) for count in (5, 50))
     assert leading_measurement([few, usual]) == (usual, " (greedy_subsets_50, 40 images)")
     assert leading_measurement([few]) == (few, "")
+    tells, hardly = (
+        finished("greedy_subsets_50", {"num_examples": 40, "separation": {"PD": {"auroc": auroc}}})
+        for auroc in (1, 0.6)
+    )
+    assert leading_measurement([tells, hardly])[0] is leading_measurement([hardly, tells])[0] is hardly
+
+
+def kept(folder: Path, name: str, index: numpy.ndarray, right: numpy.ndarray) -> FinishedRun:
+    """A run with its answers for each image."""
+    made = run(name, float(right.mean()), len(index))
+    (folder / name).mkdir()
+    numpy.savez(folder / name / "examples.npz", index=index, N_adv_correct=right)
+    return FinishedRun(folder / name, name, made.hparams, made.result)
 
 
 def test_models_are_told_apart_by_their_common_images(tmp_path: Path) -> None:
     """400 images, of which one model errs on 20 more: their intervals overlap, and no luck does that."""
     runs = []
     for name, right in (("best", 320), ("other", 300), ("alike", 319)):
-        made = run(name, right / 400, 400)
-        (tmp_path / name).mkdir()
         index = numpy.arange(400)[::-1] if name == "other" else numpy.arange(400)
-        numpy.savez(tmp_path / name / "examples.npz", index=index, N_adv_correct=index < right)
-        runs.append(FinishedRun(tmp_path / name, name, made.hparams, made.result))
+        runs.append(kept(tmp_path, name, index, index < right))
     told = first(*runs)
     assert "best stands best of 3" in told and told.endswith("; alike cannot be told from it by so few images.")
-    assert paired_p(runs[0], runs[1], "N_adv_correct") == pytest.approx(2 * 0.5**20)
-    assert paired_p(runs[0], run("elsewhere", 0.5, 400), "N_adv_correct") is None
+    assert "other images" not in told
+    (line,) = found_in({"set": {"test": runs, "evaluate_threat": []}})[:1]
+    assert line.endswith(" of 400 images; alike cannot be told from it by so few images") and "0.800 [0.758, " in line
+    common = OnCommon.of(runs[0], runs[1], "N_adv_correct")
+    assert common is not None and common.test is not None and common.test.p == pytest.approx(2 * 0.5**20)
+    assert common.are_all and OnCommon.of(runs[0], run("elsewhere", 0.5, 400), "N_adv_correct") is None
+
+
+def test_a_figure_on_easier_images_stands_best_of_nothing(tmp_path: Path) -> None:
+    """On the 100 easy images the model of the lower figure is always right, and the other one on 90 of them."""
+    easy, every = numpy.arange(100), numpy.arange(400)
+    high = kept(tmp_path, "high", easy, easy < 90)
+    low = kept(tmp_path, "low", every, (every < 100) | (every % 2 == 0))
+    for tests in ([high, low], [low, high]):
+        told = first(*tests)
+        assert "high has the highest figure of 2: it is right on 90.0% of 100 images" in told
+        assert "; low (100 in common) was measured on other images; low is right more often on the images in co" in told
+        (line,) = found_in({"set": {"test": tests, "evaluate_threat": []}})[:1]
+        assert "the highest figure of 2 models, high: " in line and " of 100 images; low (100 in common) was" in line
+    apart = kept(tmp_path, "apart", every + 400, every < 100)
+    assert "; apart (0 in common) was measured on other images." in first(high, apart)
+
+
+def test_another_number_of_images_is_told_where_nobody_kept_answers() -> None:
+    assert "; few (20) was measured on other images; few cannot be told" in first(
+        run("many", 0.6, 400), run("few", 0.5, 20)
+    )

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from cli.main import main
 from runners.inputs import read_model
 from testing.claims.claim import STANDING, Claim
 from tests.conftest import TINY, Command
-from tests.tampering import DAMAGE, EDITS, FALSE, Change, bomb
+from tests.tampering import (
+    CONTRADICTIONS,
+    DAMAGE,
+    EDITS,
+    FALSE,
+    Change,
+    bomb,
+    false_claim,
+    images_without_end,
+    no_flags,
+)
 
 QUICK = ["--per_label=10", "--num_examples=20", "--N_attack_iter=5", "--attacks=pgd", "--adv_test_attack_type=pgd"]
 SETS = ["--N_threshold=0.1", "--N_radius=0.2", "--adv_test_attack_power=0.1"]
@@ -131,6 +142,28 @@ def test_a_tampered_file_is_refused(
     path.write_bytes(change(made.read_bytes(), random.Random(0)))
     assert main(["verify", str(path), f"--root_dir={tmp_path}", "--quiet"]) == 1
     assert "tampered.zip is refused: " in told(capsys)
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS, ids=lambda change: change.__name__)
+def test_a_claim_that_contradicts_itself_is_refused_everywhere(
+    change: Change, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would stand on a leaderboard as one that nobody has verified yet, though nobody ever could."""
+    path = tmp_path / "tampered.zip"
+    path.write_bytes(change(made.read_bytes(), random.Random(0)))
+    for words in (["verify", str(path)], ["report", f"--site={tmp_path}/site", f"--claims={path}"]):
+        assert main([*words, f"--root_dir={tmp_path}", "--quiet"]) == 1
+        assert "tampered.zip is refused: it " in (line := told(capsys)) or "is refused: the rows of" in line
+
+
+@pytest.mark.parametrize("change", [no_flags, images_without_end], ids=lambda change: change.__name__)
+def test_flags_of_no_data_set_are_refused_by_a_site_too(
+    change: Callable[[Claim, random.Random], None], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tampered.zip"
+    path.write_bytes(false_claim(change)(made.read_bytes(), random.Random(0)))
+    assert main(["report", f"--site={tmp_path}/site", f"--claims={path}", f"--root_dir={tmp_path}", "--quiet"]) == 1
+    assert "tampered.zip is refused: " in told(capsys) and not (tmp_path / "site").exists()
 
 
 @pytest.mark.parametrize("change", FALSE, ids=lambda change: change.__name__)

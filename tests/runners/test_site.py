@@ -12,7 +12,6 @@ import shutil
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -21,7 +20,6 @@ from PIL import Image
 
 from cli.main import main
 from datasets.registry import load_dataset
-from runners.report.site_entries import Entry, Group, Record
 from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.judging import described
 from tests.browser import CHROMIUM, look_at
@@ -132,7 +130,7 @@ def ours(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> None:
-    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 2
+    assert told["format"] == "nonisotropic leaderboard" and told["version"] == 3
     rows = {row["authors"][0]: row for row in ours(told)["rows"]}
     for author, verified in (("A", True), ("B", False)):
         claim, row = Claim.read(home.root / f"claims/{author}.zip"), rows[author]
@@ -148,30 +146,6 @@ def test_figures_are_those_of_the_files(home: Command, told: dict[str, Any]) -> 
     assert rows["A"]["doubtful"] == json.loads(record.read_text())["doubtful"]
     means = [sum(row["accuracy_at_most"]) for row in ours(told)["rows"]]
     assert means == sorted(means, reverse=True) and means[0] > means[1]
-
-
-def entry(weights: str, accuracy: float, verified: bool | None) -> Entry:
-    """A claim of one set; `verified` None: not checked here, False: refuted."""
-    facts = {"model": {"sha256": weights, "name": weights}, "claims": [{"accuracy": accuracy}]}
-    arrays = {"witness": numpy.zeros((1, 4), int)}
-    claim: Any = SimpleNamespace(facts=facts, arrays=arrays, digest=f"{weights}{accuracy}")
-    record = None if verified is None else Record("verified/x", (0,), "test", () if verified else ("false",))
-    return Entry(Path("claim.zip"), claim, record)
-
-
-def test_a_weaker_claim_lifts_no_model() -> None:
-    """Model a stands at .5, although somebody attacked it less; b at .6, since the lower figure is not verified."""
-    claims = [
-        ("a", 0.7, True),
-        ("b", 0.1, None),
-        ("a", 0.5, True),
-        ("b", 0.6, True),
-        ("a", 0.0, False),
-        ("c", 0.55, None),
-    ]
-    group = Group.of([entry(*each) for each in claims])
-    assert [one.digest for one in group.entries] == ["b0.6", "b0.1", "c0.55", "a0.5", "a0.7", "a0.0"]
-    assert group.ranks == [1, None, 2, 3, None, None]
 
 
 def test_the_page_shows_what_the_json_says(site: Path, told: dict[str, Any]) -> None:
@@ -241,9 +215,30 @@ def test_a_claim_of_other_labels_than_it_says_is_refuted(home: Command, tmp_path
         assert [(row["refuted_here"], row["rank"]) for row in table["rows"]] == [(False, 1), (True, None)]
 
 
-def test_equal_figures_have_one_rank() -> None:
-    group = Group.of([entry("a", 0.5, None), entry("b", 0.5, None), entry("c", 0.4, None)])
-    assert group.ranks == [1, 1, 3]
+def test_a_verified_claim_stands_under_the_name_that_was_found(home: Command, tmp_path: Path) -> None:
+    """Nothing in a file ties a name to its weights: it was shown as verified whatever it was."""
+    (weights,) = (home.root / "runs/digits/train").glob("conv_*/replicate_1/model.safetensors")
+    spoofed, claim = tmp_path / "spoofed.zip", Claim.read(home.root / "claims/A.zip")
+    claim.facts["model"] |= {"name": "TRADES-70-16", "description": {"model_name": "wideresnet"}}
+    spoofed.write_bytes(claim.to_bytes())
+    root, asked = [f"--root_dir={tmp_path}", "--quiet"], ["report", f"--site={tmp_path}/site"]
+    for checked, name in ((False, "TRADES-70-16"), (True, "conv_standard")):
+        assert not checked or main(["verify", str(spoofed), f"--train_dir={weights.parent}", *root]) == 0
+        assert main([*asked, f"--claims={spoofed}", *root]) == 0
+        (table,) = json.loads((tmp_path / "site/leaderboard.json").read_text())["tables"]
+        (row,) = table["rows"]
+        assert (row["model"], row["told_model"], row["model_found_here"]) == (name, "TRADES-70-16", checked)
+        assert row["network"] == ("conv" if checked else "wideresnet") and row["page"].startswith(name)
+        (shown,) = Page(tmp_path / "site/index.html").tables
+        assert shown[1][1] == f"{name}{'' if checked else ', told'} ({row['weights_sha256'][:8]})"
+        page, card = ((tmp_path / "site" / row[kind]).read_text() for kind in ("page", "card"))
+        assert f"<dt>model, {'found here as' if checked else 'told'}</dt><dd>{name}</dd>" in page
+        assert "<dt>model, told</dt><dd>TRADES-70-16</dd>" in page
+        assert f"model_name_is_told: {str(not checked).lower()}" in card
+    (kept,) = (tmp_path / "verified").glob("spoofed_*/result.json")
+    result = json.loads(kept.read_text())
+    assert result["found_as"] == {"name": "conv_standard", "network": "conv"}
+    assert result["about"].startswith("conv_standard (the file says model TRADES-70-16, network wideresnet), weights ")
 
 
 def test_pictures_are_those_of_the_claim(home: Command, site: Path, told: dict[str, Any]) -> None:

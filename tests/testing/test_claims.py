@@ -21,7 +21,7 @@ from testing.claims import archive, schema, tensors
 from testing.claims.archive import Refused
 from testing.claims.claim import ITSELF, STANDING, Claim, merged, settled
 from testing.claims.digests import images_digest, weights_digest
-from testing.claims.judging import DOUBT, Batch, Judge, Margins, cell_of, described, key, threat_of
+from testing.claims.judging import Batch, Judge, cell_of, described, key, threat_of
 from testing.claims.rounding import onto_grid
 from tests.tampering import DAMAGE, EDITS, Change
 from threat_specification import AnchorSet
@@ -146,6 +146,31 @@ def test_merging_knows_no_order_no_brackets_and_no_repetition() -> None:
     assert merged([merged(claims), two, merged(claims)]).to_bytes() == whole
 
 
+def test_merging_keeps_every_name_of_a_model_in_any_order() -> None:
+    """The alphabet chose: a true claim took the name of a false one."""
+    claims = [some_claim(author, seed) for author, seed in (("a", 1), ("b", 2), ("c", 3))]
+    for claim, name in zip(claims, ("conv", "AAA", "conv / a b"), strict=True):
+        claim.facts["model"] |= {"name": name, "directory": "" if name == "AAA" else "runs/x/train/y/replicate_1"}
+    whole = merged(claims)
+    assert whole.facts["model"]["name"] == "AAA / a b / conv" and merged([whole]).to_bytes() == whole.to_bytes()
+    for one, two, three in itertools.permutations(claims):
+        assert merged([merged([one, two]), three]).to_bytes() == whole.to_bytes()
+    claims[0].facts["model"]["name"] = "x" * schema.MOST_TEXT
+    with pytest.raises(UsageError, match="expected names of the model of at most 20,000 characters together"):
+        merged(claims)
+
+
+def test_equal_weights_in_another_network_are_not_merged() -> None:
+    one, two = some_claim("a", 1), some_claim("b", 2)
+    one.facts["model"]["description"] = {"model_name": "timm:efficientnet_lite0"}
+    two.facts["model"]["description"] = {"model_name": "timm:tf_efficientnet_lite0"}
+    told = "same network, got timm:efficientnet_lite0 and timm:tf_efficientnet_lite0;"
+    with pytest.raises(UsageError, match=told):
+        merged([one, two])
+    two.facts["model"]["description"] = {**one.facts["model"]["description"], "model_type": "pretrained"}
+    assert merged([one, two]).facts["authors"] == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["weights", "images", "sets"])
 def test_claims_about_different_things_are_not_merged(name: str) -> None:
     one, two = some_claim("a", 1), some_claim("b", 2, sets=1 if name == "sets" else 2)
@@ -176,6 +201,22 @@ def test_claims_with_other_anchors_or_weights_are_not_merged(name: str, told: st
         for order in ([one, two], [two, one]):
             with pytest.raises(UsageError, match=f"expected claims about the same {told}"):
                 merged(order)
+
+
+def test_anchors_in_the_file_are_those_that_it_tells() -> None:
+    """Else whoever ranks it beside honest claims of the same digest shows figures of a larger set."""
+    claim = some_claim("a", 1)
+    images, labels = numpy.arange(24, dtype="uint8").reshape(2, *SHAPE), numpy.arange(2)
+    digest = images_digest(torch.from_numpy(images).__getitem__, torch.arange(2), torch.from_numpy(labels))
+    claim.facts["anchors"] = {"count": 2, "by": "image", "sha256": digest}
+    for name, moved in ((None, None), ("anchor_image", images[::-1].copy()), ("anchor_label", labels[::-1].copy())):
+        claim.arrays.update({"anchor_image": images, "anchor_label": labels})
+        if name is None:
+            assert Claim.from_bytes(merged([settled(claim)]).to_bytes()).facts["anchors"]["sha256"] == digest
+            continue
+        claim.arrays[name] = moved
+        with pytest.raises(Refused, match=f"it tells anchors of SHA-256 {digest[:12]}, and those in it have "):
+            Claim.from_bytes(merged([settled(claim)]).to_bytes())
 
 
 def test_a_member_makes_no_more_bytes_than_it_says() -> None:
@@ -266,26 +307,6 @@ def test_points_near_the_border_of_a_ball_are_repaired() -> None:
     points = batch.images + towards_others(batch) * 10.6 / 255
     delta, kept = onto_grid(batch, points, key(LINF), cell_of({"threshold": 10.6 / 255, "radius": None}))
     assert int(kept.sum()) >= 5 and int(delta.abs().max()) == 10
-
-
-def test_margins_near_zero_are_doubtful_whatever_the_scale_of_the_logits() -> None:
-    labels = torch.tensor([0, 0, 0, 0, 0])
-    rows = torch.tensor(
-        [[0.0, 1, -9, -9], [1, 0, -9, -9], [1, 1 + 1e-5, -9, -9], [1, 1 - 1e-5, -9, -9], [torch.nan, 0, 0, 0]]
-    )
-    for scale in (1e-6, 1.0, 1e6):
-        margins = Margins.of(rows * scale, labels)
-        assert margins.possible.tolist() == [True, False, True, True, True]
-        assert margins.sure.tolist() == [True, False, False, False, True]
-        assert margins.doubt[0] == pytest.approx(DOUBT * 10 * scale)
-
-
-def test_one_extreme_logit_puts_no_margin_in_doubt() -> None:
-    """Else a network that rules one class out by -1e6 could be told to be wrong where it is clearly right."""
-    right = torch.tensor([[5.0, 0, -1, -2, -1e6], [5, 0, -1, -2, -torch.inf]])
-    assert not Margins.of(right, torch.zeros(2, dtype=torch.long)).possible.any()
-    two = Margins.of(torch.tensor([[5.0, 0], [1, 1 - 1e-5], [0, 1]]), torch.zeros(3, dtype=torch.long))
-    assert two.possible.tolist() == [False, True, True] and two.sure.tolist() == [False, False, True]
 
 
 def test_the_judge_names_what_is_false() -> None:

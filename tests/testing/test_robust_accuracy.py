@@ -250,3 +250,18 @@ def test_a_model_that_cuts_its_gradient_ends_in_a_warning_and_not_in_a_crash(tra
         found = robust_accuracy(model, IMAGES, LABELS, Linf(), 0.07, details=True)
     assert any("gradient vanishes" in message for message in found.warnings)
     assert found.accuracy == 5 / 8  # by attacks that need none
+
+
+def test_a_share_is_a_whole_number_over_another() -> None:
+    """Not a mean in float32, in which 1 of 40 is 0.02500000037."""
+    images, labels = torch.zeros(40, 1, 2, 2), torch.ones(40, dtype=torch.long)
+    images[7], labels[7] = 1.0, 1
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        (
+            model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 4)),
+            model[1].bias.copy_(torch.tensor([2.0, -2.0])),
+        )
+    for details in (False, True):
+        found = robust_accuracy(model, images, labels, Linf(), 0.01, attacks=["pgd"], steps=1, details=details)
+        assert (found.accuracy if details else found) == 1 / 40
