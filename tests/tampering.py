@@ -277,7 +277,14 @@ EDITS: list[Change] = [
 # Of a claim with a set of PD and anchors by their rows: content that no machine could verify.
 CONTRADICTIONS: list[Change] = [
     false_claim(change)
-    for change in (no_anchors, anchors_of_no_row, anchors_of_another_digest, masks_of_nobody, tangents_of_nobody)
+    for change in (
+        no_anchors,
+        anchors_of_no_row,
+        anchors_of_another_digest,
+        anchors_of_one_class,
+        masks_of_nobody,
+        tangents_of_nobody,
+    )
 ]
 FALSE: list[Change] = [
     false_claim(change)
@@ -287,7 +294,6 @@ FALSE: list[Change] = [
         other_images,
         other_weights,
         other_anchors,
-        anchors_of_one_class,
         no_flags,
         images_without_end,
         smaller_set,

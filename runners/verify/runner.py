@@ -107,10 +107,6 @@ class Verify(Runner):
         anchors = AnchorSet(self.data.train.read(rows), self.data.train.labels[rows], rows)
         if (digest := anchors_digest(anchors)) != told["sha256"]:
             raise disagrees(self.desc.file, f"anchors of SHA-256 {told['sha256'][:12]}", digest[:12])
-        if len(anchors.labels.unique()) < 2:
-            raise RunError(
-                f"{self.desc.file} is refused: its anchors are of one class, so that its images have no threat"
-            )
         return anchors
 
     def _model(self) -> Classifier:

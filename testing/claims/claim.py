@@ -257,3 +257,5 @@ def _check_sets(claim: Claim) -> None:
     images, labels = (torch.from_numpy(claim.arrays[f"anchor_{name}"]) for name in ("image", "label"))
     if (digest := images_digest(images.__getitem__, torch.arange(len(labels)), labels)) != told["sha256"]:
         raise Refused(f"it tells anchors of SHA-256 {told['sha256'][:12]}, and those in it have {digest[:12]}")
+    if len(labels.unique()) == 1:
+        raise Refused("it has anchors of one class, so that all changes of its images have threat 0")

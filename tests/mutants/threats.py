@@ -240,8 +240,8 @@ MUTANTS = [
     Mutant(
         "an intersection counts no points that could not be solved",
         "threat_specification/intersection.py",
-        'sum((getattr(member, "scaled", none) for member, _ in self.members), none)',
-        "none",
+        'sum((getattr(member, "scaled", none) for member in asked), self.stopped)',
+        "self.stopped",
         "tests/threat_specification/test_intersection.py -k could_not_solve",
     ),
     Mutant(
