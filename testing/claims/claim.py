@@ -109,7 +109,7 @@ def merged(claims: Sequence[Claim]) -> Claim:
 
 
 def _model_of(claims: Sequence[Claim]) -> dict[str, Any]:
-    """What is told of the model: every name that a claim gives it, for nobody here knows which is right."""
+    """The names told of the model: every one that a claim gives it, for nobody here knows which is right."""
     told = [claim.facts["model"] for claim in claims]
     name = NAMES.join(sorted({name for model in told for name in model["name"].split(NAMES)}))
     if len(name) > schema.MOST_TEXT:
