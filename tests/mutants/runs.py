@@ -179,6 +179,27 @@ MUTANTS = [
         "tests/runners/test_answer.py",
     ),
     Mutant(
+        "models are ranked whatever the images of their corruptions",
+        "runners/report/comparable.py",
+        '        "corruptions": versions_in(hashed, metrics.get(MADE.get(name, ""), ())),\n',
+        "",
+        "tests/runners/test_answer.py",
+    ),
+    Mutant(
+        "figures with a fault are ranked with those since its mend",
+        "runners/report/comparable.py",
+        '        "faults": faults_left(name, hashed),\n',
+        "",
+        "tests/runners/test_answer.py",
+    ),
+    Mutant(
+        "a baseline may have other images of corruptions",
+        "runners/test/corruption_desc.py",
+        '    _check_versions(baseline.content["hashed"], suites_at(testing))\n',
+        "",
+        "tests/runners/test_corruption_runs.py -k other_images_of_corruptions",
+    ),
+    Mutant(
         "mCE counts the validation set of its paper",
         "runners/test/corruptions.py",
         "    counted = papers or list(errors)",

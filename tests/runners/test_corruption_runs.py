@@ -26,10 +26,11 @@ from models.robustbench_registry import PUBLISHED_CORRUPTIONS, zoo_model
 from runners.corruptions import safe
 from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary
 from runners.test.corruptions import by_category, published
+from runners.test.desc import COMPARED, MENDED, TestDesc
 from runners.train.desc import TrainDesc
 from tests.conftest import TINY, Command
 from threat_specification.perturbations.draws import Draws
-from threat_specification.perturbations.registry import SAFE, SUITES
+from threat_specification.perturbations.registry import SAFE, SUITES, versions
 
 ASKED = ("--standard_eval", "--corruption_eval", "--num_examples=24", "--shard_size=10")
 CHANGES = ("--corruption_suites=torchvision:2,C", "--corruption_severities=5,1")
@@ -253,6 +254,30 @@ def test_a_baseline_may_have_learnt_from_other_training_images(tested: Path) -> 
     with pytest.raises(UsageError, match=r"--subsample_fraction 1\.0, not 0\.5"):
         held_out = replace(testing, split="validation")
         check_baseline(stored, DatasetHparams(dataset_name="digits", subsample_fraction=0.5), held_out)
+
+
+def test_a_baseline_under_other_images_of_corruptions_is_refused(tested: Path) -> None:
+    """Its errors were the unit of mCE although fog showed something else there."""
+    content = json.loads((tested / "hparams.json").read_text())
+    hashed = content["hashed"]
+    flags = {"dataset_name": "digits", "model_name": "conv", "corruption_eval": True, "num_examples": 24}
+    desc = TestDesc.from_flags(flags | {name: hashed["testing"][name] for name in WHAT})
+
+    def with_baseline(**changed: Any) -> TestDesc:
+        return replace(desc, baseline=BaselineRun(tested, content | {"hashed": hashed | changed}))
+
+    assert with_baseline().baseline and hashed["corruption_versions"] == versions(["C", "torchvision"])
+    of_moves = {"corruption_versions": hashed["corruption_versions"] | {"shift": 7}}  # of quick, in another evaluation
+    assert with_baseline(**of_moves).baseline
+    for other, named in (({"fog": 2}, "fog"), ({"snow": 1, "fog": 2}, "fog, snow")):
+        with pytest.raises(UsageError, match=f"got one under other versions of {named}; test the baseline again"):
+            with_baseline(corruption_versions=hashed["corruption_versions"] | other)
+    with pytest.raises(UsageError, match="other versions of elastic_transform, glass_blur, pixelate, snow, zoom_blur"):
+        with_baseline(corruption_versions={})  # of a time that knew no versions
+    assert "corruptions without the severity" in hashed["mended"]
+    with pytest.raises(UsageError, match="since this was mended: corruptions without the severity; test"):
+        with_baseline(mended=[fault for fault in hashed["mended"] if fault != "corruptions without the severity"])
+    assert MENDED.keys() >= COMPARED.keys()
 
 
 def test_a_corruption_without_the_severity_is_made_at_its_nearest() -> None:
