@@ -20,6 +20,20 @@ ON_MIXTURES = "tests/threat_specification/safe_moves/test_mixtures.py"
 
 MUTANTS = [
     Mutant(
+        "weights that the solver misses are not counted",
+        "threat_specification/safe_moves/mixtures.py",
+        "outside & (missed | ~found)",
+        "outside & ~found",
+        "tests/threat_specification/safe_moves/test_space.py",
+    ),
+    Mutant(
+        "what a member of an intersection misses is not counted",
+        "threat_specification/safe_moves/mixtures.py",
+        "yield from _with_counters(member)",
+        "pass",
+        "tests/threat_specification/safe_moves/test_space.py",
+    ),
+    Mutant(
         "safe changes of people all have one seed",
         "threat_specification/safe_moves/changes.py",
         "    made = changed(images, rows, seed, moves)",
