@@ -140,17 +140,21 @@ def corruption_summary(result: dict[str, Any]) -> str:
     if found is None:
         return ""
     kinds = ", ".join(f"{kind} {accuracy:.4f}" for kind, accuracy in found["by_category"].items())
-    told = [markdown_table(*corruption_table(found)), f"by category: {kinds}"]
-    return "\n".join([*told, *filter(None, (_papers(found), _compared(found), _published(found), _no_answer(found)))])
+    told = [markdown_table(*corruption_table(found)), over_severities(found), f"by category: {kinds}", _papers(found)]
+    return "\n".join(filter(None, [*told, compared(found), _published(found), _no_answer(found)]))
 
 
 def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each corruption's mean and its accuracy at each severity; CE where there is a baseline."""
+    """Header and rows: each corruption's mean and its accuracy at each severity; CE where there is a baseline.
+
+    The last row has means: over all corruptions; at each severity over those that have all of them, so that severities
+    differ by nothing else; and mCE.
+    """
     accuracies: dict[str, dict[str, float]] = found["by_corruption"]
-    levels = sorted({level for of in accuracies.values() for level in of})
+    levels, whole = _severities(accuracies)
     means = {name: fmean(of.values()) for name, of in accuracies.items()} | {"mean": found["accuracy"]}
-    columns = {level: fmean(of[level] for of in accuracies.values() if level in of) for level in levels}
-    errors = {**found["CE"], "mean": fmean(found["CE"].values())} if "CE" in found else {}
+    columns = {level: fmean(accuracies[name][level] for name in whole) for level in levels if whole}
+    errors = {**found["CE"], "mean": found["mCE"]} if "CE" in found else {}
 
     def row(name: str, of: dict[str, float]) -> list[str]:
         shown = (f"{of[level]:.3f}" if level in of else "-" for level in levels)
@@ -160,7 +164,24 @@ def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     return header, [row(name, of) for name, of in (accuracies | {"mean": columns}).items()]
 
 
-def _compared(found: dict[str, Any]) -> str:
+def _severities(accuracies: dict[str, dict[str, float]]) -> tuple[list[str], list[str]]:
+    """The severities that any corruption has, and the corruptions that have all of these."""
+    levels = sorted({level for of in accuracies.values() for level in of})
+    return levels, [name for name, of in accuracies.items() if len(of) == len(levels)]
+
+
+def over_severities(found: dict[str, Any]) -> str:
+    """The corruptions that the means by severity are over, in words, where these are not all; else ""."""
+    levels, whole = _severities(found["by_corruption"])
+    every = len(found["by_corruption"])
+    if not whole:
+        return f"no corruption has all {len(levels)} severities: there are no means by severity"
+    over = f"the {len(whole)} of {every} corruptions that have all {len(levels)}, the first mean over all {every}"
+    return "" if len(whole) == every else f"means by severity are over {over}"
+
+
+def compared(found: dict[str, Any]) -> str:
+    """The mCE, over which corruptions it is and in units of what, in words; "" without a baseline."""
     if "baseline" not in found:
         return ""
     of = found["baseline"]

@@ -200,6 +200,20 @@ MUTANTS = [
         "tests/runners/test_corruption_runs.py -k other_images_of_corruptions",
     ),
     Mutant(
+        "means by severity are over other corruptions at each",
+        "runners/test/corruption_desc.py",
+        "fmean(accuracies[name][level] for name in whole) for level in levels if whole}",
+        "fmean(of[level] for of in accuracies.values() if level in of) for level in levels}",
+        "tests/runners/test_corruption_runs.py -k by_severity",
+    ),
+    Mutant(
+        "the mean of CEs in the table is over all corruptions",
+        "runners/test/corruption_desc.py",
+        '"mean": found["mCE"]} if',
+        '"mean": fmean(found["CE"].values())} if',
+        "tests/runners/test_corruption_runs.py -k mce",
+    ),
+    Mutant(
         "mCE counts the validation set of its paper",
         "runners/test/corruptions.py",
         "    counted = papers or list(errors)",

@@ -24,10 +24,13 @@ from foundations.testing_hparams import TestingHparams
 from models.building import architecture
 from models.robustbench_registry import PUBLISHED_CORRUPTIONS, zoo_model
 from runners.corruptions import safe
-from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary
+from runners.report.collect import FinishedRun
+from runners.report.corruption_table import corruption_tables
+from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary, corruption_table
 from runners.test.corruptions import by_category, published
 from runners.test.desc import COMPARED, MENDED, TestDesc
 from runners.train.desc import TrainDesc
+from testing.corruptions import mean_accuracy
 from tests.conftest import TINY, Command
 from threat_specification.perturbations.draws import Draws
 from threat_specification.perturbations.registry import SAFE, SUITES, versions
@@ -123,6 +126,7 @@ def test_mce_is_that_of_the_paper(tested: Path, digits_root: Command, capsys: py
         "num_examples": 24,
         "same_images": True,
     }
+    assert corruption_table(ours)[1][-1][-1] == f"{ours['mCE']:.3f}"  # the row of means says the same
     told = f"mCE {ours['mCE']:.4f} over the paper's 15 of 27 corruptions: errors in units of those of conv_standard"
     assert told in printed
     stored = json.loads((Path(printed.splitlines()[-1]) / "hparams.json").read_text())
@@ -278,6 +282,40 @@ def test_a_baseline_under_other_images_of_corruptions_is_refused(tested: Path) -
     with pytest.raises(UsageError, match="since this was mended: corruptions without the severity; test"):
         with_baseline(mended=[fault for fault in hashed["mended"] if fault != "corruptions without the severity"])
     assert MENDED.keys() >= COMPARED.keys()
+
+
+def measured_at(levels: str, accuracy: float = 0.9) -> dict[str, float]:
+    """Severity -> accuracy, a tenth less at each next one."""
+    return {level: accuracy - 0.1 * int(level) for level in levels}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "row", "told"),
+    [
+        (
+            {"fog": measured_at("12345"), "snow": measured_at("12345"), "affine": {"3": 0.1}, "elastic": {"3": 0.1}},
+            ["0.3500", "0.800", "0.700", "0.600", "0.500", "0.400"],
+            "means by severity are over the 2 of 4 corruptions that have all 5, the first mean over all 4",
+        ),
+        (
+            {"fog": measured_at("35"), "autocontrast": {"1": 0.5}},
+            ["0.5000", "-", "-", "-"],
+            "no corruption has all 3 severities: there are no means by severity",
+        ),
+        ({"fog": measured_at("13"), "snow": measured_at("13", 0.7)}, ["0.6000", "0.700", "0.500"], ""),
+    ],
+)
+def test_means_by_severity_are_over_the_same_corruptions(
+    accuracies: dict[str, dict[str, float]], row: list[str], told: str
+) -> None:
+    """At severity 3 stood 0.35, below 0.5 at severity 4, since corruptions of that severity alone were in it."""
+    found = {"accuracy": mean_accuracy(accuracies), "by_corruption": accuracies, "by_category": {}, "no_answer": 0}
+    assert corruption_table(found)[1][-1] == ["mean", *row]
+    summary = corruption_summary({"corruption": found}).splitlines()
+    assert (told in summary) if told else not any("severity are" in line for line in summary)
+    run = FinishedRun(Path("a"), "a", {"name": "a", "replicate": 1}, {"corruption": found | {"num_examples": 9}})
+    tables = corruption_tables([run])
+    assert tables[1].note == "; ".join(filter(None, ["The last row has means", told])) + "."
 
 
 def test_a_corruption_without_the_severity_is_made_at_its_nearest() -> None:
