@@ -13,7 +13,15 @@ from foundations.errors import UsageError, check_choice
 from foundations.hparam_fields import Hparams, setting
 from foundations.input_hparams import DatasetHparams, ModelHparams, PrecisionHparams
 from foundations.testing_hparams import TestingHparams
-from runners.checks import check_dataset, check_distances, check_mask_rows, names_in, needs_weights, versions_of
+from runners.checks import (
+    FEWER_SEVERITIES,
+    check_dataset,
+    check_distances,
+    check_mask_rows,
+    names_in,
+    needs_weights,
+    versions_of,
+)
 from runners.compute_threat.desc import ThreatDesc, without_weights
 from runners.coverage import Form, coverage_run
 from runners.test import protocol, summary
@@ -40,6 +48,7 @@ MENDED: dict[str, Callable[[TestingHparams], bool]] = {
     "corruptions without the severity": lambda of: (
         of.corruption_eval and 1 not in suites_at(of).get("torchvision", (1,))
     ),
+    FEWER_SEVERITIES: lambda of: of.corruption_eval and bool(of.corruption_eval_files),
     "images with empty masks": lambda of: (
         of.mask_source != "center" and (of.segmented or "pd_s" in forms_of(of.then_project))
     ),
@@ -49,11 +58,11 @@ MENDED: dict[str, Callable[[TestingHparams], bool]] = {
         of.adv_eval and of.N_adv_eval and bool(of.then_project and (of.tangents or of.background != "frozen"))
     ),
 }
-
 # Fault -> the evaluations whose figures are compared, and that it concerned. Those of others are never compared.
 COMPARED: dict[str, tuple[str, ...]] = {
     "a free background in sets of every size": ("N_adv", summary.OTHER_ANCHORS),
     "corruptions without the severity": ("corruption",),
+    FEWER_SEVERITIES: ("corruption",),
     "images with empty masks": ("N_adv", summary.OTHER_ANCHORS, summary.MOVES),
     "samples of the first classes": ("standard", "corruption", "adv", "N_adv", summary.OTHER_ANCHORS, summary.MOVES),
     "the margin of probabilities on confident networks": ("N_adv", summary.OTHER_ANCHORS, summary.MOVES),

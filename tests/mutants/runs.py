@@ -214,6 +214,20 @@ MUTANTS = [
         "tests/runners/test_corruption_runs.py -k mce",
     ),
     Mutant(
+        "files may have fewer severities than others",
+        "runners/corruptions.py",
+        "    _check_severities(folder, {name: set(readers) for name, readers in files.items()}, severities)\n",
+        "",
+        "tests/runners/test_corruption_runs.py -k fewer_severities",
+    ),
+    Mutant(
+        "the paper's mean is over other severities of each",
+        "runners/test/corruptions.py",
+        " and len({frozenset(accuracies[name]) for name in names}) == 1:",
+        ":",
+        "tests/runners/test_corruption_runs.py -k papers_corruptions",
+    ),
+    Mutant(
         "mCE counts the validation set of its paper",
         "runners/test/corruptions.py",
         "    counted = papers or list(errors)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,11 @@ from foundations.results import is_intact, sealed
 from foundations.testing_hparams import TestingHparams
 from models.building import architecture
 from models.robustbench_registry import PUBLISHED_CORRUPTIONS, zoo_model
-from runners.corruptions import safe
+from runners.corruptions import from_files, safe
 from runners.report.collect import FinishedRun
 from runners.report.corruption_table import corruption_tables
 from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary, corruption_table
-from runners.test.corruptions import by_category, published
+from runners.test.corruptions import by_category, of_the_paper, published
 from runners.test.desc import COMPARED, MENDED, TestDesc
 from runners.train.desc import TrainDesc
 from testing.corruptions import mean_accuracy
@@ -165,7 +166,7 @@ def test_files_are_evaluated_alone_on_the_same_images(
     assert both["brightness (file)"] == found["by_corruption"]["brightness (file)"]
     numpy.save(folder / "fog.npy", darker[: len(test)])  # of one severity
     assert here(digits_root.root, *words, "--shard_size=9") == 2
-    assert "expected one of the severities 2, 5 of each, got fog with 1 alone" in capsys.readouterr().err
+    assert "expected the severities 2, 5 of each, got fog with 1 alone" in capsys.readouterr().err
     assert here(digits_root.root, *words, "--split=validation") == 2
     assert "--corruption_eval_files: expected --split=test" in capsys.readouterr().err
 
@@ -322,6 +323,46 @@ def test_a_corruption_without_the_severity_is_made_at_its_nearest() -> None:
     """Of torchvision:3 the mean left autocontrast out, whose only severity is 1."""
     made = {change.name: change.severity for change in safe(["torchvision"], (3.0, 5.0), 0) if change.severity < 5}
     assert made == {name: 1 if name == "autocontrast" else 3 for name in SUITES["torchvision"]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked", "told"),
+    [
+        ({"brightness": 5, "fog": 2}, (1, 2, 3, 4, 5), "severities 1, 2, 3, 4, 5 of each, got fog with 1, 2 alone"),
+        ({"brightness": 3, "fog": 2, "snow": 1}, (1, 2, 3, 4), "3 of each, got fog with 1, 2 alone, snow with 1"),
+        ({"brightness": 1, "fog": 1}, (2, 3), "2, 3 of each, got brightness with 1 alone, fog with 1 alone"),
+        (dict(zip("abcdef", (5, 1, 1, 1, 1, 1), strict=True)), (1, 2), "d with 1 alone and 2 more such; ask for"),
+        ({"brightness": 5, "fog": 2, "snow": 5}, (1, 2), ""),
+        ({"brightness": 2, "fog": 2}, (1, 2, 3, 4, 5), ""),
+    ],
+)
+def test_files_with_fewer_severities_are_refused(
+    counts: dict[str, int], asked: tuple[float, ...], told: str, tmp_path: Path
+) -> None:
+    """Fog with its two mildest severities counted as much as corruptions with all five."""
+    data = load_dataset("digits")
+    labels = data.test.labels.numpy()
+    numpy.save(tmp_path / "labels.npy", numpy.tile(labels, 5))
+    for name, count in counts.items():
+        numpy.save(tmp_path / f"{name}.npy", numpy.zeros((count * len(labels), 8, 8, 1), numpy.uint8))
+    if told:
+        with pytest.raises(UsageError, match=re.escape(told)):
+            from_files(tmp_path, data, asked)
+        return
+    made = from_files(tmp_path, data, asked)
+    assert [(each.name, each.severity) for each in made] == [
+        (f"{of} (file)", level) for of in counts for level in (1, 2)
+    ]
+
+
+def test_the_papers_corruptions_have_the_same_severities() -> None:
+    made = {name: {"1": 0.5, "2": 0.5} for name in PUBLISHED_CORRUPTIONS}
+    assert len(of_the_paper(made)[0]) == 15
+    assert of_the_paper(made | {"fog": {"1": 0.5}}) == ([], "")
+    files = {f"{name} (file)": {"3": 0.5} for name in PUBLISHED_CORRUPTIONS}
+    assert (
+        of_the_paper(made | files | {"fog (file)": {"2": 0.5}})[1] == "for the same ones made here, not those of files"
+    )
 
 
 def test_what_robustbench_published_stands_beside_the_same_corruptions() -> None:
