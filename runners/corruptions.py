@@ -41,26 +41,33 @@ def _had(severities: Sequence[int], asked: Sequence[float]) -> list[int]:
 def from_files(folder: Path, data: Dataset, severities: Sequence[float]) -> list[Perturbation]:
     """Safe perturbations: corruptions read from files.
 
-    Raises UsageError for a corruption without any of these severities, which would be missing in every mean.
+    Raises UsageError if a corruption lacks one of these severities that another has, or all of them: means would be
+    over easier or harder images than they say.
     """
 
     def change(read: Reader) -> Callable[[Shard], Perturbed]:
         return lambda shard: (read(shard.index).to(shard.images.device), None)
 
     files = read_corruption_files(folder, data.info.shape, data.test.labels, names_of(data))
-    asked = ", ".join(f"{severity:g}" for severity in severities)
-    for name, readers in files.items():
-        if not readers.keys() & set(severities):
-            raise UsageError(
-                f"corruptions in {folder}: expected one of the severities {asked} of each, got {name} with "
-                f"{', '.join(map(str, readers))} alone; ask for others, or move it elsewhere"
-            )
+    _check_severities(folder, {name: set(readers) for name, readers in files.items()}, severities)
     return [
         Perturbation(f"{name}{FROM_FILE}", severity, "safe", "files", category(name), change(reader))
         for name, readers in files.items()
         for severity, reader in readers.items()
         if severity in severities
     ]
+
+
+def _check_severities(folder: Path, found: dict[str, set[int]], asked: Sequence[float]) -> None:
+    """Raise UsageError unless all corruptions have the same ones of the severities that were asked for, and some."""
+    listed = lambda levels: ", ".join(f"{level:g}" for level in sorted(levels))  # noqa: E731
+    expected = set(asked).intersection(set().union(*found.values())) or set(asked)
+    if lacking := [f"{name} with {listed(levels)} alone" for name, levels in found.items() if expected - levels]:
+        more = f" and {len(lacking) - 3} more such" if len(lacking) > 3 else ""
+        raise UsageError(
+            f"corruptions in {folder}: expected the severities {listed(expected)} of each, got "
+            f"{', '.join(lacking[:3])}{more}; ask for severities that all have, complete the files, or move them away"
+        )
 
 
 def category_of(name: str) -> str:

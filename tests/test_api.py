@@ -228,6 +228,18 @@ def test_threats_of_a_change_in_parts_and_by_a_function() -> None:
         nonisotropic.evaluate_threat_of(images[:2], images, labels, L2())
 
 
+def test_a_function_has_random_numbers_of_its_own_for_every_image() -> None:
+    """Rows 0 and 250 had the same noise, since the function was called for parts of 250."""
+    images, labels = torch.full((501, 1, 4, 4), 0.5), torch.zeros(501, dtype=torch.long)
+    noise = lambda shown: nonisotropic.safe_changes(shown, "fine_noise")["fine_noise:3"]  # noqa: E731
+    by_function = nonisotropic.evaluate_threat_of(noise, images, labels, L2())["L2"]
+    assert by_function.equal(nonisotropic.evaluate_threat_of(noise(images), images, labels, L2())["L2"])
+    assert len({float(by_function[row]) for row in (0, 250, 500)}) == 3
+    assert not len(nonisotropic.evaluate_threat_of(noise, images[:0], labels[:0], L2())["L2"])
+    with pytest.raises(UsageError, match="perturbed_examples: expected shape"):
+        nonisotropic.evaluate_threat_of(lambda shown: shown[:250], images, labels, L2())
+
+
 def test_changes_in_place_are_measured_against_the_images_before() -> None:
     images, labels = torch.full((3, 1, 4, 4), 0.5), torch.tensor([0, 1, 0])
     found = nonisotropic.evaluate_threat_of(lambda shown: shown.mul_(0.8), images, labels, Linf())

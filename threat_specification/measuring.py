@@ -19,7 +19,7 @@ def evaluate_threat_of(
 ) -> dict[str, Tensor]:
     """The size of a change of each image under each threat: name -> [n] float32, at least 0.
 
-    change   the changed images [n,C,H,W], of any finite values; or a function that makes them of images [b,C,H,W]
+    change   the changed images [n,C,H,W], of any finite values; or a function that makes them of all images at once
     images   [n,C,H,W] in [0, 1]; labels: [n] whole numbers
     threats  one or several. Units: 1 is half-way to an image of another class for ProjectedDisplacement, pixels of
              [0, 1] for L2 and Linf. Of two with one name, the second is called "name 2". Masks of a file are those of
@@ -48,15 +48,22 @@ def evaluate_threat_of(
     found: dict[str, list[Tensor]] = {name: [] for name in _names(several)}
     index = torch.arange(len(images), device=images.device)
     with torch.no_grad():
+        changed = change if isinstance(change, Tensor) else _made(change, images)
+        check_images(images, labels, changed)
         for start in range(0, len(images), TOGETHER):
             rows = slice(start, start + TOGETHER)
-            # A copy: a function that works in place would change what it is compared with.
-            changed = change[rows] if isinstance(change, Tensor) else change(images[rows].clone())
-            check_images(images[rows], labels[rows], changed)
             for values, threat in zip(found.values(), several, strict=True):
                 context = {"indices": index[rows]} if isinstance(threat, Threat) and threat.segmented else {}
-                values.append(threat(images[rows], labels[rows], changed, **context))
+                values.append(threat(images[rows], labels[rows], changed[rows], **context))
     return {name: torch.cat(values) if values else torch.zeros(0) for name, values in found.items()}
+
+
+def _made(change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The images that a function makes, of all at once: in parts, random numbers by place would begin anew in each.
+
+    It gets a copy, since one that works in place would change what it is compared with.
+    """
+    return change(images.clone()) if len(images) else images
 
 
 def _names(threats: Sequence[Measure]) -> list[str]:

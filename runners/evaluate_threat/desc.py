@@ -13,6 +13,7 @@ from foundations.input_hparams import DatasetHparams, PrecisionHparams
 from foundations.results import between, markdown_table, rounded
 from runners.checks import (
     EXPECTED_DISTANCES,
+    FEWER_SEVERITIES,
     PACKAGE_DISTANCES,
     SUITE_NAMES,
     check_dataset,
@@ -256,7 +257,8 @@ class EvaluateThreatDesc(Desc):
         """A version of the measurement enters too, so that results that lack something are not taken for new ones."""
         more = [{"hash": run.hash, "replicate": run.replicate} for run in self.more]
         found = super().hashed() | {"measured": MEASURED} | ({"more": more} if more else {})
-        return found | versions_of(names_in(self.perturbation.suites))
+        mended = {"mended": [FEWER_SEVERITIES]} if self.perturbation.corruption_files else {}
+        return found | mended | versions_of(names_in(self.perturbation.suites))
 
     def flags(self) -> dict[str, Any]:
         names = ",".join(run.model.model_name for run in self.models) if self.more else ""

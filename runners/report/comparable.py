@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 
 from runners.report.collect import FinishedRun
-from runners.test.corruption_desc import WHAT, images_of
+from runners.test.corruption_desc import WHAT, images_of, versions_in
+from runners.test.desc import faults_left
 from runners.test.summary import MOVES, OTHER_ANCHORS, describe_set
 
 # The evaluations that sentences rank models by, hardest first.
@@ -25,6 +26,7 @@ HOW: dict[str, tuple[str, ...]] = {
     OTHER_ANCHORS: INSIDE,
     MOVES: (*INSIDE, "safe_moves"),
 }
+MADE = {"corruption": "by_corruption", MOVES: "single"}  # evaluation -> its field with the corruptions by name
 WITH_ANCHORS = ("N_adv", OTHER_ANCHORS, MOVES)
 
 
@@ -83,6 +85,8 @@ def way(name: str, run: FinishedRun) -> str:
         "attacks": list(metrics.get("attacks", ())),
         "how": {flag: testing.get(flag) for flag in HOW[name]},
         "anchors": hashed.get("anchors") if name in WITH_ANCHORS else None,
+        "corruptions": versions_in(hashed, metrics.get(MADE.get(name, ""), ())),
+        "faults": faults_left(name, hashed),
         "version": hashed.get("ensemble") if "norm" in metrics else None,
     }
     return json.dumps(same, sort_keys=True)

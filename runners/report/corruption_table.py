@@ -38,8 +38,11 @@ def by_category(tested: list[FinishedRun]) -> Table:
 
 def in_full(run: FinishedRun) -> Table:
     """Accuracy of one model by corruption and severity."""
-    header, rows = corruption_desc.corruption_table(run.result["corruption"])
+    found = run.result["corruption"]
+    header, rows = corruption_desc.corruption_table(found)
     table = Table(f"Under each corruption, {run.label}", header)
+    told = ["The last row has means", corruption_desc.over_severities(found), corruption_desc.compared(found)]
+    table.note = "; ".join(filter(None, told)) + "."
     for row in rows:
         table.add(row, run)
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,9 +15,11 @@ from foundations.errors import UsageError, check_choice
 from foundations.input_hparams import DatasetHparams
 from foundations.results import markdown_table, rounded
 from foundations.testing_hparams import TestingHparams
-from runners.checks import SUITE_NAMES, names_in
+from runners.checks import SUITE_NAMES, names_in, versions_of
+from threat_specification.perturbations.registry import SUITES
 
 WHAT = ("corruption_suites", "corruption_severities", "corruption_eval_files")  # flags that say which corruptions
+ANEW = "test the baseline again, by the command in its hparams.json, and name the new run"
 # Flags of the data that change the training images alone, but for the set synthetic.
 OF_TRAINING_IMAGES = {"subsample_fraction", "subsample_version", "random_labels_fraction", "data_seed"}
 
@@ -69,8 +72,13 @@ def baseline_of(testing: TestingHparams, values: dict[str, Any]) -> BaselineRun 
     return BaselineRun(stored.path, stored.content)
 
 
-def check_baseline(baseline: BaselineRun, dataset: DatasetHparams, testing: TestingHparams) -> None:
-    """Raise UsageError if a baseline was measured under other corruptions, or on other images, than the flags say."""
+def check_baseline(
+    baseline: BaselineRun, dataset: DatasetHparams, testing: TestingHparams, faults: Iterable[str] = ()
+) -> None:
+    """Raise UsageError if a baseline was measured under other corruptions, or on other images, than the flags say.
+
+    faults   those of its figures under corruptions that were mended since
+    """
     if baseline.dataset_name != dataset.dataset_name:
         raise UsageError(
             f"--corruption_baseline: expected a test on {dataset.dataset_name}, got one on {baseline.dataset_name}"
@@ -84,6 +92,29 @@ def check_baseline(baseline: BaselineRun, dataset: DatasetHparams, testing: Test
         stored, here = theirs.get(name), ours.get(name)
         if stored != (list(here) if isinstance(here, tuple) else here):
             raise UsageError(f"--corruption_baseline: expected a test with the same --{name}, {here}, got {stored}")
+    _check_versions(baseline.content["hashed"], suites_at(testing))
+    if left := ", ".join(faults):
+        raise UsageError(f"--corruption_baseline: expected a test since this was mended: {left}; {ANEW}")
+
+
+def _check_versions(hashed: dict[str, Any], suites: Iterable[str]) -> None:
+    """Raise UsageError if the images of corruptions were others when a baseline, by its hashed part, was measured."""
+    theirs, ours = versions_in(hashed, suites), versions_in(versions_of(list(suites)), suites)
+    if other := [name for name in sorted({**theirs, **ours}) if theirs.get(name) != ours.get(name)]:
+        raise UsageError(
+            f"--corruption_baseline: expected a test under the same images of corruptions, got one under other "
+            f"versions of {', '.join(other)}; {ANEW}"
+        )
+
+
+def versions_in(hashed: Mapping[str, Any], corruptions: Iterable[str]) -> dict[str, int]:
+    """Corruption -> the version of its images in a run, by its hashed part, of those that have changed.
+
+    corruptions   suites and names, also with a severity (fog:3); others are left out
+    """
+    given = [entry.partition(":")[0] for entry in corruptions]
+    asked = {name for each in given for name in SUITES.get(each, [each])}
+    return {name: version for name, version in hashed.get("corruption_versions", {}).items() if name in asked}
 
 
 def _check_images(theirs: dict[str, Any], dataset: DatasetHparams, split: str) -> None:
@@ -109,17 +140,21 @@ def corruption_summary(result: dict[str, Any]) -> str:
     if found is None:
         return ""
     kinds = ", ".join(f"{kind} {rounded(accuracy)}" for kind, accuracy in found["by_category"].items())
-    told = [markdown_table(*corruption_table(found)), f"by category: {kinds}"]
-    return "\n".join([*told, *filter(None, (_papers(found), _compared(found), _published(found), _no_answer(found)))])
+    told = [markdown_table(*corruption_table(found)), over_severities(found), f"by category: {kinds}", _papers(found)]
+    return "\n".join(filter(None, [*told, compared(found), _published(found), _no_answer(found)]))
 
 
 def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each corruption's mean and its accuracy at each severity; CE where there is a baseline."""
+    """Header and rows: each corruption's mean and its accuracy at each severity; CE where there is a baseline.
+
+    The last row has means: over all corruptions; at each severity over those that have all of them, so that severities
+    differ by nothing else; and mCE.
+    """
     accuracies: dict[str, dict[str, float]] = found["by_corruption"]
-    levels = sorted({level for of in accuracies.values() for level in of})
+    levels, whole = _severities(accuracies)
     means = {name: fmean(of.values()) for name, of in accuracies.items()} | {"mean": found["accuracy"]}
-    columns = {level: fmean(of[level] for of in accuracies.values() if level in of) for level in levels}
-    errors = {**found["CE"], "mean": fmean(found["CE"].values())} if "CE" in found else {}
+    columns = {level: fmean(accuracies[name][level] for name in whole) for level in levels if whole}
+    errors = {**found["CE"], "mean": found["mCE"]} if "CE" in found else {}
 
     def row(name: str, of: dict[str, float]) -> list[str]:
         shown = (rounded(of[level], 3) if level in of else "-" for level in levels)
@@ -129,7 +164,24 @@ def corruption_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     return header, [row(name, of) for name, of in (accuracies | {"mean": columns}).items()]
 
 
-def _compared(found: dict[str, Any]) -> str:
+def _severities(accuracies: dict[str, dict[str, float]]) -> tuple[list[str], list[str]]:
+    """The severities that any corruption has, and the corruptions that have all of these."""
+    levels = sorted({level for of in accuracies.values() for level in of})
+    return levels, [name for name, of in accuracies.items() if len(of) == len(levels)]
+
+
+def over_severities(found: dict[str, Any]) -> str:
+    """The corruptions that the means by severity are over, in words, where these are not all; else ""."""
+    levels, whole = _severities(found["by_corruption"])
+    every = len(found["by_corruption"])
+    if not whole:
+        return f"no corruption has all {len(levels)} severities: there are no means by severity"
+    over = f"the {len(whole)} of {every} corruptions that have all {len(levels)}, the first mean over all {every}"
+    return "" if len(whole) == every else f"means by severity are over {over}"
+
+
+def compared(found: dict[str, Any]) -> str:
+    """The mCE, over which corruptions it is and in units of what, in words; "" without a baseline."""
     if "baseline" not in found:
         return ""
     of = found["baseline"]

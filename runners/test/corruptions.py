@@ -82,12 +82,12 @@ def metrics(
 def of_the_paper(accuracies: Mapping[str, Any]) -> tuple[list[str], str]:
     """The names of the 15 corruptions of Hendrycks and Dietterich (2019), and in words whose they are.
 
-    Those of files come first, which published figures are of. ([], "") unless all 15 are there. The four others of the
-    suite C, and of its files, are that paper's validation set.
+    Those of files come first, which published figures are of. ([], "") unless all 15 are there, at the same severities.
+    The four others of the suite C, and of its files, are that paper's validation set.
     """
     for suffix, source in ((FROM_FILE, "for those of files"), ("", "for the same ones made here, not those of files")):
         names = [f"{name}{suffix}" for name in PUBLISHED_CORRUPTIONS]
-        if all(name in accuracies for name in names):
+        if all(name in accuracies for name in names) and len({frozenset(accuracies[name]) for name in names}) == 1:
             return names, source
     return [], ""
 

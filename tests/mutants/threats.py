@@ -20,6 +20,27 @@ ON_MIXTURES = "tests/threat_specification/safe_moves/test_mixtures.py"
 
 MUTANTS = [
     Mutant(
+        "a function changes images in parts",
+        "threat_specification/measuring.py",
+        "return change(images.clone()) if len(images) else images",
+        "return torch.cat([change(part.clone()) for part in images.split(TOGETHER)]) if len(images) else images",
+        "tests/test_api.py -k random_numbers_of_its_own",
+    ),
+    Mutant(
+        "weights that the solver misses are not counted",
+        "threat_specification/safe_moves/mixtures.py",
+        "outside & (missed | ~found)",
+        "outside & ~found",
+        "tests/threat_specification/safe_moves/test_space.py",
+    ),
+    Mutant(
+        "what a member of an intersection misses is not counted",
+        "threat_specification/safe_moves/mixtures.py",
+        "yield from _with_counters(member)",
+        "pass",
+        "tests/threat_specification/safe_moves/test_space.py",
+    ),
+    Mutant(
         "safe changes of people all have one seed",
         "threat_specification/safe_moves/changes.py",
         "    made = changed(images, rows, seed, moves)",

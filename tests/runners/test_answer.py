@@ -12,12 +12,12 @@ import pytest
 from runners.report import charts
 from runners.report.answer import answer
 from runners.report.collect import FinishedRun
-from runners.report.comparable import leading_measurement, measured_alike
+from runners.report.comparable import comparable, leading_measurement, measured_alike
 from runners.report.highlights import found_in
 from runners.report.labels import tell_apart
 from runners.report.standing import OnCommon
 from runners.report.tables import by_accuracy
-from runners.test.summary import OTHER_ANCHORS, hardest_last
+from runners.test.summary import MOVES, OTHER_ANCHORS, hardest_last
 
 
 def run(name: str, accuracy: float, count: int, attacks: tuple[str, ...] = ("apgd_ce", "pgd")) -> FinishedRun:
@@ -90,6 +90,49 @@ def test_of_two_ways_the_stronger_one_speaks_in_whatever_order_of_folders() -> N
 def test_equal_figures_stand_in_the_order_of_names() -> None:
     for tests in itertools.permutations([described("a", 0.5), described("b", 0.5), described("c", 0.5)]):
         assert "a stands best of 3" in first(*tests)
+
+
+@pytest.mark.parametrize(
+    ("measured", "then", "now"),
+    [
+        ("corruption", {}, {"corruption_versions": {"fog": 2}}),
+        ("corruption", {"corruption_versions": {"fog": 1, "snow": 2}}, {"corruption_versions": {"fog": 2, "snow": 2}}),
+        ("corruption", {}, {"mended": ["corruptions without the severity"]}),
+        (MOVES, {}, {"corruption_versions": {"fog": 2}}),
+        (MOVES, {}, {"mended": ["images with empty masks"]}),
+        ("N_adv", {}, {"mended": ["images with empty masks"]}),
+        ("standard", {}, {"mended": ["samples of the first classes"]}),
+    ],
+)
+def test_figures_of_other_images_of_corruptions_are_not_ranked_together(
+    measured: str, then: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """Nor figures that had a fault beside those since its mend: an old run was said to stand best."""
+    flags = {"corruption_eval": True, "corruption_suites": "torchvision:3", "segmented": True, "mask_source": "grabcut"}
+    faults = {"mended": ["corruptions without the severity", "images with empty masks", "samples of the first classes"]}
+
+    def of(name: str, accuracy: float, hashed: dict[str, Any]) -> FinishedRun:
+        found = {"accuracy": accuracy, "num_examples": 500, "by_corruption": {"fog": {}}, "single": {"fog:3": 0.5}}
+        made = finished(name, {measured: found})
+        made.hparams["hashed"] = faults | {"testing": TESTING | flags} | hashed
+        return made
+
+    # A fault that is not in `mended` is still in the figures.
+    then = then | {"mended": [fault for fault in faults["mended"] if fault not in now.get("mended", ())]}
+    now = {name: value for name, value in now.items() if name != "mended"}
+    tests = [of("one", 0.5, now), of("two", 0.4, now), of("old", 0.9, then)]
+    assert [each.label for each in comparable(measured, tests)] == ["one", "two"]
+
+
+def test_versions_and_faults_of_other_evaluations_do_not_matter() -> None:
+    """A change of quick, which only the safe moves of one run had, says nothing of corruptions; nor has a proof."""
+    hashed = [{"corruption_versions": {"shift": 2}}, {"mended": ["proofs of small layers and large logits"]}, {}]
+    tests = []
+    for number, each in enumerate(hashed):
+        found = {"accuracy": 0.5, "num_examples": 500, "by_corruption": {"fog": {}, "fog (file)": {}}}
+        tests.append(finished(f"model {number}", {"corruption": found}))
+        tests[-1].hparams["hashed"] = {"testing": {"corruption_eval": True, "corruption_suites": "C"}} | each
+    assert len(comparable("corruption", tests)) == 3
 
 
 def test_what_does_not_matter_to_the_figure() -> None:

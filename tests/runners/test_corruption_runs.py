@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,17 @@ from foundations.results import is_intact, sealed
 from foundations.testing_hparams import TestingHparams
 from models.building import architecture
 from models.robustbench_registry import PUBLISHED_CORRUPTIONS, zoo_model
-from runners.corruptions import safe
-from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary
-from runners.test.corruptions import by_category, published
+from runners.corruptions import from_files, safe
+from runners.report.collect import FinishedRun
+from runners.report.corruption_table import corruption_tables
+from runners.test.corruption_desc import WHAT, BaselineRun, check_baseline, corruption_summary, corruption_table
+from runners.test.corruptions import by_category, of_the_paper, published
+from runners.test.desc import COMPARED, MENDED, TestDesc
 from runners.train.desc import TrainDesc
+from testing.corruptions import mean_accuracy
 from tests.conftest import TINY, Command
 from threat_specification.perturbations.draws import Draws
-from threat_specification.perturbations.registry import SAFE, SUITES
+from threat_specification.perturbations.registry import SAFE, SUITES, versions
 
 ASKED = ("--standard_eval", "--corruption_eval", "--num_examples=24", "--shard_size=10")
 CHANGES = ("--corruption_suites=torchvision:2,C", "--corruption_severities=5,1")
@@ -122,6 +127,7 @@ def test_mce_is_that_of_the_paper(tested: Path, digits_root: Command, capsys: py
         "num_examples": 24,
         "same_images": True,
     }
+    assert corruption_table(ours)[1][-1][-1] == f"{ours['mCE']:.3f}"  # the row of means says the same
     told = f"mCE {ours['mCE']:.4f} over the paper's 15 of 27 corruptions: errors in units of those of conv_standard"
     assert told in printed
     stored = json.loads((Path(printed.splitlines()[-1]) / "hparams.json").read_text())
@@ -160,7 +166,7 @@ def test_files_are_evaluated_alone_on_the_same_images(
     assert both["brightness (file)"] == found["by_corruption"]["brightness (file)"]
     numpy.save(folder / "fog.npy", darker[: len(test)])  # of one severity
     assert here(digits_root.root, *words, "--shard_size=9") == 2
-    assert "expected one of the severities 2, 5 of each, got fog with 1 alone" in capsys.readouterr().err
+    assert "expected the severities 2, 5 of each, got fog with 1 alone" in capsys.readouterr().err
     assert here(digits_root.root, *words, "--split=validation") == 2
     assert "--corruption_eval_files: expected --split=test" in capsys.readouterr().err
 
@@ -255,10 +261,108 @@ def test_a_baseline_may_have_learnt_from_other_training_images(tested: Path) -> 
         check_baseline(stored, DatasetHparams(dataset_name="digits", subsample_fraction=0.5), held_out)
 
 
+def test_a_baseline_under_other_images_of_corruptions_is_refused(tested: Path) -> None:
+    """Its errors were the unit of mCE although fog showed something else there."""
+    content = json.loads((tested / "hparams.json").read_text())
+    hashed = content["hashed"]
+    flags = {"dataset_name": "digits", "model_name": "conv", "corruption_eval": True, "num_examples": 24}
+    desc = TestDesc.from_flags(flags | {name: hashed["testing"][name] for name in WHAT})
+
+    def with_baseline(**changed: Any) -> TestDesc:
+        return replace(desc, baseline=BaselineRun(tested, content | {"hashed": hashed | changed}))
+
+    assert with_baseline().baseline and hashed["corruption_versions"] == versions(["C", "torchvision"])
+    of_moves = {"corruption_versions": hashed["corruption_versions"] | {"shift": 7}}  # of quick, in another evaluation
+    assert with_baseline(**of_moves).baseline
+    for other, named in (({"fog": 2}, "fog"), ({"snow": 1, "fog": 2}, "fog, snow")):
+        with pytest.raises(UsageError, match=f"got one under other versions of {named}; test the baseline again"):
+            with_baseline(corruption_versions=hashed["corruption_versions"] | other)
+    with pytest.raises(UsageError, match="other versions of elastic_transform, glass_blur, pixelate, snow, zoom_blur"):
+        with_baseline(corruption_versions={})  # of a time that knew no versions
+    assert "corruptions without the severity" in hashed["mended"]
+    with pytest.raises(UsageError, match="since this was mended: corruptions without the severity; test"):
+        with_baseline(mended=[fault for fault in hashed["mended"] if fault != "corruptions without the severity"])
+    assert MENDED.keys() >= COMPARED.keys()
+
+
+def measured_at(levels: str, accuracy: float = 0.9) -> dict[str, float]:
+    """Severity -> accuracy, a tenth less at each next one."""
+    return {level: accuracy - 0.1 * int(level) for level in levels}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "row", "told"),
+    [
+        (
+            {"fog": measured_at("12345"), "snow": measured_at("12345"), "affine": {"3": 0.1}, "elastic": {"3": 0.1}},
+            ["0.3500", "0.800", "0.700", "0.600", "0.500", "0.400"],
+            "means by severity are over the 2 of 4 corruptions that have all 5, the first mean over all 4",
+        ),
+        (
+            {"fog": measured_at("35"), "autocontrast": {"1": 0.5}},
+            ["0.5000", "-", "-", "-"],
+            "no corruption has all 3 severities: there are no means by severity",
+        ),
+        ({"fog": measured_at("13"), "snow": measured_at("13", 0.7)}, ["0.6000", "0.700", "0.500"], ""),
+    ],
+)
+def test_means_by_severity_are_over_the_same_corruptions(
+    accuracies: dict[str, dict[str, float]], row: list[str], told: str
+) -> None:
+    """At severity 3 stood 0.35, below 0.5 at severity 4, since corruptions of that severity alone were in it."""
+    found = {"accuracy": mean_accuracy(accuracies), "by_corruption": accuracies, "by_category": {}, "no_answer": 0}
+    assert corruption_table(found)[1][-1] == ["mean", *row]
+    summary = corruption_summary({"corruption": found}).splitlines()
+    assert (told in summary) if told else not any("severity are" in line for line in summary)
+    run = FinishedRun(Path("a"), "a", {"name": "a", "replicate": 1}, {"corruption": found | {"num_examples": 9}})
+    tables = corruption_tables([run])
+    assert tables[1].note == "; ".join(filter(None, ["The last row has means", told])) + "."
+
+
 def test_a_corruption_without_the_severity_is_made_at_its_nearest() -> None:
     """Of torchvision:3 the mean left autocontrast out, whose only severity is 1."""
     made = {change.name: change.severity for change in safe(["torchvision"], (3.0, 5.0), 0) if change.severity < 5}
     assert made == {name: 1 if name == "autocontrast" else 3 for name in SUITES["torchvision"]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked", "told"),
+    [
+        ({"brightness": 5, "fog": 2}, (1, 2, 3, 4, 5), "severities 1, 2, 3, 4, 5 of each, got fog with 1, 2 alone"),
+        ({"brightness": 3, "fog": 2, "snow": 1}, (1, 2, 3, 4), "3 of each, got fog with 1, 2 alone, snow with 1"),
+        ({"brightness": 1, "fog": 1}, (2, 3), "2, 3 of each, got brightness with 1 alone, fog with 1 alone"),
+        (dict(zip("abcdef", (5, 1, 1, 1, 1, 1), strict=True)), (1, 2), "d with 1 alone and 2 more such; ask for"),
+        ({"brightness": 5, "fog": 2, "snow": 5}, (1, 2), ""),
+        ({"brightness": 2, "fog": 2}, (1, 2, 3, 4, 5), ""),
+    ],
+)
+def test_files_with_fewer_severities_are_refused(
+    counts: dict[str, int], asked: tuple[float, ...], told: str, tmp_path: Path
+) -> None:
+    """Fog with its two mildest severities counted as much as corruptions with all five."""
+    data = load_dataset("digits")
+    labels = data.test.labels.numpy()
+    numpy.save(tmp_path / "labels.npy", numpy.tile(labels, 5))
+    for name, count in counts.items():
+        numpy.save(tmp_path / f"{name}.npy", numpy.zeros((count * len(labels), 8, 8, 1), numpy.uint8))
+    if told:
+        with pytest.raises(UsageError, match=re.escape(told)):
+            from_files(tmp_path, data, asked)
+        return
+    made = from_files(tmp_path, data, asked)
+    assert [(each.name, each.severity) for each in made] == [
+        (f"{of} (file)", level) for of in counts for level in (1, 2)
+    ]
+
+
+def test_the_papers_corruptions_have_the_same_severities() -> None:
+    made = {name: {"1": 0.5, "2": 0.5} for name in PUBLISHED_CORRUPTIONS}
+    assert len(of_the_paper(made)[0]) == 15
+    assert of_the_paper(made | {"fog": {"1": 0.5}}) == ([], "")
+    files = {f"{name} (file)": {"3": 0.5} for name in PUBLISHED_CORRUPTIONS}
+    assert (
+        of_the_paper(made | files | {"fog (file)": {"2": 0.5}})[1] == "for the same ones made here, not those of files"
+    )
 
 
 def test_what_robustbench_published_stands_beside_the_same_corruptions() -> None:

@@ -253,6 +253,7 @@ def test_the_set_is_the_one_that_attacks_inside_work_in(
             ["the margin of probabilities on confident networks"],
         ),
         ({"corruption_eval": True, "corruption_suites": "torchvision:3"}, ["corruptions without the severity"]),
+        ({"corruption_eval": True, "corruption_eval_files": "docs"}, ["files with fewer severities"]),
         (
             {"N_adv_eval": True, "adv_eval": True, "then_project": "pd_t", "tangents": "blur"},
             ["the form that then_project has"],

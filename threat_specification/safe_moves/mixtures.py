@@ -98,6 +98,14 @@ def _backgrounds(threat: BoundThreat) -> Iterator[str]:
         yield getattr(threat, "background", "")
 
 
+def _with_counters(threat: BoundThreat) -> Iterator[BoundProjectedDisplacement]:
+    """The threats that count what their exact projection could not solve: this one, or members of an intersection."""
+    if isinstance(threat, BoundProjectedDisplacement):
+        yield threat
+    for member, _ in getattr(threat, "members", ()):
+        yield from _with_counters(member)
+
+
 class BoundMixtures(BoundThreat):
     """The gauge of the set at a point: max(threat / threshold, |n|_inf / radius, sum of the weights).
 
@@ -157,18 +165,26 @@ class BoundMixtures(BoundThreat):
                 inside = per_image(~outside)
                 noise = torch.where(inside, total - mixture, noise)
                 wanted = torch.where(outside.unsqueeze(1), wanted, weights)
-                weights = self._together(noise, wanted, weights, level, radius)
-                weights, mixture, total = self._inside_threat(weights, noise, level, radius)
+                weights, missed = self._together(noise, wanted, weights, level, radius)
+                weights, total, found = self._inside_threat(weights, noise, level, radius)
+                mixture = self.moves.mixture(weights)
+                # A point counts once, whichever member of an intersection was not solved.
+                if (counting := next(_with_counters(self.moves.threat), None)) is not None:
+                    counting.scaled.add_(outside & (missed | ~found))
         return self.join((total - mixture).clamp(-radius, radius), weights)
 
-    def _together(self, noise: Tensor, wanted: Tensor, weights: Tensor, level: Tensor, radius: Tensor) -> Tensor:
+    def _together(
+        self, noise: Tensor, wanted: Tensor, weights: Tensor, level: Tensor, radius: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The weights [B,K] of the nearest point (noise, weights) to the wanted one, if the threat knows it.
+
+        Returns them, and [B] bool: True where the solver does not find them, so that they are the given ones.
 
         The noise's box depends on the mixture; it is that of `weights`. A second solution, with the box of the weights
         found, makes attacks slower and no stronger.
         """
         if self._lifted is None:
-            return weights
+            return weights, torch.zeros_like(level, dtype=torch.bool)
         t, cap, mixture = per_image(level), level.clamp_max(1), self.moves.mixture(weights)
         lower, upper = self._box(mixture, radius)
         none, most = torch.zeros_like(weights), cap.unsqueeze(1).expand_as(weights)
@@ -177,7 +193,9 @@ class BoundMixtures(BoundThreat):
         point, unsolved = self._lifted.project(self.join(noise, wanted) / t, self.threshold, largest, *bounds)
         found = self.parts(point * t)[1]
         found[unsolved] = weights[unsolved]
-        return capped_simplex(found, cap)
+        missed = torch.zeros_like(level, dtype=torch.bool)
+        missed[unsolved] = True
+        return capped_simplex(found, cap), missed
 
     @cached_property
     def _lifted(self) -> LiftedDirections | None:
@@ -213,7 +231,9 @@ class BoundMixtures(BoundThreat):
     def _inside_threat(
         self, weights: Tensor, noise: Tensor, level: Tensor, radius: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights [B,K], shrunk where necessary, their mixture, and the nearest whole perturbation in the set.
+        """The weights [B,K], shrunk where necessary, and the nearest perturbation in the set around their mixture.
+
+        Returns with them [B] bool: False where the solver found none, not even for a mixture that needs no noise.
 
         A mixture whose own threat is too large is possible if noise can make up for it. Then the share of the mixture
         is bisected, between 1 and the share at which it needs no noise.
@@ -230,10 +250,7 @@ class BoundMixtures(BoundThreat):
                 break
             smaller = (share + low) / 2 if attempt < HALVINGS else low
             share = torch.where(found, share, smaller)
-        if self._exact is not None:  # the last share needs no noise, so that there was a point
-            self._exact.scaled.add_(~found)
-        weights = weights * share.unsqueeze(1)
-        return weights, self.moves.mixture(weights), total
+        return weights * share.unsqueeze(1), total, found
 
     def _share_without_noise(self, weights: Tensor, level: Tensor) -> Tensor:
         """The largest share of a mixture, up to 1, whose own threat is small enough, [B]; below 1 slightly smaller."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy
+import pytest
 import torch
 
 from runners.test.moves import add_noise_alone
 from testing.gradient_masking import Probe, warnings
 from tests.threat_specification.safe_moves.problems import COUNT, Problem
-from threat_specification import L2
+from threat_specification import L2, Intersection, ProjectedDisplacement
 from threat_specification.attacks.search import Cell
+from threat_specification.intersection import BoundIntersection
+from threat_specification.projected_displacement.lifted import LiftedDirections
 from threat_specification.safe_moves.mixtures import MixtureSet, SafeMoves
 from threat_specification.safe_moves.space import Mixtures
 
@@ -82,6 +85,34 @@ def test_points_that_the_solver_misses_are_inside_and_counted() -> None:
     point = allowed.project(3 * allowed.upper)
     assert bool(allowed.holds(point).all())
     assert problem.bound.fallbacks > 0
+
+
+def test_weights_that_the_solver_misses_are_counted_where_the_point_was_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At PD 0 every fifth step took weights that are not the nearest, and no warning said so."""
+    problem = Problem()
+    allowed = MixtureSet.of(problem.moves, 0.1, 0.05)
+    every = torch.arange(COUNT)
+    monkeypatch.setattr(LiftedDirections, "project", lambda directions, point, *bounds: (point, every))
+    target = 3 * allowed.upper
+    target[::3] = 0  # inside
+    point = allowed.project(target)
+    assert bool(allowed.holds(point).all())
+    assert problem.bound.scaled.tolist() == (every % 3 > 0).long().tolist()
+
+
+def test_points_that_a_member_of_an_intersection_misses_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem()
+    threat = ProjectedDisplacement(anchors=problem.anchors)
+    both = Intersection([(L2(), 9.0), (Intersection([(threat, 1.0)]), 1.0)]).bind(problem.x, problem.y)
+    lost = lambda bound, delta, t, lower, upper, centre: (upper, torch.zeros(COUNT, dtype=torch.bool))  # noqa: E731
+    monkeypatch.setattr(BoundIntersection, "project_beside", lost)
+    allowed = MixtureSet.of(SafeMoves(both, problem.changed), 0.1, 0.05)
+    target = 3 * allowed.upper
+    target[::3] = 0
+    assert bool(allowed.holds(allowed.project(target)).all())
+    assert both.scaled.tolist() == (torch.arange(COUNT) % 3 > 0).long().tolist()
 
 
 def test_what_noise_alone_broke_counts_with_its_rounding() -> None:
