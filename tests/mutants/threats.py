@@ -310,7 +310,7 @@ MUTANTS = [
     Mutant(
         "far targets are projected to 0",
         "threat_specification/projected_displacement/projection.py",
-        "    result, target = flat.clone(), _brought_nearer(target, low, high)",
+        "    result, target = flat.clone(), _brought_nearer(target, low, high, FAR)",
         "    result = flat.clone()",
         f"{PD_TESTS}/test_projection.py -k far_targets",
     ),

@@ -35,7 +35,8 @@ from threat_specification.projected_displacement.warm_start import WarmStart
 ROUNDS = 200  # maximum number of Newton steps; the hardest known case takes about 30
 SLACK = 1.0  # an anchor may be dropped if the point is this many residuals inside its half-space
 FIRST = 4  # anchors in the first working set
-FAR = 10.0  # diagonals of the box: targets farther away are first brought to this distance
+FAR = 1000.0  # diagonals of the box: targets farther away are first brought to this distance
+NEARER = 10.0  # the same, where Newton's method does not solve a target
 
 
 def project_exact(
@@ -58,7 +59,8 @@ def project_exact(
     2018 for the same structure). Each round costs one B x D x N product and O(B K^2 D). `settle` makes the points
     feasible in float32 and checks them in float64. Feasible rows are returned bit-identical; rows that clipping makes
     feasible are only clipped. Targets beyond FAR diagonals of the box, where float32 loses the point beside them, are
-    brought nearer: the point then goes along delta as far as any of the set does, up to a tenth of that at worst.
+    brought nearer, and those beyond NEARER that are not solved. Such a point goes along delta as far as any of the set
+    does, up to a hundredth of the diagonal (VANISHED * FAR), or a tenth (1 / NEARER) at worst.
 
     Returns the points, and the numbers of the rows that Newton's method did not solve. `warm` is the warm start; it is
     updated. `can_be_empty`: the bounds need not contain 0, so that a set may be empty; its row is not solved.
@@ -70,14 +72,38 @@ def project_exact(
     if not len(outside):
         return clipped, outside
     target, low, high = delta.flatten(1), lower.expand_as(delta).flatten(1), upper.expand_as(delta).flatten(1)
-    result, target = flat.clone(), _brought_nearer(target, low, high)
+    result, target = flat.clone(), _brought_nearer(target, low, high, FAR)
     if pace_of(flat.device).fixed_shapes:
         outside = project_in_fixed_shapes(bound, outside, target, low, high, along, threshold, result, warm)
         if not len(outside):
             return result.view_as(delta), outside
-    nearest = _guess(bound, outside[(flat == target)[outside].all(1)], flat, along, threshold, warm)
-    parts = []
-    for part, spare in _parts(outside, nearest < torch.inf, warm, flat.shape[1]):
+    unsolved = _project_rows(bound, outside, target, low, high, flat, along, threshold, result, warm, can_be_empty)
+    if len(unsolved):
+        nearer = _brought_nearer(target, low, high, NEARER)
+        again = unsolved[(nearer != target)[unsolved].any(1)]
+        warm.multipliers[again] = 0
+        left = _project_rows(bound, again, nearer, low, high, flat, along, threshold, result, warm, can_be_empty)
+        unsolved = torch.cat([unsolved[~torch.isin(unsolved, again)], left])
+    return result.view_as(delta), unsolved
+
+
+def _project_rows(
+    bound,
+    numbers: Tensor,
+    target,
+    low,
+    high,
+    flat,
+    along,
+    threshold: float,
+    result,
+    warm: WarmStart,
+    can_be_empty: bool,
+) -> Tensor:
+    """Project targets [B, D] of the examples `numbers` into `result`; returns the numbers of those left unsolved."""
+    nearest = _guess(bound, numbers[(flat == target)[numbers].all(1)], flat, along, threshold, warm)
+    parts = [numbers[:0]]
+    for part, spare in _parts(numbers, nearest < torch.inf, warm, flat.shape[1]):
         known = (target[part], low[part], high[part], flat[part], along[part])
         work = _begin(bound, part, *known, threshold, warm, spare)
         if not spare:
@@ -86,15 +112,15 @@ def project_exact(
                 continue
             work = work.take(~accepted)
         parts.append(_solve(bound, work, threshold, result, warm, can_be_empty))
-    return result.view_as(delta), torch.cat([outside[:0], *parts])
+    return torch.cat(parts)
 
 
-def _brought_nearer(target: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Targets [B, D] on the way from the box's point next to 0, at most FAR of its diagonals away from that."""
+def _brought_nearer(target: Tensor, lower: Tensor, upper: Tensor, diagonals: float) -> Tensor:
+    """Targets [B, D] on the way from the box's point next to 0, at most so many of its diagonals away from that."""
     start = torch.minimum(torch.maximum(torch.zeros_like(target), lower), upper)
     way = target - start
     length = torch.linalg.vector_norm(way, dim=1, keepdim=True, dtype=torch.float64)
-    most = FAR * torch.linalg.vector_norm(upper - lower, dim=1, keepdim=True, dtype=torch.float64)
+    most = diagonals * torch.linalg.vector_norm(upper - lower, dim=1, keepdim=True, dtype=torch.float64)
     nearer = start + way * (most / length).float()
     return torch.where(length > most, nearer, target)
 
