@@ -19,7 +19,7 @@ import numpy
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.study_training import directory, run
 from foundations.results import markdown_table
-from testing.exact import BY_ATTACK, BY_BOUNDS, BY_PROGRAM, UNDECIDED
+from testing.exact import BY_ATTACK, BY_BOUNDS, BY_BRANCHES, BY_PROGRAM, UNDECIDED
 
 DIGITS = ("--dataset_name=digits",)
 # A perceptron as by default; with those flags convolutions stay at chance.
@@ -35,7 +35,7 @@ NETS = {
 }
 CELLS = "0.1/0.05,0.1/0.1,0.2/0.1,0.2/0.2"
 HEADS = ["net", "PD, radius", "images", "robust", "undecided", "not broken by attacks", "above", "missed"]
-HEADS += ["by attack", "by bounds", "by program", "seconds an image"]
+HEADS += ["by attack", "by bounds", "by branches", "by program", "seconds an image"]
 
 
 def command(net: str, cell: str, num_examples: str, seconds: str) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def row(net: str, cell: str, place: Path) -> list[str]:
         raise RuntimeError(f"{net}, {cell}: proven robust, but broken")
     missed = int((standing & rows["exact_broken"]).sum())
     shares = [robust.mean(), (by == UNDECIDED).mean(), standing.mean()]
-    decided = [(by == kind).mean() for kind in (BY_ATTACK, BY_BOUNDS, BY_PROGRAM)]
+    decided = [(by == kind).mean() for kind in (BY_ATTACK, BY_BOUNDS, BY_BRANCHES, BY_PROGRAM)]
     assert result["exact"]["missed_by_attacks"] == missed
     return [
         *(net, cell.replace("/", ", "), str(len(by))),

@@ -1,12 +1,12 @@
 """Exact answers for small networks: is there an image in the set that another class wins, or is there none?
 
-An attack gives an upper bound of robust accuracy. For a network of ReLUs and a threat of half-spaces a mixed-integer
-program decides. Nothing is taken on trust: a point counts only if the network itself, in float32, answers with another
-class there and the threat holds (as for attacks). An image counts as robust only if all margins are below -TOLERANCE,
-over a set that contains every point which could count.
+An attack gives an upper bound of robust accuracy. For a network of ReLUs and a threat of half-spaces, branch and bound
+over signs of units and a mixed-integer program decide. Nothing is taken on trust: a point counts only if the network
+itself, in float32, answers with another class there and the threat holds (as for attacks). An image counts as robust
+only if all margins are below -TOLERANCE, over a set that contains every point which could count.
 
 Values of the by columns: -1 misclassified without any attack; 0 undecided; 1 broken by attacks before; 2 decided by
-bounds of all units; 3 decided by the program.
+bounds of all units; 3 decided by the program; 4 by branch and bound.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from foundations.modes import evaluation_mode
 from testing.arguments import Given, refuse_autocast
 from testing.evaluations import AttackEvaluation, refuse_no_answers
 from testing.exact_bounds import PROGRAMS, Region, UnitBounds
+from testing.exact_branches import branched, can_branch
 from testing.exact_cones import ConeBounds, has_cones
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
@@ -43,10 +44,12 @@ SECONDS = 60.0  # for one image
 TOLERANCE = 1e-5  # a margin counts as below 0 only from here, times 1 + |margin of the clean image|
 NOISES = 10  # and from this many times what float32 was seen to round
 FEW = 16  # with at most this many open units, the program is quicker than better bounds of them
+MANY = 32  # with more, branch and bound comes before the program
 SHARE = 1 / 3  # of the time left, for these bounds at most
+BRANCHES = 2 / 3  # of the time left then, for branch and bound, which proves more; the program finds points too
 QUICK = ("momentum_ce", "momentum_targeted")  # attacks that come first in Python
 
-WRONG, UNDECIDED, BY_ATTACK, BY_BOUNDS, BY_PROGRAM = -1, 0, 1, 2, 3
+WRONG, UNDECIDED, BY_ATTACK, BY_BOUNDS, BY_PROGRAM, BY_BRANCHES = -1, 0, 1, 2, 3, 4
 
 COLUMNS: dict[str, str | tuple[str, int]] = {
     "exact_robust": "bool",
@@ -65,7 +68,7 @@ class ExactAnswers:
     robust   proven: no image of the set is misclassified
     broken   an image of the set, or the image itself, is misclassified
     margin   largest other logit minus that of the label: at `point` if broken, else an upper bound for all points
-    by       what decided: "clean", "attack", "bounds" or "program"; "" if undecided
+    by       what decided: "clean", "attack", "bounds", "branches" or "program"; "" if undecided
     point    [n,C,H,W] the misclassified image if broken, else the image itself
     """
 
@@ -77,6 +80,7 @@ class ExactAnswers:
 
 
 NAMES = {WRONG: "clean", UNDECIDED: "", BY_ATTACK: "attack", BY_BOUNDS: "bounds", BY_PROGRAM: "program"}
+NAMES |= {BY_BRANCHES: "branches"}
 
 
 def exact_robustness(
@@ -245,6 +249,10 @@ class Case:
             most = numpy.minimum(most, self._largest(bounds, margins))
         if not self._is_open(most):
             return Answer(True, False, float(most.max()), BY_BOUNDS)
+        if not self.optimum and bounds.open_units > MANY and can_branch(self.network):
+            most = branched(bounds, margins, most, -self.tolerance, time.monotonic() + BRANCHES * self._left())
+            if most.max() <= -self.tolerance:
+                return Answer(True, False, float(most.max()), BY_BRANCHES)
         return self._by_program(Program(bounds), margins, most, max(known.margin, self.clean), known.broken)
 
     def _noise(self, region: Region) -> float:
@@ -273,7 +281,7 @@ class Case:
         for row in numpy.argsort(-most):
             margin = margins.rows([row])
             least = reached if self.optimum else -self.tolerance
-            if most[row] < least:
+            if most[row] <= least:
                 continue
             if self._left() <= 0:  # to set up a program takes time too, for each class
                 break

@@ -1,0 +1,142 @@
+"""Branch and bound over signs of ReLUs: proves margins negative that the bounds of the whole region leave open.
+
+A part that is not proven is divided by the sign of one ReLU. It is the one, of a few that add most to the bound, whose
+two halves have the smallest bounds together. Many parts are worked on at once, the newest first. Bounds are searched
+for in float32; only a bound in float64 with the same numbers proves.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy
+import torch
+from torch import Tensor
+
+from testing.exact_bounds import UnitBounds
+from testing.exact_dual import Dual, Parts
+from testing.exact_network import Network, Value
+
+FIRST_STEPS, STEPS = 100, 16  # of the ascent for the whole region, and for each part of it
+TRIED = 8  # ReLUs whose halves are compared
+AT_ONCE = 512  # parts that are divided together, at most
+ROOM = 1e-6  # so far below the goal more steps are not needed
+LEAST = 0.1  # size of margins that steps of multipliers go by, at least
+NUMBERS = 1 << 17  # and at most so many numbers of one kind
+ENTRIES = 1 << 24  # of all matrices of a network, as dense ones; there is no point in larger ones
+
+
+def can_branch(network: Network) -> bool:
+    """True if all units are ReLUs, and few enough."""
+    blocks = network.blocks
+    sizes = [block.size * sum(blocks[b].size for b in block.before.parts) for block in blocks if block.before]
+    return len(blocks) > 1 and all(block.groups is None for block in blocks) and sum(sizes) <= ENTRIES
+
+
+def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: float, end: float) -> numpy.ndarray:
+    """Upper bounds [n] of margins over a region: `goal` for those that are proven to be below it, else those given.
+
+    most   [n] upper bounds so far; those below `goal` stay
+    end    when the search ends, on the monotonic clock
+    """
+    rows = numpy.flatnonzero(most >= goal)
+    size = float(most.max()) - goal
+    if not len(rows) or not 0 < size < numpy.inf:
+        return most
+    with torch.enable_grad():
+        dual = Dual.of(bounds, margins).measured_in(size)
+        left = Branches(dual, goal / size, end).left(torch.from_numpy(rows))
+    found = most.copy()
+    found[numpy.setdiff1d(rows, left.numpy())] = goal
+    return found
+
+
+@dataclass
+class Branches:
+    """The parts of a region in which a margin may still reach a goal.
+
+    dual    in float64; margins are at most about 1 above the goal
+    end     as in `branched`
+    size    how far above the goal margins may be; the steps of multipliers go by it
+    stack   parts that wait, the newest last
+    stuck   True once a part without any open ReLU is left: its margin may well reach the goal
+    """
+
+    dual: Dual
+    goal: float
+    end: float
+    size: float = 1.0
+    stack: list[Parts] = field(default_factory=list)
+    stuck: bool = False
+
+    def __post_init__(self) -> None:
+        self.quick = self.dual.to(torch.float32)
+
+    def left(self, rows: Tensor) -> Tensor:
+        """The margins, of these, that are not proven to be below the goal: none, if there was time enough."""
+        parts = self._proven(self._ascended(self.dual.whole(rows), FIRST_STEPS))
+        if not bool(parts.bound.isfinite().all()):
+            return rows
+        self._push(self._with_few_half_spaces(parts))
+        while self.stack and not self.stuck and time.monotonic() < self.end:
+            self._push(self._proven(self._ascended(self._halves(self._popped()), STEPS)))
+        return torch.cat([rows[:0], *(part.row for part in self.stack)]).unique()
+
+    def _with_few_half_spaces(self, parts: Parts) -> Parts:
+        """From here on with those half-spaces alone that matter for some bound of the whole region."""
+        used = (parts.multipliers > 0).any(0)
+        self.dual = self.dual.within(used)
+        self.quick = self.dual.to(torch.float32)
+        self.size = max(LEAST, float(parts.bound.max()) - self.goal) if len(parts) else 1.0
+        return replace(parts, multipliers=parts.multipliers[:, used])
+
+    def _push(self, parts: Parts) -> None:
+        if len(parts):
+            self.stack.append(parts)
+
+    def _popped(self) -> Parts:
+        """The newest parts, as many as are worked on at once."""
+        wanted = max(1, min(AT_ONCE, NUMBERS // max(1, self.dual.open_units)))
+        taken: list[Parts] = []
+        while self.stack and wanted > 0:
+            parts = self.stack.pop()
+            self._push(parts.take(slice(0, -wanted)))
+            taken.append(parts.take(slice(-wanted, None)))
+            wanted -= len(taken[-1])
+        return Parts.joined(taken)
+
+    def _halves(self, parts: Parts) -> Parts:
+        """Both halves of each part, divided by one ReLU."""
+        halves, unit = [], self._chosen(parts)[:, None]
+        for sign in (1, -1):
+            signs = parts.signs.scatter(1, unit, sign)
+            halves.append(replace(parts, signs=signs))
+        return Parts.joined(halves)
+
+    def _chosen(self, parts: Parts) -> Tensor:
+        """The ReLU that each part is divided by, [P]."""
+        with torch.no_grad():
+            gaps = torch.zeros(parts.signs.shape)
+            self.quick.bounds(parts, gaps)
+            gaps.masked_fill_(parts.signs != 0, -1)  # its sign is given
+            several = gaps.topk(min(TRIED, gaps.shape[1]), 1).indices
+            tried = parts.take(torch.arange(len(parts)).repeat_interleave(several.shape[1]))
+            unit, both = several.view(-1, 1), torch.zeros(several.shape)
+            for sign in (1, -1):
+                half = replace(tried, signs=tried.signs.scatter(1, unit, sign))
+                both += self.quick.bounds(half).clamp_min(self.goal).view(both.shape)
+            both[gaps.gather(1, several) < 0] = torch.inf
+            return several.gather(1, both.argmin(1, keepdim=True))[:, 0]
+
+    def _ascended(self, parts: Parts, steps: int) -> Parts:
+        return self.quick.ascended(parts, steps, self.goal - ROOM, self.size)
+
+    def _proven(self, parts: Parts) -> Parts:
+        """The parts that are left: those whose bound is not below the goal, in float64 too."""
+        sure = parts.bound < self.goal
+        with torch.no_grad():
+            sure[sure.clone()] = self.dual.bounds(parts.take(sure)) < self.goal
+        left = parts.take(~sure)
+        self.stuck = self.stuck or bool((left.signs != 0).all(1).any())
+        return left

@@ -1,0 +1,211 @@
+"""Dual bounds of margins over parts of a region, many at once: what branch and bound compares and proves with.
+
+A part is the region where some ReLUs have given signs. Its bound is that of a linear function nowhere below the margin,
+as `UnitBounds.above` makes it, with three kinds of numbers free: slopes below open ReLUs, multipliers of the signs, and
+multipliers of the half-spaces (Wang et al. 2021, Beta-CROWN; Zhang et al. 2022, GCP-CROWN). It holds for all of them in
+their ranges, so it holds wherever their ascent stops.
+
+Shapes: P parts, K margins, D pixels, M half-spaces, N ReLUs whose sign the bounds of units leave open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from testing.exact_bounds import SLACK, UnitBounds
+from testing.exact_network import Value
+
+RATE = 0.1  # of Adam, for slopes; for multipliers times the size of the margins
+DECAY, DECAY_LONG = 0.9, 0.97  # of that rate, in each step; in each of at least LONG
+LONG = 50
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of a region, each with one margin and the numbers that its bound was found with.
+
+    row          [P] that margin
+    signs        [P, N] int8: 1 where a ReLU's input is at least 0, -1 where at most 0, 0 where either
+    slopes       [P, N] of the lines below open ReLUs, from 0 to 1
+    forces       [P, N] multipliers of the signs, at least 0
+    multipliers  [P, M] of the half-spaces, at least 0
+    bound        [P] no point of the part has a larger margin (but for the rounding of float32)
+    """
+
+    row: Tensor
+    signs: Tensor
+    slopes: Tensor
+    forces: Tensor
+    multipliers: Tensor
+    bound: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, chosen: Tensor | slice) -> Parts:
+        return Parts(*(getattr(self, one.name)[chosen] for one in fields(self)))
+
+    @classmethod
+    def joined(cls, several: list[Parts]) -> Parts:
+        return cls(*(torch.cat([getattr(each, one.name) for each in several]) for one in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The ReLUs of one block that are not 0 everywhere.
+
+    parts     number of an earlier block -> [size, its size] of their inputs
+    constant  [size] of these
+    open      [o] those of open sign, columns `at` of the N;  low, high: bounds of their inputs [o]
+    """
+
+    number: int
+    parts: dict[int, Tensor]
+    constant: Tensor
+    open: Tensor
+    at: slice
+    low: Tensor
+    high: Tensor
+
+    def to(self, dtype: torch.dtype) -> Layer:
+        parts = {block: part.to(dtype) for block, part in self.parts.items()}
+        numbers = {name: getattr(self, name).to(dtype) for name in ("constant", "low", "high")}
+        return replace(self, parts=parts, **numbers)
+
+
+@dataclass(frozen=True)
+class Dual:
+    """A network's ReLUs between the pixels and some margins, over a region, as dense tensors of one type.
+
+    margins   number of a block -> [K, its size];  constant [K]
+    middle, half  [D] of the box;  rows, limits: [M, D] and [M], each divided by its distance from the middle
+    """
+
+    layers: list[Layer]
+    margins: dict[int, Tensor]
+    constant: Tensor
+    middle: Tensor
+    half: Tensor
+    rows: Tensor
+    limits: Tensor
+
+    @classmethod
+    def of(cls, bounds: UnitBounds, margins: Value) -> Dual:
+        """In float64; all blocks of the network are ReLUs."""
+        region, layers, first = bounds.region, list[Layer](), 0
+        kept = {0: numpy.arange(len(region.lower))}
+        for number, block in enumerate(bounds.network.blocks[1:], start=1):
+            assert block.before is not None and block.groups is None
+            low, high = bounds.before[number]
+            rows = kept[number] = numpy.flatnonzero(high > 0)
+            is_open = numpy.flatnonzero(low[rows] < 0)
+            parts = {earlier: _dense(part[rows], kept[earlier]) for earlier, part in block.before.parts.items()}
+            of_open, constant_of = torch.from_numpy(is_open), torch.from_numpy(block.before.constant[rows])
+            pair = (torch.from_numpy(side[rows][is_open]) for side in (low, high))
+            at = slice(first, first := first + len(is_open))
+            layers.append(Layer(number, parts, constant_of, of_open, at, *pair))
+        lower, upper = torch.from_numpy(region.lower), torch.from_numpy(region.upper)
+        middle, through, limits = (lower + upper) / 2, torch.from_numpy(region.rows), torch.from_numpy(region.limits)
+        away = (limits - through @ middle).abs()
+        away = away.clamp_min(1e-3 * away.max() if len(away) else 0).clamp_min(1e-12)
+        into = {block: _dense(part, kept[block]) for block, part in margins.parts.items()}
+        constant = torch.from_numpy(margins.constant.copy())
+        return cls(layers, into, constant, middle, (upper - lower) / 2, through / away[:, None], limits / away)
+
+    @property
+    def open_units(self) -> int:
+        return self.layers[-1].at.stop if self.layers else 0
+
+    def to(self, dtype: torch.dtype) -> Dual:
+        tensors = [self.constant, self.middle, self.half, self.rows, self.limits]
+        margins = {block: part.to(dtype) for block, part in self.margins.items()}
+        return Dual([layer.to(dtype) for layer in self.layers], margins, *(one.to(dtype) for one in tensors))
+
+    def measured_in(self, unit: float) -> Dual:
+        """With margins in another unit."""
+        margins = {block: part / unit for block, part in self.margins.items()}
+        return replace(self, margins=margins, constant=self.constant / unit)
+
+    def within(self, chosen: Tensor) -> Dual:
+        """With some half-spaces alone."""
+        return replace(self, rows=self.rows[chosen], limits=self.limits[chosen])
+
+    def whole(self, rows: Tensor) -> Parts:
+        """The whole region, once for each of these margins, before any ascent."""
+        signs = torch.zeros(len(rows), self.open_units, dtype=torch.int8)
+        slopes = torch.cat([layer.high > -layer.low for layer in self.layers]).float().expand(len(rows), -1)
+        multipliers = torch.zeros(len(rows), len(self.rows))
+        bound = torch.full((len(rows),), torch.inf)
+        return Parts(rows, signs, slopes.clone(), torch.zeros_like(slopes), multipliers, bound)
+
+    def bounds(self, parts: Parts, gaps: Tensor | None = None) -> Tensor:
+        """No point of a part has a larger margin, [P], widened by SLACK.
+
+        gaps   if given, [P, N] to be filled with what each open ReLU adds to the bound, about
+        """
+        dtype = self.constant.dtype
+        slopes, forces, multipliers = (one.to(dtype) for one in (parts.slopes, parts.forces, parts.multipliers))
+        signs = parts.signs.to(dtype)
+        is_open, on = (signs == 0).to(dtype), (signs > 0).to(dtype)
+        factors = {block: part[parts.row] for block, part in self.margins.items()}
+        constant = self.constant[parts.row] + multipliers @ self.limits
+        for layer in reversed(self.layers):
+            if layer.number not in factors:
+                continue
+            factor, at = factors.pop(layer.number), layer.at
+            own = factor[:, layer.open]
+            up, down = own.clamp_min(0), own.clamp_max(0)
+            steep = layer.high / (layer.high - layer.low)
+            above = up * is_open[:, at] * (-layer.low * steep)
+            if gaps is not None:
+                below = torch.minimum(slopes[:, at] * -layer.low, (1 - slopes[:, at]) * layer.high)
+                gaps[:, at] = above - down * is_open[:, at] * below
+            inner = up * (is_open[:, at] * steep + on[:, at]) + down * (is_open[:, at] * slopes[:, at] + on[:, at])
+            inner = inner + signs[:, at] * forces[:, at] / torch.maximum(-layer.low, layer.high)
+            factor = factor.index_copy(1, layer.open, inner)
+            constant = constant + above.sum(1) + factor @ layer.constant
+            for earlier, part in layer.parts.items():
+                moved = factor @ part
+                factors[earlier] = factors[earlier] + moved if earlier in factors else moved
+        pixels = factors.get(0, 0) - multipliers @ self.rows
+        middle, half = pixels @ self.middle, pixels.abs() @ self.half
+        return constant + middle + half + SLACK * (1 + constant.abs() + middle.abs() + half)
+
+    def ascended(self, parts: Parts, steps: int, enough: float, size: float) -> Parts:
+        """The parts with the best bounds that some steps of Adam meet; they end where all are below `enough`.
+
+        size   of the margins, which their multipliers are measured by
+        """
+        free = [one.clone().requires_grad_(True) for one in (parts.slopes, parts.forces, parts.multipliers)]
+        rates = [RATE, RATE * size, RATE * size]
+        groups = [{"params": [one], "lr": rate} for one, rate in zip(free, rates, strict=True)]
+        best, bound = [one.detach().clone() for one in free], torch.full((len(parts),), torch.inf)
+        adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        for step in range(steps + 1):
+            found = self.bounds(replace(parts, slopes=free[0], forces=free[1], multipliers=free[2]))
+            better = found.detach() < bound
+            bound = torch.where(better, found.detach(), bound)
+            for kept, one in zip(best, free, strict=True):
+                kept[better] = one.detach()[better]
+            if step == steps or bool((bound < enough).all()):
+                break
+            adam.zero_grad()
+            found.sum().backward()
+            adam.step()
+            with torch.no_grad():
+                free[0].clamp_(0, 1)
+                for one in free[1:]:
+                    one.clamp_min_(0)
+            for group in adam.param_groups:
+                group["lr"] *= DECAY_LONG if steps >= LONG else DECAY
+        return replace(parts, slopes=best[0], forces=best[1], multipliers=best[2], bound=bound)
+
+
+def _dense(matrix: Any, columns: numpy.ndarray) -> Tensor:
+    """Some columns of a sparse matrix."""
+    return torch.from_numpy(matrix[:, columns].toarray())

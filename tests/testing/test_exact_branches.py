@@ -1,0 +1,230 @@
+"""Branch and bound and its dual bounds, against points of the parts, linear programs and the mixed-integer optimum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from testing import exact_branches
+from testing.exact import exact_robustness
+from testing.exact_bounds import Region, UnitBounds
+from testing.exact_branches import branched, can_branch
+from testing.exact_dual import Dual, Parts
+from testing.exact_network import Network, Value
+from testing.exact_program import EXACT, Program
+from threat_specification import Linf
+
+SHAPE = (1, 6, 6)
+
+
+class Shortcut(nn.Module):
+    """Units that depend on the image and on units before, as do the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.down, self.last, self.past = nn.Linear(36, 18), nn.Linear(18, 4), nn.Linear(18, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.first(x))
+        second = torch.relu(self.second(first).flatten(1) + self.down(x.flatten(1)))
+        return self.last(second) + self.past(first.flatten(1))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "perceptron": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 4)),
+    "convolutions": lambda: nn.Sequential(
+        nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(18, 4)),
+    "shortcut": Shortcut,
+}  # fmt: skip
+
+
+def made(name: str, half_spaces: int = 3) -> tuple[Network, Region, UnitBounds, Value]:
+    """A network, a box that half-spaces cut, the bounds of its units there, and margins over the first class."""
+    torch.manual_seed(3)
+    net = NETS[name]().eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter *= 2
+    network = Network.read(net, SHAPE)
+    random = numpy.random.default_rng(1)
+    centre, rows = random.random(36), random.normal(size=(half_spaces, 36))
+    limits = rows @ centre + 0.1 * abs(rows).sum(1)
+    region = Region((centre - 0.3).clip(0, 1), (centre + 0.3).clip(0, 1), rows, limits)
+    margins = network.logits.rows([1, 2, 3]).plus(network.logits.rows([0, 0, 0]), -1)
+    return network, region, UnitBounds.of(network, region), margins
+
+
+def inside(region: Region, count: int) -> numpy.ndarray:
+    """Points of the region, many of them at corners of its box."""
+    random = numpy.random.default_rng(2)
+    points = numpy.where(random.random((count, 36)) < 0.5, region.lower, region.upper)
+    loose = random.random((count, 36)) < random.random((count, 1))
+    points = numpy.where(loose, random.uniform(region.lower, region.upper, (count, 36)), points)
+    return points[(points @ region.rows.T <= region.limits).all(1)]
+
+
+def values(network: Network, point: numpy.ndarray) -> list[numpy.ndarray]:
+    """The inputs of the ReLUs of each block at a point."""
+    known, found = [point], []
+    for block in network.blocks[1:]:
+        assert block.before is not None
+        found.append(block.before.at(known))
+        known.append(numpy.maximum(found[-1], 0))
+    return found
+
+
+def optima(bounds: UnitBounds, margins: Value) -> numpy.ndarray:
+    """The largest margins, by the mixed-integer program."""
+    program = Program(bounds)
+    solved = [program.largest(margins.rows([k]), -math.inf, 60, EXACT) for k in range(len(margins.constant))]
+    return numpy.array([one.margin for one in solved])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_whatever_its_numbers_a_bound_holds_at_all_points_of_its_part(name: str) -> None:
+    """The signs of a part are those that the units have at one of the points."""
+    network, region, bounds, margins = made(name)
+    dual = Dual.of(bounds, margins)
+    points = inside(region, 400)
+    assert len(points) > 100
+    signs = []
+    for point in points:
+        inputs = values(network, point)
+        kept = [row[bounds.before[k + 1][1] > 0] for k, row in enumerate(inputs)]
+        signs.append(numpy.concatenate([row[layer.open.numpy()] for row, layer in zip(kept, dual.layers, strict=True)]))
+    signs, reached = numpy.sign(numpy.array(signs)), numpy.array([margins.at([p, *after(network, p)]) for p in points])
+    draws = torch.Generator().manual_seed(0)
+    assert dual.open_units > 12
+    for example in range(0, 100, 5):
+        row = torch.arange(3)
+        known = torch.rand(dual.open_units, generator=draws) < 0.4
+        given = torch.where(known, torch.from_numpy(signs[example]), 0.0).to(torch.int8).expand(3, -1)
+        free = [torch.rand(3, n, generator=draws) for n in (dual.open_units, dual.open_units, len(region.rows))]
+        found = dual.bounds(Parts(row, given, *free, torch.zeros(3))).numpy()
+        same = ((signs == given[0].numpy()) | (given[0].numpy() == 0)).all(1)
+        assert same[example] and (reached[same] <= found).all()
+
+
+def after(network: Network, point: numpy.ndarray) -> list[numpy.ndarray]:
+    return [numpy.maximum(row, 0) for row in values(network, point)]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_ascent_comes_near_the_linear_program(name: str) -> None:
+    """Weak duality: never below the optimum of the relaxed program, of which it is the dual."""
+    _, region, bounds, margins = made(name)
+    dual = Dual.of(bounds, margins)
+    start = dual.whole(torch.arange(3))
+    start = replace(start, slopes=torch.full_like(start.slopes, 0.5))
+    before = dual.bounds(start)
+    found = dual.to(torch.float32).ascended(start, 300, -math.inf, 1.0)
+    program, chosen = Program(bounds), numpy.arange(len(region.rows))
+    for k in range(3):
+        margin = margins.rows([k])
+        low, high = bounds.intervals(margin)
+        best = -program._solved(margin, low[0], high[0], chosen, relaxed=True).fun
+        assert best - 1e-4 <= float(found.bound[k]) <= best + 0.05 * (float(before[k]) - best) + 1e-3
+        assert float(before[k]) > best + 0.01
+
+
+@pytest.mark.parametrize("half_spaces", [0, 3])
+@pytest.mark.parametrize("name", NETS)
+def test_goals_above_the_optimum_are_proven_and_none_below(name: str, half_spaces: int) -> None:
+    """A search without end: where the goal can be reached, it stops at a part whose signs are all given."""
+    _, _, bounds, margins = made(name, half_spaces)
+    for k, best in enumerate(optima(bounds, margins)[:2]):
+        above, below = best + 0.01, best - 0.001
+        most = numpy.where(numpy.arange(3) == k, bounds.largest(margins, math.inf), -math.inf)
+        assert branched(bounds, margins, most, above, math.inf)[k] == above < most[k] - 0.1
+        assert branched(bounds, margins, most, below, math.inf)[k] == most[k]
+
+
+def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, bounds, margins = made("perceptron")
+    dual = Dual.of(bounds, margins)
+    root = dual.ascended(dual.whole(torch.arange(3)), exact_branches.FIRST_STEPS, -math.inf, 1.0).bound.numpy()
+    best, most = optima(bounds, margins).max(), bounds.largest(margins, math.inf)
+    between, above = (best + root.max()) / 2, root.max() + 0.01
+    assert best + 0.05 < root.max() < most.max() - 0.05
+    assert branched(bounds, margins, most, above, 0.0).max() == above
+    assert branched(bounds, margins, most, between, 0.0).max() == most.max()
+    assert branched(bounds, margins, most, between, math.inf).max() == between
+    monkeypatch.setattr(exact_branches, "AT_ONCE", 1)  # depth first
+    assert branched(bounds, margins, most, between, math.inf).max() == between
+
+
+def test_what_float32_takes_as_proven_is_proven_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, bounds, margins = made("convolutions")
+    best, most = optima(bounds, margins).max(), bounds.largest(margins, math.inf)
+    real = Dual.to
+
+    def too_low(dual: Dual, dtype: torch.dtype) -> Dual:
+        made = real(dual, dtype)
+        return replace(made, constant=made.constant - 0.1)
+
+    monkeypatch.setattr(Dual, "to", too_low)
+    assert (branched(bounds, margins, most, best - 0.05, math.inf) == most).any()
+
+
+def test_bounds_given_before_stay_where_they_are_good_enough() -> None:
+    _, _, bounds, margins = made("perceptron")
+    goal = float(optima(bounds, margins).max()) + 0.05
+    assert branched(bounds, margins, numpy.array([goal - 3, goal + 1, goal - 2]), goal, math.inf).tolist() == [
+        goal - 3, goal, goal - 2]  # fmt: skip
+    low = numpy.full(3, goal - 1)
+    assert branched(bounds, margins, low, goal, math.inf) is low
+    unknown = numpy.array([math.inf, 0, 0])
+    assert branched(bounds, margins, unknown, goal, math.inf) is unknown
+
+
+def test_numbers_that_float32_cannot_hold_prove_nothing() -> None:
+    """Weights of 1e30 in one layer and 1e-30 in the next: products of what is in range are not."""
+    network, region, _, _ = made("perceptron")
+    for number, factor in ((1, 1e30), (2, 1e30)):
+        before = network.blocks[number].before
+        assert before is not None
+        scaled = Value({b: part * factor for b, part in before.parts.items()}, before.constant * factor, before.shape)
+        network.blocks[number] = replace(network.blocks[number], before=scaled)
+    margins = network.logits.rows([1, 2, 3]).plus(network.logits.rows([0, 0, 0]), -1)
+    most = numpy.full(3, 1e70)
+    assert (branched(UnitBounds.of(network, region), margins, most, 0.0, math.inf) == most).all()
+
+
+def test_networks_of_relus_alone_branch() -> None:
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 4))
+    affine = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    large = nn.Sequential(nn.Flatten(), nn.Linear(36, 5000), nn.ReLU(), nn.Linear(5000, 5000), nn.ReLU())
+    assert all(can_branch(made(name)[0]) for name in NETS)
+    assert not any(can_branch(Network.read(net.eval(), SHAPE)) for net in (pooled, affine))
+    wide = Network.read(large[:3].eval(), SHAPE)
+    assert can_branch(wide)
+    wide.blocks.append(replace(wide.blocks[1], size=5000, before=replace(wide.logits, parts={1: wide.logits.parts[1]})))
+    assert not can_branch(wide)
+
+
+def test_exact_answers_are_those_of_the_program_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.weight.data *= 3
+    images = torch.rand(40, *SHAPE)
+    best = net(images).topk(2, 1)
+    chosen = (best.values[:, 0] - best.values[:, 1]).argsort(descending=True)[:9]
+    images, labels = images[chosen], best.indices[chosen, 0]
+    monkeypatch.setattr("testing.exact.MANY", 0)
+    found = exact_robustness(net, images, labels, Linf(), 0.06, attacks=())
+    monkeypatch.setattr("testing.exact.can_branch", lambda network: False)
+    alone = exact_robustness(net, images, labels, Linf(), 0.06, attacks=())
+    assert torch.equal(found.robust, alone.robust) and torch.equal(found.broken, alone.broken)
+    assert found.by.count("branches") > 2 and "branches" not in alone.by and bool(found.broken.any())
+    by_branches = torch.tensor([by == "branches" for by in found.by])
+    assert bool((found.robust & (found.margin < 0))[by_branches].all())
