@@ -127,7 +127,7 @@ class UnitBounds:
         for row in wanted:
             if time.monotonic() > self.end:
                 break
-            found[row] = min(found[row], constant[row] + _over(region, slope[row]))
+            found[row] = min(found[row], constant[row] + over(region, slope[row]))
         return found + SLACK * (1 + abs(found))
 
     def above(self, value: Value) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -191,7 +191,7 @@ def _max_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.n
     return inner, (up * ~known) @ numpy.where(known, 0, highs.max(1))
 
 
-def _over(region: Region, slope: numpy.ndarray) -> float:
+def over(region: Region, slope: numpy.ndarray) -> float:
     """A bound of <slope, p> in a region, from above: the largest value but for rounding; infinity if it was not found.
 
     A linear program finds multipliers l >= 0 of the half-spaces. Its own optimum is no bound: the solver may stop where

@@ -60,7 +60,7 @@ class Branches:
     end     as in `branched`
     size    how far above the goal margins may be; the steps of multipliers go by it
     stack   parts that wait, the newest last
-    stuck   True once a part without any open ReLU is left: its margin may well reach the goal
+    stuck   True once a part without any open ReLU is left: its margin reaches the goal
     """
 
     dual: Dual
@@ -137,6 +137,10 @@ class Branches:
         sure = parts.bound < self.goal
         with torch.no_grad():
             sure[sure.clone()] = self.dual.bounds(parts.take(sure)) < self.goal
-        left = parts.take(~sure)
-        self.stuck = self.stuck or bool((left.signs != 0).all(1).any())
-        return left
+        given = ~sure & (parts.signs != 0).all(1)
+        for number in given.nonzero().flatten().tolist():
+            sure[number] = bool(self.dual.exact(parts, number) < self.goal)
+            if not sure[number]:
+                self.stuck = True
+                break
+        return parts.take(~sure)

@@ -17,12 +17,13 @@ import numpy
 import torch
 from torch import Tensor
 
-from testing.exact_bounds import SLACK, UnitBounds
+from testing.exact_bounds import SLACK, Region, UnitBounds, over
 from testing.exact_network import Value
 
 RATE = 0.1  # of Adam, for slopes; for multipliers times the size of the margins
 DECAY, DECAY_LONG = 0.9, 0.97  # of that rate, in each step; in each of at least LONG
 LONG = 50
+PRICE = 100  # of moving rows, times the largest slope: more than their multipliers are together
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,32 @@ class Dual:
         pixels = factors.get(0, 0) - multipliers @ self.rows
         middle, half = pixels @ self.middle, pixels.abs() @ self.half
         return constant + middle + half + SLACK * (1 + constant.abs() + middle.abs() + half)
+
+    def exact(self, parts: Parts, number: int) -> float:
+        """As `bounds`, for one part in which all signs are given: its largest margin, by a linear program."""
+        signs, row = parts.signs[number].double(), int(parts.row[number])
+        wide = torch.cat([torch.eye(len(self.middle)).double(), self.middle.new_zeros(len(self.middle), 1)], 1)
+        maps = {0: wide}  # block -> its variables as functions of the pixels: slopes, and the constant last
+        rows, limits = [self.rows], [self.limits]
+        for layer in self.layers:
+            value = torch.stack([part @ maps[block] for block, part in layer.parts.items()]).sum(0)
+            value[:, -1] += layer.constant
+            on, own = torch.ones_like(layer.constant), signs[layer.at]
+            on[layer.open] = (own > 0).double()
+            maps[layer.number] = value * on[:, None]
+            beyond = -own[:, None] * value[layer.open]
+            beyond = beyond / beyond.abs().amax(1, keepdim=True).clamp_min(1e-300)
+            rows.append(beyond[:, :-1])
+            limits.append(-beyond[:, -1])
+        # One more pixel, which only takes away, moves all rows: so there is a point where the part has none.
+        through = numpy.pad(torch.cat(rows).numpy(), ((0, 0), (0, 1)), constant_values=-1)
+        margin = torch.stack([into[row] @ maps[block] for block, into in self.margins.items()]).sum(0).numpy()
+        lower, upper = (self.middle - self.half).numpy(), (self.middle + self.half).numpy()
+        to_move = numpy.abs(through[:, :-1]) @ numpy.maximum(abs(lower), abs(upper)) + torch.cat(limits).abs().numpy()
+        part = Region(numpy.append(lower, 0), numpy.append(upper, to_move.max()), through, torch.cat(limits).numpy())
+        constant = float(margin[-1]) + float(self.constant[row])
+        found = constant + over(part, numpy.append(margin[:-1], -PRICE * abs(margin[:-1]).max()))
+        return found + SLACK * (1 + abs(found) + abs(constant))
 
     def ascended(self, parts: Parts, steps: int, enough: float, size: float) -> Parts:
         """The parts with the best bounds that some steps of Adam meet; they end where all are below `enough`.
