@@ -21,9 +21,9 @@ from testing.exact_network import Network, Value
 FIRST_STEPS, STEPS = 100, 16  # of the ascent for the whole region, and for each part of it
 TRIED = 8  # ReLUs whose halves are compared
 AT_ONCE = 512  # parts that are divided together, at most
+NUMBERS = 1 << 17  # and at most so many numbers of one kind
 ROOM = 1e-6  # so far below the goal more steps are not needed
 LEAST = 0.1  # size of margins that steps of multipliers go by, at least
-NUMBERS = 1 << 17  # and at most so many numbers of one kind
 ENTRIES = 1 << 24  # of all matrices of a network, as dense ones; there is no point in larger ones
 
 
@@ -44,7 +44,7 @@ def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: floa
     size = float(most.max()) - goal
     if not len(rows) or not 0 < size < numpy.inf:
         return most
-    with torch.enable_grad():
+    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
         dual = Dual.of(bounds, margins).measured_in(size)
         left = Branches(dual, goal / size, end).left(torch.from_numpy(rows))
     found = most.copy()
@@ -71,7 +71,7 @@ class Branches:
     stuck: bool = False
 
     def __post_init__(self) -> None:
-        self.quick = self.dual.to(torch.float32)
+        self.quick, self.whole = self.dual.to(torch.float32), self.dual
 
     def left(self, rows: Tensor) -> Tensor:
         """The margins, of these, that are not proven to be below the goal: none, if there was time enough."""
@@ -139,8 +139,8 @@ class Branches:
             sure[sure.clone()] = self.dual.bounds(parts.take(sure)) < self.goal
         given = ~sure & (parts.signs != 0).all(1)
         for number in given.nonzero().flatten().tolist():
-            sure[number] = bool(self.dual.exact(parts, number) < self.goal)
-            if not sure[number]:
-                self.stuck = True
+            if self.stuck or time.monotonic() > self.end:
                 break
+            sure[number] = bool(self.whole.exact(parts, number) < self.goal)
+            self.stuck = not sure[number]
         return parts.take(~sure)

@@ -23,7 +23,7 @@ from testing.exact_network import Value
 RATE = 0.1  # of Adam, for slopes; for multipliers times the size of the margins
 DECAY, DECAY_LONG = 0.9, 0.97  # of that rate, in each step; in each of at least LONG
 LONG = 50
-PRICE = 100  # of moving rows, times the largest slope: more than their multipliers are together
+PRICE = 100  # of moving rows, times the largest slope (or 1): more than their multipliers are together
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Dual:
         to_move = numpy.abs(through[:, :-1]) @ numpy.maximum(abs(lower), abs(upper)) + torch.cat(limits).abs().numpy()
         part = Region(numpy.append(lower, 0), numpy.append(upper, to_move.max()), through, torch.cat(limits).numpy())
         constant = float(margin[-1]) + float(self.constant[row])
-        found = constant + over(part, numpy.append(margin[:-1], -PRICE * abs(margin[:-1]).max()))
+        found = constant + over(part, numpy.append(margin[:-1], -PRICE * max(abs(margin[:-1]).max(), 1)))
         return found + SLACK * (1 + abs(found) + abs(constant))
 
     def ascended(self, parts: Parts, steps: int, enough: float, size: float) -> Parts:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from testing import exact_branches
@@ -133,6 +134,65 @@ def test_ascent_comes_near_the_linear_program(name: str) -> None:
         best = -program._solved(margin, low[0], high[0], chosen, relaxed=True).fun
         assert best - 1e-4 <= float(found.bound[k]) <= best + 0.05 * (float(before[k]) - best) + 1e-3
         assert float(before[k]) > best + 0.01
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_where_all_signs_are_given_the_bound_is_the_largest_margin(name: str) -> None:
+    """Of the affine network that those signs make, by a program of its units; empty parts are proven too."""
+    network, region, bounds, margins = made(name)
+    dual = Dual.of(bounds, margins)
+    draws, empty, full = torch.Generator().manual_seed(0), 0, 0
+    for point in inside(region, 200)[:12]:
+        inputs = numpy.concatenate(values(network, point))
+        is_open = numpy.concatenate([(bounds.before[n][0] < 0) & (bounds.before[n][1] > 0) for n in bounds.before])
+        real = torch.from_numpy(numpy.sign(inputs[is_open])).to(torch.int8)
+        off = real.clone()
+        off[dual.layers[-1].at] = -1  # then no slope is left in perceptrons
+        other = torch.where(torch.rand(len(real), generator=draws) < 0.2, -real, real)
+        for signs in (real, off, other):
+            found = dual.exact(replace(dual.whole(torch.arange(1)), signs=signs[None]), 0)
+            truth = largest_by_units(network, region, bounds, margins.rows([0]), signs.numpy())
+            if math.isfinite(truth):
+                full += 1
+                assert found == pytest.approx(truth, abs=1e-5)
+            else:
+                empty += 1
+                assert found < margins.rows([0]).at([point, *after(network, point)])[0]
+    assert empty > 5 and full > 11
+
+
+def largest_by_units(
+    network: Network, region: Region, bounds: UnitBounds, margin: Value, signs: numpy.ndarray
+) -> float:
+    """The largest margin where open units have these signs, with a variable for each unit; -inf without a point."""
+    sizes = [block.size for block in network.blocks]
+    first = numpy.cumsum([0, *sizes])
+
+    def row(value: Value) -> numpy.ndarray:
+        made = numpy.zeros((len(value.constant), first[-1]))
+        for block, part in value.parts.items():
+            made[:, first[block] : first[block + 1]] = part.toarray()
+        return made
+
+    through, limits, taken = [numpy.pad(region.rows, ((0, 0), (0, first[-1] - 36)))], [region.limits], 0
+    box = [*zip(region.lower, region.upper, strict=True)]
+    for number, block in enumerate(network.blocks[1:], start=1):
+        assert block.before is not None
+        inputs, own = row(block.before), numpy.eye(first[-1])[first[number] : first[number + 1]]
+        low, high = bounds.before[number]
+        on = low >= 0
+        is_open = (low < 0) & (high > 0)
+        given = signs[taken : taken + is_open.sum()]
+        taken += len(given)
+        on[is_open] = given > 0
+        for sign in (1, -1):  # own = inputs + constant where on, else 0
+            through.append(sign * (own - on[:, None] * inputs))
+            limits.append(sign * on * block.before.constant)
+        through.append(-given[:, None] * inputs[is_open])
+        limits.append(given * block.before.constant[is_open])
+        box += [(None, None)] * block.size
+    solved = linprog(-row(margin)[0], numpy.concatenate(through), numpy.concatenate(limits), bounds=box, method="highs")
+    return -math.inf if solved.status == 2 else float(margin.constant[0] - solved.fun)
 
 
 @pytest.mark.parametrize("half_spaces", [0, 3])
