@@ -170,8 +170,8 @@ class TestingHparams(Hparams):
     )
     exact_eval: bool = setting(
         False,
-        "For small ReLU networks: decide by a mixed-integer program whether the images that no attack broke are robust "
-        "in the nonisotropic set.",
+        "For small ReLU networks: decide by branch and bound and a mixed-integer program whether the images that no "
+        "attack broke are robust in the nonisotropic set.",
         when="N_adv_eval",
         hashed_if_set=True,
     )
