@@ -271,7 +271,7 @@ class Case:
         return bounds.largest(margins, -math.inf if self.optimum else -self.tolerance)
 
     def _is_open(self, most: numpy.ndarray) -> bool:
-        return self.optimum or bool(most.max() >= -self.tolerance)
+        return self.optimum or not bool(most.max() < -self.tolerance)  # NaN proves nothing
 
     def _by_program(
         self, program: Program, margins: Value, most: numpy.ndarray, reached: float, broken: bool

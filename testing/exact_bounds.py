@@ -127,7 +127,7 @@ class UnitBounds:
         for row in wanted:
             if time.monotonic() > self.end:
                 break
-            found[row] = min(found[row], constant[row] + over(region, slope[row]))
+            found[row] = min(found[row], constant[row] + over(region, slope[row], self.end))
         return found + SLACK * (1 + abs(found))
 
     def above(self, value: Value) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -191,8 +191,10 @@ def _max_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.n
     return inner, (up * ~known) @ numpy.where(known, 0, highs.max(1))
 
 
-def over(region: Region, slope: numpy.ndarray) -> float:
-    """A bound of <slope, p> in a region, from above: the largest value but for rounding; infinity if it was not found.
+def over(region: Region, slope: numpy.ndarray, end: float) -> float:
+    """A bound of <slope, p> in a region, from above: the largest value but for rounding.
+
+    Infinity if it was not found by `end`, on the monotonic clock.
 
     A linear program finds multipliers l >= 0 of the half-spaces. Its own optimum is no bound: the solver may stop where
     each pixel could still add 1e-7. But whatever found l, <slope, p> <= <l, limits> + <slope - rows^T l, p>.
@@ -201,7 +203,8 @@ def over(region: Region, slope: numpy.ndarray) -> float:
 
     bounds = numpy.stack([region.lower, region.upper], 1)
     size = abs(slope).max() or 1.0  # the solver's tolerances are absolute
-    solved = linprog(-slope / size, region.rows, region.limits, bounds=bounds, method="highs")
+    limit = {"time_limit": min(max(end - time.monotonic(), 0.01), 1e9)}
+    solved = linprog(-slope / size, region.rows, region.limits, bounds=bounds, method="highs", options=limit)
     if solved.status != 0:
         return numpy.inf
     multipliers = size * numpy.maximum(-solved.ineqlin.marginals, 0)

@@ -117,12 +117,12 @@ class Branches:
     def _chosen(self, parts: Parts) -> Tensor:
         """The ReLU that each part is divided by, [P]."""
         with torch.no_grad():
-            gaps = torch.zeros(parts.signs.shape)
+            gaps = torch.zeros_like(parts.slopes)
             self.quick.bounds(parts, gaps)
             gaps.masked_fill_(parts.signs != 0, -1)  # its sign is given
             several = gaps.topk(min(TRIED, gaps.shape[1]), 1).indices
             tried = parts.take(torch.arange(len(parts)).repeat_interleave(several.shape[1]))
-            unit, both = several.view(-1, 1), torch.zeros(several.shape)
+            unit, both = several.view(-1, 1), gaps.new_zeros(several.shape)
             for sign in (1, -1):
                 half = replace(tried, signs=tried.signs.scatter(1, unit, sign))
                 both += self.quick.bounds(half).clamp_min(self.goal).view(both.shape)
@@ -130,7 +130,7 @@ class Branches:
             return several.gather(1, both.argmin(1, keepdim=True))[:, 0]
 
     def _ascended(self, parts: Parts, steps: int) -> Parts:
-        return self.quick.ascended(parts, steps, self.goal - ROOM, self.size)
+        return self.quick.ascended(parts, steps, self.goal - ROOM, self.size, self.end)
 
     def _proven(self, parts: Parts) -> Parts:
         """The parts that are left: those whose bound is not below the goal, in float64 too."""
@@ -141,6 +141,6 @@ class Branches:
         for number in given.nonzero().flatten().tolist():
             if self.stuck or time.monotonic() > self.end:
                 break
-            sure[number] = bool(self.whole.exact(parts, number) < self.goal)
+            sure[number] = bool(self.whole.exact(parts, number, self.end) < self.goal)
             self.stuck = not sure[number]
         return parts.take(~sure)

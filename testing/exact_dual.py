@@ -10,6 +10,7 @@ Shapes: P parts, K margins, D pixels, M half-spaces, N ReLUs whose sign the boun
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -140,8 +141,8 @@ class Dual:
         """The whole region, once for each of these margins, before any ascent."""
         signs = torch.zeros(len(rows), self.open_units, dtype=torch.int8)
         slopes = torch.cat([layer.high > -layer.low for layer in self.layers]).float().expand(len(rows), -1)
-        multipliers = torch.zeros(len(rows), len(self.rows))
-        bound = torch.full((len(rows),), torch.inf)
+        multipliers = slopes.new_zeros(len(rows), len(self.rows))
+        bound = slopes.new_full((len(rows),), torch.inf)
         return Parts(rows, signs, slopes.clone(), torch.zeros_like(slopes), multipliers, bound)
 
     def bounds(self, parts: Parts, gaps: Tensor | None = None) -> Tensor:
@@ -177,8 +178,11 @@ class Dual:
         middle, half = pixels @ self.middle, pixels.abs() @ self.half
         return constant + middle + half + SLACK * (1 + constant.abs() + middle.abs() + half)
 
-    def exact(self, parts: Parts, number: int) -> float:
-        """As `bounds`, for one part in which all signs are given: its largest margin, by a linear program."""
+    def exact(self, parts: Parts, number: int, end: float) -> float:
+        """As `bounds`, for one part in which all signs are given: its largest margin, by a linear program.
+
+        Infinity if that is not found by `end`, on the monotonic clock.
+        """
         signs, row = parts.signs[number].double(), int(parts.row[number])
         wide = torch.cat([torch.eye(len(self.middle)).double(), self.middle.new_zeros(len(self.middle), 1)], 1)
         maps = {0: wide}  # block -> its variables as functions of the pixels: slopes, and the constant last
@@ -198,20 +202,23 @@ class Dual:
         margin = torch.stack([into[row] @ maps[block] for block, into in self.margins.items()]).sum(0).numpy()
         lower, upper = (self.middle - self.half).numpy(), (self.middle + self.half).numpy()
         to_move = numpy.abs(through[:, :-1]) @ numpy.maximum(abs(lower), abs(upper)) + torch.cat(limits).abs().numpy()
-        part = Region(numpy.append(lower, 0), numpy.append(upper, to_move.max()), through, torch.cat(limits).numpy())
+        part = Region(
+            numpy.append(lower, 0), numpy.append(upper, to_move.max(initial=0)), through, torch.cat(limits).numpy()
+        )
         constant = float(margin[-1]) + float(self.constant[row])
-        found = constant + over(part, numpy.append(margin[:-1], -PRICE * max(abs(margin[:-1]).max(), 1)))
+        found = constant + over(part, numpy.append(margin[:-1], -PRICE * max(abs(margin[:-1]).max(), 1)), end)
         return found + SLACK * (1 + abs(found) + abs(constant))
 
-    def ascended(self, parts: Parts, steps: int, enough: float, size: float) -> Parts:
+    def ascended(self, parts: Parts, steps: int, enough: float, size: float, end: float) -> Parts:
         """The parts with the best bounds that some steps of Adam meet; they end where all are below `enough`.
 
+        end    the last step begins before this time of the monotonic clock
         size   of the margins, which their multipliers are measured by
         """
         free = [one.clone().requires_grad_(True) for one in (parts.slopes, parts.forces, parts.multipliers)]
         rates = [RATE, RATE * size, RATE * size]
         groups = [{"params": [one], "lr": rate} for one, rate in zip(free, rates, strict=True)]
-        best, bound = [one.detach().clone() for one in free], torch.full((len(parts),), torch.inf)
+        best, bound = [one.detach().clone() for one in free], torch.full_like(parts.bound, torch.inf)
         adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
         for step in range(steps + 1):
             found = self.bounds(replace(parts, slopes=free[0], forces=free[1], multipliers=free[2]))
@@ -219,7 +226,7 @@ class Dual:
             bound = torch.where(better, found.detach(), bound)
             for kept, one in zip(best, free, strict=True):
                 kept[better] = one.detach()[better]
-            if step == steps or bool((bound < enough).all()):
+            if step == steps or time.monotonic() > end or bool((bound < enough).all()):
                 break
             adam.zero_grad()
             found.sum().backward()

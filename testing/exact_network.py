@@ -131,6 +131,7 @@ class Network:
         network = cls()
         with torch.no_grad():
             network._follow(graph, shape)
+            network._refuse_infinite()
             network._compare(as_it_is, shape)
         return network
 
@@ -198,6 +199,18 @@ class Network:
             raise UsageError(
                 "exact answers: the model's answers are not those of the layers that were read from it (difference "
                 f"{numpy.nan_to_num(apart).max():.3g}): its forward() does more, such as a change in place"
+            )
+
+    def _refuse_infinite(self) -> None:
+        """Raise UsageError for numbers that no bound can be computed from, such as a bias of minus infinity."""
+        values = [*(block.before for block in self.blocks if block.before is not None), self.logits]
+        numbers = [value.constant for value in values] + [
+            part.data for value in values for part in value.parts.values()
+        ]
+        if not all(numpy.isfinite(each).all() for each in numbers):
+            raise UsageError(
+                "exact answers: expected finite weights, got infinite ones or NaN (in a float64 copy of the network); "
+                "leave out a class or unit that a bias of minus infinity takes away"
             )
 
     def _finish(self, value: Any) -> None:

@@ -140,6 +140,13 @@ MUTANTS = [
         "tests/testing/test_exact_cones.py",
     ),
     Mutant(
+        "exact answers: bounds that are no numbers prove",
+        "testing/exact.py",
+        "not bool(most.max() < -self.tolerance)",
+        "bool(most.max() >= -self.tolerance)",
+        "tests/testing/test_exact.py",
+    ),
+    Mutant(
         "exact answers: float32 proves",
         "testing/exact_branches.py",
         "sure[sure.clone()] = self.dual.bounds(parts.take(sure)) < self.goal",
@@ -177,7 +184,7 @@ MUTANTS = [
     Mutant(
         "exact answers: an empty part is not proven",
         "testing/exact_dual.py",
-        "numpy.append(upper, to_move.max())",
+        "numpy.append(upper, to_move.max(initial=0))",
         "numpy.append(upper, 0)",
         "tests/testing/test_exact_branches.py",
     ),

@@ -373,3 +373,22 @@ def test_a_frozen_background_stays_in_an_intersection() -> None:
     both = exact_robustness(net, images, labels, Intersection([(frozen, 0.3), (Linf(), 0.05)]), 1.0, attacks=())
     assert 0 < int(by_radius.broken.sum()) < 12
     assert torch.equal(both.robust, by_radius.robust) and torch.equal(both.broken, by_radius.broken)
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_infinite_biases_are_refused_and_bounds_that_are_no_numbers_prove_nothing(
+    layer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bias of minus infinity takes a class or a unit away; differences of infinities are no numbers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 4))
+    net[layer].bias.data[3] = -math.inf
+    images = torch.rand(3, *SHAPE)
+    labels = net(images).argmax(1)
+    asked = (net, images, labels, Linf(), 0.5, 0.5)
+    with pytest.raises(UsageError, match="expected finite weights"):
+        exact_robustness(*asked, attacks=())
+    monkeypatch.setattr(Network, "_refuse_infinite", lambda network: None)
+    with numpy.errstate(all="ignore"):
+        assert not bool(exact_robustness(*asked, seconds=5, attacks=()).robust.any())
+        assert bool(exact_robustness(*asked, seconds=5).broken.all())

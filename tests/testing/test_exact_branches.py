@@ -127,7 +127,7 @@ def test_ascent_comes_near_the_linear_program(name: str) -> None:
     start = dual.whole(torch.arange(3))
     start = replace(start, slopes=torch.full_like(start.slopes, 0.5))
     before = dual.bounds(start)
-    found = dual.to(torch.float32).ascended(start, 300, -math.inf, 1.0)
+    found = dual.to(torch.float32).ascended(start, 300, -math.inf, 1.0, math.inf)
     program, chosen = Program(bounds), numpy.arange(len(region.rows))
     for k in range(3):
         margin = margins.rows([k])
@@ -151,7 +151,7 @@ def test_where_all_signs_are_given_the_bound_is_the_largest_margin(name: str) ->
         off[dual.layers[-1].at] = -1  # then no slope is left in perceptrons
         other = torch.where(torch.rand(len(real), generator=draws) < 0.2, -real, real)
         for signs in (real, off, other):
-            found = dual.exact(replace(dual.whole(torch.arange(1)), signs=signs[None]), 0)
+            found = dual.exact(replace(dual.whole(torch.arange(1)), signs=signs[None]), 0, math.inf)
             truth = largest_by_units(network, region, bounds, margins.rows([0]), signs.numpy())
             if math.isfinite(truth):
                 full += 1
@@ -211,10 +211,14 @@ def test_goals_above_the_optimum_are_proven_and_none_below(name: str, half_space
 def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, bounds, margins = made("perceptron")
     dual = Dual.of(bounds, margins)
-    root = dual.ascended(dual.whole(torch.arange(3)), exact_branches.FIRST_STEPS, -math.inf, 1.0).bound.numpy()
+    root = dual.ascended(
+        dual.whole(torch.arange(3)), exact_branches.FIRST_STEPS, -math.inf, 1.0, math.inf
+    ).bound.numpy()
     best, most = optima(bounds, margins).max(), bounds.largest(margins, math.inf)
-    between, above = (best + root.max()) / 2, root.max() + 0.01
-    assert best + 0.05 < root.max() < most.max() - 0.05
+    before = float(dual.bounds(dual.whole(torch.arange(3))).max())
+    between, above = (best + root.max()) / 2, before + 0.01
+    assert best + 0.05 < root.max() < before < most.max() + 1e-6
+    most += 0.1
     assert branched(bounds, margins, most, above, 0.0).max() == above
     assert branched(bounds, margins, most, between, 0.0).max() == most.max()
     assert branched(bounds, margins, most, between, math.inf).max() == between
