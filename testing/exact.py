@@ -116,10 +116,10 @@ def exact_robustness(
     with evaluation_mode(given.model):
         chosen = attacks_named(list(attacks), given.num_classes) if attacks else {}
         attacked = AttackEvaluation(given.model, threat, given.cell, chosen, steps=40, seed=0)
-        network = Network.read(given.model, tuple(given.images.shape[1:]))
         index = torch.arange(len(given.labels), device=given.labels.device)
         with torch.no_grad():
             refuse_no_answers(predicted(given.model(given.images)) == NO_CLASS, index)
+        network = Network.read(given.model, tuple(given.images.shape[1:]))
         shard = Shard(0, given.images, given.labels, index)
         found = ExactEvaluation(attacked, network, seconds, optimum=optimum, programs=programs)(shard)
     return ExactAnswers(
