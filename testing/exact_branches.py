@@ -71,7 +71,7 @@ class Branches:
     stuck: bool = False
 
     def __post_init__(self) -> None:
-        self.quick, self.whole = self.dual.to(torch.float32), self.dual
+        self.quick, self.complete = self.dual.to(torch.float32), self.dual
 
     def left(self, rows: Tensor) -> Tensor:
         """The margins, of these, that are not proven to be below the goal: none, if there was time enough."""
@@ -141,6 +141,6 @@ class Branches:
         for number in given.nonzero().flatten().tolist():
             if self.stuck or time.monotonic() > self.end:
                 break
-            sure[number] = bool(self.whole.exact(parts, number, self.end) < self.goal)
+            sure[number] = bool(self.complete.exact(parts, number, self.end) < self.goal)
             self.stuck = not sure[number]
         return parts.take(~sure)

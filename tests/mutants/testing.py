@@ -154,6 +154,20 @@ MUTANTS = [
         "tests/testing/test_exact_branches.py",
     ),
     Mutant(
+        "exact answers: ascents go on when the time is over",
+        "testing/exact_dual.py",
+        " or time.monotonic() > end or ",
+        " or ",
+        "tests/testing/test_exact_branches.py",
+    ),
+    Mutant(
+        "exact answers: linear programs of half-spaces take the time they want",
+        "testing/exact_bounds.py",
+        "min(max(end - time.monotonic(), 0.01), 1e9)",
+        "1e9",
+        "tests/testing/test_exact_branches.py",
+    ),
+    Mutant(
         "exact answers: one half of a part is forgotten",
         "testing/exact_branches.py",
         "return Parts.joined(halves)",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from testing import exact_branches
 from testing.exact import exact_robustness
-from testing.exact_bounds import Region, UnitBounds
+from testing.exact_bounds import Region, UnitBounds, over
 from testing.exact_branches import branched, can_branch
 from testing.exact_dual import Dual, Parts
 from testing.exact_network import Network, Value
@@ -224,6 +224,25 @@ def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.
     assert branched(bounds, margins, most, between, math.inf).max() == between
     monkeypatch.setattr(exact_branches, "AT_ONCE", 1)  # depth first
     assert branched(bounds, margins, most, between, math.inf).max() == between
+
+
+def test_ascents_and_linear_programs_keep_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, region, bounds, margins = made("perceptron")
+    dual, steps, limits = Dual.of(bounds, margins), list[int](), list[float]()
+    real = Dual.bounds
+    monkeypatch.setattr(Dual, "bounds", lambda *given: steps.append(1) or real(*given))
+    for end, expected in ((0.0, 1), (math.inf, 6)):
+        steps.clear()
+        dual.ascended(dual.whole(torch.arange(3)), 5, -math.inf, 1.0, end)
+        assert len(steps) == expected
+    monkeypatch.setattr("scipy.optimize.linprog", lambda *given, options, **named: (
+        limits.append(options["time_limit"]) or linprog(*given, options=options, **named)))  # fmt: skip
+    for left in (50, -50):
+        over(region, numpy.ones(36), time.monotonic() + left)
+        dual.exact(
+            replace(dual.whole(torch.arange(1)), signs=torch.ones(1, dual.open_units)), 0, time.monotonic() + left
+        )
+    assert 40 < min(limits[:2]) <= max(limits[:2]) <= 50 and max(limits[2:]) < 1
 
 
 def test_what_float32_takes_as_proven_is_proven_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
