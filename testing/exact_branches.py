@@ -45,7 +45,7 @@ def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: floa
     if not len(rows) or not 0 < size < numpy.inf:
         return most
     with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
-        dual = Dual.of(bounds, margins).measured_in(size)
+        dual = Dual.of(bounds, margins).measured_in(torch.tensor(size).double())
         left = Branches(dual, goal / size, end).left(torch.from_numpy(rows))
     found = most.copy()
     found[numpy.setdiff1d(rows, left.numpy())] = goal
@@ -80,7 +80,7 @@ class Branches:
             return rows
         self._push(self._with_few_half_spaces(parts))
         while self.stack and not self.stuck and time.monotonic() < self.end:
-            self._push(self._proven(self._ascended(self._halves(self._popped()), STEPS)))
+            self._push(self._proven(self._ascended(halves(self.quick, self._popped(), self.goal), STEPS)))
         return torch.cat([rows[:0], *(part.row for part in self.stack)]).unique()
 
     def _with_few_half_spaces(self, parts: Parts) -> Parts:
@@ -106,29 +106,6 @@ class Branches:
             wanted -= len(taken[-1])
         return Parts.joined(taken)
 
-    def _halves(self, parts: Parts) -> Parts:
-        """Both halves of each part, divided by one ReLU."""
-        halves, unit = [], self._chosen(parts)[:, None]
-        for sign in (1, -1):
-            signs = parts.signs.scatter(1, unit, sign)
-            halves.append(replace(parts, signs=signs))
-        return Parts.joined(halves)
-
-    def _chosen(self, parts: Parts) -> Tensor:
-        """The ReLU that each part is divided by, [P]."""
-        with torch.no_grad():
-            gaps = torch.zeros_like(parts.slopes)
-            self.quick.bounds(parts, gaps)
-            gaps.masked_fill_(parts.signs != 0, -1)  # its sign is given
-            several = gaps.topk(min(TRIED, gaps.shape[1]), 1).indices
-            tried = parts.take(torch.arange(len(parts)).repeat_interleave(several.shape[1]))
-            unit, both = several.view(-1, 1), gaps.new_zeros(several.shape)
-            for sign in (1, -1):
-                half = replace(tried, signs=tried.signs.scatter(1, unit, sign))
-                both += self.quick.bounds(half).clamp_min(self.goal).view(both.shape)
-            both[gaps.gather(1, several) < 0] = torch.inf
-            return several.gather(1, both.argmin(1, keepdim=True))[:, 0]
-
     def _ascended(self, parts: Parts, steps: int) -> Parts:
         return self.quick.ascended(parts, steps, self.goal - ROOM, self.size, self.end)
 
@@ -144,3 +121,28 @@ class Branches:
             sure[number] = bool(self.complete.exact(parts, number, self.end) < self.goal)
             self.stuck = not sure[number]
         return parts.take(~sure)
+
+
+def halves(dual: Dual, parts: Parts, goal: float) -> Parts:
+    """Both halves of each part, divided by one ReLU: [2 P], those where its input is not negative first.
+
+    goal   a bound below it is as good as one that meets it
+    """
+    unit = _divided_by(dual, parts, goal)[:, None]
+    return Parts.joined([replace(parts, signs=parts.signs.scatter(1, unit, sign)) for sign in (1, -1)])
+
+
+def _divided_by(dual: Dual, parts: Parts, goal: float) -> Tensor:
+    """The ReLU that each part is divided by, [P]."""
+    with torch.no_grad():
+        gaps = torch.zeros_like(parts.slopes)
+        dual.bounds(parts, gaps)
+        gaps.masked_fill_(parts.signs != 0, -1)  # its sign is given
+        several = gaps.topk(min(TRIED, gaps.shape[1]), 1).indices
+        tried = parts.take(torch.arange(len(parts)).repeat_interleave(several.shape[1]))
+        unit, both = several.view(-1, 1), gaps.new_zeros(several.shape)
+        for sign in (1, -1):
+            half = replace(tried, signs=tried.signs.scatter(1, unit, sign))
+            both += dual.bounds(half).clamp_min(goal).view(both.shape)
+        both[gaps.gather(1, several) < 0] = torch.inf
+        return several.gather(1, both.argmin(1, keepdim=True))[:, 0]

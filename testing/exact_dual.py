@@ -59,17 +59,16 @@ class Parts:
 
 @dataclass(frozen=True)
 class Layer:
-    """The ReLUs of one block that are not 0 everywhere.
+    """The ReLUs of one block whose sign is open, o of the N: columns `at`.
 
-    parts     number of an earlier block -> [size, its size] of their inputs
-    constant  [size] of these
-    open      [o] those of open sign, columns `at` of the N;  low, high: bounds of their inputs [o]
+    parts      number of an earlier block -> [o, its open ReLUs] of their inputs; 0 -> [o, D]
+    constant   [o] of these
+    low, high  [o] bounds of these
     """
 
     number: int
     parts: dict[int, Tensor]
     constant: Tensor
-    open: Tensor
     at: slice
     low: Tensor
     high: Tensor
@@ -82,9 +81,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Dual:
-    """A network's ReLUs between the pixels and some margins, over a region, as dense tensors of one type.
+    """A network's open ReLUs between the pixels and some margins, over a region, as dense tensors of one type.
 
-    margins   number of a block -> [K, its size];  constant [K]
+    The ReLUs of known sign are affine functions of these and of the pixels: they are put in place of their variables.
+
+    margins   number of a block -> [K, its open ReLUs], 0 -> [K, D];  constant [K]
     middle, half  [D] of the box;  rows, limits: [M, D] and [M], each divided by its distance from the middle
     """
 
@@ -98,26 +99,26 @@ class Dual:
 
     @classmethod
     def of(cls, bounds: UnitBounds, margins: Value) -> Dual:
-        """In float64; all blocks of the network are ReLUs."""
+        """In float64; all blocks whose bounds are known are ReLUs, and the margins depend on these."""
         region, layers, first = bounds.region, list[Layer](), 0
-        kept = {0: numpy.arange(len(region.lower))}
-        for number, block in enumerate(bounds.network.blocks[1:], start=1):
+        everything = numpy.arange(len(region.lower))
+        known = {0: Known(everything, everything[:0], {}, numpy.zeros(0))}
+        for number, (low, high) in sorted(bounds.before.items()):
+            block = bounds.network.blocks[number]
             assert block.before is not None and block.groups is None
-            low, high = bounds.before[number]
-            rows = kept[number] = numpy.flatnonzero(high > 0)
-            is_open = numpy.flatnonzero(low[rows] < 0)
-            parts = {earlier: _dense(part[rows], kept[earlier]) for earlier, part in block.before.parts.items()}
-            of_open, constant_of = torch.from_numpy(is_open), torch.from_numpy(block.before.constant[rows])
-            pair = (torch.from_numpy(side[rows][is_open]) for side in (low, high))
-            at = slice(first, first := first + len(is_open))
-            layers.append(Layer(number, parts, constant_of, of_open, at, *pair))
+            unknown, on = numpy.flatnonzero((low < 0) & (high > 0)), numpy.flatnonzero(low >= 0)
+            parts, constant = _dense(block.before.rows(unknown), known)
+            at = slice(first, first := first + len(unknown))
+            pair = (torch.from_numpy(side[unknown]) for side in (low, high))
+            layers.append(Layer(number, _tensors(parts), torch.from_numpy(constant), at, *pair))
+            known[number] = Known(unknown, on, *_dense(block.before.rows(on), known))
         lower, upper = torch.from_numpy(region.lower), torch.from_numpy(region.upper)
         middle, through, limits = (lower + upper) / 2, torch.from_numpy(region.rows), torch.from_numpy(region.limits)
         away = (limits - through @ middle).abs()
         away = away.clamp_min(1e-3 * away.max() if len(away) else 0).clamp_min(1e-12)
-        into = {block: _dense(part, kept[block]) for block, part in margins.parts.items()}
-        constant = torch.from_numpy(margins.constant.copy())
-        return cls(layers, into, constant, middle, (upper - lower) / 2, through / away[:, None], limits / away)
+        parts, constant = _dense(margins, known)
+        box = (middle, (upper - lower) / 2)
+        return cls(layers, _tensors(parts), torch.from_numpy(constant), *box, through / away[:, None], limits / away)
 
     @property
     def open_units(self) -> int:
@@ -128,9 +129,9 @@ class Dual:
         margins = {block: part.to(dtype) for block, part in self.margins.items()}
         return Dual([layer.to(dtype) for layer in self.layers], margins, *(one.to(dtype) for one in tensors))
 
-    def measured_in(self, unit: float) -> Dual:
-        """With margins in another unit."""
-        margins = {block: part / unit for block, part in self.margins.items()}
+    def measured_in(self, unit: Tensor) -> Dual:
+        """With margins in another unit: one for all, or one for each."""
+        margins = {block: part / unit[..., None] for block, part in self.margins.items()}
         return replace(self, margins=margins, constant=self.constant / unit)
 
     def within(self, chosen: Tensor) -> Dual:
@@ -159,8 +160,7 @@ class Dual:
         for layer in reversed(self.layers):
             if layer.number not in factors:
                 continue
-            factor, at = factors.pop(layer.number), layer.at
-            own = factor[:, layer.open]
+            own, at = factors.pop(layer.number), layer.at
             up, down = own.clamp_min(0), own.clamp_max(0)
             steep = layer.high / (layer.high - layer.low)
             above = up * is_open[:, at] * (-layer.low * steep)
@@ -169,10 +169,9 @@ class Dual:
                 gaps[:, at] = above - down * is_open[:, at] * below
             inner = up * (is_open[:, at] * steep + on[:, at]) + down * (is_open[:, at] * slopes[:, at] + on[:, at])
             inner = inner + signs[:, at] * forces[:, at] / torch.maximum(-layer.low, layer.high)
-            factor = factor.index_copy(1, layer.open, inner)
-            constant = constant + above.sum(1) + factor @ layer.constant
+            constant = constant + above.sum(1) + inner @ layer.constant
             for earlier, part in layer.parts.items():
-                moved = factor @ part
+                moved = inner @ part
                 factors[earlier] = factors[earlier] + moved if earlier in factors else moved
         pixels = factors.get(0, 0) - multipliers @ self.rows
         middle, half = pixels @ self.middle, pixels.abs() @ self.half
@@ -190,10 +189,9 @@ class Dual:
         for layer in self.layers:
             value = torch.stack([part @ maps[block] for block, part in layer.parts.items()]).sum(0)
             value[:, -1] += layer.constant
-            on, own = torch.ones_like(layer.constant), signs[layer.at]
-            on[layer.open] = (own > 0).double()
-            maps[layer.number] = value * on[:, None]
-            beyond = -own[:, None] * value[layer.open]
+            own = signs[layer.at, None]
+            maps[layer.number] = value * (own > 0)
+            beyond = -own * value
             beyond = beyond / beyond.abs().amax(1, keepdim=True).clamp_min(1e-300)
             rows.append(beyond[:, :-1])
             limits.append(-beyond[:, -1])
@@ -240,6 +238,32 @@ class Dual:
         return replace(parts, slopes=best[0], forces=best[1], multipliers=best[2], bound=bound)
 
 
-def _dense(matrix: Any, columns: numpy.ndarray) -> Tensor:
-    """Some columns of a sparse matrix."""
-    return torch.from_numpy(matrix[:, columns].toarray())
+@dataclass(frozen=True)
+class Known:
+    """The variables of a block as functions of pixels and open ReLUs; those that are neither open nor on are 0.
+
+    unknown, on  numbers of the open ones (in block 0, of all pixels) and of those that are their inputs
+    parts        number of an earlier block -> [on, its open ReLUs] of these inputs;  constant [on]
+    """
+
+    unknown: numpy.ndarray
+    on: numpy.ndarray
+    parts: dict[int, numpy.ndarray]
+    constant: numpy.ndarray
+
+
+def _dense(value: Value, known: dict[int, Known]) -> tuple[dict[int, numpy.ndarray], numpy.ndarray]:
+    """A value as a function of pixels and open ReLUs: matrices by block, and the constant."""
+    constant, parts = value.constant.copy(), dict[int, numpy.ndarray]()
+    for block, part in value.parts.items():
+        one = known[block]
+        moved = part[:, one.on].toarray()
+        constant += moved @ one.constant
+        added = {earlier: moved @ inner for earlier, inner in one.parts.items()}
+        for number, matrix in ({block: part[:, one.unknown].toarray()} | added).items():
+            parts[number] = parts[number] + matrix if number in parts else matrix
+    return parts, constant
+
+
+def _tensors(parts: dict[int, numpy.ndarray]) -> dict[int, Tensor]:
+    return {block: torch.from_numpy(part) for block, part in parts.items()}

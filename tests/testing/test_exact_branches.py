@@ -99,9 +99,8 @@ def test_whatever_its_numbers_a_bound_holds_at_all_points_of_its_part(name: str)
     assert len(points) > 100
     signs = []
     for point in points:
-        inputs = values(network, point)
-        kept = [row[bounds.before[k + 1][1] > 0] for k, row in enumerate(inputs)]
-        signs.append(numpy.concatenate([row[layer.open.numpy()] for row, layer in zip(kept, dual.layers, strict=True)]))
+        pairs = zip(values(network, point), bounds.before.values(), strict=True)
+        signs.append(numpy.concatenate([row[(low < 0) & (high > 0)] for row, (low, high) in pairs]))
     signs, reached = numpy.sign(numpy.array(signs)), numpy.array([margins.at([p, *after(network, p)]) for p in points])
     draws = torch.Generator().manual_seed(0)
     assert dual.open_units > 12
