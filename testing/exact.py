@@ -30,7 +30,7 @@ from testing.exact_branches import branched, can_branch
 from testing.exact_cones import ConeBounds, has_cones
 from testing.exact_network import Network, Value
 from testing.exact_program import ANY, EXACT, Program, Solved
-from testing.exact_units import BranchedBounds
+from testing.exact_units import BranchedBounds, has_layers
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS, SLACK, AttackResult, predicted
 from threat_specification.attacks.losses import LOSSES
@@ -244,9 +244,9 @@ class Case:
         margins = self._margins()
         bounds = UnitBounds.of(self.network, region)
         most = self._largest(bounds, margins)
-        may_be_better = bounds.open_units > FEW and (len(region.rows) or has_cones(self.network))
-        if self._is_open(most) and may_be_better and self.programs:
-            better = BranchedBounds if can_branch(self.network) else ConeBounds
+        better = BranchedBounds if has_layers(self.network) else ConeBounds
+        may_be_better = len(region.rows) or better is BranchedBounds or has_cones(self.network)
+        if self._is_open(most) and may_be_better and bounds.open_units > FEW and self.programs:
             bounds = better.of(self.network, region, self.programs, time.monotonic() + SHARE * self._left())
             most = numpy.minimum(most, self._largest(bounds, margins))
         if not self._is_open(most):

@@ -14,11 +14,12 @@ import numpy
 import torch
 from torch import Tensor
 
+from testing.exact_ascent import ascended
 from testing.exact_bounds import UnitBounds
 from testing.exact_dual import Dual, Parts
 from testing.exact_network import Network, Value
 
-FIRST_STEPS, STEPS = 100, 16  # of the ascent for the whole region, and for each part of it
+FIRST_STEPS, STEPS = 100, 24  # of the ascent for the whole region, and for each part of it
 TRIED = 8  # ReLUs whose halves are compared
 AT_ONCE = 512  # parts that are divided together, at most
 NUMBERS = 1 << 17  # and at most so many numbers of one kind
@@ -44,7 +45,7 @@ def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: floa
     size = float(most.max()) - goal
     if not len(rows) or not 0 < size < numpy.inf:
         return most
-    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+    with torch.device("cpu"), torch.no_grad():
         dual = Dual.of(bounds, margins).measured_in(torch.tensor(size).double())
         left = Branches(dual, goal / size, end).left(torch.from_numpy(rows))
     found = most.copy()
@@ -107,13 +108,12 @@ class Branches:
         return Parts.joined(taken)
 
     def _ascended(self, parts: Parts, steps: int) -> Parts:
-        return self.quick.ascended(parts, steps, self.goal - ROOM, self.size, self.end)
+        return ascended(self.quick, parts, steps, self.goal - ROOM, self.size, self.end)
 
     def _proven(self, parts: Parts) -> Parts:
         """The parts that are left: those whose bound is not below the goal, in float64 too."""
         sure = parts.bound < self.goal
-        with torch.no_grad():
-            sure[sure.clone()] = self.dual.bounds(parts.take(sure)) < self.goal
+        sure[sure.clone()] = self.dual.bounds(parts.take(sure)) < self.goal
         given = ~sure & (parts.signs != 0).all(1)
         for number in given.nonzero().flatten().tolist():
             if self.stuck or time.monotonic() > self.end:
@@ -134,15 +134,12 @@ def halves(dual: Dual, parts: Parts, goal: float) -> Parts:
 
 def _divided_by(dual: Dual, parts: Parts, goal: float) -> Tensor:
     """The ReLU that each part is divided by, [P]."""
-    with torch.no_grad():
-        gaps = torch.zeros_like(parts.slopes)
-        dual.bounds(parts, gaps)
-        gaps.masked_fill_(parts.signs != 0, -1)  # its sign is given
-        several = gaps.topk(min(TRIED, gaps.shape[1]), 1).indices
-        tried = parts.take(torch.arange(len(parts)).repeat_interleave(several.shape[1]))
-        unit, both = several.view(-1, 1), gaps.new_zeros(several.shape)
-        for sign in (1, -1):
-            half = replace(tried, signs=tried.signs.scatter(1, unit, sign))
-            both += dual.bounds(half).clamp_min(goal).view(both.shape)
-        both[gaps.gather(1, several) < 0] = torch.inf
-        return several.gather(1, both.argmin(1, keepdim=True))[:, 0]
+    gaps = dual.gaps(parts)
+    several = gaps.topk(min(TRIED, gaps.shape[1]), 1).indices
+    tried = parts.take(torch.arange(len(parts)).repeat_interleave(several.shape[1]))
+    unit, both = several.view(-1, 1), gaps.new_zeros(several.shape)
+    for sign in (1, -1):
+        half = replace(tried, signs=tried.signs.scatter(1, unit, sign))
+        both += dual.bounds(half).clamp_min(goal).view(both.shape)
+    both[gaps.gather(1, several) < 0] = torch.inf
+    return several.gather(1, both.argmin(1, keepdim=True))[:, 0]

@@ -10,9 +10,7 @@ Shapes: P parts, K margins, D pixels, M half-spaces, N ReLUs whose sign the boun
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy
 import torch
@@ -21,9 +19,6 @@ from torch import Tensor
 from testing.exact_bounds import SLACK, Region, UnitBounds, over
 from testing.exact_network import Value
 
-RATE = 0.1  # of Adam, for slopes; for multipliers times the size of the margins
-DECAY, DECAY_LONG = 0.9, 0.97  # of that rate, in each step; in each of at least LONG
-LONG = 50
 PRICE = 100  # of moving rows, times the largest slope (or 1): more than their multipliers are together
 
 
@@ -58,25 +53,56 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """What the signs of parts make of their ReLUs, [P, N] each; z is a ReLU's input.
+
+    is_open      1 where the sign is not given, else 0;  on: 1 where it is positive
+    steep, added  steep z + added is nowhere below the ReLU: the upper side of its triangle, or z, or 0
+    pull         of a sign that is given, as a part of the ReLU's largest |z|; else 0
+    """
+
+    is_open: Tensor
+    on: Tensor
+    steep: Tensor
+    added: Tensor
+    pull: Tensor
+
+    def take(self, chosen: Tensor) -> Lines:
+        return Lines(*(getattr(self, one.name)[chosen] for one in fields(self)))
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A linear function of the pixels for each part, nowhere below the margin there, and how it came about.
+
+    bound   [P] its largest value in the box, widened by SLACK
+    pixels  [P, D] its slopes
+    into    [P, N] factors of the ReLUs in what is above them
+    below   [P, N] slopes of the lines below them
+    """
+
+    bound: Tensor
+    pixels: Tensor
+    into: Tensor
+    below: Tensor
+
+
+@dataclass(frozen=True)
 class Layer:
     """The ReLUs of one block whose sign is open, o of the N: columns `at`.
 
-    parts      number of an earlier block -> [o, its open ReLUs] of their inputs; 0 -> [o, D]
-    constant   [o] of these
-    low, high  [o] bounds of these
+    parts     number of an earlier block -> [o, its open ReLUs] of their inputs; 0 -> [o, D]
+    constant  [o] of these
     """
 
     number: int
     parts: dict[int, Tensor]
     constant: Tensor
     at: slice
-    low: Tensor
-    high: Tensor
 
     def to(self, dtype: torch.dtype) -> Layer:
         parts = {block: part.to(dtype) for block, part in self.parts.items()}
-        numbers = {name: getattr(self, name).to(dtype) for name in ("constant", "low", "high")}
-        return replace(self, parts=parts, **numbers)
+        return replace(self, parts=parts, constant=self.constant.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -85,11 +111,14 @@ class Dual:
 
     The ReLUs of known sign are affine functions of these and of the pixels: they are put in place of their variables.
 
-    margins   number of a block -> [K, its open ReLUs], 0 -> [K, D];  constant [K]
+    low, high     [N] bounds of the inputs of the ReLUs
+    margins       number of a block -> [K, its open ReLUs], 0 -> [K, D];  constant [K]
     middle, half  [D] of the box;  rows, limits: [M, D] and [M], each divided by its distance from the middle
     """
 
     layers: list[Layer]
+    low: Tensor
+    high: Tensor
     margins: dict[int, Tensor]
     constant: Tensor
     middle: Tensor
@@ -100,7 +129,7 @@ class Dual:
     @classmethod
     def of(cls, bounds: UnitBounds, margins: Value) -> Dual:
         """In float64; all blocks whose bounds are known are ReLUs, and the margins depend on these."""
-        region, layers, first = bounds.region, list[Layer](), 0
+        region, layers, first, pairs = bounds.region, list[Layer](), 0, [numpy.zeros((2, 0))]
         everything = numpy.arange(len(region.lower))
         known = {0: Known(everything, everything[:0], {}, numpy.zeros(0))}
         for number, (low, high) in sorted(bounds.before.items()):
@@ -109,25 +138,27 @@ class Dual:
             unknown, on = numpy.flatnonzero((low < 0) & (high > 0)), numpy.flatnonzero(low >= 0)
             parts, constant = _dense(block.before.rows(unknown), known)
             at = slice(first, first := first + len(unknown))
-            pair = (torch.from_numpy(side[unknown]) for side in (low, high))
-            layers.append(Layer(number, _tensors(parts), torch.from_numpy(constant), at, *pair))
+            layers.append(Layer(number, _tensors(parts), torch.from_numpy(constant), at))
+            pairs.append(numpy.stack([low[unknown], high[unknown]]))
             known[number] = Known(unknown, on, *_dense(block.before.rows(on), known))
         lower, upper = torch.from_numpy(region.lower), torch.from_numpy(region.upper)
         middle, through, limits = (lower + upper) / 2, torch.from_numpy(region.rows), torch.from_numpy(region.limits)
         away = (limits - through @ middle).abs()
         away = away.clamp_min(1e-3 * away.max() if len(away) else 0).clamp_min(1e-12)
         parts, constant = _dense(margins, known)
-        box = (middle, (upper - lower) / 2)
-        return cls(layers, _tensors(parts), torch.from_numpy(constant), *box, through / away[:, None], limits / away)
+        low, high = torch.from_numpy(numpy.concatenate(pairs, 1))
+        into, box = (_tensors(parts), torch.from_numpy(constant)), (middle, (upper - lower) / 2)
+        return cls(layers, low, high, *into, *box, through / away[:, None], limits / away)
 
     @property
     def open_units(self) -> int:
-        return self.layers[-1].at.stop if self.layers else 0
+        return len(self.low)
 
     def to(self, dtype: torch.dtype) -> Dual:
-        tensors = [self.constant, self.middle, self.half, self.rows, self.limits]
+        names = [one.name for one in fields(self) if one.name not in ("layers", "margins")]
         margins = {block: part.to(dtype) for block, part in self.margins.items()}
-        return Dual([layer.to(dtype) for layer in self.layers], margins, *(one.to(dtype) for one in tensors))
+        others = {name: getattr(self, name).to(dtype) for name in names}
+        return replace(self, layers=[layer.to(dtype) for layer in self.layers], margins=margins, **others)
 
     def measured_in(self, unit: Tensor) -> Dual:
         """With margins in another unit: one for all, or one for each."""
@@ -141,41 +172,50 @@ class Dual:
     def whole(self, rows: Tensor) -> Parts:
         """The whole region, once for each of these margins, before any ascent."""
         signs = torch.zeros(len(rows), self.open_units, dtype=torch.int8)
-        slopes = torch.cat([layer.high > -layer.low for layer in self.layers]).float().expand(len(rows), -1)
+        slopes = (self.high > -self.low).float().expand(len(rows), -1)
         multipliers = slopes.new_zeros(len(rows), len(self.rows))
         bound = slopes.new_full((len(rows),), torch.inf)
         return Parts(rows, signs, slopes.clone(), torch.zeros_like(slopes), multipliers, bound)
 
-    def bounds(self, parts: Parts, gaps: Tensor | None = None) -> Tensor:
-        """No point of a part has a larger margin, [P], widened by SLACK.
+    def bounds(self, parts: Parts) -> Tensor:
+        """No point of a part has a larger margin, [P], widened by SLACK."""
+        free = (one.to(self.low.dtype) for one in (parts.slopes, parts.forces, parts.multipliers))
+        return self.backward(parts.row, self.lines(parts.signs), *free).bound
 
-        gaps   if given, [P, N] to be filled with what each open ReLU adds to the bound, about
-        """
-        dtype = self.constant.dtype
-        slopes, forces, multipliers = (one.to(dtype) for one in (parts.slopes, parts.forces, parts.multipliers))
-        signs = parts.signs.to(dtype)
-        is_open, on = (signs == 0).to(dtype), (signs > 0).to(dtype)
-        factors = {block: part[parts.row] for block, part in self.margins.items()}
-        constant = self.constant[parts.row] + multipliers @ self.limits
+    def gaps(self, parts: Parts) -> Tensor:
+        """What each open ReLU adds to the bound of a part, about, [P, N]; -1 where the sign is given."""
+        lines = self.lines(parts.signs)
+        into = self.backward(parts.row, lines, parts.slopes, parts.forces, parts.multipliers).into
+        below = torch.minimum(parts.slopes * -self.low, (1 - parts.slopes) * self.high)
+        return torch.where(lines.is_open > 0, into.clamp_min(0) * lines.added - into.clamp_max(0) * below, -1)
+
+    def lines(self, signs: Tensor) -> Lines:
+        """Of parts with these signs, [P, N] int8."""
+        is_open, on = (signs == 0).to(self.low.dtype), (signs > 0).to(self.low.dtype)
+        steep = is_open * (self.high / (self.high - self.low))
+        pull = signs / torch.maximum(-self.low, self.high)
+        return Lines(is_open, on, steep + on, steep * -self.low, pull)
+
+    def backward(self, row: Tensor, lines: Lines, slopes: Tensor, forces: Tensor, multipliers: Tensor) -> Backward:
+        """From the margin to the pixels, each ReLU is replaced by a line above or below it."""
+        below, into = torch.addcmul(lines.on, lines.is_open, slopes), torch.zeros_like(slopes)
+        pushed = lines.pull * forces
+        factors = {block: part[row] for block, part in self.margins.items()}
+        constant = self.constant[row] + multipliers @ self.limits
         for layer in reversed(self.layers):
-            if layer.number not in factors:
-                continue
-            own, at = factors.pop(layer.number), layer.at
-            up, down = own.clamp_min(0), own.clamp_max(0)
-            steep = layer.high / (layer.high - layer.low)
-            above = up * is_open[:, at] * (-layer.low * steep)
-            if gaps is not None:
-                below = torch.minimum(slopes[:, at] * -layer.low, (1 - slopes[:, at]) * layer.high)
-                gaps[:, at] = above - down * is_open[:, at] * below
-            inner = up * (is_open[:, at] * steep + on[:, at]) + down * (is_open[:, at] * slopes[:, at] + on[:, at])
-            inner = inner + signs[:, at] * forces[:, at] / torch.maximum(-layer.low, layer.high)
-            constant = constant + above.sum(1) + inner @ layer.constant
+            at = layer.at
+            if layer.number in factors:
+                into[:, at] = factors.pop(layer.number)
+            up, down = into[:, at].clamp_min(0), into[:, at].clamp_max(0)
+            inner = torch.addcmul(torch.addcmul(pushed[:, at], up, lines.steep[:, at]), down, below[:, at])
+            constant = constant + (up * lines.added[:, at]).sum(1) + inner @ layer.constant
             for earlier, part in layer.parts.items():
                 moved = inner @ part
                 factors[earlier] = factors[earlier] + moved if earlier in factors else moved
         pixels = factors.get(0, 0) - multipliers @ self.rows
         middle, half = pixels @ self.middle, pixels.abs() @ self.half
-        return constant + middle + half + SLACK * (1 + constant.abs() + middle.abs() + half)
+        bound = constant + middle + half + SLACK * (1 + constant.abs() + middle.abs() + half)
+        return Backward(bound, pixels, into, below)
 
     def exact(self, parts: Parts, number: int, end: float) -> float:
         """As `bounds`, for one part in which all signs are given: its largest margin, by a linear program.
@@ -206,36 +246,6 @@ class Dual:
         constant = float(margin[-1]) + float(self.constant[row])
         found = constant + over(part, numpy.append(margin[:-1], -PRICE * max(abs(margin[:-1]).max(), 1)), end)
         return found + SLACK * (1 + abs(found) + abs(constant))
-
-    def ascended(self, parts: Parts, steps: int, enough: float, size: float, end: float) -> Parts:
-        """The parts with the best bounds that some steps of Adam meet; they end where all are below `enough`.
-
-        end    the last step begins before this time of the monotonic clock
-        size   of the margins, which their multipliers are measured by
-        """
-        free = [one.clone().requires_grad_(True) for one in (parts.slopes, parts.forces, parts.multipliers)]
-        rates = [RATE, RATE * size, RATE * size]
-        groups = [{"params": [one], "lr": rate} for one, rate in zip(free, rates, strict=True)]
-        best, bound = [one.detach().clone() for one in free], torch.full_like(parts.bound, torch.inf)
-        adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        for step in range(steps + 1):
-            found = self.bounds(replace(parts, slopes=free[0], forces=free[1], multipliers=free[2]))
-            better = found.detach() < bound
-            bound = torch.where(better, found.detach(), bound)
-            for kept, one in zip(best, free, strict=True):
-                kept[better] = one.detach()[better]
-            if step == steps or time.monotonic() > end or bool((bound < enough).all()):
-                break
-            adam.zero_grad()
-            found.sum().backward()
-            adam.step()
-            with torch.no_grad():
-                free[0].clamp_(0, 1)
-                for one in free[1:]:
-                    one.clamp_min_(0)
-            for group in adam.param_groups:
-                group["lr"] *= DECAY_LONG if steps >= LONG else DECAY
-        return replace(parts, slopes=best[0], forces=best[1], multipliers=best[2], bound=bound)
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,21 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from testing.exact_ascent import ascended
 from testing.exact_bounds import Pair, UnitBounds, negative
-from testing.exact_branches import halves
+from testing.exact_branches import can_branch, halves
 from testing.exact_dual import Dual, Parts
-from testing.exact_network import Value
+from testing.exact_network import Network, Value
 
 ROUNDS = 20
 FIRST_STEPS, STEPS = 50, 16  # of the ascent for the whole region, and for each part of it
-NUMBERS = 1 << 24  # of one kind in all parts that are kept together
+NUMBERS = 1 << 24  # of one kind, in all parts that are kept together
 
 
 class BranchedBounds(UnitBounds):
     """As UnitBounds, for a network of ReLUs alone, with divisions for each unit of open sign.
 
+    Of one layer, the units that may add most to a triangle above their ReLU come first, if time may end before all.
     Units that depend on the image alone have none: linear programs give the best bounds there are.
     """
 
@@ -36,27 +38,29 @@ class BranchedBounds(UnitBounds):
         low, high = super()._pair(number)
         value = self.network.blocks[number].before
         assert value is not None
+        unknown = numpy.flatnonzero((low < 0) & (high > 0) & numpy.isfinite(high - low))
         before = sum(int(((lower < 0) & (upper > 0)).sum()) for lower, upper in self.before.values())
-        finite = numpy.isfinite(low) & numpy.isfinite(high)
-        unknown = numpy.flatnonzero((low < 0) & (high > 0) & finite) if before else []
-        together = max(1, NUMBERS // (2 * (ROUNDS + 1) * max(1, before)))
-        for first in range(0, len(unknown), together):
-            if time.monotonic() > self.end:
-                break
-            some = unknown[first : first + together]
-            most = self._divided(value.rows(some), numpy.concatenate([high[some], -low[some]]))
-            high[some], low[some] = most[: len(some)], -most[len(some) :]
+        if not len(unknown) or not before:
+            return low, high
+        height = -low[unknown] * high[unknown] / (high - low)[unknown]
+        unknown = unknown[numpy.argsort(-height, kind="stable")]
+        most = numpy.concatenate([high[unknown], -low[unknown]])
+        with torch.device("cpu"), torch.no_grad():
+            dual = Dual.of(self, _and_negative(value.rows(unknown))).measured_in(torch.from_numpy(most))
+            together = max(1, NUMBERS // (2 * (ROUNDS + 1) * before))
+            for rows in torch.arange(len(most)).view(2, -1).split(together, 1):
+                if time.monotonic() > self.end:
+                    break
+                most[rows.flatten()] *= self._divided(dual, rows.flatten())
+        high[unknown], low[unknown] = most[: len(unknown)], -most[len(unknown) :]
         return low, high
 
-    def _divided(self, value: Value, most: numpy.ndarray) -> numpy.ndarray:
-        """Upper bounds [R] of a value and its negative, given some that are positive; none is worse."""
-        with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
-            dual = Dual.of(self, _and_negative(value)).measured_in(torch.from_numpy(most))
-            units = Units(dual, self.end)
-            for _ in range(ROUNDS):
-                if time.monotonic() > self.end or not units.divide():
-                    break
-            return most * units.largest().numpy()
+    def _divided(self, dual: Dual, rows: Tensor) -> numpy.ndarray:
+        units = Units(dual, rows, self.end)
+        for _ in range(ROUNDS):
+            if time.monotonic() > self.end or not units.divide():
+                break
+        return units.largest()[rows].numpy()
 
 
 @dataclass
@@ -64,32 +68,33 @@ class Units:
     """The parts of each row, which together are the whole region.
 
     dual   its margins are the rows, in units of a bound that holds: none is above 1
+    rows   those that are worked on
     end    when the search ends, on the monotonic clock
     parts  those of all rows, in any order;  sure: [P] float64, bounds of them that hold
     """
 
     dual: Dual
+    rows: Tensor
     end: float
 
     def __post_init__(self) -> None:
-        self.rows = len(self.dual.constant)
         self.quick = self.dual.to(torch.float32)
-        whole = self._ascended(self.dual.whole(torch.arange(self.rows)), FIRST_STEPS)
-        self.sure = self._sure(whole, torch.ones_like(self.dual.constant))
+        whole = self._ascended(self.dual.whole(self.rows), FIRST_STEPS)
+        self.sure = self._sure(whole, torch.ones(len(self.rows), dtype=torch.float64))
         used = (whole.multipliers > 0).any(0)  # the other half-spaces matter for no row
         self.dual, self.parts = self.dual.within(used), replace(whole, multipliers=whole.multipliers[:, used])
         self.quick = self.dual.to(torch.float32)
 
     def largest(self) -> Tensor:
-        """A bound of each row, [R] float64."""
-        none = self.sure.new_full((self.rows,), -torch.inf)
+        """A bound of each row of the dual, [R] float64; minus infinity for those that are not worked on."""
+        none = self.sure.new_full((len(self.dual.constant),), -torch.inf)
         return none.scatter_reduce(0, self.parts.row, self.sure, "amax")
 
     def divide(self) -> bool:
         """Divide the part of the largest bound of each row that may be positive; False if there is none to divide."""
         most = self.largest()[self.parts.row]
         worst = ((self.sure == most) & (most > 0)).nonzero().flatten()
-        one = self.parts.row.new_full((self.rows,), -1)
+        one = self.parts.row.new_full((len(self.dual.constant),), -1)
         one[self.parts.row[worst]] = worst
         one = one[one >= 0]
         one = one[(self.parts.signs[one] == 0).any(1)]
@@ -103,12 +108,11 @@ class Units:
         return True
 
     def _ascended(self, parts: Parts, steps: int) -> Parts:
-        return self.quick.ascended(parts, steps, 0.0, 1.0, self.end)
+        return ascended(self.quick, parts, steps, 0.0, 1.0, self.end)
 
     def _sure(self, parts: Parts, known: Tensor) -> Tensor:
         """The bounds of parts, or those known already if these are smaller or the new ones are none (NaN)."""
-        with torch.no_grad():
-            found = self.dual.bounds(parts)
+        found = self.dual.bounds(parts)
         return torch.where(found < known, found, known)
 
 
@@ -118,3 +122,8 @@ def _and_negative(value: Value) -> Value:
     parts = {block: sparse.vstack([part, other.parts[block]], format="csr") for block, part in value.parts.items()}
     constant = numpy.concatenate([value.constant, other.constant])
     return Value(parts, constant, (len(constant),))
+
+
+def has_layers(network: Network) -> bool:
+    """True for a network of ReLUs alone, of which some depend on others."""
+    return can_branch(network) and any(set(block.before.parts) != {0} for block in network.blocks if block.before)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from testing import exact_branches
 from testing.exact import exact_robustness
+from testing.exact_ascent import ascended
 from testing.exact_bounds import Region, UnitBounds, over
 from testing.exact_branches import branched, can_branch
 from testing.exact_dual import Dual, Parts
@@ -126,7 +127,7 @@ def test_ascent_comes_near_the_linear_program(name: str) -> None:
     start = dual.whole(torch.arange(3))
     start = replace(start, slopes=torch.full_like(start.slopes, 0.5))
     before = dual.bounds(start)
-    found = dual.to(torch.float32).ascended(start, 300, -math.inf, 1.0, math.inf)
+    found = ascended(dual.to(torch.float32), start, 300, -math.inf, 1.0, math.inf)
     program, chosen = Program(bounds), numpy.arange(len(region.rows))
     for k in range(3):
         margin = margins.rows([k])
@@ -210,9 +211,8 @@ def test_goals_above_the_optimum_are_proven_and_none_below(name: str, half_space
 def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, bounds, margins = made("perceptron")
     dual = Dual.of(bounds, margins)
-    root = dual.ascended(
-        dual.whole(torch.arange(3)), exact_branches.FIRST_STEPS, -math.inf, 1.0, math.inf
-    ).bound.numpy()
+    whole, steps = dual.whole(torch.arange(3)), exact_branches.FIRST_STEPS
+    root = ascended(dual.to(torch.float32), whole, steps, -math.inf, 1.0, math.inf).bound.numpy()
     best, most = optima(bounds, margins).max(), bounds.largest(margins, math.inf)
     before = float(dual.bounds(dual.whole(torch.arange(3))).max())
     between, above = (best + root.max()) / 2, before + 0.01
@@ -228,11 +228,11 @@ def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.
 def test_ascents_and_linear_programs_keep_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     _, region, bounds, margins = made("perceptron")
     dual, steps, limits = Dual.of(bounds, margins), list[int](), list[float]()
-    real = Dual.bounds
-    monkeypatch.setattr(Dual, "bounds", lambda *given: steps.append(1) or real(*given))
+    real = Dual.backward
+    monkeypatch.setattr(Dual, "backward", lambda *given: steps.append(1) or real(*given))
     for end, expected in ((0.0, 1), (math.inf, 6)):
         steps.clear()
-        dual.ascended(dual.whole(torch.arange(3)), 5, -math.inf, 1.0, end)
+        ascended(dual.to(torch.float32), dual.whole(torch.arange(3)), 5, -math.inf, 1.0, end)
         assert len(steps) == expected
     monkeypatch.setattr("scipy.optimize.linprog", lambda *given, options, **named: (
         limits.append(options["time_limit"]) or linprog(*given, options=options, **named)))  # fmt: skip
