@@ -44,7 +44,7 @@ ENSEMBLE = 4
 # Fault of earlier figures -> True for runs that it concerned: these are other runs now, for the same reason.
 MENDED: dict[str, Callable[[TestingHparams], bool]] = {
     "proofs of small layers and large logits": lambda of: of.N_adv_eval and of.exact_eval,
-    "images that the program alone left undecided": lambda of: of.N_adv_eval and of.exact_eval,
+    "images that bounds of single units left undecided": lambda of: of.N_adv_eval and of.exact_eval,
     "a free background in sets of every size": lambda of: of.N_adv_eval and of.segmented and of.background == "free",
     "corruptions without the severity": lambda of: (
         of.corruption_eval and 1 not in suites_at(of).get("torchvision", (1,))

@@ -245,7 +245,7 @@ def test_the_set_is_the_one_that_attacks_inside_work_in(
         ({"N_adv_eval": True, "segmented": True, "adv_eval": True, "then_project": "pd_s"}, []),
         (
             {"N_adv_eval": True, "exact_eval": True},
-            ["proofs of small layers and large logits", "images that the program alone left undecided"],
+            ["proofs of small layers and large logits", "images that bounds of single units left undecided"],
         ),
         ({"N_adv_eval": True, "segmented": True, "background": "free"}, ["a free background in sets of every size"]),
         ({"N_adv_eval": True, "segmented": True, "mask_source": "grabcut"}, ["images with empty masks"]),
