@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from . import attacks, others, runs, testing, threats
+from . import attacks, exact, others, runs, testing, threats
 from .mutant import Mutant
 
-MUTANTS: list[Mutant] = [*attacks.MUTANTS, *threats.MUTANTS, *testing.MUTANTS, *runs.MUTANTS, *others.MUTANTS]
+MUTANTS: list[Mutant] = [
+    *attacks.MUTANTS,
+    *threats.MUTANTS,
+    *testing.MUTANTS,
+    *exact.MUTANTS,
+    *runs.MUTANTS,
+    *others.MUTANTS,
+]

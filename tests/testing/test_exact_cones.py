@@ -162,7 +162,7 @@ def test_exact_answers_use_cones_where_bounds_leave_units_open(monkeypatch: pyte
     answers = {}
     for programs in (0, 1000):
         answers[programs] = exact_robustness(
-            net, images, net(images).argmax(1), Linf(), 0.08, seconds=60, attacks=(), programs=programs
+            net, images, net(images).argmax(1), Linf(), 0.04, seconds=60, attacks=(), programs=programs
         )
         assert bool(calls) == bool(programs)
     assert bool(answers[0].robust) == bool(answers[1000].robust)
