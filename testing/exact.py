@@ -29,7 +29,7 @@ from testing.exact_bounds import PROGRAMS, Region, UnitBounds
 from testing.exact_branches import branched, can_branch
 from testing.exact_cones import ConeBounds, has_cones
 from testing.exact_network import Network, Value
-from testing.exact_program import ANY, EXACT, Program, Solved
+from testing.exact_program import ANY, EXACT, Program
 from testing.exact_units import BranchedBounds, has_layers
 from testing.shards import Shard
 from threat_specification.attacks.base import NO_CLASS, SLACK, AttackResult, predicted
@@ -47,7 +47,7 @@ NOISES = 10  # and from this many times what float32 was seen to round
 FEW = 16  # with at most this many open units, the program is quicker than better bounds of them
 MANY = 32  # with more, branch and bound comes before the program
 SHARE = 1 / 3  # of the time left, for these bounds at most
-BRANCHES = 1 / 2  # of the time left then, for branch and bound, which proves more; the program finds points too
+BRANCHES = 3 / 4  # of the time left then, for branch and bound, which proves more; the program sees points sooner
 QUICK = ("momentum_ce", "momentum_targeted")  # attacks that come first in Python
 
 WRONG, UNDECIDED, BY_ATTACK, BY_BOUNDS, BY_PROGRAM, BY_BRANCHES = -1, 0, 1, 2, 3, 4
@@ -252,9 +252,12 @@ class Case:
         if not self._is_open(most):
             return Answer(True, False, float(most.max()), BY_BOUNDS)
         if not self.optimum and bounds.open_units > MANY and can_branch(self.network):
-            most = branched(bounds, margins, most, -self.tolerance, time.monotonic() + BRANCHES * self._left())
+            found = branched(bounds, margins, most, -self.tolerance, time.monotonic() + BRANCHES * self._left())
+            most = found.most
             if most.max() <= -self.tolerance:
                 return Answer(True, False, float(most.max()), BY_BRANCHES)
+            if self._verified(found.point):
+                return Answer(False, True, self._margin(self.best), BY_BRANCHES)
         return self._by_program(Program(bounds), margins, most, max(known.margin, self.clean), known.broken)
 
     def _noise(self, region: Region) -> float:
@@ -288,11 +291,11 @@ class Case:
             if self._left() <= 0:  # to set up a program takes time too, for each class
                 break
             solved = program.largest(margin, least, self._left(), EXACT if self.optimum else ANY)
-            verified = self._verified(solved)
+            verified = self._verified(solved.point)
             if solved.point is not None and not verified and not self.optimum and self._left() > 0:
                 # The first point was hardly on the wrong side: look for the one farthest on it.
                 solved = program.largest(margin, -self.tolerance, self._left(), EXACT)
-                verified = self._verified(solved)
+                verified = self._verified(solved.point)
             most[row] = min(most[row], solved.bound)
             if verified:
                 by, broken = BY_PROGRAM if not broken else by, True
@@ -320,24 +323,24 @@ class Case:
             logits = self.attacked.model(images)
         return float(LOSSES["margin"](logits, self.part.labels, None))
 
-    def _verified(self, solved: Solved) -> bool:
-        """True if the network misclassifies the point, or the nearest one of the set, and the threat holds there.
+    def _verified(self, found: numpy.ndarray | None) -> bool:
+        """True if the network misclassifies the point [D], or the nearest one of the set, and the threat holds there.
 
         `best` becomes that point, unless one found before has a larger margin.
         """
-        if solved.point is None:
+        if found is None:
             return False
         images, space, cell = self.part.images, self.search.space, self.search.headline
-        point = torch.from_numpy(solved.point).to(images).view_as(images)
+        point = torch.from_numpy(found).to(images).view_as(images)
         delta = point - images
         for tried in (space.allowed(cell).project(delta), delta):
             none = AttackResult.none(tried)
             search = self.attacked.search(self.part)  # a new one, in which the points before do not count
             search.record(AttackResult(~none.success, tried, none.loss, none.forwards, none.backwards), 1)
             if not bool(search.robust(cell)):
-                found = search.image(search.worst)
-                if not self._margin(found) <= self._margin(self.best):  # so NaN counts as larger
-                    self.best = found
+                image = search.image(search.worst)
+                if not self._margin(image) <= self._margin(self.best):  # so NaN counts as larger
+                    self.best = image
                 return True
         return False
 

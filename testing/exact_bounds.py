@@ -127,7 +127,7 @@ class UnitBounds:
         for row in wanted:
             if time.monotonic() > self.end:
                 break
-            found[row] = min(found[row], constant[row] + over(region, slope[row], self.end))
+            found[row] = min(found[row], constant[row] + over(region, slope[row], self.end).bound)
         return found + SLACK * (1 + abs(found))
 
     def above(self, value: Value) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -191,13 +191,24 @@ def _max_above(factor: numpy.ndarray, block: Block, pair: Pair) -> tuple[numpy.n
     return inner, (up * ~known) @ numpy.where(known, 0, highs.max(1))
 
 
-def over(region: Region, slope: numpy.ndarray, end: float) -> float:
-    """A bound of <slope, p> in a region, from above: the largest value but for rounding.
+@dataclass(frozen=True)
+class Largest:
+    """The largest value in a region.
 
-    Infinity if it was not found by `end`, on the monotonic clock.
+    bound  no point has a larger one; infinity if none was found
+    point  [D] where the solver met it, up to its tolerance
+    """
 
-    A linear program finds multipliers l >= 0 of the half-spaces. Its own optimum is no bound: the solver may stop where
-    each pixel could still add 1e-7. But whatever found l, <slope, p> <= <l, limits> + <slope - rows^T l, p>.
+    bound: float = math.inf
+    point: numpy.ndarray | None = None
+
+
+def over(region: Region, slope: numpy.ndarray, end: float) -> Largest:
+    """The largest <slope, p> in a region; the bound is larger by rounding alone.
+
+    A linear program finds multipliers l >= 0 of the half-spaces, until `end` on the monotonic clock at most. Its own
+    optimum is no bound: the solver may stop where each pixel could still add 1e-7. But whatever found l,
+    <slope, p> <= <l, limits> + <slope - rows^T l, p>.
     """
     from scipy.optimize import linprog  # most of a second, which runs without exact answers do not wait for
 
@@ -206,7 +217,8 @@ def over(region: Region, slope: numpy.ndarray, end: float) -> float:
     limit = {"time_limit": min(max(end - time.monotonic(), 0.01), 1e9)}
     solved = linprog(-slope / size, region.rows, region.limits, bounds=bounds, method="highs", options=limit)
     if solved.status != 0:
-        return numpy.inf
+        return Largest()
     multipliers = size * numpy.maximum(-solved.ineqlin.marginals, 0)
     rest = slope - multipliers @ region.rows
-    return float(multipliers @ region.limits + numpy.maximum(rest * region.lower, rest * region.upper).sum())
+    bound = multipliers @ region.limits + numpy.maximum(rest * region.lower, rest * region.upper).sum()
+    return Largest(float(bound), solved.x)

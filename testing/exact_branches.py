@@ -35,8 +35,20 @@ def can_branch(network: Network) -> bool:
     return len(blocks) > 1 and all(block.groups is None for block in blocks) and sum(sizes) <= ENTRIES
 
 
-def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: float, end: float) -> numpy.ndarray:
-    """Upper bounds [n] of margins over a region: `goal` for those that are proven to be below it, else those given.
+@dataclass(frozen=True)
+class Branched:
+    """What a search found.
+
+    most   [n] upper bounds of margins: `goal` for those that are proven to be below it, else those given
+    point  [D] if a margin meets the goal, by the network in float64: where it is largest in its part, up to 1e-7
+    """
+
+    most: numpy.ndarray
+    point: numpy.ndarray | None = None
+
+
+def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: float, end: float) -> Branched:
+    """Prove margins to be below a goal, or find a point that meets it; where time ends before that, neither.
 
     most   [n] upper bounds so far; those below `goal` stay
     end    when the search ends, on the monotonic clock
@@ -44,13 +56,14 @@ def branched(bounds: UnitBounds, margins: Value, most: numpy.ndarray, goal: floa
     rows = numpy.flatnonzero(most >= goal)
     size = float(most.max()) - goal
     if not len(rows) or not 0 < size < numpy.inf:
-        return most
+        return Branched(most)
     with torch.device("cpu"), torch.no_grad():
         dual = Dual.of(bounds, margins).measured_in(torch.tensor(size).double())
-        left = Branches(dual, goal / size, end).left(torch.from_numpy(rows))
+        search = Branches(dual, goal / size, end)
+        left = search.left(torch.from_numpy(rows))
     found = most.copy()
     found[numpy.setdiff1d(rows, left.numpy())] = goal
-    return found
+    return Branched(found, search.point)
 
 
 @dataclass
@@ -61,7 +74,7 @@ class Branches:
     end     as in `branched`
     size    how far above the goal margins may be; the steps of multipliers go by it
     stack   parts that wait, the newest last
-    stuck   True once a part without any open ReLU is left: its margin reaches the goal
+    stuck   True once a part without any open ReLU is left: its margin meets the goal, at `point`, if time did not end
     """
 
     dual: Dual
@@ -70,6 +83,7 @@ class Branches:
     size: float = 1.0
     stack: list[Parts] = field(default_factory=list)
     stuck: bool = False
+    point: numpy.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.quick, self.complete = self.dual.to(torch.float32), self.dual
@@ -118,8 +132,10 @@ class Branches:
         for number in given.nonzero().flatten().tolist():
             if self.stuck or time.monotonic() > self.end:
                 break
-            sure[number] = bool(self.complete.exact(parts, number, self.end) < self.goal)
-            self.stuck = not sure[number]
+            found = self.complete.exact(parts, number, self.end)
+            sure[number] = bool(found.bound < self.goal)
+            if not sure[number]:
+                self.stuck, self.point = True, found.point
         return parts.take(~sure)
 
 

@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from testing.exact_bounds import SLACK, Region, UnitBounds, over
+from testing.exact_bounds import SLACK, Largest, Region, UnitBounds, over
 from testing.exact_network import Value
 
 PRICE = 100  # of moving rows, times the largest slope (or 1): more than their multipliers are together
@@ -217,10 +217,10 @@ class Dual:
         bound = constant + middle + half + SLACK * (1 + constant.abs() + middle.abs() + half)
         return Backward(bound, pixels, into, below)
 
-    def exact(self, parts: Parts, number: int, end: float) -> float:
-        """As `bounds`, for one part in which all signs are given: its largest margin, by a linear program.
+    def exact(self, parts: Parts, number: int, end: float) -> Largest:
+        """The largest margin of one part in which all signs are given, by a linear program; if there is time enough.
 
-        Infinity if that is not found by `end`, on the monotonic clock.
+        Minus a large number where the part has no point.
         """
         signs, row = parts.signs[number].double(), int(parts.row[number])
         wide = torch.cat([torch.eye(len(self.middle)).double(), self.middle.new_zeros(len(self.middle), 1)], 1)
@@ -244,8 +244,10 @@ class Dual:
             numpy.append(lower, 0), numpy.append(upper, to_move.max(initial=0)), through, torch.cat(limits).numpy()
         )
         constant = float(margin[-1]) + float(self.constant[row])
-        found = constant + over(part, numpy.append(margin[:-1], -PRICE * max(abs(margin[:-1]).max(), 1)), end)
-        return found + SLACK * (1 + abs(found) + abs(constant))
+        found = over(part, numpy.append(margin[:-1], -PRICE * max(abs(margin[:-1]).max(), 1)), end)
+        bound = constant + found.bound
+        point = None if found.point is None else found.point[:-1]
+        return Largest(bound + SLACK * (1 + abs(bound) + abs(constant)), point)
 
 
 @dataclass(frozen=True)

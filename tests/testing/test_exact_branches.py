@@ -87,7 +87,7 @@ def test_where_all_signs_are_given_the_bound_is_the_largest_margin(name: str) ->
         off[dual.layers[-1].at] = -1  # then no slope is left in perceptrons
         other = torch.where(torch.rand(len(real), generator=draws) < 0.2, -real, real)
         for signs in (real, off, other):
-            found = dual.exact(replace(dual.whole(torch.arange(1)), signs=signs[None]), 0, math.inf)
+            found = dual.exact(replace(dual.whole(torch.arange(1)), signs=signs[None]), 0, math.inf).bound
             truth = largest_by_units(network, region, bounds, margins.rows([0]), signs.numpy())
             if math.isfinite(truth):
                 full += 1
@@ -135,13 +135,18 @@ def largest_by_units(
 @pytest.mark.parametrize("half_spaces", [0, 3])
 @pytest.mark.parametrize("name", NETS)
 def test_goals_above_the_optimum_are_proven_and_none_below(name: str, half_spaces: int) -> None:
-    """A search without end: where the goal can be reached, it stops at a part whose signs are all given."""
-    _, _, bounds, margins = made(name, half_spaces)
+    """A search without end: where the goal can be met, it stops at a part whose signs are all given, with a point."""
+    network, region, bounds, margins = made(name, half_spaces)
     best = optima(bounds, margins)[0]
     above, below = best + 0.01, best - 0.001
     most = numpy.array([bounds.largest(margins, math.inf)[0], -math.inf, -math.inf])
-    assert branched(bounds, margins, most, above, math.inf)[0] == above < most[0] - 0.1
-    assert branched(bounds, margins, most, below, math.inf)[0] == most[0]
+    assert branched(bounds, margins, most, above, math.inf).most[0] == above < most[0] - 0.1
+    found = branched(bounds, margins, most, below, math.inf)
+    assert found.most[0] == most[0]
+    reached = margins.at([found.point, *after(network, found.point)])[0]
+    assert below - 1e-6 <= reached <= best + 1e-6
+    assert (found.point >= region.lower - 1e-6).all() and (found.point <= region.upper + 1e-6).all()
+    assert (region.rows @ found.point <= region.limits + 1e-6).all()
 
 
 def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,11 +159,11 @@ def test_without_time_only_what_needs_no_branches_is_proven(monkeypatch: pytest.
     between, above = (best + root.max()) / 2, before + 0.01
     assert best + 0.05 < root.max() < before < most.max() + 1e-6
     most += 0.1
-    assert branched(bounds, margins, most, above, 0.0).max() == above
-    assert branched(bounds, margins, most, between, 0.0).max() == most.max()
-    assert branched(bounds, margins, most, between, math.inf).max() == between
+    assert branched(bounds, margins, most, above, 0.0).most.max() == above
+    assert branched(bounds, margins, most, between, 0.0).most.max() == most.max()
+    assert branched(bounds, margins, most, between, math.inf).most.max() == between
     monkeypatch.setattr(exact_branches, "AT_ONCE", 1)  # depth first
-    assert branched(bounds, margins, most, between, math.inf).max() == between
+    assert branched(bounds, margins, most, between, math.inf).most.max() == between
 
 
 def test_ascents_and_linear_programs_keep_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,18 +195,18 @@ def test_what_float32_takes_as_proven_is_proven_in_float64(monkeypatch: pytest.M
         return replace(made, constant=made.constant - 10)
 
     monkeypatch.setattr(Dual, "to", too_low)
-    assert branched(bounds, margins, most, best - 0.05, time.monotonic() + 1).max() == most.max()
+    assert branched(bounds, margins, most, best - 0.05, time.monotonic() + 1).most.max() == most.max()
 
 
 def test_bounds_given_before_stay_where_they_are_good_enough() -> None:
     _, _, bounds, margins = made("perceptron")
     goal = float(optima(bounds, margins).max()) + 0.05
-    assert branched(bounds, margins, numpy.array([goal - 3, goal + 1, goal - 2]), goal, math.inf).tolist() == [
+    assert branched(bounds, margins, numpy.array([goal - 3, goal + 1, goal - 2]), goal, math.inf).most.tolist() == [
         goal - 3, goal, goal - 2]  # fmt: skip
     low = numpy.full(3, goal - 1)
-    assert branched(bounds, margins, low, goal, math.inf) is low
+    assert branched(bounds, margins, low, goal, math.inf).most is low
     unknown = numpy.array([math.inf, 0, 0])
-    assert branched(bounds, margins, unknown, goal, math.inf) is unknown
+    assert branched(bounds, margins, unknown, goal, math.inf).most is unknown
 
 
 def test_numbers_that_float32_cannot_hold_prove_nothing() -> None:
@@ -214,7 +219,7 @@ def test_numbers_that_float32_cannot_hold_prove_nothing() -> None:
         network.blocks[number] = replace(network.blocks[number], before=scaled)
     margins = network.logits.rows([1, 2, 3]).plus(network.logits.rows([0, 0, 0]), -1)
     most = numpy.full(3, 1e70)
-    assert (branched(UnitBounds.of(network, region), margins, most, 0.0, math.inf) == most).all()
+    assert (branched(UnitBounds.of(network, region), margins, most, 0.0, math.inf).most == most).all()
 
 
 def test_networks_of_relus_alone_branch() -> None:
@@ -246,4 +251,8 @@ def test_exact_answers_are_those_of_the_program_alone(monkeypatch: pytest.Monkey
     assert torch.equal(found.robust, alone.robust) and torch.equal(found.broken, alone.broken)
     assert found.by.count("branches") > 2 and "branches" not in alone.by and bool(found.broken.any())
     by_branches = torch.tensor([by == "branches" for by in found.by])
-    assert bool((found.robust & (found.margin < 0))[by_branches].all())
+    assert bool(((found.margin > 0) == found.broken)[by_branches].all())
+    assert bool((found.robust & by_branches).any()) and bool((found.broken & by_branches).any())
+    wrong = found.broken & by_branches
+    assert bool((net(found.point).argmax(1) != labels)[wrong].all())
+    assert float((found.point - images).abs().max()) <= 0.06 + 1e-6
