@@ -185,4 +185,11 @@ MUTANTS = [
         "self._units = [numpy.ones_like(low) for low, _ in self.bounds.after]",
         "tests/testing/test_exact_program.py -k layers",
     ),
+    Mutant(
+        "exact answers: points that branch and bound comes upon are not looked at",
+        "testing/exact.py",
+        "            if self._verified(found.point):\n",
+        "            if False:\n",
+        ON_BRANCHES,
+    ),
 ]
