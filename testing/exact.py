@@ -105,7 +105,7 @@ def exact_robustness(
     attacks  names of attacks that come first; () for none
     optimum  find the largest margin of each image too (it is `margin`, up to 1e-4), which takes longer
     programs number of programs that tighten the bounds of single units, at most, for an image with many units of
-             unknown sign; most often a third of the time ends before
+             unknown sign; most often a third of the time ends before. With 0 branch and bound leaves them too
 
     Raises UsageError for a layer or a threat that the program cannot describe, and RunError if the model gives no
     finite answer for an image.

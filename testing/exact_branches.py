@@ -25,14 +25,16 @@ AT_ONCE = 512  # parts that are divided together, at most
 NUMBERS = 1 << 17  # and at most so many numbers of one kind
 ROOM = 1e-6  # so far below the goal more steps are not needed
 LEAST = 0.1  # size of margins that steps of multipliers go by, at least
-ENTRIES = 1 << 24  # of all matrices of a network, as dense ones; there is no point in larger ones
+ENTRIES = 1 << 24  # of all matrices that a network may need; there is no point in larger ones
 
 
 def can_branch(network: Network) -> bool:
     """True if all units are ReLUs, and few enough."""
     blocks = network.blocks
-    sizes = [block.size * sum(blocks[b].size for b in block.before.parts) for block in blocks if block.before]
-    return len(blocks) > 1 and all(block.groups is None for block in blocks) and sum(sizes) <= ENTRIES
+    sizes = numpy.array([block.size for block in blocks])
+    # In terms of open ReLUs, a block may depend on all blocks before it.
+    entries = (sizes * (numpy.cumsum(sizes) - sizes)).sum()
+    return len(blocks) > 1 and all(block.groups is None for block in blocks) and entries <= ENTRIES
 
 
 @dataclass(frozen=True)

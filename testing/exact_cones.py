@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 
+from testing.exact_bounds import SLACK as ROUNDING
 from testing.exact_bounds import Pair, Region, UnitBounds, negative
 from testing.exact_network import Block, Network, Value
 from testing.exact_program import Program
@@ -61,7 +62,8 @@ class Cone:
         if most <= 0:
             return low, 0.0
         least = -self._largest(program, negative(self.value), slack, end)
-        return max(low, least), min(high, most)
+        room = ROUNDING * (1 + max(-low, high))
+        return max(low, least - room), min(high, most + room)
 
     def _largest(self, program: Program, value: Value, slack: float, end: float) -> float:
         """An upper bound of a value; 0 if it is nowhere above -slack."""
@@ -94,7 +96,7 @@ def cone(bounds: UnitBounds, value: Value) -> Cone:
 
     none = numpy.zeros((0, len(seen)))
     small = Network([Block(len(seen))])
-    region = Region(bounds.region.lower[seen], bounds.region.upper[seen], none, none[:, 0])
+    region = Region(bounds.region.lower[seen], bounds.region.upper[seen], none, numpy.zeros(0))
     found = UnitBounds(small, region, after=[(region.lower, region.upper)])
     for block in sorted(needed)[1:]:
         whole, chosen = bounds.network.blocks[block], needed[block]

@@ -269,10 +269,12 @@ def _dense(value: Value, known: dict[int, Known]) -> tuple[dict[int, numpy.ndarr
     constant, parts = value.constant.copy(), dict[int, numpy.ndarray]()
     for block, part in value.parts.items():
         one = known[block]
-        moved = part[:, one.on].toarray()
-        constant += moved @ one.constant
-        added = {earlier: moved @ inner for earlier, inner in one.parts.items()}
-        for number, matrix in ({block: part[:, one.unknown].toarray()} | added).items():
+        added = {block: part[:, one.unknown].toarray()}
+        if len(one.on):
+            moved = part[:, one.on].toarray()
+            constant += moved @ one.constant
+            added |= {earlier: moved @ inner for earlier, inner in one.parts.items()}
+        for number, matrix in added.items():
             parts[number] = parts[number] + matrix if number in parts else matrix
     return parts, constant
 

@@ -17,45 +17,49 @@ from scipy import sparse
 from torch import Tensor
 
 from testing.exact_ascent import ascended
-from testing.exact_bounds import Pair, UnitBounds, negative
+from testing.exact_bounds import SLACK, Pair, UnitBounds, negative
 from testing.exact_branches import can_branch, halves
 from testing.exact_dual import Dual, Parts
-from testing.exact_network import Network, Value
+from testing.exact_network import Block, Network, Value
 
 ROUNDS = 20
 FIRST_STEPS, STEPS = 50, 16  # of the ascent for the whole region, and for each part of it
-NUMBERS = 1 << 24  # of one kind, in all parts that are kept together
+NUMBERS = 1 << 24  # of one kind, such as slopes or pixels, in all parts that are kept together
 
 
 class BranchedBounds(UnitBounds):
     """As UnitBounds, for a network of ReLUs alone, with divisions for each unit of open sign.
 
-    Of one layer, the units that may add most to a triangle above their ReLU come first, if time may end before all.
-    Units that depend on the image alone have none: linear programs give the best bounds there are.
+    Units with the largest triangles above their ReLU come first: time may end before all of a block.
+    Those that depend on the image alone have no divisions: linear programs give the best bounds there are.
     """
 
     def _pair(self, number: int) -> Pair:
         low, high = super()._pair(number)
-        value = self.network.blocks[number].before
-        assert value is not None
+        block = self.network.blocks[number]
         unknown = numpy.flatnonzero((low < 0) & (high > 0) & numpy.isfinite(high - low))
         before = sum(int(((lower < 0) & (upper > 0)).sum()) for lower, upper in self.before.values())
-        if not len(unknown) or not before:
+        if not len(unknown) or not before or not _is_deep(block) or time.monotonic() > self.end:
             return low, high
+        assert block.before is not None
         height = -low[unknown] * high[unknown] / (high - low)[unknown]
         unknown = unknown[numpy.argsort(-height, kind="stable")]
         most = numpy.concatenate([high[unknown], -low[unknown]])
         with torch.device("cpu"), torch.no_grad():
-            dual = Dual.of(self, _and_negative(value.rows(unknown))).measured_in(torch.from_numpy(most))
-            together = max(1, NUMBERS // (2 * (ROUNDS + 1) * before))
-            for rows in torch.arange(len(most)).view(2, -1).split(together, 1):
+            value = _and_negative(block.before.rows(unknown))
+            dual = Dual.of(self, value).measured_in(torch.from_numpy(most.copy()))
+            together = max(1, NUMBERS // (2 * (ROUNDS + 1) * max(before, len(dual.middle), len(dual.rows))))
+            for pairs in torch.arange(len(most)).view(2, -1).split(together, 1):
                 if time.monotonic() > self.end:
                     break
-                most[rows.flatten()] *= self._divided(dual, rows.flatten())
+                rows = pairs.flatten()
+                found = most[rows] * self._divided(dual, rows)
+                most[rows] = numpy.minimum(most[rows], found + SLACK * (1 + abs(found)))
         high[unknown], low[unknown] = most[: len(unknown)], -most[len(unknown) :]
-        return low, high
+        return numpy.minimum(low, high), high
 
     def _divided(self, dual: Dual, rows: Tensor) -> numpy.ndarray:
+        """Bounds of some rows of a dual, in their units."""
         units = Units(dual, rows, self.end)
         for _ in range(ROUNDS):
             if time.monotonic() > self.end or not units.divide():
@@ -91,7 +95,7 @@ class Units:
         return none.scatter_reduce(0, self.parts.row, self.sure, "amax")
 
     def divide(self) -> bool:
-        """Divide the part of the largest bound of each row that may be positive; False if there is none to divide."""
+        """Divide one part of each row: the one with the largest bound, if that is positive. False if there is none."""
         most = self.largest()[self.parts.row]
         worst = ((self.sure == most) & (most > 0)).nonzero().flatten()
         one = self.parts.row.new_full((len(self.dual.constant),), -1)
@@ -126,4 +130,9 @@ def _and_negative(value: Value) -> Value:
 
 def has_layers(network: Network) -> bool:
     """True for a network of ReLUs alone, of which some depend on others."""
-    return can_branch(network) and any(set(block.before.parts) != {0} for block in network.blocks if block.before)
+    return can_branch(network) and any(_is_deep(block) for block in network.blocks)
+
+
+def _is_deep(block: Block) -> bool:
+    """True if the inputs of a block depend on units."""
+    return block.before is not None and set(block.before.parts) != {0}

@@ -234,6 +234,23 @@ def test_networks_of_relus_alone_branch() -> None:
     assert not can_branch(wide)
 
 
+def test_matrices_are_those_that_units_of_known_sign_make() -> None:
+    """No others, though a block may depend on all blocks before; their entries are limited, as if all did."""
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Flatten(), *(layer for _ in range(4) for layer in (nn.Linear(36, 36), nn.ReLU())))
+    for layer in deep[1::2]:
+        layer.bias.data[0] = -100 if layer is deep[1] else 100  # one unit of the first layer is off, of others on
+    network = Network.read(nn.Sequential(deep, nn.Linear(36, 4)).eval().requires_grad_(False), SHAPE)
+    region = Region(numpy.full(36, 0.1), numpy.full(36, 0.9), numpy.zeros((0, 36)), numpy.zeros(0))
+    dual = Dual.of(UnitBounds.of(network, region), network.logits)
+    assert [sorted(layer.parts) for layer in dual.layers] == [[0], [1], [1, 2], [1, 2, 3]]
+    assert can_branch(network)
+    for _ in range(12):
+        last = network.blocks[-1]
+        network.blocks += [replace(last, size=1000), replace(last, size=1000)]
+    assert not can_branch(network)
+
+
 def test_exact_answers_are_those_of_the_program_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))

@@ -167,3 +167,15 @@ def test_exact_answers_use_cones_where_bounds_leave_units_open(monkeypatch: pyte
         assert bool(calls) == bool(programs)
     assert bool(answers[0].robust) == bool(answers[1000].robust)
     assert answers[1000].by[0] in ("bounds", "program")
+
+
+def test_a_cone_without_pixels() -> None:
+    """That of a unit which sees a channel alone that is 0 everywhere."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 1)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 4)).eval()
+    net.requires_grad_(False)
+    first.weight[0], first.bias[0], second.weight[0, 1:], second.bias[0] = 0, 0, 0, 0
+    images = torch.rand(1, 1, 6, 6)
+    found = exact_robustness(net, images, net(images).argmax(1), Linf(), 0.1, 0.1, attacks=())
+    assert found.by == ["bounds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -120,3 +121,84 @@ def test_exact_answers_take_them_for_layers_of_relus_and_cones_for_maxima(monkey
             assert used == kinds
     one_layer = nn.Sequential(nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 4)).eval()
     assert not has_layers(Network.read(one_layer, SHAPE)) and has_layers(Network.read(plain, SHAPE))
+
+
+def dead_behind_dead() -> Network:
+    """A network whose first channel is 0 everywhere, and so is the unit that sees that one alone."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
+    ).requires_grad_(False)
+    for layer, dead in ((net[0], slice(None)), (net[2], slice(1, None))):
+        layer.weight[0, dead] = 0
+        layer.bias[0] = 0
+    return Network.read(net.eval(), SHAPE)
+
+
+def test_units_that_are_zero_everywhere_keep_their_room() -> None:
+    """Without it the program takes their entries for out of scale, and refuses the whole image."""
+    network, region = (
+        dead_behind_dead(),
+        Region(numpy.zeros(36), numpy.full(36, 0.4), numpy.zeros((0, 36)), numpy.zeros(0)),
+    )
+    bounds = BranchedBounds.of(network, region)
+    margins = network.logits.rows([1]).plus(network.logits.rows([0]), -1)
+    assert Program(bounds).is_in_scale(margins)
+    low, high = bounds.before[2]
+    assert (low[:16] <= -1e-9).all() and (high[:16] >= 1e-9).all() and (low <= high).all()
+    plain = UnitBounds.of(network, region)
+    assert heights(bounds).sum() < heights(plain).sum()
+
+
+def test_units_of_the_image_alone_are_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they stand among the blocks: here two layers see the image, side by side."""
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(36, 9), nn.Linear(36, 8)
+            self.past, self.last = nn.Linear(9, 4), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = torch.relu(self.first(x.flatten(1)))
+            return self.last(torch.relu(self.second(x.flatten(1)))) + self.past(first)
+
+    torch.manual_seed(0)
+    network = Network.read(Beside().eval().requires_grad_(False), SHAPE)
+    region = Region(numpy.zeros(36), numpy.ones(36), numpy.ones((1, 36)), numpy.full(1, 3.0))
+    monkeypatch.setattr(exact_units, "Units", None)
+    bounds = BranchedBounds.of(network, region, 100)
+    assert set(bounds.before) == {1, 2} and (bounds.before[2][0] < 0).any() and not has_layers(network)
+
+
+def test_what_float32_claims_is_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, region, _, _ = made("convolutions")
+    real = Dual.to
+
+    def too_low(dual: Dual, dtype: torch.dtype) -> Dual:
+        found = real(dual, dtype)
+        return replace(found, constant=found.constant - 10)
+
+    monkeypatch.setattr(Dual, "to", too_low)
+    bounds = BranchedBounds.of(network, region)
+    for point in inside(region, 400):
+        for z, (low, high) in zip(values(network, point), bounds.before.values(), strict=True):
+            assert (low <= z).all() and (z <= high).all()
+
+
+def test_ascents_and_divisions_keep_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, region, plain, _ = made("perceptron")
+    calls, real, value = list[int](), Dual.backward, network.blocks[2].before
+    plain.before.pop(2)
+    dual = Dual.of(plain, value)
+    monkeypatch.setattr(Dual, "backward", lambda *given: calls.append(1) or real(*given))
+    with torch.no_grad():
+        for left, least, most in ((-1, 2, 2), (math.inf, 100, math.inf)):
+            calls.clear()
+            spent = BranchedBounds(network, region, end=time.monotonic() + left)
+            spent._divided(dual, torch.arange(4))
+            assert least <= len(calls) <= most  # the first bounds, in float32 and in float64
+    units = exact_units.Units(dual, torch.arange(4), time.monotonic() - 1)
+    calls.clear()
+    units.divide()
+    assert len(calls) == 1 + 1 + 2 + 1  # gaps, both signs of the ReLUs that are tried, and as above
