@@ -15,7 +15,7 @@ from testing.certificates import certified_robustness
 from testing.evaluations import AttackEvaluation
 from testing.exact import Case, exact_robustness, region_of
 from testing.exact_network import Network
-from testing.exact_program import Program, Solved
+from testing.exact_program import Program
 from testing.robust_accuracy import robust_accuracy
 from testing.shards import Shard
 from tests.threat_specification.attacks.linear import directions
@@ -253,7 +253,7 @@ def test_of_several_points_the_one_of_largest_margin_is_kept() -> None:
     shard = Shard(0, images, labels, torch.arange(1))
     case = Case(attacked, shard, Network.read(net, (1, 1, 1)), math.inf, True, 0)
     for value, best in ((0.45, 0.4), (0.7, 0.7), (0.6, 0.7), (0.75, 0.75)):
-        assert case._verified(Solved(numpy.array([value]), 0.0, 0.0)) == (value > 0.5)
+        assert case._verified(numpy.array([value])) == (value > 0.5)
         assert float(case.best) == pytest.approx(best)
 
 
