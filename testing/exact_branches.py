@@ -39,7 +39,7 @@ def can_branch(network: Network) -> bool:
 
 @dataclass(frozen=True)
 class Branched:
-    """What a search found.
+    """The result of a search.
 
     most   [n] upper bounds of margins: `goal` for those that are proven to be below it, else those given
     point  [D] if a margin meets the goal, by the network in float64: where it is largest in its part, up to 1e-7

@@ -54,7 +54,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Lines:
-    """What the signs of parts make of their ReLUs, [P, N] each; z is a ReLU's input.
+    """The lines around ReLUs that the signs of parts allow, [P, N] each; z is a ReLU's input.
 
     is_open      1 where the sign is not given, else 0;  on: 1 where it is positive
     steep, added  steep z + added is nowhere below the ReLU: the upper side of its triangle, or z, or 0
@@ -183,7 +183,7 @@ class Dual:
         return self.backward(parts.row, self.lines(parts.signs), *free).bound
 
     def gaps(self, parts: Parts) -> Tensor:
-        """What each open ReLU adds to the bound of a part, about, [P, N]; -1 where the sign is given."""
+        """The part of a bound that each open ReLU adds, about, [P, N]; -1 where the sign is given."""
         lines = self.lines(parts.signs)
         into = self.backward(parts.row, lines, parts.slopes, parts.forces, parts.multipliers).into
         below = torch.minimum(parts.slopes * -self.low, (1 - parts.slopes) * self.high)
