@@ -47,7 +47,7 @@ NOISES = 10  # and from this many times what float32 was seen to round
 FEW = 16  # with at most this many open units, the program is quicker than better bounds of them
 MANY = 32  # with more, branch and bound comes before the program
 SHARE = 1 / 3  # of the time left, for these bounds at most
-BRANCHES = 3 / 4  # of the time left then, for branch and bound, which proves more; the program sees points sooner
+BRANCHES = 3 / 4  # of the time left then, for branch and bound, which decides more; the program has the rest
 QUICK = ("momentum_ce", "momentum_targeted")  # attacks that come first in Python
 
 WRONG, UNDECIDED, BY_ATTACK, BY_BOUNDS, BY_PROGRAM, BY_BRANCHES = -1, 0, 1, 2, 3, 4

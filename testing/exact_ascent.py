@@ -29,10 +29,10 @@ def ascended(dual: Dual, parts: Parts, steps: int, enough: float, size: float, e
     size   of the margins, which their multipliers are measured by
     end    the last step begins before this time of the monotonic clock
     """
-    units, all_lines = dual.open_units, dual.lines(parts.signs)
+    units = dual.open_units
     best = torch.cat([parts.slopes, parts.forces, parts.multipliers], 1)
     bound = torch.full_like(parts.bound, torch.inf)
-    left, row, lines, free = torch.arange(len(parts)), parts.row, all_lines, best.clone()
+    left, row, lines, free = torch.arange(len(parts)), parts.row, dual.lines(parts.signs), best.clone()
     rate = RATE * torch.where(torch.arange(free.shape[1]) < units, 1.0, size)
     first, second = torch.zeros_like(free), torch.zeros_like(free)
     for step in range(steps + 1):
@@ -48,8 +48,8 @@ def ascended(dual: Dual, parts: Parts, steps: int, enough: float, size: float, e
             free, slope, first, second = (one[more] for one in (free, slope, first, second))
         first.lerp_(slope, 1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
-        size_of = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
-        free.sub_(first / size_of * (rate / (1 - BETAS[0] ** (step + 1))))
+        spread = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+        free.sub_(first / spread * (rate / (1 - BETAS[0] ** (step + 1))))
         free.clamp_min_(0)[:, :units].clamp_max_(1)
         rate = rate * (DECAY_LONG if steps >= LONG else DECAY)
     slopes, forces, multipliers = best.tensor_split((units, 2 * units), 1)
@@ -57,7 +57,7 @@ def ascended(dual: Dual, parts: Parts, steps: int, enough: float, size: float, e
 
 
 def gradient(dual: Dual, lines: Lines, found: Backward) -> Tensor:
-    """Slopes of a bound by slopes of lines below ReLUs, by forces and by multipliers of half-spaces, [P, W]."""
+    """The gradient of each bound, [P, W]: by slopes below ReLUs, by forces, by multipliers of half-spaces."""
     values = {0: dual.middle + dual.half * found.pixels.sign()}
     inputs = torch.empty_like(found.into)
     for layer in dual.layers:

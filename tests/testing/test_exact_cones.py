@@ -170,7 +170,7 @@ def test_exact_answers_use_cones_where_bounds_leave_units_open(monkeypatch: pyte
 
 
 def test_a_cone_without_pixels() -> None:
-    """That of a unit which sees a channel alone that is 0 everywhere."""
+    """The cone of a unit that sees one channel alone, which is 0 everywhere."""
     torch.manual_seed(0)
     first, second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 1)
     net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 4)).eval()

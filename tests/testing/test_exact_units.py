@@ -31,7 +31,7 @@ def heights(bounds: UnitBounds) -> numpy.ndarray:
 
 @pytest.mark.parametrize("name", NETS)
 def test_bounds_hold_all_points_and_come_near_the_optimum(name: str) -> None:
-    """Where the sign stays open; of others it is all that is asked."""
+    """Only for units whose sign stays open; of others it is all that is asked."""
     network, region, plain, _ = made(name)
     tight = BranchedBounds.of(network, region, 1000)
     block = max(tight.before)
@@ -151,7 +151,7 @@ def test_units_that_are_zero_everywhere_keep_their_room() -> None:
 
 
 def test_units_of_the_image_alone_are_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever they stand among the blocks: here two layers see the image, side by side."""
+    """Two layers see the image here, side by side: their place among the blocks does not matter."""
 
     class Beside(nn.Module):
         def __init__(self) -> None:
